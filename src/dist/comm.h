@@ -1,0 +1,67 @@
+/* Communicator: a table of collectives with the implementations self (one rank), mpi (host memory),
+ * nccl (later) and fake (errors on purpose, for tests). This header knows no MPI.
+ * Every function is collective over the communicator unless it says otherwise; counts are elements;
+ * every rank passes the same counts (except where a per-rank count array is an argument).
+ * Bytes sent and received are counted per kind in `stats`. */
+#ifndef MR_DIST_COMM_H
+#define MR_DIST_COMM_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "tensor/dtype.h"
+
+typedef enum mr_reduce { MR_SUM, MR_MAX, MR_MIN } mr_reduce;
+
+typedef enum mr_coll {
+    MR_COLL_ALLREDUCE, MR_COLL_ALLGATHER, MR_COLL_REDUCE_SCATTER, MR_COLL_ALLTOALL,
+    MR_COLL_BCAST, MR_COLL_BARRIER, MR_COLL_COUNT
+} mr_coll;
+
+typedef struct mr_comm_stats {
+    int64_t calls[MR_COLL_COUNT];
+    int64_t bytes_in[MR_COLL_COUNT];  /* payload received by this rank, by the ring formulas */
+    int64_t bytes_out[MR_COLL_COUNT];
+} mr_comm_stats;
+
+typedef struct mr_comm mr_comm;
+struct mr_comm {
+    const char *kind; /* self, mpi, nccl, fake */
+    int rank, size;
+    mr_comm_stats stats;
+    mr_status (*allreduce)(mr_comm *c, void *buf, int64_t n, mr_dtype t, mr_reduce op);
+    /* Start an in-place SUM; at most MR_COMM_PENDING in flight; finished by wait_all. */
+    mr_status (*iallreduce)(mr_comm *c, void *buf, int64_t n, mr_dtype t);
+    mr_status (*wait_all)(mr_comm *c);
+    /* recv = concatenation over ranks; rank r gives counts[r] elements. In place allowed when send
+     * is its own part of recv. */
+    mr_status (*allgatherv)(mr_comm *c, const void *send, void *recv, const int64_t *counts,
+                            mr_dtype t);
+    /* send holds sum(counts) elements; recv = the SUM over ranks of part `rank`, counts[rank] long. */
+    mr_status (*reduce_scatterv)(mr_comm *c, const void *send, void *recv, const int64_t *counts,
+                                 mr_dtype t);
+    mr_status (*alltoallv)(mr_comm *c, const void *send, const int64_t *send_counts, void *recv,
+                           const int64_t *recv_counts, mr_dtype t);
+    mr_status (*bcast)(mr_comm *c, void *buf, int64_t n, mr_dtype t, int root);
+    mr_status (*barrier)(mr_comm *c);
+    /* New communicator of the ranks with equal color, ordered by rank. */
+    mr_status (*split)(mr_comm *c, int color, mr_comm **out_p);
+    void (*destroy)(mr_comm *c); /* collective; frees c */
+    void *impl;
+};
+#define MR_COMM_PENDING 64
+
+mr_status mr_comm_self(mr_comm **out_p);
+/* Starts MPI on first use (MPI_THREAD_FUNNELED); the world communicator is a duplicate. */
+mr_status mr_comm_mpi_world(mr_comm **out_p);
+void mr_comm_destroy(mr_comm **c_p);
+/* End MPI if it was started. Not to be followed by anything that matters. */
+void mr_comm_finalize(void);
+/* Local failure: print rank and host, end the whole job with this exit code. Does not return. */
+void mr_comm_abort(int exit_code) __attribute__((noreturn));
+
+/* All ranks learn the worst status; the lowest failing rank's message is printed once by it. */
+mr_status mr_comm_agree(mr_comm *c, mr_status mine);
+
+#endif

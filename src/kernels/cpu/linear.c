@@ -1,0 +1,83 @@
+/* Matrix products (OpenBLAS), bias, activation, column sums. */
+#include <cblas.h>
+
+#include "kernels/cpu/real.h"
+#include "kernels/shared/act.h"
+
+void MR_FN(gemm)(void *c, const void *a, const void *b, int64_t m, int64_t n, int64_t k, int ta,
+                 int tb, int64_t lda, int64_t ldb, int64_t ldc, double alpha, double beta,
+                 const mr_exec *ex)
+{
+    (void)ex;
+    if (m == 0 || n == 0) return;
+    MR_GEMM(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, (int)m,
+            (int)n, (int)k, (REAL)alpha, a, (int)lda, b, (int)ldb, (REAL)beta, c, (int)ldc);
+}
+
+void MR_FN(bias_act_fwd)(void *yv, void *prev, const void *biasv, int64_t n, int64_t w, int act,
+                         const mr_exec *ex)
+{
+    (void)ex;
+    REAL *y = yv, *pre = prev;
+    const REAL *bias = biasv;
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        REAL *r = y + i * w;
+        if (bias)
+            for (int64_t j = 0; j < w; j++) r[j] += bias[j];
+        if (act != MR_ACT_NONE && pre) memcpy(pre + i * w, r, (size_t)w * sizeof *r);
+        if (act == MR_ACT_GELU)
+            for (int64_t j = 0; j < w; j++) r[j] = mr_gelu(r[j]);
+        else if (act == MR_ACT_SILU)
+            for (int64_t j = 0; j < w; j++) r[j] = mr_silu(r[j]);
+    }
+}
+
+void MR_FN(act_bwd)(void *dprev, const void *dyv, const void *prev, int64_t n, int64_t w, int act,
+                    const mr_exec *ex)
+{
+    (void)ex;
+    REAL *dpre = dprev;
+    const REAL *dy = dyv, *pre = prev;
+#pragma omp parallel for schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        REAL *d = dpre + i * w;
+        const REAL *g = dy + i * w, *p = pre + i * w;
+        if (act == MR_ACT_GELU)
+            for (int64_t j = 0; j < w; j++) d[j] = g[j] * mr_gelu_grad(p[j]);
+        else if (act == MR_ACT_SILU)
+            for (int64_t j = 0; j < w; j++) d[j] = g[j] * mr_silu_grad(p[j]);
+        else if (d != g)
+            memcpy(d, g, (size_t)w * sizeof *d);
+    }
+}
+
+void MR_FN(col_sum)(void *outv, const void *xv, int64_t n, int64_t w, int acc, const mr_exec *ex)
+{
+    (void)ex;
+    REAL *out = outv;
+    const REAL *x = xv;
+    /* Column blocks in parallel, rows in order: the order of additions is fixed. */
+#pragma omp parallel for schedule(static)
+    for (int64_t j0 = 0; j0 < w; j0 += MR_CHUNK) {
+        int64_t jn = w - j0 < MR_CHUNK ? w - j0 : MR_CHUNK;
+        REAL s[MR_CHUNK] = {0};
+        for (int64_t i = 0; i < n; i++)
+            for (int64_t j = 0; j < jn; j++) s[j] += x[i * w + j0 + j];
+        for (int64_t j = 0; j < jn; j++) out[j0 + j] = acc ? out[j0 + j] + s[j] : s[j];
+    }
+}
+
+void MR_FN(axpy)(void *yv, const void *xv, int64_t n, double alpha, int acc, const mr_exec *ex)
+{
+    (void)ex;
+    REAL *y = yv, a = (REAL)alpha;
+    const REAL *x = xv;
+    if (acc) {
+#pragma omp parallel for simd schedule(static)
+        for (int64_t i = 0; i < n; i++) y[i] += a * x[i];
+    } else {
+#pragma omp parallel for simd schedule(static)
+        for (int64_t i = 0; i < n; i++) y[i] = a * x[i];
+    }
+}

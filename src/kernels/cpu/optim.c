@@ -1,0 +1,42 @@
+/* Adam and gradient statistics over flat buffers. */
+#include "kernels/cpu/real.h"
+
+void MR_FN(adam)(void *pv, void *mv, void *vv, const void *gv, int64_t n, double beta1, double beta2,
+                 double eps, double decay, const mr_exec *ex)
+{
+    REAL *p = pv, *m = mv, *v = vv;
+    const REAL *g = gv;
+    const mr_step_state *s = ex->state;
+    if (s->skip) return;
+    REAL b1 = (REAL)beta1, b2 = (REAL)beta2, c1 = (REAL)(1.0 - beta1), c2 = (REAL)(1.0 - beta2);
+    REAL rate = (REAL)(s->lr / s->bias1), inv2 = (REAL)(1.0 / sqrt(s->bias2));
+    REAL e = (REAL)eps, wd = (REAL)decay, gs = (REAL)s->grad_scale;
+#pragma omp parallel for simd schedule(static)
+    for (int64_t i = 0; i < n; i++) {
+        REAL gi = g[i] * gs + wd * p[i];
+        m[i] = b1 * m[i] + c1 * gi;
+        v[i] = b2 * v[i] + c2 * gi * gi;
+        p[i] -= rate * m[i] / (mr_sqrt(v[i]) * inv2 + e);
+    }
+}
+
+void MR_FN(grad_stats)(double *out, const void *gv, int64_t n, const mr_exec *ex)
+{
+    (void)ex;
+    const REAL *g = gv;
+    double sum = 0;
+    int64_t bad = 0;
+    /* 4096-element chunks summed in order: independent of the number of threads. */
+    enum { CH = 4096 };
+    for (int64_t i0 = 0; i0 < n; i0 += CH) {
+        int64_t i1 = i0 + CH < n ? i0 + CH : n;
+        double part = 0;
+#pragma omp simd reduction(+ : part)
+        for (int64_t i = i0; i < i1; i++) part += (double)g[i] * (double)g[i];
+        if (!isfinite(part))
+            for (int64_t i = i0; i < i1; i++) bad += !isfinite((double)g[i]);
+        sum += part;
+    }
+    out[0] = sum;
+    out[1] = (double)bad;
+}

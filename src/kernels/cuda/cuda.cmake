@@ -1,0 +1,16 @@
+# The CUDA backend: compiled wherever nvcc is found, run only where there is a GPU.
+if(NOT DEFINED CMAKE_CUDA_ARCHITECTURES)
+  set(CMAKE_CUDA_ARCHITECTURES 80 90 100)
+endif()
+enable_language(CUDA)
+find_package(CUDAToolkit REQUIRED)
+file(GLOB MR_CUDA_SOURCES CONFIGURE_DEPENDS src/kernels/cuda/*.cu src/kernels/cuda/*.c
+     src/tensor/device_cuda.c src/dist/comm_nccl.c)
+if(MR_CUDA_SOURCES)
+  add_library(mr_cuda OBJECT ${MR_CUDA_SOURCES})
+  set_target_properties(mr_cuda PROPERTIES CUDA_STANDARD 17)
+  target_link_libraries(mr_cuda PRIVATE mr_flags CUDA::cudart)
+  target_sources(mealrec PRIVATE $<TARGET_OBJECTS:mr_cuda>)
+  target_link_libraries(mealrec PUBLIC CUDA::cudart)
+  target_compile_definitions(mealrec PRIVATE MR_HAVE_CUDA=1)
+endif()

@@ -1,0 +1,38 @@
+/* Kernel tables by device name, and the start-up check that none is missing. */
+#include "kernels/kernels.h"
+
+#include <string.h>
+
+static const char *const names[] = {
+#define X(name, args) #name,
+    MR_KERNEL_LIST(X)
+#undef X
+};
+
+int mr_kernels_count(void) { return (int)(sizeof names / sizeof *names); }
+const char *mr_kernels_name(int i) { return names[i]; }
+
+const char *mr_kernels_missing(const mr_kernels *k)
+{
+    int i = 0;
+#define X(name, args)                                                                              \
+    if (!k->name) return names[i];                                                                 \
+    i++;
+    MR_KERNEL_LIST(X)
+#undef X
+    return NULL;
+}
+
+mr_status mr_kernels_for(const mr_kernels **out_p, const char *device)
+{
+    if (!strcmp(device, "cpu") || !strcmp(device, "guard"))
+        *out_p = &mr_kernels_cpu32;
+    else if (!strcmp(device, "cpu64") || !strcmp(device, "guard64"))
+        *out_p = &mr_kernels_cpu64;
+    else
+        return MR_RAISE(MR_ERR_DEVICE,
+                        "device '%s': its kernels are not complete in this build; use "
+                        "--run.device=cpu",
+                        device);
+    return MR_OK;
+}

@@ -1,0 +1,61 @@
+/* THE kernel interface: one table of leaf functions on raw device pointers, one implementation for the
+ * CPU (float and double) and one for CUDA. Kernels know no graph, no model, no MPI.
+ *
+ * The list is split by family; each family header holds, above each entry, the contract: formula,
+ * shapes (slowest first), `=` or `+=`, aliasing, scratch.
+ * Rules for all entries
+ *  - outputs first, then inputs, sizes, scalars, `const mr_exec *ex` last;
+ *  - `void *` is real-typed device memory (float; double on cpu64); contiguous, row-major;
+ *  - `acc` != 0 means `+=` into that output, else `=`: the planner decides, so nothing is zeroed first;
+ *  - kernels never allocate: scratch comes from ex->scratch;
+ *  - deterministic: no floating-point atomics; the result does not depend on the number of threads;
+ *  - random numbers by base/rng.h from (ex->seed, purpose, ex->state->step, global row, element);
+ *  - n = 0 rows is allowed everywhere. */
+#ifndef MR_KERNELS_KERNELS_H
+#define MR_KERNELS_KERNELS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "kernels/exec.h"
+#include "tensor/dtype.h"
+
+#include "kernels/family_linear.h"
+#include "kernels/family_norm.h"
+#include "kernels/family_attention.h"
+#include "kernels/family_embed.h"
+#include "kernels/family_unet.h"
+#include "kernels/family_diffusion.h"
+#include "kernels/family_tedrec.h"
+#include "kernels/family_loss.h"
+#include "kernels/family_optim.h"
+
+#define MR_KERNEL_LIST(X)                                                                          \
+    MR_KERNELS_LINEAR(X)                                                                           \
+    MR_KERNELS_NORM(X)                                                                             \
+    MR_KERNELS_ATTENTION(X)                                                                        \
+    MR_KERNELS_EMBED(X)                                                                            \
+    MR_KERNELS_UNET(X)                                                                             \
+    MR_KERNELS_DIFFUSION(X)                                                                        \
+    MR_KERNELS_TEDREC(X)                                                                           \
+    MR_KERNELS_LOSS(X)                                                                             \
+    MR_KERNELS_OPTIM(X)
+
+typedef struct mr_kernels {
+#define X(name, args) void (*name) args;
+    MR_KERNEL_LIST(X)
+#undef X
+} mr_kernels;
+
+/* Table of a device ("cpu", "cpu64", "guard", "cuda"). ERR_DEVICE when the backend is not compiled in
+ * or lacks entries; the message names the missing ones. */
+mr_status mr_kernels_for(const mr_kernels **out_p, const char *device);
+int mr_kernels_count(void);
+const char *mr_kernels_name(int i);
+/* Name of the first entry that is NULL, or NULL when the table is complete. */
+const char *mr_kernels_missing(const mr_kernels *k);
+
+extern const mr_kernels mr_kernels_cpu32, mr_kernels_cpu64;
+
+#endif

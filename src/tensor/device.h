@@ -1,0 +1,40 @@
+/* Device table: where memory lives and which kernels work on it.
+ * What it is not: a tensor library; tensors are views made by the plan.
+ * Invariant: the host never dereferences device memory, it copies through this table. `guard` makes
+ * a violation fault on any machine. */
+#ifndef MR_TENSOR_DEVICE_H
+#define MR_TENSOR_DEVICE_H
+
+#include <stddef.h>
+#include <stdint.h>
+
+#include "base/status.h"
+#include "tensor/dtype.h"
+
+typedef struct mr_device mr_device;
+struct mr_device {
+    const char *name;  /* cpu, cpu64, guard, cuda */
+    mr_dtype real;     /* MR_F32, or MR_F64 for cpu64 */
+    bool host_memory;  /* ordinary loads work inside kernels (cpu, cpu64, guard) */
+    mr_status (*alloc)(mr_device *d, void **out_p, size_t bytes, const char *what);
+    void (*free)(mr_device *d, void *ptr);
+    mr_status (*to_device)(mr_device *d, void *dst, const void *src, size_t bytes);
+    mr_status (*to_host)(mr_device *d, void *dst, const void *src, size_t bytes);
+    mr_status (*fill)(mr_device *d, void *dst, int byte, size_t bytes);
+    /* Bracket device work: between enter and leave kernels may touch device memory (guard device). */
+    void (*enter)(mr_device *d);
+    void (*leave)(mr_device *d);
+    mr_status (*sync)(mr_device *d);
+    void *impl;
+};
+
+/* name: cpu | cpu64 | guard | cuda; index: GPU number (ignored elsewhere).
+ * Errors: ERR_DEVICE when not compiled in or no such GPU. Caller closes with mr_device_close. */
+mr_status mr_device_open(mr_device **out_p, const char *name, int index);
+void mr_device_close(mr_device **dev_p);
+
+mr_status mr_device_open_cpu(mr_device **out_p, mr_dtype real);
+mr_status mr_device_open_guard(mr_device **out_p, mr_dtype real);
+mr_status mr_device_open_cuda(mr_device **out_p, int index);
+
+#endif
