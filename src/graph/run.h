@@ -1,0 +1,79 @@
+/* What an op sees while a plan runs: pointers to values, gradients, saved buffers, parameters, batch.
+ * All pointers are device memory. Kernels are called as r->k->name(..., &r->ex). */
+#ifndef MR_GRAPH_RUN_H
+#define MR_GRAPH_RUN_H
+
+#include "data/batch.h"
+#include "data/dataset.h"
+#include "dist/comm.h"
+#include "dist/shard.h"
+#include "graph/graph.h"
+#include "graph/plan.h"
+#include "kernels/kernels.h"
+
+/* Resident features on the device; data pointers NULL when absent. Row 0 belongs to item 1. */
+typedef struct mr_features {
+    mr_feature visual, frames, text;
+} mr_features;
+
+struct mr_run {
+    const mr_plan *plan;
+    const mr_graph *g;
+    mr_device *dev;
+    const mr_kernels *k;
+    mr_exec ex;
+    mr_params *params;
+    const mr_features *feat;
+    const mr_batch *host;      /* the batch as the host sees it (counts, rank_rows) */
+    mr_batch in;               /* the same with device pointers */
+    int64_t count[MR_N_SPACES];/* actual leading rows of each space */
+    mr_comm *items;            /* ranks that share the item table */
+    mr_exchange *xch[MR_MAX_SEQ]; /* row exchange of each sequence set, planned for this batch */
+    /* Diffusion schedule, length steps + 1, index t = 0..T (host memory, constant). */
+    const double *abar, *c1, *c2, *s2;
+    int64_t t_max;
+    const mr_int_list *t_set;  /* n = 0: t uniform in 1..T */
+    char *ws;                  /* workspace block */
+    mr_step_state *state_host;
+    mr_step_state *state_dev;
+};
+
+/* Value of a node (device pointer); aliases resolved. id -1 gives NULL. */
+void *mr_val(const mr_run *r, int id);
+/* Gradient of a node, or NULL when nobody needs it. */
+void *mr_grad(const mr_run *r, int id);
+/* Must backward of n write the gradient of input slot i? And as `+=`? */
+bool mr_wants(const mr_run *r, const mr_node *n, int slot);
+int mr_acc(const mr_run *r, const mr_node *n, int slot);
+void *mr_saved(const mr_run *r, const mr_node *n, int i);
+/* Parameter slot of a node: value, gradient, accumulate bit. Absent (-1): NULL. */
+void *mr_pval(const mr_run *r, const mr_node *n, int slot);
+void *mr_pgrad(const mr_run *r, const mr_node *n, int slot);
+int mr_pacc(const mr_run *r, const mr_node *n, int slot);
+/* Actual leading rows of a node in this run. */
+int64_t mr_n(const mr_run *r, int id);
+int mr_node_id(const mr_run *r, const mr_node *n);
+/* Value of a loss node's weight (0 when the node is not a loss term). */
+double mr_loss_weight(const mr_run *r, const mr_node *n);
+/* Random rows of a space: global row and position of each leading row. ROWS and tokens only. */
+mr_rows_of mr_rand_rows(const mr_run *r, mr_space s);
+/* Purpose word of a node's own draws. */
+uint32_t mr_rand_purpose(const mr_run *r, const mr_node *n);
+
+/* A run over a compiled plan. The caller fills feat, items, schedule after create. ws is allocated here. */
+mr_status mr_run_create(mr_run **out_p, const mr_plan *plan, mr_device *dev, mr_params *params,
+                        uint64_t seed);
+void mr_run_free(mr_run **r_p);
+/* Set the batch (copied to the device where needed) and the step state; host fields of `state`. */
+mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *state);
+mr_status mr_run_forward(mr_run *r);
+/* Backward over all loss terms. on_bucket (may be NULL) is called when a dense gradient range
+ * [lo, hi) of params->grad is final: gradient reduction starts there while backward goes on. */
+typedef mr_status (*mr_bucket_fn)(void *user, int64_t lo, int64_t hi);
+mr_status mr_run_backward(mr_run *r, mr_bucket_fn on_bucket, void *user);
+/* Copy a named output to the host: mr_n rows x inner elements of the real type. */
+mr_status mr_run_output(mr_run *r, const char *name, void *host);
+/* Local part of every loss term (sum over this rank's rows / global rows), as doubles. */
+mr_status mr_run_losses(mr_run *r, double *out);
+
+#endif
