@@ -3,6 +3,7 @@
 #ifndef MR_GRAPH_RUN_H
 #define MR_GRAPH_RUN_H
 
+#include "base/config.h"
 #include "data/batch.h"
 #include "data/dataset.h"
 #include "dist/comm.h"
@@ -34,8 +35,9 @@ struct mr_run {
     int64_t t_max;
     const mr_int_list *t_set;  /* n = 0: t uniform in 1..T */
     char *ws;                  /* workspace block */
-    mr_step_state *state_host;
-    mr_step_state *state_dev;
+    char *loss_slots;          /* NULL: the slots behind the dense gradients */
+    bool has_mirror;           /* in's arrays are device copies owned by the run */
+    mr_step_state state_host, *state_dev;
 };
 
 /* Value of a node (device pointer); aliases resolved. id -1 gives NULL. */

@@ -18,6 +18,10 @@ enum { MR_ACT_NONE, MR_ACT_GELU, MR_ACT_SILU }; /* GELU is the erf form */
     /* out[w] (+)= sum_n x[n,w], fixed order */                                                       \
     X(col_sum, (void *out, const void *x, int64_t n, int64_t w, int acc, const mr_exec *ex))          \
     /* y[n] (+)= alpha * x[n]; x may alias y when acc = 0 */                                          \
-    X(axpy, (void *y, const void *x, int64_t n, double alpha, int acc, const mr_exec *ex))
+    X(axpy, (void *y, const void *x, int64_t n, double alpha, int acc, const mr_exec *ex))            \
+    /* out[0] = sum_i x[i] cos(0.37 i + 1): the loss of gradient checks */                            \
+    X(probe_fwd, (void *out, const void *x, int64_t n, const mr_exec *ex))                            \
+    /* dx[i] (+)= weight * cos(0.37 i + 1) */                                                         \
+    X(probe_bwd, (void *dx, int64_t n, double weight, int acc, const mr_exec *ex))
 
 #endif

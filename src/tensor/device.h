@@ -25,6 +25,7 @@ struct mr_device {
     void (*enter)(mr_device *d);
     void (*leave)(mr_device *d);
     mr_status (*sync)(mr_device *d);
+    void (*close)(mr_device *d); /* release impl; NULL = nothing to release */
     void *impl;
 };
 

@@ -81,3 +81,22 @@ void MR_FN(axpy)(void *yv, const void *xv, int64_t n, double alpha, int acc, con
         for (int64_t i = 0; i < n; i++) y[i] = a * x[i];
     }
 }
+
+void MR_FN(probe_fwd)(void *outv, const void *xv, int64_t n, const mr_exec *ex)
+{
+    (void)ex;
+    const REAL *x = xv;
+    double s = 0;
+    for (int64_t i = 0; i < n; i++) s += (double)x[i] * cos(0.37 * (double)i + 1.0);
+    *(REAL *)outv = (REAL)s;
+}
+
+void MR_FN(probe_bwd)(void *dxv, int64_t n, double weight, int acc, const mr_exec *ex)
+{
+    (void)ex;
+    REAL *dx = dxv;
+    for (int64_t i = 0; i < n; i++) {
+        REAL d = (REAL)(weight * cos(0.37 * (double)i + 1.0));
+        dx[i] = acc ? dx[i] + d : d;
+    }
+}

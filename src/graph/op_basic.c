@@ -1,0 +1,202 @@
+/* Basic ops: aliases (detach, reshape), add, leaf, the probe loss, and the linear layer. */
+#include <math.h>
+
+#include "graph/ops.h"
+#include "graph/run.h"
+
+/* ---- aliases: no work at run time ---- */
+const mr_op mr_op_detach = {.name = "detach", .is_alias = true, .cut_grad = true};
+const mr_op mr_op_reshape = {.name = "reshape", .is_alias = true};
+
+int mr_g_detach(mr_graph *g, int x)
+{
+    if (x < 0) return -1;
+    const mr_node *a = mr_node_at(g, x);
+    mr_node n = mr_node_make(g, &mr_op_detach, a->space, a->ndim, a->dim[0], a->dim[1], a->dim[2],
+                             a->dim[3]);
+    n.in[n.n_in++] = x;
+    return mr_graph_add(g, &n);
+}
+
+int mr_g_reshape(mr_graph *g, int x, int ndim, int64_t d1, int64_t d2, int64_t d3)
+{
+    if (x < 0) return -1;
+    const mr_node *a = mr_node_at(g, x);
+    mr_node n = mr_node_make(g, &mr_op_reshape, a->space, ndim, a->dim[0], d1, d2, d3);
+    if (n.dim[1] * n.dim[2] * n.dim[3] != mr_node_inner(g, x))
+        return mr_graph_fail(g, "reshape: %lld elements a row into %lld",
+                             (long long)mr_node_inner(g, x),
+                             (long long)(n.dim[1] * n.dim[2] * n.dim[3]));
+    n.in[n.n_in++] = x;
+    return mr_graph_add(g, &n);
+}
+
+/* ---- add: y = a + b ---- */
+static mr_status add_forward(mr_run *r, const mr_node *n)
+{
+    int64_t m = mr_n(r, mr_node_id(r, n)) * mr_node_inner(r->g, mr_node_id(r, n));
+    void *y = mr_val(r, mr_node_id(r, n));
+    r->k->axpy(y, mr_val(r, n->in[0]), m, 1.0, 0, &r->ex);
+    r->k->axpy(y, mr_val(r, n->in[1]), m, 1.0, 1, &r->ex);
+    return MR_OK;
+}
+
+static mr_status add_backward(mr_run *r, const mr_node *n)
+{
+    int id = mr_node_id(r, n);
+    int64_t m = mr_n(r, id) * mr_node_inner(r->g, id);
+    for (int s = 0; s < 2; s++)
+        if (mr_wants(r, n, s))
+            r->k->axpy(mr_grad(r, n->in[s]), mr_grad(r, id), m, 1.0, mr_acc(r, n, s), &r->ex);
+    return MR_OK;
+}
+
+const mr_op mr_op_add = {.name = "add", .forward = add_forward, .backward = add_backward};
+
+int mr_g_add(mr_graph *g, int a, int b)
+{
+    if (a < 0 || b < 0) return -1;
+    const mr_node *p = mr_node_at(g, a), *q = mr_node_at(g, b);
+    if (p->space != q->space || mr_node_inner(g, a) != mr_node_inner(g, b))
+        return mr_graph_fail(g, "add: shapes differ");
+    mr_node n = mr_node_make(g, &mr_op_add, p->space, p->ndim, p->dim[0], p->dim[1], p->dim[2],
+                             p->dim[3]);
+    n.in[n.n_in++] = a;
+    n.in[n.n_in++] = b;
+    return mr_graph_add(g, &n);
+}
+
+/* ---- leaf: the first rows of a parameter ---- */
+static mr_status leaf_forward(mr_run *r, const mr_node *n)
+{
+    int id = mr_node_id(r, n);
+    r->k->axpy(mr_val(r, id), mr_pval(r, n, 0), mr_n(r, id) * mr_node_inner(r->g, id), 1.0, 0,
+               &r->ex);
+    return MR_OK;
+}
+
+static mr_status leaf_backward(mr_run *r, const mr_node *n)
+{
+    int id = mr_node_id(r, n);
+    const mr_param *p = &r->params->p[n->param[0]];
+    int64_t m = mr_n(r, id) * mr_node_inner(r->g, id);
+    char *dp = mr_pgrad(r, n, 0);
+    if (!mr_pacc(r, n, 0)) /* rows beyond the batch get no gradient */
+        r->k->axpy(dp, mr_pval(r, n, 0), p->count, 0.0, 0, &r->ex);
+    r->k->axpy(dp, mr_grad(r, id), m, 1.0, 1, &r->ex);
+    return MR_OK;
+}
+
+const mr_op mr_op_leaf = {.name = "leaf", .forward = leaf_forward, .backward = leaf_backward};
+
+int mr_g_leaf(mr_graph *g, int param, mr_space space)
+{
+    if (param < 0) return mr_graph_fail(g, "leaf: no such parameter");
+    const mr_param *p = &g->params->p[param];
+    mr_node n = mr_node_make(g, &mr_op_leaf, space, p->ndim, p->dim[0], p->dim[1], p->dim[2],
+                             p->dim[3]);
+    if (n.dim[0] > p->dim[0]) return mr_graph_fail(g, "leaf: %s has too few rows", p->name);
+    n.param[n.n_param++] = param;
+    return mr_graph_add(g, &n);
+}
+
+/* ---- probe: a loss with a different, known gradient at every element ---- */
+static mr_status probe_forward(mr_run *r, const mr_node *n)
+{
+    r->k->probe_fwd(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[0]),
+                    mr_n(r, n->in[0]) * mr_node_inner(r->g, n->in[0]), &r->ex);
+    return MR_OK;
+}
+
+static mr_status probe_backward(mr_run *r, const mr_node *n)
+{
+    if (mr_wants(r, n, 0))
+        r->k->probe_bwd(mr_grad(r, n->in[0]), mr_n(r, n->in[0]) * mr_node_inner(r->g, n->in[0]),
+                        mr_loss_weight(r, n), mr_acc(r, n, 0), &r->ex);
+    return MR_OK;
+}
+
+const mr_op mr_op_probe = {.name = "probe", .forward = probe_forward, .backward = probe_backward};
+
+int mr_g_probe(mr_graph *g, int x)
+{
+    if (x < 0) return -1;
+    mr_node n = mr_node_make(g, &mr_op_probe, MR_SPACE_FIXED, 1, 1, 1, 1, 1);
+    n.in[n.n_in++] = x;
+    return mr_graph_add(g, &n);
+}
+
+/* ---- linear: y = act(x w^T + b), x [n,i], w [o,i], y [n,o] ----
+ * The pre-activation is saved when there is an activation; backward reuses dy's memory for its
+ * gradient, which nobody reads afterwards. */
+typedef struct linear_size {
+    int64_t n, in, out;
+} linear_size;
+
+static linear_size linear_sizes(const mr_run *r, const mr_node *n)
+{
+    linear_size s;
+    int id = mr_node_id(r, n);
+    s.out = mr_node_width(r->g, id);
+    s.in = mr_node_width(r->g, n->in[0]);
+    s.n = mr_n(r, id) * (mr_node_inner(r->g, id) / s.out);
+    if (n->ndim == 1) s.n = 1;
+    return s;
+}
+
+static mr_status linear_forward(mr_run *r, const mr_node *n)
+{
+    linear_size s = linear_sizes(r, n);
+    void *y = mr_val(r, mr_node_id(r, n));
+    int act = (int)n->i[0];
+    r->k->gemm(y, mr_val(r, n->in[0]), mr_pval(r, n, 0), s.n, s.out, s.in, 0, 1, s.in, s.in, s.out,
+               1.0, 0.0, &r->ex);
+    if (n->param[1] >= 0 || act != MR_ACT_NONE)
+        r->k->bias_act_fwd(y, act != MR_ACT_NONE ? mr_saved(r, n, 0) : NULL, mr_pval(r, n, 1), s.n,
+                           s.out, act, &r->ex);
+    return MR_OK;
+}
+
+static mr_status linear_backward(mr_run *r, const mr_node *n)
+{
+    linear_size s = linear_sizes(r, n);
+    void *dy = mr_grad(r, mr_node_id(r, n));
+    if (n->i[0] != MR_ACT_NONE)
+        r->k->act_bwd(dy, dy, mr_saved(r, n, 0), s.n, s.out, (int)n->i[0], &r->ex);
+    r->k->gemm(mr_pgrad(r, n, 0), dy, mr_val(r, n->in[0]), s.out, s.in, s.n, 1, 0, s.out, s.in,
+               s.in, 1.0, mr_pacc(r, n, 0), &r->ex);
+    if (n->param[1] >= 0)
+        r->k->col_sum(mr_pgrad(r, n, 1), dy, s.n, s.out, mr_pacc(r, n, 1), &r->ex);
+    if (mr_wants(r, n, 0))
+        r->k->gemm(mr_grad(r, n->in[0]), dy, mr_pval(r, n, 0), s.n, s.in, s.out, 0, 0, s.out, s.in,
+                   s.in, 1.0, mr_acc(r, n, 0), &r->ex);
+    return MR_OK;
+}
+
+const mr_op mr_op_linear = {
+    .name = "linear", .bwd_in = 1, .forward = linear_forward, .backward = linear_backward};
+
+int mr_g_linear(mr_graph *g, int x, int w, int b, int act)
+{
+    if (x < 0) return -1;
+    if (w < 0) return mr_graph_fail(g, "linear: no weight");
+    const mr_node *a = mr_node_at(g, x);
+    const mr_param *pw = &g->params->p[w];
+    if (pw->dim[1] * pw->dim[2] * pw->dim[3] != mr_node_width(g, x))
+        return mr_graph_fail(g, "linear: %s takes %lld inputs, got %lld", pw->name,
+                             (long long)pw->dim[1], (long long)mr_node_width(g, x));
+    mr_node n = mr_node_make(g, &mr_op_linear, a->space, a->ndim, a->dim[0], a->dim[1], a->dim[2],
+                             a->dim[3]);
+    n.dim[a->ndim - 1] = pw->dim[0];
+    n.in[n.n_in++] = x;
+    n.param[0] = w;
+    n.param[1] = b;
+    n.n_param = 2;
+    n.i[0] = act;
+    if (act != MR_ACT_NONE)
+        n.saved[n.n_saved++] =
+            (mr_saved_spec){a->space, a->space == MR_SPACE_FIXED
+                                          ? n.dim[0] * n.dim[1] * n.dim[2] * n.dim[3]
+                                          : n.dim[1] * n.dim[2] * n.dim[3], 0};
+    return mr_graph_add(g, &n);
+}

@@ -1,0 +1,266 @@
+/* Parameter declarations, flat storage, initialisation, and access by name in PyTorch's layout. */
+#include "graph/params.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/rng.h"
+
+#define ALIGN 16 /* elements: rows of every parameter start on a cache line */
+
+static int64_t round_up(int64_t n, int64_t a) { return (n + a - 1) / a * a; }
+
+static int64_t row_elems(const mr_param *p) { return p->dim[1] * p->dim[2] * p->dim[3]; }
+
+int mr_param_find(const mr_params *ps, const char *name)
+{
+    for (int i = 0; i < ps->n; i++)
+        if (!strcmp(ps->p[i].name, name)) return i;
+    return -1;
+}
+
+int mr_param_declare(mr_params *ps, const char *name, int ndim, const int64_t *dim, mr_init init,
+                     double scale, unsigned flags)
+{
+    int64_t d[4] = {1, 1, 1, 1};
+    for (int i = 0; i < ndim; i++) d[i] = dim[i];
+    int id = mr_param_find(ps, name);
+    if (id >= 0) {
+        if (ps->p[id].ndim != ndim || memcmp(ps->p[id].dim, d, sizeof d)) {
+            MR_RAISE(MR_ERR_INTERNAL, "parameter %s declared twice with different shapes", name);
+            return -1;
+        }
+        return id;
+    }
+    if (ps->n == MR_MAX_PARAMS || ps->is_frozen) {
+        MR_RAISE(MR_ERR_INTERNAL, "parameter %s cannot be added: %s", name,
+                 ps->is_frozen ? "the parameters are already allocated" : "too many parameters");
+        return -1;
+    }
+    mr_param *p = &ps->p[ps->n];
+    memset(p, 0, sizeof *p);
+    snprintf(p->name, sizeof p->name, "%s", name);
+    p->ndim = ndim;
+    memcpy(p->dim, d, sizeof d);
+    p->init = init;
+    p->scale = scale;
+    p->flags = flags;
+    p->n_parts = 1;
+    snprintf(p->part[0].name, sizeof p->part[0].name, "%s", name);
+    p->part[0].rows = d[0];
+    return ps->n++;
+}
+
+mr_status mr_param_parts(mr_params *ps, int id, int n_parts, const char *const *names,
+                         const int64_t *rows)
+{
+    if (id < 0) return MR_ERR_INTERNAL; /* already raised by declare */
+    mr_param *p = &ps->p[id];
+    int64_t at = 0;
+    MR_CHECK(n_parts >= 1 && n_parts <= MR_MAX_PARTS, MR_ERR_INTERNAL, "%s: %d parts", p->name,
+             n_parts);
+    for (int i = 0; i < n_parts; i++) {
+        snprintf(p->part[i].name, sizeof p->part[i].name, "%s", names[i]);
+        p->part[i].row0 = at;
+        p->part[i].rows = rows[i];
+        at += rows[i];
+    }
+    p->n_parts = n_parts;
+    MR_CHECK(at == p->dim[0], MR_ERR_INTERNAL, "%s: parts have %lld rows of %lld", p->name,
+             (long long)at, (long long)p->dim[0]);
+    return MR_OK;
+}
+
+void mr_shard_rows(int64_t n_rows, int rank, int n_ranks, int64_t *lo, int64_t *hi)
+{
+    int64_t block = (n_rows + n_ranks - 1) / n_ranks;
+    *lo = rank * block < n_rows ? rank * block : n_rows;
+    *hi = *lo + block < n_rows ? *lo + block : n_rows;
+}
+
+static mr_status alloc_flat(mr_params *ps, void **out_p, const char *what)
+{
+    size_t bytes = (size_t)ps->n_total * ps->real_bytes;
+    MR_TRY(ps->dev->alloc(ps->dev, out_p, bytes, what));
+    return ps->dev->fill(ps->dev, *out_p, 0, bytes);
+}
+
+mr_status mr_params_alloc(mr_params *ps, mr_device *dev, int rank, int n_ranks, bool with_optimizer)
+{
+    int64_t at = 0;
+    ps->dev = dev;
+    ps->real_bytes = mr_dtype_bytes(dev->real);
+    for (int sharded = 0; sharded < 2; sharded++) {
+        for (int i = 0; i < ps->n; i++) {
+            mr_param *p = &ps->p[i];
+            if (!!(p->flags & MR_PARAM_SHARDED) != sharded) continue;
+            p->row_lo = 0;
+            p->row_hi = p->dim[0];
+            if (sharded) mr_shard_rows(p->dim[0], rank, n_ranks, &p->row_lo, &p->row_hi);
+            p->count = (p->row_hi - p->row_lo) * row_elems(p);
+            p->offset = at;
+            at = round_up(at + p->count, ALIGN);
+        }
+        if (!sharded) {
+            ps->n_dense = at;
+            at += MR_LOSS_SLOTS;
+        }
+    }
+    ps->n_total = at;
+    ps->is_frozen = true;
+    MR_TRY(alloc_flat(ps, &ps->value, "parameters"));
+    if (!with_optimizer) return MR_OK;
+    MR_TRY(alloc_flat(ps, &ps->grad, "gradients"));
+    MR_TRY(alloc_flat(ps, &ps->m, "Adam first moments"));
+    return alloc_flat(ps, &ps->v, "Adam second moments");
+}
+
+void mr_params_free(mr_params *ps)
+{
+    if (!ps->dev) return;
+    ps->dev->free(ps->dev, ps->value);
+    ps->dev->free(ps->dev, ps->grad);
+    ps->dev->free(ps->dev, ps->m);
+    ps->dev->free(ps->dev, ps->v);
+    ps->value = ps->grad = ps->m = ps->v = NULL;
+    ps->is_frozen = false;
+}
+
+int64_t mr_params_count(const mr_params *ps)
+{
+    int64_t n = 0;
+    for (int i = 0; i < ps->n; i++) n += ps->p[i].dim[0] * row_elems(&ps->p[i]);
+    return n;
+}
+
+/* Element e of the whole parameter, from block e / 4 of the counter. */
+static double init_element(const mr_param *p, uint64_t seed, int id, int64_t e)
+{
+    mr_u32x4 r = mr_philox(seed, MR_RNG_INIT, (uint32_t)((uint64_t)e >> 34), (uint32_t)id,
+                           (uint32_t)(e / 4));
+    int w = (int)(e & 3);
+    if (p->init == MR_INIT_UNIFORM) return p->scale * (2.0 * mr_u01(r.v[w]) - 1.0);
+    double a, b;
+    mr_normal2(r.v[w & 2], r.v[(w & 2) + 1], &a, &b);
+    return p->scale * (w & 1 ? b : a);
+}
+
+mr_status mr_params_init(mr_params *ps, uint64_t seed)
+{
+    int64_t most = 0;
+    for (int i = 0; i < ps->n; i++)
+        if (ps->p[i].count > most) most = ps->p[i].count;
+    char *host = NULL;
+    MR_TRY(mr_alloc((void **)&host, most, ps->real_bytes, "initial values"));
+    mr_status st = MR_OK;
+    for (int i = 0; i < ps->n && st == MR_OK; i++) {
+        const mr_param *p = &ps->p[i];
+        int64_t first = p->row_lo * row_elems(p);
+#pragma omp parallel for schedule(static)
+        for (int64_t e = 0; e < p->count; e++) {
+            double x = p->init == MR_INIT_ZERO  ? 0.0
+                       : p->init == MR_INIT_ONE ? 1.0
+                                                : init_element(p, seed, i, first + e);
+            if (ps->real_bytes == 8)
+                ((double *)host)[e] = (double)(float)x; /* the same start in both precisions */
+            else
+                ((float *)host)[e] = (float)x;
+        }
+        st = ps->dev->to_device(ps->dev, (char *)ps->value + p->offset * (int64_t)ps->real_bytes,
+                                host, (size_t)p->count * ps->real_bytes);
+    }
+    MR_FREE(host);
+    return st;
+}
+
+int mr_named_count(const mr_params *ps)
+{
+    int n = 0;
+    for (int i = 0; i < ps->n; i++) n += ps->p[i].n_parts;
+    return n;
+}
+
+void mr_named_at(const mr_params *ps, int i, mr_named *out)
+{
+    int id = 0;
+    while (i >= ps->p[id].n_parts) i -= ps->p[id++].n_parts;
+    const mr_param *p = &ps->p[id];
+    const mr_param_part *part = &p->part[i];
+    memset(out, 0, sizeof *out);
+    snprintf(out->name, sizeof out->name, "%s", part->name);
+    out->param = id;
+    out->part = i;
+    out->ndim = p->ndim;
+    memcpy(out->dim, p->dim, sizeof out->dim);
+    out->dim[0] = part->rows;
+    if (p->flags & MR_PARAM_CONV) {
+        out->dim[1] = p->dim[2];
+        out->dim[2] = p->dim[1];
+    }
+    out->row_lo = p->flags & MR_PARAM_SHARDED ? p->row_lo : 0;
+    out->row_hi = p->flags & MR_PARAM_SHARDED ? p->row_hi : part->rows;
+}
+
+/* Between [rows, 3, in] (stored) and [rows, in, 3] (named). */
+static void permute_conv(char *dst, const char *src, int64_t rows, int64_t d1, int64_t d2,
+                         size_t elem)
+{
+    for (int64_t r = 0; r < rows; r++)
+        for (int64_t a = 0; a < d1; a++)
+            for (int64_t b = 0; b < d2; b++)
+                memcpy(dst + (size_t)((r * d2 + b) * d1 + a) * elem,
+                       src + (size_t)((r * d1 + a) * d2 + b) * elem, elem);
+}
+
+static void *flat(const mr_params *ps, mr_which which)
+{
+    switch (which) {
+    case MR_VALUE: return ps->value;
+    case MR_GRAD: return ps->grad;
+    case MR_M: return ps->m;
+    case MR_V: return ps->v;
+    }
+    return NULL;
+}
+
+/* Device address and element count of this rank's rows of a named tensor. */
+static char *locate(const mr_params *ps, int i, mr_which which, mr_named *nm, int64_t *count)
+{
+    mr_named_at(ps, i, nm);
+    const mr_param *p = &ps->p[nm->param];
+    *count = (nm->row_hi - nm->row_lo) * row_elems(p);
+    int64_t at = p->offset + p->part[nm->part].row0 * row_elems(p);
+    return (char *)flat(ps, which) + at * (int64_t)ps->real_bytes;
+}
+
+mr_status mr_named_get(const mr_params *ps, int i, mr_which which, void *host)
+{
+    mr_named nm;
+    int64_t count;
+    char *at = locate(ps, i, which, &nm, &count), *tmp = NULL;
+    const mr_param *p = &ps->p[nm.param];
+    size_t bytes = (size_t)count * ps->real_bytes;
+    if (!(p->flags & MR_PARAM_CONV)) return ps->dev->to_host(ps->dev, host, at, bytes);
+    MR_TRY(mr_alloc((void **)&tmp, count, ps->real_bytes, "convolution weight"));
+    mr_status st = ps->dev->to_host(ps->dev, tmp, at, bytes);
+    if (st == MR_OK)
+        permute_conv(host, tmp, nm.row_hi - nm.row_lo, p->dim[1], p->dim[2], ps->real_bytes);
+    MR_FREE(tmp);
+    return st;
+}
+
+mr_status mr_named_set(mr_params *ps, int i, mr_which which, const void *host)
+{
+    mr_named nm;
+    int64_t count;
+    char *at = locate(ps, i, which, &nm, &count), *tmp = NULL;
+    const mr_param *p = &ps->p[nm.param];
+    size_t bytes = (size_t)count * ps->real_bytes;
+    if (!(p->flags & MR_PARAM_CONV)) return ps->dev->to_device(ps->dev, at, host, bytes);
+    MR_TRY(mr_alloc((void **)&tmp, count, ps->real_bytes, "convolution weight"));
+    permute_conv(tmp, host, nm.row_hi - nm.row_lo, p->dim[2], p->dim[1], ps->real_bytes);
+    mr_status st = ps->dev->to_device(ps->dev, at, tmp, bytes);
+    MR_FREE(tmp);
+    return st;
+}

@@ -1,0 +1,265 @@
+/* Compile a graph: reachability, order, who writes and who accumulates, lifetimes, gradient buckets.
+ * Memory placement is in plan_memory.c, the listing in plan_print.c.
+ * Invariant: a plan depends on the graph alone, so all ranks compile the same one. */
+#include "graph/plan.h"
+
+#include <string.h>
+
+#include "base/mem.h"
+#include "graph/plan_memory.h"
+
+/* Scratch marks of one compilation. */
+typedef struct marks {
+    bool *live, *depends, *reach;
+    int *fwd_at, *bwd_at; /* step of a node's forward and backward, -1 = none */
+} marks;
+
+static bool cuts(const mr_node *n) { return n->op->cut_grad || (!n->op->is_alias && !n->op->backward); }
+
+static void mark_live(const mr_graph *g, marks *m)
+{
+    for (int i = 0; i < g->n_losses; i++) m->live[g->loss[i].node] = true;
+    for (int i = 0; i < g->n_outputs; i++) m->live[g->output[i].node] = true;
+    for (int id = g->n_nodes - 1; id >= 0; id--) {
+        const mr_node *n = &g->node[id];
+        for (int s = 0; m->live[id] && s < n->n_in; s++)
+            if (n->in[s] >= 0) m->live[n->in[s]] = true;
+    }
+}
+
+/* needs_grad: a parameter is upstream and a loss is downstream, with nothing in between that cuts. */
+static void mark_grads(const mr_graph *g, marks *m, mr_plan *p)
+{
+    for (int id = 0; id < g->n_nodes; id++) {
+        const mr_node *n = &g->node[id];
+        bool d = false;
+        for (int s = 0; s < n->n_param; s++) d |= n->param[s] >= 0;
+        for (int s = 0; s < n->n_in; s++) d |= n->in[s] >= 0 && m->depends[n->in[s]];
+        m->depends[id] = d && !cuts(n);
+    }
+    for (int i = 0; i < g->n_losses; i++) m->reach[g->loss[i].node] = true;
+    for (int id = g->n_nodes - 1; id >= 0; id--) {
+        const mr_node *n = &g->node[id];
+        if (!m->reach[id] || !m->depends[id]) continue;
+        for (int s = 0; s < n->n_in; s++)
+            if (n->in[s] >= 0) m->reach[n->in[s]] = true;
+    }
+    for (int id = 0; id < g->n_nodes; id++)
+        p->needs_grad[id] = p->backward && m->reach[id] && m->depends[id];
+}
+
+static void order_steps(const mr_graph *g, marks *m, mr_plan *p)
+{
+    for (int id = 0; id < g->n_nodes; id++) {
+        const mr_op *op = g->node[id].op;
+        m->fwd_at[id] = m->bwd_at[id] = -1;
+        if (!m->live[id] || op->is_alias || (op->fused_loss && p->backward)) continue;
+        m->fwd_at[id] = p->n_fwd;
+        p->fwd[p->n_fwd++] = id;
+    }
+    for (int id = g->n_nodes - 1; id >= 0; id--) {
+        const mr_op *op = g->node[id].op;
+        bool runs = p->needs_grad[id] || (p->backward && m->live[id] && op->fused_loss);
+        if (!runs || op->is_alias || !op->backward) continue;
+        m->bwd_at[id] = p->n_fwd + p->n_bwd;
+        p->bwd[p->n_bwd++] = id;
+    }
+}
+
+static void mark_accumulate(const mr_graph *g, mr_plan *p)
+{
+    bool written[MR_MAX_NODES] = {false}, pwritten[MR_MAX_PARAMS] = {false};
+    for (int j = 0; j < p->n_bwd; j++) {
+        const mr_node *n = &g->node[p->bwd[j]];
+        for (int s = 0; s < n->n_in; s++) {
+            if (n->in[s] < 0 || !p->needs_grad[n->in[s]]) continue;
+            int root = p->root[n->in[s]];
+            if (written[root]) p->acc_in[p->bwd[j]] |= 1u << s;
+            written[root] = true;
+        }
+        for (int s = 0; s < n->n_param; s++) {
+            if (n->param[s] < 0) continue;
+            if (pwritten[n->param[s]]) p->acc_param[p->bwd[j]] |= 1u << s;
+            pwritten[n->param[s]] = true;
+        }
+    }
+    for (int i = 0; p->backward && i < g->params->n; i++)
+        if (!pwritten[i]) p->zero[p->n_zero++] = i;
+}
+
+static void live_at(mr_slot *s, int step)
+{
+    if (s->first < 0 || step < s->first) s->first = step;
+    if (step > s->last) s->last = step;
+}
+
+static bool is_loss(const mr_graph *g, int id)
+{
+    for (int i = 0; i < g->n_losses; i++)
+        if (g->loss[i].node == id) return true;
+    return false;
+}
+
+/* First and last step in which each value, gradient and saved buffer is used. */
+static void lifetimes(const mr_graph *g, const marks *m, mr_plan *p)
+{
+    int end = p->n_fwd + p->n_bwd;
+    for (int id = 0; id < g->n_nodes; id++) {
+        const mr_node *n = &g->node[id];
+        if (!m->live[id] || n->op->is_alias) continue;
+        int f = m->fwd_at[id], b = m->bwd_at[id];
+        if (f >= 0) live_at(&p->val[id], f);
+        if (b >= 0 && (n->op->bwd_out || f < 0)) live_at(&p->val[id], b);
+        for (int s = 0; s < n->n_in; s++) {
+            if (n->in[s] < 0) continue;
+            int root = p->root[n->in[s]];
+            if (f >= 0) live_at(&p->val[root], f);
+            if (b >= 0 && (f < 0 || n->op->bwd_in & 1u << s)) live_at(&p->val[root], b);
+            if (b >= 0 && p->needs_grad[n->in[s]]) {
+                live_at(&p->grad[root], b);
+                if (m->bwd_at[root] >= 0) live_at(&p->grad[root], m->bwd_at[root]);
+            }
+        }
+        for (int k = 0; k < n->n_saved; k++) {
+            if (f >= 0) live_at(&p->saved[id][k], f);
+            if (b >= 0) live_at(&p->saved[id][k], b);
+        }
+        if (is_loss(g, id)) p->val[id].first = -1; /* lives in the loss slots */
+        if (n->scratch_bytes > (size_t)p->scratch_bytes)
+            p->scratch_bytes = (int64_t)n->scratch_bytes;
+    }
+    for (int i = 0; i < g->n_outputs; i++)
+        if (!is_loss(g, p->root[g->output[i].node]))
+            live_at(&p->val[p->root[g->output[i].node]], end);
+}
+
+/* Sizes, then places. */
+static mr_status place(const mr_graph *g, mr_plan *p)
+{
+    mr_slot **list = NULL;
+    int n = 0;
+    MR_TRY(MR_ALLOC(&list, (int64_t)g->n_nodes * (2 + MR_MAX_SAVED), "plan buffers"));
+    for (int id = 0; id < g->n_nodes; id++) {
+        const mr_node *nd = &g->node[id];
+        int64_t bytes = nd->dim[0] * mr_node_inner(g, id) * (int64_t)g->real_bytes;
+        p->val[id].bytes = p->grad[id].bytes = bytes;
+        if (p->val[id].first >= 0) list[n++] = &p->val[id];
+        if (p->grad[id].first >= 0) list[n++] = &p->grad[id];
+        for (int k = 0; k < nd->n_saved; k++) {
+            const mr_saved_spec *sp = &nd->saved[k];
+            mr_slot *s = &p->saved[id][k];
+            s->bytes = mr_space_cap(g, sp->space) * sp->inner *
+                       (sp->elem ? sp->elem : (int64_t)g->real_bytes);
+            if (s->first >= 0) list[n++] = s;
+        }
+    }
+    mr_status st = mr_place_slots(list, n, p->is_private, &p->ws_bytes);
+    MR_FREE(list);
+    return st;
+}
+
+/* Gradient buckets from the end of the dense buffer to its start, which is about the order in which
+ * backward finishes them. */
+static mr_status make_buckets(const mr_graph *g, mr_plan *p, int64_t bucket_elems)
+{
+    const mr_params *ps = g->params;
+    int last[MR_MAX_PARAMS], fused = -1;
+    memset(last, -1, sizeof last);
+    for (int j = 0; j < p->n_bwd; j++) {
+        const mr_node *n = &g->node[p->bwd[j]];
+        if (n->op->fused_loss) fused = j;
+        for (int s = 0; s < n->n_param; s++)
+            if (n->param[s] >= 0) last[n->param[s]] = j;
+    }
+    mr_bucket b = {.hi = ps->n_dense + MR_LOSS_SLOTS, .after = fused};
+    for (int i = ps->n - 1; i >= 0; i--) {
+        const mr_param *q = &ps->p[i];
+        if (q->flags & MR_PARAM_SHARDED) continue;
+        if (last[i] > b.after) b.after = last[i];
+        b.lo = q->offset;
+        if (bucket_elems > 0 && b.hi - b.lo >= bucket_elems && b.lo > 0) {
+            MR_CHECK(p->n_buckets < 255, MR_ERR_CONFIG,
+                     "dist.bucket_mb: more than 255 gradient buckets; use a larger value");
+            p->bucket[p->n_buckets++] = b;
+            b = (mr_bucket){.hi = b.lo, .after = -1};
+        }
+    }
+    b.lo = 0;
+    p->bucket[p->n_buckets++] = b;
+    return MR_OK;
+}
+
+static mr_status alloc_plan(mr_plan *p, marks *m, int n)
+{
+    MR_TRY(MR_ALLOC(&p->fwd, n, "plan"));
+    MR_TRY(MR_ALLOC(&p->bwd, n, "plan"));
+    MR_TRY(MR_ALLOC(&p->root, n, "plan"));
+    MR_TRY(MR_ALLOC(&p->needs_grad, n, "plan"));
+    MR_TRY(MR_ALLOC(&p->val, n, "plan"));
+    MR_TRY(MR_ALLOC(&p->grad, n, "plan"));
+    MR_TRY(MR_ALLOC(&p->saved, n, "plan"));
+    MR_TRY(MR_ALLOC(&p->acc_in, n, "plan"));
+    MR_TRY(MR_ALLOC(&p->acc_param, n, "plan"));
+    MR_TRY(MR_ALLOC(&m->live, n, "plan"));
+    MR_TRY(MR_ALLOC(&m->depends, n, "plan"));
+    MR_TRY(MR_ALLOC(&m->reach, n, "plan"));
+    MR_TRY(MR_ALLOC(&m->fwd_at, n, "plan"));
+    MR_TRY(MR_ALLOC(&m->bwd_at, n, "plan"));
+    const mr_slot none = {.offset = -1, .first = -1, .last = -1};
+    for (int i = 0; i < n; i++) {
+        p->val[i] = p->grad[i] = none;
+        for (int k = 0; k < MR_MAX_SAVED; k++) p->saved[i][k] = none;
+    }
+    return MR_OK;
+}
+
+mr_status mr_plan_compile(mr_plan **out_p, const mr_graph *g, bool backward, bool is_private,
+                          int64_t bucket_elems)
+{
+    mr_plan *p = NULL;
+    marks m = {0};
+    MR_TRY(mr_graph_status(g));
+    MR_CHECK(g->n_nodes > 0, MR_ERR_INTERNAL, "plan: the graph is empty");
+    MR_TRY(MR_ALLOC(&p, 1, "plan"));
+    mr_status st;
+    MR_TRY_GOTO(alloc_plan(p, &m, g->n_nodes), st, done);
+    p->g = g;
+    p->backward = backward;
+    p->is_private = is_private;
+    for (int id = 0; id < g->n_nodes; id++)
+        p->root[id] = g->node[id].op->is_alias ? p->root[g->node[id].in[0]] : id;
+    mark_live(g, &m);
+    mark_grads(g, &m, p);
+    order_steps(g, &m, p);
+    mark_accumulate(g, p);
+    lifetimes(g, &m, p);
+    MR_TRY_GOTO(place(g, p), st, done);
+    if (backward) MR_TRY_GOTO(make_buckets(g, p, bucket_elems), st, done);
+done:
+    MR_FREE(m.live);
+    MR_FREE(m.depends);
+    MR_FREE(m.reach);
+    MR_FREE(m.fwd_at);
+    MR_FREE(m.bwd_at);
+    if (st != MR_OK)
+        mr_plan_free(&p);
+    else
+        *out_p = p;
+    return st;
+}
+
+void mr_plan_free(mr_plan **p_p)
+{
+    mr_plan *p = p_p ? *p_p : NULL;
+    if (!p) return;
+    MR_FREE(p->fwd);
+    MR_FREE(p->bwd);
+    MR_FREE(p->root);
+    MR_FREE(p->needs_grad);
+    MR_FREE(p->val);
+    MR_FREE(p->grad);
+    MR_FREE(p->saved);
+    MR_FREE(p->acc_in);
+    MR_FREE(p->acc_param);
+    MR_FREE(*p_p);
+}

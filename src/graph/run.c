@@ -1,0 +1,281 @@
+/* Running a plan: the loop over its steps, and what ops ask while they run.
+ * Invariant: nothing is allocated inside forward or backward. */
+#include "graph/run.h"
+
+#include <stdio.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "base/rng.h"
+
+int mr_node_id(const mr_run *r, const mr_node *n) { return (int)(n - r->g->node); }
+
+static int loss_index(const mr_run *r, int id)
+{
+    for (int i = 0; i < r->g->n_losses; i++)
+        if (r->g->loss[i].node == id) return i;
+    return -1;
+}
+
+static char *loss_base(const mr_run *r)
+{
+    return r->loss_slots ? r->loss_slots
+                         : (char *)r->params->grad +
+                               r->params->n_dense * (int64_t)r->params->real_bytes;
+}
+
+void *mr_val(const mr_run *r, int id)
+{
+    if (id < 0) return NULL;
+    int li = loss_index(r, id);
+    if (li >= 0) return loss_base(r) + (size_t)li * r->g->real_bytes;
+    const mr_slot *s = &r->plan->val[r->plan->root[id]];
+    return s->offset < 0 ? NULL : r->ws + s->offset;
+}
+
+void *mr_grad(const mr_run *r, int id)
+{
+    if (id < 0 || !r->plan->needs_grad[id]) return NULL;
+    const mr_slot *s = &r->plan->grad[r->plan->root[id]];
+    return s->offset < 0 ? NULL : r->ws + s->offset;
+}
+
+bool mr_wants(const mr_run *r, const mr_node *n, int slot)
+{
+    return slot < n->n_in && n->in[slot] >= 0 && r->plan->needs_grad[n->in[slot]];
+}
+
+int mr_acc(const mr_run *r, const mr_node *n, int slot)
+{
+    return (r->plan->acc_in[mr_node_id(r, n)] >> slot) & 1;
+}
+
+void *mr_saved(const mr_run *r, const mr_node *n, int i)
+{
+    const mr_slot *s = &r->plan->saved[mr_node_id(r, n)][i];
+    return s->offset < 0 ? NULL : r->ws + s->offset;
+}
+
+static void *param_at(const mr_run *r, const mr_node *n, int slot, void *base)
+{
+    if (slot >= n->n_param || n->param[slot] < 0) return NULL;
+    return (char *)base + r->params->p[n->param[slot]].offset * (int64_t)r->params->real_bytes;
+}
+
+void *mr_pval(const mr_run *r, const mr_node *n, int slot)
+{
+    return param_at(r, n, slot, r->params->value);
+}
+
+void *mr_pgrad(const mr_run *r, const mr_node *n, int slot)
+{
+    return param_at(r, n, slot, r->params->grad);
+}
+
+int mr_pacc(const mr_run *r, const mr_node *n, int slot)
+{
+    return (r->plan->acc_param[mr_node_id(r, n)] >> slot) & 1;
+}
+
+int64_t mr_n(const mr_run *r, int id)
+{
+    const mr_node *n = &r->g->node[id];
+    return n->space == MR_SPACE_FIXED ? n->dim[0] : r->count[n->space];
+}
+
+double mr_loss_weight(const mr_run *r, const mr_node *n)
+{
+    int i = loss_index(r, mr_node_id(r, n));
+    return i < 0 ? 0.0 : r->g->loss[i].weight;
+}
+
+mr_rows_of mr_rand_rows(const mr_run *r, mr_space s)
+{
+    if (s == MR_SPACE_ROWS) return (mr_rows_of){r->in.rid, r->in.zero_pos};
+    const mr_seq *q = &r->in.seq[s - MR_SPACE_TOK0];
+    return (mr_rows_of){q->tok_rid, q->tok_pos};
+}
+
+uint32_t mr_rand_purpose(const mr_run *r, const mr_node *n)
+{
+    return MR_RNG_OP + (uint32_t)mr_node_id(r, n);
+}
+
+mr_status mr_run_create(mr_run **out_p, const mr_plan *plan, mr_device *dev, mr_params *params,
+                        uint64_t seed)
+{
+    mr_run *r = NULL;
+    mr_status st;
+    MR_TRY(MR_ALLOC(&r, 1, "run"));
+    r->plan = plan;
+    r->g = plan->g;
+    r->dev = dev;
+    r->params = params;
+    r->ex.seed = seed;
+    MR_TRY_GOTO(mr_kernels_for(&r->k, dev->name), st, fail);
+    MR_TRY_GOTO(dev->alloc(dev, (void **)&r->ws, (size_t)plan->ws_bytes, "step workspace"), st,
+                fail);
+    MR_TRY_GOTO(dev->alloc(dev, &r->ex.scratch, (size_t)plan->scratch_bytes, "step scratch"), st,
+                fail);
+    MR_TRY_GOTO(dev->alloc(dev, (void **)&r->state_dev, sizeof *r->state_dev, "step state"), st,
+                fail);
+    r->ex.scratch_bytes = (size_t)plan->scratch_bytes;
+    r->ex.state = r->state_dev;
+    if (!params->grad)
+        MR_TRY_GOTO(dev->alloc(dev, (void **)&r->loss_slots, MR_LOSS_SLOTS * r->g->real_bytes,
+                               "loss slots"),
+                    st, fail);
+    if (plan->is_private) {
+        MR_TRY_GOTO(dev->fill(dev, r->ws, 0xFF, (size_t)plan->ws_bytes), st, fail);
+        MR_TRY_GOTO(dev->fill(dev, r->ex.scratch, 0xFF, (size_t)plan->scratch_bytes), st, fail);
+    }
+    *out_p = r;
+    return MR_OK;
+fail:
+    mr_run_free(&r);
+    return st;
+}
+
+static void free_inputs(mr_run *r);
+
+void mr_run_free(mr_run **r_p)
+{
+    mr_run *r = r_p ? *r_p : NULL;
+    if (!r) return;
+    r->dev->free(r->dev, r->ws);
+    r->dev->free(r->dev, r->ex.scratch);
+    r->dev->free(r->dev, r->state_dev);
+    r->dev->free(r->dev, r->loss_slots);
+    free_inputs(r);
+    MR_FREE(*r_p);
+}
+
+/* The integer arrays of a batch, so that they can be mirrored on a device in a loop. */
+#define BATCH_ARRAYS(X, b, rows, toks, L)                                                          \
+    X(b rid, rows) X(b zero_pos, rows) X(b user, rows) X(b target, rows) X(b last, rows)
+#define SEQ_ARRAYS(X, q, rows, toks, L)                                                            \
+    X(q ids, (rows) * (L)) X(q len, rows) X(q start, (rows) + 1) X(q tok_id, toks)                 \
+    X(q tok_pos, toks) X(q tok_row, toks) X(q tok_rid, toks)
+
+static mr_status mirror(mr_run *r, void **dev_p, const void *src, int64_t cap, int64_t n)
+{
+    if (!*dev_p) MR_TRY(r->dev->alloc(r->dev, dev_p, (size_t)cap * 4, "batch"));
+    return r->dev->to_device(r->dev, *dev_p, src, (size_t)n * 4);
+}
+
+static mr_status copy_batch(mr_run *r, const mr_batch *b)
+{
+    mr_batch *d = &r->in;
+    int64_t cap = b->rows_cap, L = b->L;
+    d->rows = b->rows;
+    d->rows_global = b->rows_global;
+    d->rows_cap = cap;
+    d->L = L;
+    d->n_seq = b->n_seq;
+    d->step = b->step;
+#define X(f, n) MR_TRY(mirror(r, (void **)&d->f, b->f, cap, n));
+    BATCH_ARRAYS(X, , b->rows, , )
+#undef X
+    for (int s = 0; s < b->n_seq; s++) {
+        const mr_seq *q = &b->seq[s];
+        mr_seq *e = &d->seq[s];
+        e->tokens = q->tokens;
+#define X(f, n) MR_TRY(mirror(r, (void **)&e->f, q->f, cap * L + 1, n));
+        SEQ_ARRAYS(X, , b->rows, q->tokens, L)
+#undef X
+    }
+    return MR_OK;
+}
+
+static void free_inputs(mr_run *r)
+{
+    if (!r->has_mirror) return;
+    mr_batch *d = &r->in;
+#define X(f, n) r->dev->free(r->dev, d->f);
+    BATCH_ARRAYS(X, , , , )
+#undef X
+    for (int s = 0; s < MR_MAX_SEQ; s++) {
+        mr_seq *e = &d->seq[s];
+#define X(f, n) r->dev->free(r->dev, e->f);
+        SEQ_ARRAYS(X, , , , )
+#undef X
+    }
+}
+
+mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *state)
+{
+    r->host = b;
+    if (r->dev->host_memory) {
+        r->in = *b;
+    } else {
+        r->has_mirror = true;
+        MR_TRY(copy_batch(r, b));
+    }
+    r->count[MR_SPACE_FIXED] = 1;
+    r->count[MR_SPACE_ROWS] = b->rows;
+    for (int s = 0; s < b->n_seq; s++) r->count[MR_SPACE_TOK0 + s] = b->seq[s].tokens;
+    MR_CHECK(b->rows <= r->g->dims.rows_cap, MR_ERR_INTERNAL, "batch of %lld rows in a plan for %lld",
+             (long long)b->rows, (long long)r->g->dims.rows_cap);
+    r->state_host = *state;
+    r->state_host.step = b->step;
+    r->state_host.rows = b->rows;
+    r->state_host.rows_global = b->rows_global;
+    return r->dev->to_device(r->dev, r->state_dev, &r->state_host, sizeof r->state_host);
+}
+
+static mr_status run_one(mr_run *r, int id, bool forward)
+{
+    const mr_node *n = &r->g->node[id];
+    r->dev->enter(r->dev);
+    mr_status st = forward ? n->op->forward(r, n) : n->op->backward(r, n);
+    r->dev->leave(r->dev);
+    return st;
+}
+
+mr_status mr_run_forward(mr_run *r)
+{
+    for (int i = 0; i < r->plan->n_fwd; i++) MR_TRY(run_one(r, r->plan->fwd[i], true));
+    return MR_OK;
+}
+
+static mr_status start_buckets(mr_run *r, int after, mr_bucket_fn fn, void *user)
+{
+    for (int i = 0; fn && i < r->plan->n_buckets; i++)
+        if (r->plan->bucket[i].after == after)
+            MR_TRY(fn(user, r->plan->bucket[i].lo, r->plan->bucket[i].hi));
+    return MR_OK;
+}
+
+mr_status mr_run_backward(mr_run *r, mr_bucket_fn on_bucket, void *user)
+{
+    const mr_params *ps = r->params;
+    for (int i = 0; i < r->plan->n_zero; i++) {
+        const mr_param *p = &ps->p[r->plan->zero[i]];
+        MR_TRY(r->dev->fill(r->dev, (char *)ps->grad + p->offset * (int64_t)ps->real_bytes, 0,
+                            (size_t)p->count * ps->real_bytes));
+    }
+    MR_TRY(start_buckets(r, -1, on_bucket, user));
+    for (int j = 0; j < r->plan->n_bwd; j++) {
+        MR_TRY(run_one(r, r->plan->bwd[j], false));
+        MR_TRY(start_buckets(r, j, on_bucket, user));
+    }
+    return MR_OK;
+}
+
+mr_status mr_run_output(mr_run *r, const char *name, void *host)
+{
+    int id = mr_graph_find_output(r->g, name);
+    MR_CHECK(id >= 0, MR_ERR_INTERNAL, "this model has no output '%s'", name);
+    size_t n = (size_t)(mr_n(r, id) * mr_node_inner(r->g, id));
+    return r->dev->to_host(r->dev, host, mr_val(r, id), n * r->g->real_bytes);
+}
+
+mr_status mr_run_losses(mr_run *r, double *out)
+{
+    double buf[MR_LOSS_SLOTS];
+    const float *buf32 = (const float *)buf;
+    MR_TRY(r->dev->to_host(r->dev, buf, loss_base(r), MR_LOSS_SLOTS * r->g->real_bytes));
+    for (int i = 0; i < r->g->n_losses; i++)
+        out[i] = r->g->real_bytes == 8 ? buf[i] : (double)buf32[i];
+    return MR_OK;
+}

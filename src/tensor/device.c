@@ -1,0 +1,27 @@
+/* Devices by name. */
+#include "tensor/device.h"
+
+#include <string.h>
+
+#include "base/mem.h"
+
+mr_status mr_device_open(mr_device **out_p, const char *name, int index)
+{
+    if (!strcmp(name, "cpu")) return mr_device_open_cpu(out_p, MR_F32);
+    if (!strcmp(name, "cpu64")) return mr_device_open_cpu(out_p, MR_F64);
+    if (!strcmp(name, "guard")) return mr_device_open_guard(out_p, MR_F32);
+#ifdef MR_HAVE_CUDA
+    if (!strcmp(name, "cuda")) return mr_device_open_cuda(out_p, index);
+#endif
+    (void)index;
+    return MR_RAISE(MR_ERR_DEVICE,
+                    "run.device: '%s' is not compiled into this program; use cpu, cpu64 or guard",
+                    name);
+}
+
+void mr_device_close(mr_device **dev_p)
+{
+    if (!dev_p || !*dev_p) return;
+    if ((*dev_p)->close) (*dev_p)->close(*dev_p);
+    MR_FREE(*dev_p);
+}

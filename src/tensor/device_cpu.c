@@ -1,0 +1,58 @@
+/* The CPU as a device: plain memory from mr_alloc, nothing to wait for. */
+#include <string.h>
+
+#include "base/mem.h"
+#include "tensor/device.h"
+
+static mr_status cpu_alloc(mr_device *d, void **out_p, size_t bytes, const char *what)
+{
+    (void)d;
+    return mr_alloc(out_p, (int64_t)(bytes ? bytes : 1), 1, what);
+}
+
+static void cpu_free(mr_device *d, void *ptr)
+{
+    (void)d;
+    MR_FREE(ptr);
+}
+
+static mr_status cpu_copy(mr_device *d, void *dst, const void *src, size_t bytes)
+{
+    (void)d;
+    if (bytes) memmove(dst, src, bytes);
+    return MR_OK;
+}
+
+static mr_status cpu_fill(mr_device *d, void *dst, int byte, size_t bytes)
+{
+    (void)d;
+    memset(dst, byte, bytes);
+    return MR_OK;
+}
+
+static void cpu_nothing(mr_device *d) { (void)d; }
+
+static mr_status cpu_sync(mr_device *d)
+{
+    (void)d;
+    return MR_OK;
+}
+
+mr_status mr_device_open_cpu(mr_device **out_p, mr_dtype real)
+{
+    mr_device *d = NULL;
+    MR_TRY(MR_ALLOC(&d, 1, "device"));
+    *d = (mr_device){.name = real == MR_F64 ? "cpu64" : "cpu",
+                     .real = real,
+                     .host_memory = true,
+                     .alloc = cpu_alloc,
+                     .free = cpu_free,
+                     .to_device = cpu_copy,
+                     .to_host = cpu_copy,
+                     .fill = cpu_fill,
+                     .enter = cpu_nothing,
+                     .leave = cpu_nothing,
+                     .sync = cpu_sync};
+    *out_p = d;
+    return MR_OK;
+}

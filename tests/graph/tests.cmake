@@ -1,0 +1,2 @@
+# The tape itself: plan, memory, gradients through shared nodes.
+mr_add_test(graph SOURCES graph/test_graph.c LABELS graph)
