@@ -1,0 +1,64 @@
+/* The command line: mealrec-dist [COMMAND] [--config FILE]... [--section.key=value]... [options]
+ * Every command describes itself by an mr_command; parser and help are made from that table.
+ * What it is not: the commands' work (cmd_*.c). */
+#ifndef MR_CLI_ARGS_H
+#define MR_CLI_ARGS_H
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+#include "base/config.h"
+
+enum { MR_CLI_OPTIONS = 24, MR_CLI_WORDS = 16 }; /* most options of a command, words given to it */
+
+/* `--name VALUE` or `--name=VALUE`; value NULL: a switch. A table ends with a name of NULL. */
+typedef struct mr_cli_option {
+    const char *name;  /* without the dashes */
+    const char *value; /* what stands for the value in the help: "FILE", "N"; NULL for a switch */
+    const char *doc;
+} mr_cli_option;
+
+typedef struct mr_args mr_args;
+
+typedef struct mr_command {
+    const char *name, *summary;
+    const char *words; /* plain words it takes, for the help: "show|doc"; NULL: none */
+    int words_min, words_max;
+    const mr_cli_option *options; /* NULL: none */
+    bool needs_config;            /* takes --config, --section.key and --dry-run */
+    mr_status (*run)(const mr_args *a);
+} mr_command;
+
+/* The parsed command line. Texts are borrowed from argv. */
+struct mr_args {
+    const mr_command *command;
+    bool is_help, is_version; /* print that and leave; nothing else is filled in */
+    bool is_dry_run;
+    mr_config config; /* resolved and checked when the command needs one, else the defaults */
+    int n_words;
+    const char *words[MR_CLI_WORDS];
+    const char *values[MR_CLI_OPTIONS]; /* by position in command->options; NULL: not given */
+};
+
+/* commands: n commands; without a command word the one called `standard` is meant.
+ * Errors: ERR_USAGE for the command line's form, ERR_NO_INPUT and ERR_CONFIG from the
+ * configuration. */
+mr_status mr_args_parse(mr_args *a, int argc, char **argv, const mr_command *const *commands, int n,
+                        const char *standard);
+
+/* Value of an option of the command ("" for a given switch), NULL when not given. */
+const char *mr_args_value(const mr_args *a, const char *name);
+bool mr_args_has(const mr_args *a, const char *name);
+/* ERR_USAGE when the option was not given. */
+mr_status mr_args_need(const mr_args *a, const char *name, const char **out_p);
+/* *out_p = the option's number, or `standard` when not given. ERR_USAGE with the accepted range. */
+mr_status mr_args_int(const mr_args *a, const char *name, int64_t lo, int64_t hi, int64_t standard,
+                      int64_t *out_p);
+mr_status mr_args_real(const mr_args *a, const char *name, double lo, double hi, double standard,
+                       double *out_p);
+
+/* Help of the whole program (command NULL) or of one command. */
+void mr_args_help(FILE *f, const mr_command *command, const mr_command *const *commands, int n);
+
+#endif

@@ -1,0 +1,13 @@
+/* The commands of mealrec-dist, one per src/cli/cmd_*.c. A new one is declared here and listed in
+ * main.c. */
+#ifndef MR_CLI_COMMANDS_H
+#define MR_CLI_COMMANDS_H
+
+#include "cli/args.h"
+
+extern const mr_command mr_cmd_config;
+
+/* Call first in main: may start the program again, with OPENBLAS_CORETYPE set (blas_core.c). */
+void mr_blas_core_select(char **argv);
+
+#endif

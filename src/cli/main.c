@@ -1,0 +1,70 @@
+/* Entry: picks the command, parses its arguments, turns its status into the documented exit code.
+ * What it is not: a place for work; each command has its own cmd_*.c, and starts MPI if it needs
+ * it. */
+#include <errno.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "cli/commands.h"
+
+static const mr_command *const commands[] = {
+    &mr_cmd_config,
+};
+enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
+
+/* Rank as the launcher tells it before MPI is started; -1 without a launcher. */
+static int launcher_rank(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK",
+                                        "SLURM_PROCID"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        const char *v = getenv(names[i]);
+        if (v && *v >= '0' && *v <= '9') return atoi(v);
+    }
+    return -1;
+}
+
+/* Every rank reads the same command line and files, so a mistake in them would be reported once a
+ * rank. Other ranks therefore wait before they speak: when rank 0 failed as well the launcher has
+ * ended them by then, and a failure of this host alone is still reported. */
+static mr_status parse(mr_args *a, int argc, char **argv, int rank)
+{
+    mr_errors_to_log(rank <= 0);
+    mr_status st = mr_args_parse(a, argc, argv, commands, N_COMMANDS, "train");
+    mr_errors_to_log(true);
+    if (st != MR_OK && rank > 0) {
+        usleep(1000000);
+        mr_log(MR_LOG_ERROR, "%s", mr_last_error());
+    }
+    return st;
+}
+
+/* A full disk or a closed pipe behind standard output must not look like success. */
+static mr_status finish_output(mr_status st)
+{
+    bool failed = fflush(stdout) != 0 || ferror(stdout);
+    if (failed && st == MR_OK)
+        return MR_RAISE(MR_ERR_IO, "cannot write to standard output: %s", strerror(errno));
+    return st;
+}
+
+int main(int argc, char **argv)
+{
+    static mr_args args; /* some kilobytes of configuration */
+    mr_blas_core_select(argv);
+    int rank = launcher_rank();
+    mr_log_init(rank, MR_LOG_INFO);
+    mr_status st = parse(&args, argc, argv, rank);
+    if (st != MR_OK) return mr_exit_code(st);
+    if (args.is_version) {
+        if (rank <= 0) printf("mealrec-dist %s\n", MR_VERSION);
+    } else if (args.is_help) {
+        if (rank <= 0) mr_args_help(stdout, args.command, commands, N_COMMANDS);
+    } else {
+        st = args.command->run(&args);
+    }
+    return mr_exit_code(finish_output(st));
+}
