@@ -42,6 +42,12 @@ mr_status mr_raise(mr_status st, const char *file, int line, const char *fmt, ..
 const char *mr_last_error(void);
 /* Silence (false) or restore (true) the logging of raised errors; tests of bad input use it. */
 void mr_errors_to_log(bool on);
+/* Many ranks often fail alike. While holding is on (ranks > 0 of a job), a raised error is kept
+ * instead of logged, the last one winning; mr_comm_agree then lets the lowest failing rank alone
+ * print its own. What is still held when the process ends by exit() is printed then. */
+void mr_errors_hold(bool on);
+/* Print (true) or forget (false) the held error, if there is one. */
+void mr_errors_release(bool print);
 
 #define MR_RAISE(st, ...) mr_raise((st), __FILE__, __LINE__, __VA_ARGS__)
 

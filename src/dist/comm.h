@@ -21,7 +21,14 @@ typedef enum mr_coll {
 
 typedef struct mr_comm_stats {
     int64_t calls[MR_COLL_COUNT];
-    int64_t bytes_in[MR_COLL_COUNT];  /* payload received by this rank, by the ring formulas */
+    /* Payload of this rank by the formulas of a ring of P ranks (what an optimal algorithm moves, not
+     * what the library happens to do), own data and the case P = 1 count nothing:
+     *   allreduce       in = out = floor(2 (P - 1) n b / P)     n elements of b bytes
+     *   allgatherv      in = (total - own) b,  out = (P - 1) own b
+     *   reduce_scatterv in = (P - 1) own b,    out = (total - own) b
+     *   alltoallv       exactly what goes to and comes from other ranks
+     *   bcast           in = n b but for the root, out = n b but for the last one after the root */
+    int64_t bytes_in[MR_COLL_COUNT];
     int64_t bytes_out[MR_COLL_COUNT];
 } mr_comm_stats;
 
@@ -46,22 +53,39 @@ struct mr_comm {
     mr_status (*bcast)(mr_comm *c, void *buf, int64_t n, mr_dtype t, int root);
     mr_status (*barrier)(mr_comm *c);
     /* New communicator of the ranks with equal color, ordered by rank. */
-    mr_status (*split)(mr_comm *c, int color, mr_comm **out_p);
+    mr_status (*split)(mr_comm *c, int color, mr_comm **out_p); /* color >= 0 */
     void (*destroy)(mr_comm *c); /* collective; frees c */
     void *impl;
 };
 #define MR_COMM_PENDING 64
 
 mr_status mr_comm_self(mr_comm **out_p);
-/* Starts MPI on first use (MPI_THREAD_FUNNELED); the world communicator is a duplicate. */
+/* Starts MPI on first use (MPI_THREAD_FUNNELED); the world communicator is a duplicate. Ranks > 0
+ * hold their errors from here on (mr_errors_hold). ERR_CONFIG when a launcher says that there are
+ * several ranks and MPI says that this one is alone. Reductions know MR_F32, MR_F64, MR_I32, MR_I64
+ * and MR_U32; everything else moves any type. iallreduce waits when MR_COMM_PENDING are in flight.
+ * reduce_scatterv adds in rank order, so its bits depend on the number of ranks alone. */
 mr_status mr_comm_mpi_world(mr_comm **out_p);
+/* Largest piece of one MPI call; larger buffers are sent in slices. For tests; default 1 GiB. */
+void mr_comm_mpi_slice(int64_t bytes);
+/* For tests: every call goes to inner; call number fail_at (1 = the first) of this communicator
+ * and those split from it is carried out and then reported as failed (ERR_COMM), so other ranks do
+ * not hang; 0 = never. inner stays the caller's and must live longer. */
+mr_status mr_comm_fake(mr_comm *inner, int64_t fail_at, mr_comm **out_p);
 void mr_comm_destroy(mr_comm **c_p);
 /* End MPI if it was started. Not to be followed by anything that matters. */
 void mr_comm_finalize(void);
 /* Local failure: print rank and host, end the whole job with this exit code. Does not return. */
 void mr_comm_abort(int exit_code) __attribute__((noreturn));
 
-/* All ranks learn the worst status; the lowest failing rank's message is printed once by it. */
+/* All ranks learn the same status: that of the lowest failing rank (an error beats STOPPED), which
+ * alone prints the message that it held. ERR_COMM when this fails itself and mine is OK. */
 mr_status mr_comm_agree(mr_comm *c, mr_status mine);
+
+const char *mr_coll_name(mr_coll k);
+/* *out = now - before, for one phase; out may be either. Not collective. */
+void mr_comm_stats_since(mr_comm_stats *out, const mr_comm_stats *now, const mr_comm_stats *before);
+/* Sums over all kinds. */
+void mr_comm_stats_total(const mr_comm_stats *s, int64_t *bytes_in, int64_t *bytes_out);
 
 #endif

@@ -1,0 +1,21 @@
+/* What the implementations of a communicator share: byte accounting. Private to src/dist.
+ * Each function counts one call of its kind in c->stats by the formulas of comm.h. */
+#ifndef MR_DIST_COMM_IMPL_H
+#define MR_DIST_COMM_IMPL_H
+
+#include "dist/comm.h"
+
+void mr_account_allreduce(mr_comm *c, int64_t n, mr_dtype t);
+void mr_account_allgatherv(mr_comm *c, const int64_t *counts, mr_dtype t);
+void mr_account_reduce_scatterv(mr_comm *c, const int64_t *counts, mr_dtype t);
+void mr_account_alltoallv(mr_comm *c, const int64_t *send_counts, const int64_t *recv_counts,
+                          mr_dtype t);
+void mr_account_bcast(mr_comm *c, int64_t n, mr_dtype t, int root);
+void mr_account_barrier(mr_comm *c);
+
+/* ERR_COMM unless reductions are defined for t. */
+mr_status mr_comm_check_reducible(mr_dtype t);
+/* ERR_INTERNAL on a negative count. */
+mr_status mr_comm_check_counts(const mr_comm *c, const int64_t *counts, const char *what);
+
+#endif
