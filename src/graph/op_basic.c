@@ -66,6 +66,44 @@ int mr_g_add(mr_graph *g, int a, int b)
     return mr_graph_add(g, &n);
 }
 
+/* ---- add_param: y[B, inner] = x + p[inner] ---- */
+static mr_status add_param_forward(mr_run *r, const mr_node *n)
+{
+    int id = mr_node_id(r, n);
+    int64_t w = mr_node_inner(r->g, id);
+    r->k->axpy(mr_val(r, id), mr_val(r, n->in[0]), mr_n(r, id) * w, 1.0, 0, &r->ex);
+    r->k->bias_act_fwd(mr_val(r, id), NULL, mr_pval(r, n, 0), mr_n(r, id), w, MR_ACT_NONE, &r->ex);
+    return MR_OK;
+}
+
+static mr_status add_param_backward(mr_run *r, const mr_node *n)
+{
+    int id = mr_node_id(r, n);
+    int64_t w = mr_node_inner(r->g, id);
+    r->k->col_sum(mr_pgrad(r, n, 0), mr_grad(r, id), mr_n(r, id), w, mr_pacc(r, n, 0), &r->ex);
+    if (mr_wants(r, n, 0))
+        r->k->axpy(mr_grad(r, n->in[0]), mr_grad(r, id), mr_n(r, id) * w, 1.0, mr_acc(r, n, 0),
+                   &r->ex);
+    return MR_OK;
+}
+
+const mr_op mr_op_add_param = {
+    .name = "add_param", .forward = add_param_forward, .backward = add_param_backward};
+
+int mr_g_add_param(mr_graph *g, int x, int param)
+{
+    if (x < 0) return -1;
+    const mr_node *a = mr_node_at(g, x);
+    const mr_param *p = &g->params->p[param];
+    if (p->dim[0] * p->dim[1] * p->dim[2] * p->dim[3] != mr_node_inner(g, x))
+        return mr_graph_fail(g, "add_param: %s does not fit a row", p->name);
+    mr_node n = mr_node_make(g, &mr_op_add_param, a->space, a->ndim, a->dim[0], a->dim[1], a->dim[2],
+                             a->dim[3]);
+    n.in[n.n_in++] = x;
+    n.param[n.n_param++] = param;
+    return mr_graph_add(g, &n);
+}
+
 /* ---- leaf: the first rows of a parameter ---- */
 static mr_status leaf_forward(mr_run *r, const mr_node *n)
 {

@@ -13,6 +13,8 @@ int mr_g_detach(mr_graph *g, int x);                       /* same value, no gra
 int mr_g_reshape(mr_graph *g, int x, int ndim, int64_t d1, int64_t d2, int64_t d3); /* same rows and inner size */
 int mr_g_add(mr_graph *g, int a, int b);                   /* a + b, same shape */
 int mr_g_dropout(mr_graph *g, int x, double p);            /* returns x itself when off */
+/* x[B, ...] + param[...], the same parameter (one row of x) for every row */
+int mr_g_add_param(mr_graph *g, int x, int param);
 /* A parameter [rows, ...] as a node (space FIXED; ROWS or a token space for gradient checks, where the
  * parameter has at least the capacity of the space): the leaf of op tests, or a learned table. */
 int mr_g_leaf(mr_graph *g, int param, mr_space space);

@@ -29,6 +29,8 @@ struct mr_run {
     mr_batch in;               /* the same with device pointers */
     int64_t count[MR_N_SPACES];/* actual leading rows of each space */
     mr_comm *items;            /* ranks that share the item table */
+    mr_comm *world;            /* all ranks */
+    int group0;                /* world rank of items' rank 0: host->rank_rows[group0 + i] */
     mr_exchange *xch[MR_MAX_SEQ]; /* row exchange of each sequence set, planned for this batch */
     /* Diffusion schedule, length steps + 1, index t = 0..T (host memory, constant). */
     const double *abar, *c1, *c2, *s2;
