@@ -1,4 +1,4 @@
-"""The configuration through the program: exit codes, messages, priority, shipped files, docs/config.md."""
+"""The configuration through the program: exit codes, messages, shipped files, docs/config.md."""
 import glob
 import json
 import os
@@ -67,28 +67,30 @@ class Files(unittest.TestCase):
     def test_exit_codes(self):
         bad = self.file("bad.yaml", "model:\n  heads: 2\n  hidden: 1.5\n")
         self.refused(2, "unknown command 'confg'; did you mean 'config'?", "confg")
-        self.refused(2, "config has no option '--jsn'; did you mean '--json'?", "config", "show", "--jsn")
+        self.refused(2, "config has no option '--jsn'; did you mean '--json'?", "config",
+                     "show", "--jsn")
         self.refused(2, "usage: mealrec-dist config show|doc", "config")
         self.refused(2, "config does not know 'shwo'", "config", "shwo")
         self.refused(2, "--json belongs to config show", "config", "doc", "--json")
-        self.refused(66, "cannot open the configuration: No such file", "config", "show", "--config",
-                     os.path.join(self.dir.name, "none.yaml"))
+        self.refused(66, "cannot open the configuration: No such file", "config", "show",
+                     "--config", os.path.join(self.dir.name, "none.yaml"))
         self.refused(78, f"{bad}:3: model.hidden = '1.5' is not an integer; accepted: an integer, "
                      "1 <= n <= 8192", "config", "show", "--config", bad)
         self.refused(78, "command line: unknown key 'model.hiden'; did you mean 'model.hidden'?",
                      "config", "show", "--model.hiden=3")
-        self.refused(78, "model.hidden = 300 (default) is not a multiple of model.heads = 7 (command line)",
-                     "config", "show", "--model.heads=7")
+        self.refused(78, "model.hidden = 300 (default) is not a multiple of model.heads = 7 "
+                     "(command line)", "config", "show", "--model.heads=7")
 
     def test_full_disk(self):
         with open("/dev/full", "w") as full:
-            r = subprocess.run([BINARY, "config", "doc"], stdout=full, stderr=subprocess.PIPE, text=True)
+            r = subprocess.run([BINARY, "config", "doc"], stdout=full, stderr=subprocess.PIPE,
+                               text=True)
         self.assertEqual(r.returncode, 74)
         self.assertIn("cannot write to standard output: No space left", r.stderr)
 
     def test_pipe_as_file(self):
-        r = subprocess.run(["bash", "-c", f"{BINARY} config show --config <(echo 'run: {{seed: 5}}')"],
-                           capture_output=True, text=True)
+        line = f"{BINARY} config show --config <(echo 'run: {{seed: 5}}')"
+        r = subprocess.run(["bash", "-c", line], capture_output=True, text=True)
         self.assertIn("seed: 5", r.stdout)
 
     def test_help(self):
@@ -122,7 +124,7 @@ class Shipped(unittest.TestCase):
         self.assertEqual(len(set(names)), len(names))
 
     def test_ablations(self):
-        """All of backbone x {full, -TCD, -NPD, -TCD-NPD, backbone only}, each what its name says."""
+        """Backbone x {full, -TCD, -NPD, -TCD-NPD, backbone only}, each what its name says."""
         seen = set()
         base = os.path.join(SOURCE, "configs", "microlens-50k-tedrec.yaml")
         for path in glob.glob(os.path.join(SOURCE, "configs", "ablation", "*.yaml")):
@@ -134,10 +136,11 @@ class Shipped(unittest.TestCase):
             if variant == "only":
                 self.assertEqual(c["model"]["name"], backbone)
             else:
-                self.assertEqual((c["model"]["name"], c["model"]["backbone"]), ("mealrec", backbone))
-                self.assertEqual((c["tcd"]["enabled"], c["npd"]["enabled"]),
-                                 {"full": (True, True), "no-tcd": (False, True),
-                                  "no-npd": (True, False), "no-tcd-no-npd": (False, False)}[variant])
+                self.assertEqual(c["model"]["name"], "mealrec")
+                self.assertEqual(c["model"]["backbone"], backbone)
+                parts = {"full": (True, True), "no-tcd": (False, True), "no-npd": (True, False),
+                         "no-tcd-no-npd": (False, False)}[variant]
+                self.assertEqual((c["tcd"]["enabled"], c["npd"]["enabled"]), parts)
             seen.add(name)
         self.assertEqual(len(seen), 15)
 

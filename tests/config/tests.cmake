@@ -7,5 +7,6 @@ if(TARGET mealrec-dist)
   mr_add_script(cli_config config/test_cli_config.py LABELS cli)
   # Stands in for an OpenBLAS that does not know the CPU.
   add_library(fake_blas_core MODULE config/fake_blas_core.c)
-  mr_add_script(cli_blas_core config/test_blas_core.py ARGS $<TARGET_FILE:fake_blas_core> LABELS cli)
+  mr_add_script(cli_blas_core config/test_blas_core.py ARGS $<TARGET_FILE:fake_blas_core>
+                LABELS cli)
 endif()
