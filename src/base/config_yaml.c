@@ -123,13 +123,14 @@ static mr_status list_text(reader *r, const mr_opt *o, char *buf, size_t buf_byt
     }
 }
 
+/* At the key of option i. */
 static mr_status read_value(reader *r, int i)
 {
     const mr_opt *o = &mr_opt_table[i];
     char list[MR_LIST * 24], accepts[256];
     const char *text;
+    int line = line_of(r); /* of the key: a block list begins a line later */
     MR_TRY(next(r));
-    int line = line_of(r);
     mr_opt_accepts_text(o, accepts, sizeof accepts);
     MR_CHECK(!is_null(&r->event), MR_ERR_CONFIG, "%s: %s has no value; accepted: %s", where(r),
              o->key, accepts);

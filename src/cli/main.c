@@ -36,7 +36,7 @@ static mr_status parse(mr_args *a, int argc, char **argv, int rank)
     mr_status st = mr_args_parse(a, argc, argv, commands, N_COMMANDS, "train");
     mr_errors_to_log(true);
     if (st != MR_OK && rank > 0) {
-        usleep(1000000);
+        sleep(3); /* mpirun takes about one second */
         mr_log(MR_LOG_ERROR, "%s", mr_last_error());
     }
     return st;
