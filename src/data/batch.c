@@ -31,9 +31,11 @@ static mr_status alloc_all(mr_batch *b)
 
 mr_status mr_batch_alloc(mr_batch *b, int64_t rows_cap, int64_t L, int n_seq, int n_ranks)
 {
-    MR_CHECK(rows_cap >= 0 && L >= 1 && rows_cap <= INT32_MAX / L, MR_ERR_CONFIG,
-             "a batch of %lld rows of %lld items on one rank is too large for 32 bit token numbers; "
-             "use a smaller train.batch or more ranks", (long long)rows_cap, (long long)L);
+    MR_CHECK(
+        rows_cap >= 0 && L >= 1 && rows_cap <= INT32_MAX / L, MR_ERR_CONFIG,
+        "a batch of %lld rows of %lld items on one rank is too large for 32 bit token numbers; "
+        "use a smaller train.batch or more ranks",
+        (long long)rows_cap, (long long)L);
     MR_CHECK((n_seq == 1 || n_seq == MR_MAX_SEQ) && n_ranks >= 1, MR_ERR_INTERNAL,
              "batch with %d sequence sets for %d ranks", n_seq, n_ranks);
     mr_batch made = {.rows_cap = rows_cap, .L = L, .n_seq = n_seq, .n_ranks = n_ranks};

@@ -28,13 +28,13 @@ struct mr_sampler {
     mr_sampler_spec spec;
     mr_augment augment;
     int64_t n, batches, rows_cap;
-    place *order;          /* [n] the global order of an epoch */
-    int32_t *rank_of;      /* [S] owner of a shard */
+    place *order;     /* [n] the global order of an epoch */
+    int32_t *rank_of; /* [S] owner of a shard */
     int32_t shard_lo, shard_hi;
-    int64_t *start;        /* [shard_hi - shard_lo + 1] first row of own shards in own, shuffled */
-    own_row *own;          /* rows of own shards, shard after shard, canonical order inside */
-    int32_t *shuffled;     /* [own rows] numbers in own, in the order of `epoch` */
-    int64_t epoch;         /* that `shuffled` holds; -1 none yet */
+    int64_t *start;    /* [shard_hi - shard_lo + 1] first row of own shards in own, shuffled */
+    own_row *own;      /* rows of own shards, shard after shard, canonical order inside */
+    int32_t *shuffled; /* [own rows] numbers in own, in the order of `epoch` */
+    int64_t epoch;     /* that `shuffled` holds; -1 none yet */
 };
 
 /* A binary heap of shards: the smallest (num / den, shard) on top. */
@@ -79,8 +79,7 @@ static void interleave(const int64_t *count, int S, heap_node *heap, place *orde
 {
     int live = 0;
     for (int v = 0; v < S; v++)
-        if (count[v])
-            heap[live++] = (heap_node){.num = 1, .den = (uint64_t)count[v], .shard = v};
+        if (count[v]) heap[live++] = (heap_node){.num = 1, .den = (uint64_t)count[v], .shard = v};
     for (int i = live / 2 - 1; i >= 0; i--) sift_down(heap, live, i);
     for (int64_t at = 0; live; at++) {
         heap_node *top = &heap[0];
@@ -161,7 +160,8 @@ static mr_status check_spec(const mr_sampler_spec *p)
              "sampler of rank %d of %d", p->rank, p->n_ranks);
     MR_CHECK(p->virtual_shards >= p->n_ranks, MR_ERR_CONFIG,
              "%d ranks but only %d virtual shards, so some ranks would have no rows; raise "
-             "dist.virtual_shards or start fewer ranks", p->n_ranks, p->virtual_shards);
+             "dist.virtual_shards or start fewer ranks",
+             p->n_ranks, p->virtual_shards);
     return MR_OK;
 }
 
@@ -176,8 +176,8 @@ mr_status mr_sampler_make(mr_sampler **out_p, const mr_sampler_spec *spec)
     if (rows.n < 1 || rows.n >= INT32_MAX) {
         st = MR_RAISE(MR_ERR_DATA,
                       "data set %s has %lld %s rows; it needs at least 1 (users with enough "
-                      "interactions) and fewer than 2^31", spec->data->name, (long long)rows.n,
-                      split_name[spec->split]);
+                      "interactions) and fewer than 2^31",
+                      spec->data->name, (long long)rows.n, split_name[spec->split]);
         goto done;
     }
     MR_TRY_GOTO(MR_ALLOC(&s, 1, "sampler"), st, done);
@@ -240,8 +240,7 @@ static void enter_epoch(mr_sampler *s, int64_t epoch)
     for (int32_t v = s->shard_lo; v < s->shard_hi; v++) {
         int64_t lo = s->start[v - s->shard_lo], hi = s->start[v - s->shard_lo + 1];
         for (int64_t i = lo; i < hi; i++) s->shuffled[i] = (int32_t)i;
-        if (train)
-            shuffle(s->shuffled + lo, hi - lo, s->spec.seed, (uint32_t)epoch, (uint32_t)v);
+        if (train) shuffle(s->shuffled + lo, hi - lo, s->spec.seed, (uint32_t)epoch, (uint32_t)v);
     }
 }
 

@@ -42,8 +42,10 @@ mr_status mr_comm_check_reducible(mr_dtype t)
     case MR_BF16:
     case MR_U8: break;
     }
-    return MR_RAISE(MR_ERR_COMM, "a reduction over ranks of element type %d is not supported; "
-                                 "convert to float32 first", (int)t);
+    return MR_RAISE(MR_ERR_COMM,
+                    "a reduction over ranks of element type %d is not supported; "
+                    "convert to float32 first",
+                    (int)t);
 }
 
 mr_status mr_comm_check_counts(const mr_comm *c, const int64_t *counts, const char *what)

@@ -1,7 +1,8 @@
 /* A communicator that fails on purpose: it hands every call to another one and reports the n-th as
  * failed, so that tests can walk through every error path of a caller.
  * What it is not: used outside tests.
- * Invariant: the failing call was carried out, hence ranks that do not fail are not left waiting. */
+ * Invariant: the failing call was carried out, hence ranks that do not fail are not left waiting.
+ */
 #include "base/mem.h"
 #include "dist/comm_impl.h"
 

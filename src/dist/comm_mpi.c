@@ -1,8 +1,8 @@
 /* The communicator over MPI, host memory only.
  * What it is not: for device pointers (callers stage), nor thread-safe: one thread calls it.
- * Invariants: every MPI return code becomes a status with MPI's own text; no MPI call gets more than
- * slice_bytes at once, so element counts are 64 bit for callers although MPI's are 32 bit; whether
- * slices are used depends only on arguments that all ranks share. */
+ * Invariants: every MPI return code becomes a status with MPI's own text; no MPI call gets more
+ * than slice_bytes at once, so element counts are 64 bit for callers although MPI's are 32 bit;
+ * whether slices are used depends only on arguments that all ranks share. */
 #include <limits.h>
 #include <mpi.h>
 #include <stdio.h>
@@ -211,8 +211,8 @@ static int64_t first_of(const int64_t *counts, int rank)
 
 /* In round k every rank sends to rank + k and receives from rank - k. Done by hand because
  * MPI_Alltoallv has 32 bit displacements and no rank knows the totals of the others. */
-static mr_status mpi_alltoallv(mr_comm *c, const void *send, const int64_t *send_counts,
-                               void *recv, const int64_t *recv_counts, mr_dtype t)
+static mr_status mpi_alltoallv(mr_comm *c, const void *send, const int64_t *send_counts, void *recv,
+                               const int64_t *recv_counts, mr_dtype t)
 {
     MR_TRY(mr_comm_check_counts(c, send_counts, "alltoallv"));
     MR_TRY(mr_comm_check_counts(c, recv_counts, "alltoallv"));
@@ -391,7 +391,8 @@ static mr_status start_mpi(void)
     }
     MR_CHECK(level >= MPI_THREAD_FUNNELED, MR_ERR_COMM,
              "this MPI library offers thread level %d but %d (MPI_THREAD_FUNNELED) is needed; use "
-             "an MPI library that was built with threads", level, MPI_THREAD_FUNNELED);
+             "an MPI library that was built with threads",
+             level, MPI_THREAD_FUNNELED);
     return MR_OK;
 }
 
@@ -408,7 +409,8 @@ mr_status mr_comm_mpi_world(mr_comm **out_p)
     MR_CHECK(size > 1 || promised == 1, MR_ERR_CONFIG,
              "%s=%d promises %d ranks but MPI started this process alone; the launcher and the MPI "
              "library do not fit: see `srun --mpi=list` and use `srun --mpi=pmix` or mpirun, or "
-             "--dist.comm=self for one process on purpose", name, promised, promised);
+             "--dist.comm=self for one process on purpose",
+             name, promised, promised);
     mr_errors_hold(rank > 0);
     int rc = MPI_Comm_dup(MPI_COMM_WORLD, &dup);
     MR_CHECK(rc == MPI_SUCCESS, MR_ERR_COMM, "MPI_Comm_dup of the world failed with code %d", rc);

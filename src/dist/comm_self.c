@@ -1,6 +1,6 @@
 /* The communicator of one rank: copies and nothing else, so that one code path serves every size.
- * What it is not: a stand-in for MPI in a job of several processes (mr_comm_mpi_world refuses that).
- * Invariant: results are those of the mpi communicator with one rank, bit for bit. */
+ * What it is not: a stand-in for MPI in a job of several processes (mr_comm_mpi_world refuses
+ * that). Invariant: results are those of the mpi communicator with one rank, bit for bit. */
 #include <string.h>
 
 #include "base/mem.h"

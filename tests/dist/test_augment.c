@@ -10,8 +10,8 @@
 #include "data/augment.h"
 
 enum { L = 12, MASK_ID = 9999, ROWS = 6000 };
-static const mr_augment aug = {.seed = 3, .crop = 0.6, .mask = 0.3, .reorder = 0.6,
-                               .mask_id = MASK_ID};
+static const mr_augment aug = {
+    .seed = 3, .crop = 0.6, .mask = 0.3, .reorder = 0.6, .mask_id = MASK_ID};
 
 /* What a view is, judged from its content alone; items are distinct. */
 enum { UNCHANGED, CROPPED, MASKED, REORDERED, INVALID };
@@ -76,7 +76,8 @@ static void test_rules(void **state)
             if (ka == MASKED) mask_pos[wa]++;
             if (ka == REORDERED) first[wa]++;
         }
-    /* At n = L: six ordered pairs, each near ROWS / 6 (a reordering is hardly ever the identity). */
+    /* At n = L: six ordered pairs, each near ROWS / 6 (a reordering is hardly ever the identity).
+     */
     for (int a = CROPPED; a <= REORDERED; a++)
         for (int b = CROPPED; b <= REORDERED; b++)
             if (a != b) assert_in_range(pairs[a][b], ROWS / 6 - 150, ROWS / 6 + 150);

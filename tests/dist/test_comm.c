@@ -234,6 +234,7 @@ static void test_bcast(void **state)
         sums[0] = used.bytes_in[MR_COLL_BCAST];
         sums[1] = used.bytes_out[MR_COLL_BCAST];
         assert_int_equal(sums[0], world->rank == root ? 0 : n * 8);
+        assert_int_equal(sums[1], (world->rank + 1) % world->size == root ? 0 : n * 8);
         assert_int_equal(world->allreduce(world, sums, 2, MR_I64, MR_SUM), MR_OK);
         assert_int_equal(sums[0], (world->size - 1) * n * 8);
         assert_int_equal(sums[1], (world->size - 1) * n * 8);
@@ -313,11 +314,16 @@ static void test_bad_arguments(void **state)
 static int run_all(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_allreduce),       cmocka_unit_test(test_iallreduce),
-        cmocka_unit_test(test_allgatherv),      cmocka_unit_test(test_reduce_scatterv),
-        cmocka_unit_test(test_alltoallv),       cmocka_unit_test(test_bcast),
-        cmocka_unit_test(test_slices),          cmocka_unit_test(test_split),
-        cmocka_unit_test(test_agree),           cmocka_unit_test(test_bad_arguments),
+        cmocka_unit_test(test_allreduce),
+        cmocka_unit_test(test_iallreduce),
+        cmocka_unit_test(test_allgatherv),
+        cmocka_unit_test(test_reduce_scatterv),
+        cmocka_unit_test(test_alltoallv),
+        cmocka_unit_test(test_bcast),
+        cmocka_unit_test(test_slices),
+        cmocka_unit_test(test_split),
+        cmocka_unit_test(test_agree),
+        cmocka_unit_test(test_bad_arguments),
         cmocka_unit_test(test_reduce_scatterv_order),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
