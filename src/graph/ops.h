@@ -30,12 +30,11 @@ int mr_g_layer_norm(mr_graph *g, int x, int residual, int gamma, int beta, doubl
                     double drop_in, double drop_out);
 
 /* ---- op_attention.c ---- */
-enum {
-    MR_ATT_CAUSAL, /* all queries, key j <= query i; segments = rows of a sequence set */
-    MR_ATT_LAST,   /* one query per row [B,d] = the last position, keys = its whole row (causal, pruned) */
-    MR_ATT_FULL,   /* all queries, no mask; uniform segments: q [B,S,d], kv [B,S,2d] */
-    MR_ATT_ONE     /* one query per row [B,d]; keys = kv_first [B,2d] (may be -1) followed by kv [B,S,2d] */
-};
+/* mode, MR_ATT_* of kernels/family_attention.h:
+ *   CAUSAL: all queries, key j <= query i; segments = rows of a sequence set
+ *   LAST: one query per row [B,d] = the last position, keys = its whole row (causal, pruned)
+ *   FULL: all queries, no mask; uniform segments: q [B,S,d], kv [B,S,2d]
+ *   ONE: one query per row [B,d]; keys = kv_first [B,2d] (may be -1) followed by kv [B,S,2d] */
 /* Multi-head attention core softmax(q k^T / sqrt(d_head)) v with dropout on the probabilities.
  * q [N|B,d], kv [N|B,S,2d] (k then v), result like q. seq: sequence set for CAUSAL and LAST. */
 int mr_g_attention(mr_graph *g, int q, int kv, int kv_first, int heads, int mode, int seq,
