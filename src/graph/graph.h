@@ -65,6 +65,7 @@ struct mr_node {
     int64_t dim[4];                    /* dim[0] = capacity of the space (or the size when FIXED) */
     int n_saved;
     mr_saved_spec saved[MR_MAX_SAVED];
+    unsigned saved_for_bwd;            /* bit k: saved[k] is absent (NULL) when no backward will run */
     size_t scratch_bytes;              /* wanted in ex.scratch by forward and backward */
     int64_t i[8];                      /* op attributes, meaning in the op file */
     double f[4];

@@ -121,6 +121,7 @@ static void lifetimes(const mr_graph *g, const marks *m, mr_plan *p)
             }
         }
         for (int k = 0; k < n->n_saved; k++) {
+            if (b < 0 && n->saved_for_bwd & 1u << k) continue;
             if (f >= 0) live_at(&p->saved[id][k], f);
             if (b >= 0) live_at(&p->saved[id][k], b);
         }

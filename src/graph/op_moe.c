@@ -1,0 +1,226 @@
+/* moe: TedRec's mixture-of-experts text adaptor (F§3.2). text x [N,dh] of packed tokens -> u [B,L,d]:
+ *   y_j = W_j (dropout_j(x) - b_j[l]),  u = sum_j softmax_j(g) y_j,
+ *   g = x Wg (+ eps (softplus(x Wn) + 0.01) when training)
+ * At a PAD position x = 0, so y_j is the row-independent -W_j b_j[l]: the table t[j,l] = W_j b_j[l] is
+ * computed once a step and only tokens go through the large products.
+ * Memory: y [N,E,d] without t is saved. To compute it again would cost a third large product where
+ * backward has only one (there is no gradient into the frozen text), half as much again; dropped x and
+ * everything else of that size lives for one chunk of rows only.
+ * Invariants: the draws depend on (rid, position, expert, column) alone, also for the gate noise of PAD
+ * positions; chunks change nothing but the grouping of the sums in the gradients of weights. */
+#include "graph/op_softmax.h"
+#include "graph/ops.h"
+
+enum { IN_TEXT };
+enum { P_W, P_BIAS, P_GATE, P_NOISE };
+enum { S_P, S_T, S_FACTOR, S_Y };
+enum { CHUNK_TOKENS = 1024 };
+
+typedef struct moe {
+    int E;
+    int64_t B, L, d, dh, real, chunk; /* chunk: rows of a chunk */
+    bool use_noise;
+    double drop;
+    uint32_t purpose;
+    char *xd, *z, *clean, *noisy, *dt; /* scratch */
+    char *p, *t, *factor, *y;
+} moe;
+
+/* One chunk of rows and its tokens. */
+typedef struct part {
+    int64_t b0, nb, n0, n;
+    const char *x;
+    const int32_t *start;
+    mr_rows_of rows;
+} part;
+
+static void carve(mr_carve *c, moe *m)
+{
+    int64_t tokens = m->chunk * m->L;
+    m->xd = mr_carve_take(c, tokens * m->dh * m->real);
+    m->z = mr_carve_take(c, tokens * m->E * m->d * m->real);
+    m->clean = mr_carve_take(c, tokens * m->E * m->real);
+    m->noisy = mr_carve_take(c, tokens * m->E * m->real);
+    m->dt = mr_carve_take(c, m->E * m->L * m->d * m->real);
+}
+
+static int64_t chunk_rows(int64_t L) { return L < CHUNK_TOKENS ? CHUNK_TOKENS / L : 1; }
+
+static moe moe_of(mr_run *r, const mr_node *n)
+{
+    const mr_param *w = &r->params->p[n->param[P_W]];
+    moe m = {.E = (int)w->dim[0], .B = r->host->rows, .L = r->g->dims.L, .d = w->dim[1],
+             .dh = w->dim[2], .real = (int64_t)r->g->real_bytes, .use_noise = n->i[0] != 0,
+             .drop = n->f[0], .purpose = mr_rand_purpose(r, n)};
+    m.chunk = chunk_rows(m.L);
+    mr_carve c = {r->ex.scratch, 0};
+    carve(&c, &m);
+    m.p = mr_saved(r, n, S_P);
+    m.t = mr_saved(r, n, S_T);
+    m.factor = mr_saved(r, n, S_FACTOR);
+    m.y = mr_saved(r, n, S_Y); /* NULL in a plan without backward */
+    return m;
+}
+
+static part part_at(const moe *m, mr_run *r, const mr_node *n, int64_t b0)
+{
+    const int32_t *start = r->host->seq[0].start;
+    part q = {.b0 = b0, .nb = m->B - b0 < m->chunk ? m->B - b0 : m->chunk, .n0 = start[b0]};
+    q.n = start[b0 + q.nb] - q.n0;
+    q.x = (const char *)mr_val(r, n->in[IN_TEXT]) + q.n0 * m->dh * m->real;
+    q.start = r->in.seq[0].start + b0;
+    q.rows = mr_rand_rows(r, MR_SPACE_TOK0);
+    q.rows.rid += q.n0;
+    q.rows.pos += q.n0;
+    return q;
+}
+
+static void forward_part(const moe *m, mr_run *r, const mr_node *n, const part *q)
+{
+    const mr_kernels *k = r->k;
+    const mr_exec *ex = &r->ex;
+    int64_t real = m->real, dh = m->dh, d = m->d, E = m->E;
+    char *p = m->p + q->b0 * m->L * E * real, *factor = m->factor + q->n0 * E * real;
+    char *y = m->y ? m->y + q->n0 * E * d * real : m->z;
+    const char *w = mr_pval(r, n, P_W);
+    k->gemm(m->clean, q->x, mr_pval(r, n, P_GATE), q->n, E, dh, 0, 1, dh, dh, E, 1.0, 0.0, ex);
+    if (m->use_noise)
+        k->gemm(m->noisy, q->x, mr_pval(r, n, P_NOISE), q->n, E, dh, 0, 1, dh, dh, E, 1.0, 0.0, ex);
+    k->moe_gate_fwd(p, factor, m->clean, m->noisy, q->start, r->in.rid + q->b0, q->nb, m->L, m->E,
+                    m->use_noise, m->purpose, ex);
+    if (m->drop <= 0.0)
+        k->gemm(y, q->x, w, q->n, E * d, dh, 0, 1, dh, dh, E * d, 1.0, 0.0, ex);
+    for (int j = 0; m->drop > 0.0 && j < m->E; j++) {
+        k->moe_drop(m->xd, q->x, q->rows, q->n, dh, j, m->E, m->drop, m->purpose, ex);
+        k->gemm(y + j * d * real, m->xd, w + j * d * dh * real, q->n, d, dh, 0, 1, dh, dh, E * d,
+                1.0, 0.0, ex);
+    }
+    k->moe_mix_fwd((char *)mr_val(r, mr_node_id(r, n)) + q->b0 * m->L * d * real, y, p, m->t,
+                   q->start, q->nb, m->L, m->E, d, ex);
+}
+
+static mr_status moe_forward(mr_run *r, const mr_node *n)
+{
+    moe m = moe_of(r, n);
+    int64_t wj = m.d * m.dh * m.real, bj = m.L * m.dh * m.real, tj = m.L * m.d * m.real;
+    for (int j = 0; j < m.E; j++)
+        r->k->gemm(m.t + j * tj, (char *)mr_pval(r, n, P_BIAS) + j * bj,
+                   (char *)mr_pval(r, n, P_W) + j * wj, m.L, m.d, m.dh, 0, 1, m.dh, m.dh, m.d, 1.0,
+                   0.0, &r->ex);
+    for (int64_t b0 = 0; b0 < m.B; b0 += m.chunk) {
+        part q = part_at(&m, r, n, b0);
+        forward_part(&m, r, n, &q);
+    }
+    return MR_OK;
+}
+
+/* Through the table: dt[j,l] = -sum_b p_j du, then b and W. Writes (or adds to) dW and dbias. */
+static void backward_table(const moe *m, mr_run *r, const mr_node *n, const char *du)
+{
+    const mr_kernels *k = r->k;
+    const mr_exec *ex = &r->ex;
+    int64_t real = m->real, L = m->L, d = m->d, dh = m->dh, E = m->E;
+    if (m->B == 0) k->zero(m->dt, E * L * d, ex);
+    for (int64_t l = 0; m->B > 0 && l < L; l++)
+        k->gemm(m->dt + l * d * real, m->p + l * E * real, du + l * d * real, E, d, m->B, 1, 0,
+                L * E, L * d, L * d, -1.0, 0.0, ex);
+    for (int64_t j = 0; j < E; j++) {
+        const char *dt = m->dt + j * L * d * real;
+        int64_t wj = j * d * dh * real, bj = j * L * dh * real;
+        k->gemm((char *)mr_pgrad(r, n, P_BIAS) + bj, dt, (char *)mr_pval(r, n, P_W) + wj, L, dh, d,
+                0, 0, d, dh, dh, 1.0, mr_pacc(r, n, P_BIAS), ex);
+        k->gemm((char *)mr_pgrad(r, n, P_W) + wj, dt, (char *)mr_pval(r, n, P_BIAS) + bj, d, dh, L,
+                1, 0, d, dh, dh, 1.0, mr_pacc(r, n, P_W), ex);
+    }
+}
+
+static void backward_part(const moe *m, mr_run *r, const mr_node *n, const part *q, const char *du)
+{
+    const mr_kernels *k = r->k;
+    const mr_exec *ex = &r->ex;
+    int64_t real = m->real, dh = m->dh, d = m->d, E = m->E;
+    const char *p = m->p + q->b0 * m->L * E * real;
+    char *dw = mr_pgrad(r, n, P_W);
+    if (q->n == 0) return;
+    du += q->b0 * m->L * d * real;
+    k->moe_gate_bwd(m->clean, m->use_noise ? m->noisy : NULL, du, m->y + q->n0 * E * d * real, p,
+                    m->t, m->factor + q->n0 * E * real, q->start, q->nb, m->L, m->E, d, ex);
+    k->gemm(mr_pgrad(r, n, P_GATE), m->clean, q->x, E, dh, q->n, 1, 0, E, dh, dh, 1.0, 1.0, ex);
+    if (m->use_noise)
+        k->gemm(mr_pgrad(r, n, P_NOISE), m->noisy, q->x, E, dh, q->n, 1, 0, E, dh, dh, 1.0, 1.0, ex);
+    if (m->drop <= 0.0) {
+        for (int j = 0; j < m->E; j++)
+            k->moe_weigh(m->z + j * d * real, du, p, q->start, q->nb, m->L, m->E, j, d, E * d, ex);
+        k->gemm(dw, m->z, q->x, E * d, dh, q->n, 1, 0, E * d, dh, dh, 1.0, 1.0, ex);
+        return;
+    }
+    for (int j = 0; j < m->E; j++) {
+        k->moe_weigh(m->z, du, p, q->start, q->nb, m->L, m->E, j, d, d, ex);
+        k->moe_drop(m->xd, q->x, q->rows, q->n, dh, j, m->E, m->drop, m->purpose, ex);
+        k->gemm(dw + j * d * dh * real, m->z, m->xd, d, dh, q->n, 1, 0, d, dh, dh, 1.0, 1.0, ex);
+    }
+}
+
+static mr_status moe_backward(mr_run *r, const mr_node *n)
+{
+    moe m = moe_of(r, n);
+    const char *du = mr_grad(r, mr_node_id(r, n));
+    MR_CHECK(!mr_wants(r, n, IN_TEXT), MR_ERR_INTERNAL,
+             "moe passes no gradient into its text, which is frozen; detach it");
+    backward_table(&m, r, n, du);
+    if (!mr_pacc(r, n, P_GATE)) r->k->zero(mr_pgrad(r, n, P_GATE), m.E * m.dh, &r->ex);
+    if (!mr_pacc(r, n, P_NOISE)) r->k->zero(mr_pgrad(r, n, P_NOISE), m.E * m.dh, &r->ex);
+    for (int64_t b0 = 0; b0 < m.B; b0 += m.chunk) {
+        part q = part_at(&m, r, n, b0);
+        backward_part(&m, r, n, &q, du);
+    }
+    return MR_OK;
+}
+
+const mr_op mr_op_moe = {
+    .name = "moe", .bwd_in = 1, .forward = moe_forward, .backward = moe_backward};
+
+/* Shapes of the four parameters. */
+static bool shapes_fit(const mr_graph *g, int w, int bias, int gate, int noise, int64_t dh)
+{
+    const mr_param *p = g->params->p;
+    int64_t E = p[w].dim[0];
+    return p[w].ndim == 3 && p[w].dim[2] == dh && p[bias].ndim == 3 && p[bias].dim[0] == E &&
+           p[bias].dim[1] == g->dims.L && p[bias].dim[2] == dh && p[gate].dim[0] == E &&
+           p[gate].dim[1] == dh && p[noise].dim[0] == E && p[noise].dim[1] == dh;
+}
+
+int mr_g_moe(mr_graph *g, int text, int w, int bias, int gate, int noise, double dropout)
+{
+    if (text < 0) return -1;
+    if (w < 0 || bias < 0 || gate < 0 || noise < 0)
+        return mr_graph_fail(g, "moe: a parameter is absent");
+    const mr_node *x = mr_node_at(g, text);
+    int64_t dh = mr_node_inner(g, text), L = g->dims.L;
+    if (x->space != MR_SPACE_TOK0 || !shapes_fit(g, w, bias, gate, noise, dh))
+        return mr_graph_fail(g, "moe: text tokens of width %lld do not fit %s and its parameters",
+                             (long long)dh, g->params->p[w].name);
+    moe m = {.E = (int)g->params->p[w].dim[0], .L = L, .d = g->params->p[w].dim[1], .dh = dh,
+             .real = (int64_t)g->real_bytes, .chunk = chunk_rows(L)};
+    if (m.E > MR_MOE_MAX_EXPERTS)
+        return mr_graph_fail(g, "moe: %d experts, at most %d", m.E, MR_MOE_MAX_EXPERTS);
+    mr_node n = mr_node_make(g, &mr_op_moe, MR_SPACE_ROWS, 3, 0, L, m.d, 1);
+    n.in[n.n_in++] = text;
+    n.param[P_W] = w;
+    n.param[P_BIAS] = bias;
+    n.param[P_GATE] = gate;
+    n.param[P_NOISE] = noise;
+    n.n_param = 4;
+    n.i[0] = g->train;
+    n.f[0] = g->train ? dropout : 0.0;
+    n.saved[S_P] = (mr_saved_spec){.space = MR_SPACE_ROWS, .inner = L * m.E};
+    n.saved[S_T] = (mr_saved_spec){.space = MR_SPACE_FIXED, .inner = m.E * L * m.d};
+    n.saved[S_FACTOR] = (mr_saved_spec){.space = MR_SPACE_TOK0, .inner = m.E};
+    n.saved[S_Y] = (mr_saved_spec){.space = MR_SPACE_TOK0, .inner = m.E * m.d};
+    n.saved_for_bwd = 1u << S_Y;
+    n.n_saved = 4;
+    mr_carve c = {NULL, 0};
+    carve(&c, &m);
+    n.scratch_bytes = (size_t)c.used;
+    return mr_graph_add(g, &n);
+}

@@ -1,0 +1,54 @@
+/* Softmax cross-entropy of rows against a table, in chunks, so that the logits of a batch never exist.
+ * Shared by item_loss (table spread over ranks) and ntxent (table = all gathered rows).
+ * Raw device pointers; knows no graph. */
+#ifndef MR_GRAPH_OP_SOFTMAX_H
+#define MR_GRAPH_OP_SOFTMAX_H
+
+#include "graph/run.h"
+
+#define MR_SOFTMAX_BYTES (30 << 20) /* most bytes of one chunk of logits */
+#define MR_SOFTMAX_ROWS 256         /* most rows of a chunk */
+#define MR_MAX_RANKS 4096
+
+typedef struct mr_softmax {
+    const void *x;         /* [n,w] rows, all ranks' in the same order */
+    const void *table;     /* [v,w] this rank's rows, ids lo .. lo+v-1 */
+    const void *col_scale; /* [v] or NULL */
+    const int32_t *target; /* [n] ids */
+    const int32_t *skip;   /* [n] ids left out, or NULL */
+    int64_t n, v, w, lo;
+    double scale, weight;
+    mr_comm *comm;         /* ranks that share the table; NULL = this one alone */
+    int64_t v_max;         /* largest v of all ranks: decides the chunk, equal on all ranks */
+    void *dtable;          /* [v,w], NULL = value only */
+    void *dx;              /* [n,w] = partial gradient of this rank's ids */
+    int acc_table;
+    double *ce;            /* [n] out */
+    void *work;            /* mr_softmax_work bytes */
+} mr_softmax;
+
+/* Rows of a chunk and bytes of work memory (v_max as above, size ranks). */
+int64_t mr_softmax_chunk(int64_t v_max, size_t real_bytes);
+int64_t mr_softmax_work(int64_t v_max, int64_t w, int size, size_t real_bytes);
+/* ce, and with dtable and dx the gradients of weight * sum ce / rows_global. Collective over comm; the
+ * number of collectives depends on n and v_max alone. */
+mr_status mr_softmax_pass(mr_run *r, const mr_softmax *s);
+
+/* Hands out 64-byte aligned pieces of scratch; with base NULL it only counts. */
+typedef struct mr_carve {
+    char *base;
+    int64_t used;
+} mr_carve;
+void *mr_carve_take(mr_carve *c, int64_t bytes);
+
+/* Rows of every rank of the item communicator in this batch: counts[size], rows before this rank's,
+ * and their total. One rank, or a communicator of all ranks. */
+typedef struct mr_item_rows {
+    int size;
+    int64_t counts[MR_MAX_RANKS], first, total;
+} mr_item_rows;
+mr_status mr_item_rows_get(const mr_run *r, mr_item_rows *out);
+/* The same times `width` elements, for the collectives. */
+void mr_item_rows_scaled(const mr_item_rows *rows, int64_t width, int64_t *counts);
+
+#endif
