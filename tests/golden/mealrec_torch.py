@@ -237,6 +237,8 @@ class Model:
         self.fused = fused and hasattr(F, "scaled_dot_product_attention")
         self.item_rows = params["item.weight"].shape[0] - (self.v.backbone == "cl4srec")
         self.plan = schedule(cfg)
+        self.abar = torch.tensor(self.plan["abar"], dtype=torch.float64,
+                                 device=params["item.weight"].device)
 
     # -- pieces -------------------------------------------------------------------------------
 
@@ -426,8 +428,7 @@ class Model:
     # -- one training step --------------------------------------------------------------------
 
     def corrupt(self, x, t, eps):
-        abar = torch.tensor(self.plan["abar"], dtype=torch.float64, device=x.device)[t]
-        abar = abar.view(-1, *([1] * (x.dim() - 1)))
+        abar = self.abar[t].view(-1, *([1] * (x.dim() - 1)))
         return abar.sqrt().to(x.dtype) * x + (1.0 - abar).sqrt().to(x.dtype) * eps
 
     def squared_error(self, target, guess, detach):
