@@ -1,0 +1,171 @@
+/* One training step: batch, row exchange, forward, backward with gradient reduction on the way, update. */
+#include <math.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "train/trainer.h"
+
+#define MAX_SKIPS 3 /* non-finite gradients in a row before giving up */
+
+mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, const mr_batch *b)
+{
+    const mr_config *c = t->cfg;
+    for (int s = 0; s < b->n_seq; s++) {
+        const mr_seq *q = &b->seq[s];
+        /* The last entry is PAD, which TedRec reads at padded positions. */
+        memcpy(t->list, q->tok_id, (size_t)q->tokens * sizeof *t->list);
+        t->list[q->tokens] = 0;
+        MR_TRY(mr_exchange_plan(t->xch[s], t->items, t->table_rows, t->list, q->tokens + 1));
+        run->xch[s] = t->xch[s];
+    }
+    double k = (double)(t->step + 1);
+    mr_step_state st = {.lr = c->train.lr,
+                        .bias1 = 1.0 - pow(c->train.beta1, k),
+                        .bias2 = 1.0 - pow(c->train.beta2, k),
+                        .grad_scale = 1.0};
+    return mr_run_set_batch(run, b, &st);
+}
+
+mr_status mr_trainer_load(mr_trainer *t, mr_run *run, int64_t epoch, int64_t i)
+{
+    mr_sampler_get(t->sampler, epoch, i, (uint32_t)t->step, &t->batch);
+    return mr_trainer_set_batch(t, run, &t->batch);
+}
+
+/* A dense gradient range is final on this rank: start its sum over ranks while backward goes on. */
+static mr_status reduce_bucket(void *user, int64_t lo, int64_t hi)
+{
+    mr_trainer *t = user;
+    if (t->world->size == 1) return MR_OK;
+    char *g = (char *)t->params.grad + lo * (int64_t)t->params.real_bytes;
+    return t->world->iallreduce(t->world, g, hi - lo, t->dev->real);
+}
+
+/* The rows of the sharded table, after the dense part and the loss slots. */
+static int64_t shard_begin(const mr_trainer *t) { return t->params.n_dense + MR_LOSS_SLOTS; }
+
+mr_status mr_trainer_gradients(mr_trainer *t)
+{
+    mr_run *r = t->train_run;
+    MR_TRY(mr_run_forward(r));
+    MR_TRY(mr_run_backward(r, reduce_bucket, t));
+    MR_TRY(t->world->wait_all(t->world));
+    if (t->replicas) {
+        char *g = (char *)t->params.grad + shard_begin(t) * (int64_t)t->params.real_bytes;
+        MR_TRY(t->replicas->allreduce(t->replicas, g, t->params.n_total - shard_begin(t),
+                                      t->dev->real, MR_SUM));
+    }
+    return mr_run_losses(r, t->losses);
+}
+
+/* Squared norm and number of non-finite elements of all gradients; equal on all ranks. */
+static mr_status gradient_stats(mr_trainer *t, double *sum, double *bad)
+{
+    mr_run *r = t->train_run;
+    mr_params *ps = &t->params;
+    double *dev = NULL, dense[2], shard[2];
+    size_t real = ps->real_bytes;
+    MR_TRY(t->dev->alloc(t->dev, (void **)&dev, sizeof dense, "gradient statistics"));
+    t->dev->enter(t->dev);
+    r->k->grad_stats(dev, ps->grad, ps->n_dense, &r->ex);
+    t->dev->leave(t->dev);
+    mr_status st = t->dev->to_host(t->dev, dense, dev, sizeof dense);
+    t->dev->enter(t->dev);
+    r->k->grad_stats(dev, (char *)ps->grad + shard_begin(t) * (int64_t)real,
+                     ps->n_total - shard_begin(t), &r->ex);
+    t->dev->leave(t->dev);
+    if (st == MR_OK) st = t->dev->to_host(t->dev, shard, dev, sizeof shard);
+    t->dev->free(t->dev, dev);
+    MR_TRY(st);
+    if (t->items->size > 1) MR_TRY(t->items->allreduce(t->items, shard, 2, MR_F64, MR_SUM));
+    *sum = dense[0] + shard[0];
+    *bad = dense[1] + shard[1];
+    return MR_OK;
+}
+
+/* Name of the first parameter with a non-finite gradient on this rank. */
+static const char *first_bad(mr_trainer *t)
+{
+    for (int i = 0; i < t->params.n; i++) {
+        const mr_param *p = &t->params.p[i];
+        float *host = NULL;
+        size_t real = t->params.real_bytes;
+        if (mr_alloc((void **)&host, p->count, real, "check") != MR_OK) return "?";
+        mr_status st = t->dev->to_host(t->dev, host,
+                                       (char *)t->params.grad + p->offset * (int64_t)real,
+                                       (size_t)p->count * real);
+        bool bad = false;
+        for (int64_t e = 0; st == MR_OK && e < p->count; e++)
+            bad |= !isfinite(real == 8 ? ((double *)(void *)host)[e] : (double)host[e]);
+        MR_FREE(host);
+        if (bad) return p->name;
+    }
+    return "another rank's rows of item.weight";
+}
+
+static mr_status check_finite(mr_trainer *t, double bad)
+{
+    mr_step_state *s = &t->train_run->state_host;
+    s->skip = bad > 0 || !isfinite(t->grad_norm) || !isfinite(mr_trainer_total_loss(t));
+    if (!s->skip) {
+        t->skipped_in_row = 0;
+        return MR_OK;
+    }
+    const char *name = first_bad(t);
+    mr_warn("step %lld: %.0f gradient elements are not finite (first in %s); the step is skipped",
+            (long long)t->step, bad, name);
+    MR_CHECK(++t->skipped_in_row <= MAX_SKIPS, MR_ERR_DIVERGED,
+             "step %lld: the gradient of %s is not finite in %d steps in a row; lower train.lr or set "
+             "train.clip",
+             (long long)t->step, name, t->skipped_in_row);
+    return MR_OK;
+}
+
+mr_status mr_trainer_update(mr_trainer *t)
+{
+    const mr_config *c = t->cfg;
+    mr_run *r = t->train_run;
+    mr_params *ps = &t->params;
+    double sum, bad;
+    MR_TRY(gradient_stats(t, &sum, &bad));
+    t->grad_norm = sqrt(sum);
+    MR_TRY(check_finite(t, bad));
+    if (c->train.clip > 0 && t->grad_norm > c->train.clip)
+        r->state_host.grad_scale = c->train.clip / t->grad_norm;
+    MR_TRY(t->dev->to_device(t->dev, r->state_dev, &r->state_host, sizeof r->state_host));
+    int64_t lo[2] = {0, shard_begin(t)}, hi[2] = {ps->n_dense, ps->n_total};
+    t->dev->enter(t->dev);
+    for (int i = 0; i < 2; i++) {
+        int64_t at = lo[i] * (int64_t)ps->real_bytes;
+        r->k->adam((char *)ps->value + at, (char *)ps->m + at, (char *)ps->v + at,
+                   (char *)ps->grad + at, hi[i] - lo[i], c->train.beta1, c->train.beta2,
+                   c->train.eps, c->train.weight_decay, &r->ex);
+    }
+    t->dev->leave(t->dev);
+    return MR_OK;
+}
+
+mr_status mr_trainer_step(mr_trainer *t, int64_t epoch, int64_t i)
+{
+    MR_TRY(mr_trainer_load(t, t->train_run, epoch, i));
+    MR_TRY(mr_trainer_gradients(t));
+    MR_TRY(mr_trainer_update(t));
+    t->step++;
+    return MR_OK;
+}
+
+double mr_trainer_total_loss(const mr_trainer *t)
+{
+    double s = 0;
+    for (int i = 0; i < t->train_graph->n_losses; i++)
+        s += t->train_graph->loss[i].weight * t->losses[i];
+    return s;
+}
+
+int mr_trainer_loss_index(const mr_trainer *t, const char *name)
+{
+    for (int i = 0; i < t->train_graph->n_losses; i++)
+        if (!strcmp(t->train_graph->loss[i].name, name)) return i;
+    return -1;
+}

@@ -1,0 +1,185 @@
+/* Making a trainer: communicators of the item table, device, features, graphs, parameters, plans. */
+#include "train/trainer.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+
+const char *mr_trainer_device(const mr_config *cfg)
+{
+    return strcmp(cfg->run.device, "auto") ? cfg->run.device : "cpu";
+}
+
+/* Which ranks share the item table: groups of G consecutive ranks. */
+static mr_status make_groups(mr_trainer *t)
+{
+    const char *s = t->cfg->dist.item_shard;
+    int P = t->world->size, G = P;
+    if (strcmp(s, "auto") && strcmp(s, "all")) G = atoi(s);
+    MR_CHECK(G >= 1 && G <= P && P % G == 0, MR_ERR_CONFIG,
+             "dist.item_shard=%s: %d ranks cannot be split into groups of %d; use all, auto or a "
+             "divisor of the number of ranks",
+             s, P, G);
+    t->group0 = t->world->rank / G * G;
+    if (G == P) {
+        t->items = t->world;
+        return MR_OK;
+    }
+    MR_TRY(t->world->split(t->world, t->world->rank / G, &t->items));
+    return t->world->split(t->world, t->world->rank % G, &t->replicas);
+}
+
+static mr_status feature_to_device(mr_trainer *t, mr_feature *out, const mr_feature *f)
+{
+    *out = *f;
+    if (!f->data || t->dev->host_memory) return MR_OK;
+    size_t bytes = (size_t)(t->data->n_items * f->count * f->width) * mr_dtype_bytes(f->dtype);
+    out->data = NULL;
+    MR_TRY(t->dev->alloc(t->dev, &out->data, bytes, "features"));
+    return t->dev->to_device(t->dev, out->data, f->data, bytes);
+}
+
+static mr_status make_features(mr_trainer *t)
+{
+    const mr_config *c = t->cfg;
+    t->owns_features = !t->dev->host_memory;
+    if (mr_model_uses_text(c)) MR_TRY(feature_to_device(t, &t->feat.text, &t->data->text));
+    if (!mr_model_is_mealrec(c)) return MR_OK;
+    MR_TRY(feature_to_device(t, &t->feat.visual, &t->data->visual));
+    return feature_to_device(t, &t->feat.frames, &t->data->frames);
+}
+
+static mr_graph_dims dims_for(const mr_trainer *t, int64_t rows_cap, int64_t rows_global)
+{
+    const mr_dataset *d = t->data;
+    return (mr_graph_dims){.rows_cap = rows_cap,
+                           .L = t->cfg->data.max_len,
+                           .n_items = d->n_items,
+                           .D = d->frames.data ? d->frames.width : d->visual.width,
+                           .K = d->frames.data ? d->frames.count : 0,
+                           .dh = d->text.data ? d->text.width : 0,
+                           .n_ranks = t->items->size,
+                           .rows_global_cap = rows_global};
+}
+
+static mr_status make_sampler(mr_trainer *t)
+{
+    const mr_config *c = t->cfg;
+    bool views = mr_model_backbone(c) == MR_BACKBONE_CL4SREC;
+    mr_sampler_spec spec = {.data = t->data,
+                            .split = MR_SPLIT_TRAIN,
+                            .batch = c->train.batch,
+                            .max_len = c->data.max_len,
+                            .virtual_shards = (int)c->dist.virtual_shards,
+                            .rank = t->world->rank,
+                            .n_ranks = t->world->size,
+                            .seed = (uint64_t)c->run.seed,
+                            .augment = views ? c : NULL};
+    MR_TRY(mr_sampler_make(&t->sampler, &spec));
+    int64_t cap = mr_sampler_rows_cap(t->sampler), L = c->data.max_len;
+    if (cap < 1) cap = 1;
+    MR_TRY(mr_batch_alloc(&t->batch, cap, L, views ? 3 : 1, t->world->size));
+    MR_TRY(MR_ALLOC(&t->list, cap * L + 1, "exchange list"));
+    for (int s = 0; s < t->batch.n_seq; s++)
+        MR_TRY(mr_exchange_create(&t->xch[s], cap * L + 1, t->items->size));
+    return MR_OK;
+}
+
+mr_status mr_trainer_run(mr_trainer *t, mr_run **out_p, const mr_plan *plan)
+{
+    mr_run *r = NULL;
+    MR_TRY(mr_run_create(&r, plan, t->dev, &t->params, (uint64_t)t->cfg->run.seed));
+    r->feat = &t->feat;
+    r->items = t->items;
+    r->world = t->world;
+    r->group0 = t->group0;
+    r->abar = t->sched.abar;
+    r->c1 = t->sched.c1;
+    r->c2 = t->sched.c2;
+    r->s2 = t->sched.s2;
+    r->t_max = t->sched.T;
+    r->t_set = &t->cfg->diffusion.t_set;
+    *out_p = r;
+    return MR_OK;
+}
+
+static mr_status make_training(mr_trainer *t, const mr_trainer_opts *o)
+{
+    size_t real = mr_dtype_bytes(t->dev->real);
+    mr_graph_dims dims = dims_for(t, t->batch.rows_cap, t->cfg->train.batch);
+    MR_TRY(mr_graph_create(&t->train_graph, &dims, &t->params, real, o->stochastic));
+    MR_TRY(mr_model_build(t->train_graph, t->cfg, &t->sched, MR_PHASE_TRAIN));
+    t->table = mr_param_find(&t->params, "item.weight");
+    t->table_rows = t->params.p[t->table].dim[0];
+    MR_TRY(mr_params_alloc(&t->params, t->dev, t->items->rank, t->items->size, o->optimizer));
+    MR_TRY(mr_params_init(&t->params, (uint64_t)t->cfg->run.seed));
+    if (!o->optimizer) return MR_OK;
+    int64_t bucket = (int64_t)(t->cfg->dist.bucket_mb * 1048576.0) / (int64_t)real;
+    MR_TRY(mr_plan_compile(&t->train_plan, t->train_graph, true, o->is_private, bucket));
+    return mr_trainer_run(t, &t->train_run, t->train_plan);
+}
+
+mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_dataset *data,
+                            mr_comm *world, const mr_trainer_opts *opts)
+{
+    mr_trainer *t = NULL;
+    mr_status st;
+    MR_TRY(MR_ALLOC(&t, 1, "trainer"));
+    t->cfg = cfg;
+    t->data = data;
+    t->world = world;
+    MR_TRY_GOTO(make_groups(t), st, fail);
+    MR_TRY_GOTO(mr_device_open(&t->dev, opts->device ? opts->device : mr_trainer_device(cfg), 0), st,
+                fail);
+    MR_TRY_GOTO(mr_schedule_make(&t->sched, cfg), st, fail);
+    MR_TRY_GOTO(make_features(t), st, fail);
+    MR_TRY_GOTO(make_sampler(t), st, fail);
+    MR_TRY_GOTO(make_training(t, opts), st, fail);
+    *out_p = t;
+    return MR_OK;
+fail:
+    mr_trainer_free(&t);
+    return st;
+}
+
+mr_status mr_trainer_eval_ready(mr_trainer *t, int64_t rows_cap)
+{
+    if (t->eval_graph && t->eval_graph->dims.rows_cap >= rows_cap) return MR_OK;
+    mr_run_free(&t->eval_run);
+    mr_plan_free(&t->eval_plan);
+    mr_graph_free(&t->eval_graph);
+    mr_graph_dims dims = dims_for(t, rows_cap, t->cfg->train.eval_batch);
+    MR_TRY(mr_graph_create(&t->eval_graph, &dims, &t->params, mr_dtype_bytes(t->dev->real), false));
+    MR_TRY(mr_model_build(t->eval_graph, t->cfg, &t->sched, MR_PHASE_EVAL));
+    MR_TRY(mr_plan_compile(&t->eval_plan, t->eval_graph, false, false, 0));
+    return mr_trainer_run(t, &t->eval_run, t->eval_plan);
+}
+
+void mr_trainer_free(mr_trainer **t_p)
+{
+    mr_trainer *t = t_p ? *t_p : NULL;
+    if (!t) return;
+    mr_run_free(&t->eval_run);
+    mr_plan_free(&t->eval_plan);
+    mr_graph_free(&t->eval_graph);
+    mr_run_free(&t->train_run);
+    mr_plan_free(&t->train_plan);
+    mr_graph_free(&t->train_graph);
+    mr_params_free(&t->params);
+    for (int s = 0; s < MR_MAX_SEQ; s++) mr_exchange_free(&t->xch[s]);
+    MR_FREE(t->list);
+    mr_batch_free(&t->batch);
+    mr_sampler_free(&t->sampler);
+    mr_schedule_free(&t->sched);
+    if (t->owns_features) {
+        t->dev->free(t->dev, t->feat.text.data);
+        t->dev->free(t->dev, t->feat.visual.data);
+        t->dev->free(t->dev, t->feat.frames.data);
+    }
+    mr_device_close(&t->dev);
+    if (t->items != t->world) mr_comm_destroy(&t->items);
+    mr_comm_destroy(&t->replicas);
+    MR_FREE(*t_p);
+}
