@@ -348,7 +348,6 @@ static mr_status wrap(MPI_Comm comm, mr_comm **out_p)
                    .destroy = mpi_destroy,
                    .impl = m};
     m->comm = comm;
-    MPI_Comm_set_errhandler(comm, MPI_ERRORS_RETURN);
     MPI_Comm_rank(comm, &c->rank);
     MPI_Comm_size(comm, &c->size);
     MR_TRY_GOTO(MR_ALLOC(&m->counts, c->size, "communicator"), st, failed);
@@ -403,7 +402,7 @@ mr_status mr_comm_mpi_world(mr_comm **out_p)
     int promised = promised_ranks(&name), size = 0, rank = 0;
     MPI_Comm dup;
     MR_TRY(start_mpi());
-    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN);
+    MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN); /* duplicates inherit it */
     MPI_Comm_size(MPI_COMM_WORLD, &size);
     MPI_Comm_rank(MPI_COMM_WORLD, &rank);
     MR_CHECK(size > 1 || promised == 1, MR_ERR_CONFIG,

@@ -310,6 +310,21 @@ static void test_bad_arguments(void **state)
     mr_errors_to_log(true);
 }
 
+/* An error inside MPI comes back as a status with MPI's own words: more is sent than expected. */
+static void test_mpi_error(void **state)
+{
+    (void)state;
+    int64_t to[64] = {0}, from[64] = {0};
+    if (world->size == 1) return;
+    to[(world->rank + 1) % world->size] = 2;
+    from[(world->rank + world->size - 1) % world->size] = 1;
+    mr_errors_to_log(false);
+    assert_int_equal(world->alltoallv(world, buf_a, to, buf_b, from, MR_F64), MR_ERR_COMM);
+    mr_errors_to_log(true);
+    assert_non_null(strstr(mr_last_error(), "MPI_Sendrecv failed on rank"));
+    assert_non_null(strstr(mr_last_error(), "truncated"));
+}
+
 /* With one rank also the self communicator passes everything; returns the number of failures. */
 static int run_all(void)
 {
@@ -325,6 +340,7 @@ static int run_all(void)
         cmocka_unit_test(test_agree),
         cmocka_unit_test(test_bad_arguments),
         cmocka_unit_test(test_reduce_scatterv_order),
+        cmocka_unit_test(test_mpi_error),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
