@@ -21,6 +21,9 @@ typedef struct mr_drop {
                        * n / per_row at position pos * per_row + n % per_row */
 } mr_drop;
 
+/* Probabilities that the 16-bit definition can express: something is always kept. */
+MR_HD int mr_drop_is_valid(double p) { return p >= 0 && mr_drop_threshold(p) < 65536u; }
+
 /* A second, independent mask of the same op. */
 #define MR_DROP_SECOND 0x80000000u
 
