@@ -1,6 +1,6 @@
-/* Attention core: softmax(q k^T / sqrt(d_head)) v with dropout on the probabilities, four modes (see
- * kernels/family_attention.h). Saves the probabilities.
- * i[0] mode, i[1] heads, i[2] sequence set, i[3] S; f[0] dropout. in: q, kv, kv_first. */
+/* Attention core: softmax(q k^T / sqrt(d_head)) v with dropout on the probabilities, four modes
+ * (see kernels/family_attention.h). Saves the probabilities. i[0] mode, i[1] heads, i[2] sequence
+ * set, i[3] S; f[0] dropout. in: q, kv, kv_first. */
 #include "graph/ops.h"
 #include "graph/run.h"
 
@@ -48,10 +48,8 @@ static mr_status attention_backward(mr_run *r, const mr_node *n)
     return MR_OK;
 }
 
-const mr_op mr_op_attention = {.name = "attention",
-                               .bwd_in = 7,
-                               .forward = attention_forward,
-                               .backward = attention_backward};
+const mr_op mr_op_attention = {
+    .name = "attention", .bwd_in = 7, .forward = attention_forward, .backward = attention_backward};
 
 /* Most keys of a query, or -1 when the shapes do not fit the mode. */
 static int64_t keys_of(const mr_graph *g, const mr_node *q, const mr_node *kv, const mr_node *first,

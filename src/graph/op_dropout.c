@@ -1,4 +1,5 @@
-/* Dropout as an op of its own: y = m * x with inverted scaling. The mask is recomputed in backward. */
+/* Dropout as an op of its own: y = m * x with inverted scaling. The mask is recomputed in backward.
+ */
 #include "graph/ops.h"
 #include "graph/run.h"
 

@@ -1,9 +1,9 @@
 /* Look-ups in the sharded item table, positions, last positions.
- * A look-up on several ranks: owners gather the rows that others asked for, one exchange brings every
- * distinct row once, then rows are spread to where they are used; backward is the same way back.
- * On one rank nothing is copied in between. Who needs what is planned per batch (dist/shard.h); the list
- * of a sequence set is its packed tokens followed by one PAD.
- * Invariant: id 0 passes no gradient (model.md §11.4). */
+ * A look-up on several ranks: owners gather the rows that others asked for, one exchange brings
+ * every distinct row once, then rows are spread to where they are used; backward is the same way
+ * back. On one rank nothing is copied in between. Who needs what is planned per batch
+ * (dist/shard.h); the list of a sequence set is its packed tokens followed by one PAD. Invariant:
+ * id 0 passes no gradient (model.md §11.4). */
 #include "graph/ops.h"
 #include "graph/run.h"
 
@@ -38,14 +38,14 @@ static int64_t give_cap(const mr_graph *g, int table, int seq)
 static mr_status trade_of(const mr_run *r, const mr_node *n, trade *t)
 {
     int seq = (int)n->i[0];
-    *t = (trade){.x = r->xch[seq],
-                 .seq = &r->in.seq[seq],
-                 .w = mr_node_width(r->g, mr_node_id(r, n))};
+    *t = (trade){
+        .x = r->xch[seq], .seq = &r->in.seq[seq], .w = mr_node_width(r->g, mr_node_id(r, n))};
     MR_CHECK(r->items && r->items->size == r->g->dims.n_ranks, MR_ERR_INTERNAL,
              "%s: the graph was built for %d ranks, the communicator has %d", n->label,
              r->g->dims.n_ranks, r->items ? r->items->size : 0);
     MR_CHECK(t->x && t->x->n == t->seq->tokens + 1, MR_ERR_INTERNAL,
-             "%s: the row exchange of sequence set %d is not planned for this batch", n->label, seq);
+             "%s: the row exchange of sequence set %d is not planned for this batch", n->label,
+             seq);
     if (r->items->size == 1) return MR_OK;
     MR_CHECK(t->x->n_give <= give_cap(r->g, n->param[0], seq), MR_ERR_INTERNAL,
              "%s: %lld rows to send, planned for %lld", n->label, (long long)t->x->n_give,
@@ -92,11 +92,11 @@ static mr_status scatter(mr_run *r, const mr_node *n, bool is_padded)
         return MR_OK;
     }
     /* PAD is in every list and the smallest id: its slot is 0 and stays zero. */
-    r->k->add_rows(t.unique, dy, NULL, x->csr_start, x->csr_pos, x->n_unique, t.w, x->n_unique, 0, 0,
-                   tok_row, tok_pos, L, &r->ex);
+    r->k->add_rows(t.unique, dy, NULL, x->csr_start, x->csr_pos, x->n_unique, t.w, x->n_unique, 0,
+                   0, tok_row, tok_pos, L, &r->ex);
     MR_TRY(move_rows(r, &t, true));
-    r->k->add_rows(dtable, t.give, x->own_row, x->own_start, x->own_pos, x->n_own, t.w, rows, acc, -1,
-                   NULL, NULL, 0, &r->ex);
+    r->k->add_rows(dtable, t.give, x->own_row, x->own_start, x->own_pos, x->n_own, t.w, rows, acc,
+                   -1, NULL, NULL, 0, &r->ex);
     return MR_OK;
 }
 
@@ -150,8 +150,10 @@ static int add_lookup(mr_graph *g, const mr_op *op, mr_space space, int64_t L, i
                              (long long)p->dim[0], (long long)g->dims.n_items);
     if (seq < 0 || seq >= MR_MAX_SEQ) return mr_graph_fail(g, "%s: sequence set %d", op->name, seq);
     if (g->dims.n_ranks > MAX_RANKS || g->dims.n_ranks < 1)
-        return mr_graph_fail(g, "%s: %d ranks share the item table, at most %d; lower "
-                             "dist.item_shard", op->name, g->dims.n_ranks, MAX_RANKS);
+        return mr_graph_fail(g,
+                             "%s: %d ranks share the item table, at most %d; lower "
+                             "dist.item_shard",
+                             op->name, g->dims.n_ranks, MAX_RANKS);
     if (g->dims.n_ranks > 1 && !(p->flags & MR_PARAM_SHARDED))
         return mr_graph_fail(g, "%s: %s is not sharded", op->name, p->name);
     int64_t w = p->dim[1];

@@ -1,5 +1,5 @@
-/* Frozen item features as nodes: frames, text, and the visual context of a history. No gradient passes.
- * The features are resident on the device; ids select rows, PAD gives zeros. */
+/* Frozen item features as nodes: frames, text, and the visual context of a history. No gradient
+ * passes. The features are resident on the device; ids select rows, PAD gives zeros. */
 #include "graph/ops.h"
 #include "graph/run.h"
 
@@ -8,16 +8,17 @@ static mr_status need(const mr_feature *f, const mr_node *n, const char *name, i
 {
     MR_CHECK(f->data, MR_ERR_DATA, "%s: the data set has no %s features", n->label, name);
     MR_CHECK(f->width == width && f->count == count, MR_ERR_DATA,
-             "%s: %s features are %lld x %lld an item, the model was built for %lld x %lld", n->label,
-             name, (long long)f->count, (long long)f->width, (long long)count, (long long)width);
+             "%s: %s features are %lld x %lld an item, the model was built for %lld x %lld",
+             n->label, name, (long long)f->count, (long long)f->width, (long long)count,
+             (long long)width);
     return MR_OK;
 }
 
 static mr_status gather(mr_run *r, const mr_node *n, const mr_feature *f, const int32_t *id)
 {
     int me = mr_node_id(r, n);
-    r->k->feature_gather(mr_val(r, me), f->data, f->dtype, id, mr_n(r, me),
-                         mr_node_inner(r->g, me), r->g->dims.n_items, &r->ex);
+    r->k->feature_gather(mr_val(r, me), f->data, f->dtype, id, mr_n(r, me), mr_node_inner(r->g, me),
+                         r->g->dims.n_items, &r->ex);
     return MR_OK;
 }
 

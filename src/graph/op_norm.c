@@ -59,14 +59,15 @@ int mr_g_layer_norm(mr_graph *g, int x, int residual, int gamma, int beta, doubl
     if (x < 0) return -1;
     const mr_node *a = mr_node_at(g, x);
     int64_t w = mr_node_width(g, x);
-    if (residual >= 0 && (mr_node_at(g, residual)->space != a->space ||
-                          mr_node_inner(g, residual) != mr_node_inner(g, x) ||
-                          mr_node_width(g, residual) != w))
+    if (residual >= 0 &&
+        (mr_node_at(g, residual)->space != a->space ||
+         mr_node_inner(g, residual) != mr_node_inner(g, x) || mr_node_width(g, residual) != w))
         return mr_graph_fail(g, "layer_norm: residual and input have different shapes");
     if (!fits(g, gamma, w) || !fits(g, beta, w))
         return mr_graph_fail(g, "layer_norm: weight or bias is not [%lld]", (long long)w);
     if (!mr_drop_is_valid(drop_in) || !mr_drop_is_valid(drop_out))
-        return mr_graph_fail(g, "layer_norm: dropout %g or %g is outside [0, 1)", drop_in, drop_out);
+        return mr_graph_fail(g, "layer_norm: dropout %g or %g is outside [0, 1)", drop_in,
+                             drop_out);
     mr_node n = mr_node_make(g, &mr_op_layer_norm, a->space, a->ndim, a->dim[0], a->dim[1],
                              a->dim[2], a->dim[3]);
     n.in[0] = x;

@@ -1,5 +1,5 @@
-/* Ops of norm, dropout, attention and embedding: every case through the op harness, and the equalities
- * between modes that inference relies on. */
+/* Ops of norm, dropout, attention and embedding: every case through the op harness, and the
+ * equalities between modes that inference relies on. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -45,11 +45,13 @@ static int build_dropout(mr_graph *g, const void *arg)
 static void test_dropout(void **state)
 {
     (void)state;
-    drop_arg a[] = {{MR_SPACE_ROWS, 3, 5, 0.5}, {MR_SPACE_TOK0, 13, 1, 0.1},
-                    {MR_SPACE_ROWS, 131, 1, 0.3}, {MR_SPACE_TOK0, 13, 1, 0.0}};
+    drop_arg a[] = {{MR_SPACE_ROWS, 3, 5, 0.5},
+                    {MR_SPACE_TOK0, 13, 1, 0.1},
+                    {MR_SPACE_ROWS, 131, 1, 0.3},
+                    {MR_SPACE_TOK0, 13, 1, 0.0}};
     for (int i = 0; i < COUNT(a); i++)
-        op_check(&(op_case){"dropout", {.rows = 5, .L = 4, .n_items = 9}, .build = build_dropout,
-                            .arg = &a[i]});
+        op_check(&(op_case){
+            "dropout", {.rows = 5, .L = 4, .n_items = 9}, .build = build_dropout, .arg = &a[i]});
 }
 
 /* ---- layer_norm ---- */
@@ -83,8 +85,8 @@ static void test_layer_norm(void **state)
         {MR_SPACE_ROWS, 37, 1, 2, true, 0.3, 0.0}, {MR_SPACE_ROWS, 11, 1, 1, false, 0.0, 0.0},
     };
     for (int i = 0; i < COUNT(a); i++)
-        op_check(&(op_case){"layer_norm", {.rows = 5, .L = 4, .n_items = 9}, .build = build_norm,
-                            .arg = &a[i]});
+        op_check(&(op_case){
+            "layer_norm", {.rows = 5, .L = 4, .n_items = 9}, .build = build_norm, .arg = &a[i]});
 }
 
 /* ---- attention ---- */
@@ -121,8 +123,11 @@ static void test_attention(void **state)
     };
     int32_t len[] = {1, 4, 9, 2, 9};
     for (int i = 0; i < COUNT(a); i++)
-        op_check(&(op_case){"attention", {.rows = 5, .L = 9, .n_items = 9, .n_seq = 2, .len = len},
-                            .build = build_attention, .arg = &a[i], .tol32 = 5e-5});
+        op_check(&(op_case){"attention",
+                            {.rows = 5, .L = 9, .n_items = 9, .n_seq = 2, .len = len},
+                            .build = build_attention,
+                            .arg = &a[i],
+                            .tol32 = 5e-5});
 }
 
 /* ---- embedding ---- */
@@ -171,8 +176,8 @@ static void rig_start(rig *r, const op_sizes *s, const char *device, bool train)
     memset(r, 0, sizeof *r);
     op_world_make(&r->w, s);
     assert_int_equal(mr_device_open(&r->dev, device, 0), MR_OK);
-    assert_int_equal(mr_graph_create(&r->g, &r->w.dims, &r->ps, mr_dtype_bytes(r->dev->real), train),
-                     MR_OK);
+    assert_int_equal(
+        mr_graph_create(&r->g, &r->w.dims, &r->ps, mr_dtype_bytes(r->dev->real), train), MR_OK);
 }
 
 static void rig_run(rig *r)
@@ -195,8 +200,9 @@ static void rig_stop(rig *r)
     op_world_free(&r->w);
 }
 
-/* The pruned last query gives the bits of the full causal attention's last row, dropout included. The
- * purpose of the draws is the node number, so both graphs put the attention at the same place. */
+/* The pruned last query gives the bits of the full causal attention's last row, dropout included.
+ * The purpose of the draws is the node number, so both graphs put the attention at the same place.
+ */
 static void test_last_is_causal(void **state)
 {
     (void)state;
@@ -213,8 +219,8 @@ static void test_last_is_causal(void **state)
             int kv = op_leaf(r[i].g, "kv", MR_SPACE_TOK0, 2, 2 * D, 1, 1, 1.0);
             int ql = mr_g_last(r[i].g, q, 0);
             int y = i ? mr_g_attention(r[i].g, ql, kv, -1, 2, MR_ATT_LAST, 0, 0.4)
-                      : mr_g_last(r[i].g, mr_g_attention(r[i].g, q, kv, -1, 2, MR_ATT_CAUSAL, 0, 0.4),
-                                  0);
+                      : mr_g_last(r[i].g,
+                                  mr_g_attention(r[i].g, q, kv, -1, 2, MR_ATT_CAUSAL, 0, 0.4), 0);
             mr_graph_output(r[i].g, y, "y");
             rig_run(&r[i]);
             assert_int_equal(mr_run_output(r[i].run, "y", i ? last : full), MR_OK);
@@ -245,9 +251,9 @@ static void test_one_is_full(void **state)
             kv = op_leaf(r[i].g, "kv", MR_SPACE_ROWS, 3, S, 2 * D, 1, 1.0);
             op_leaf(r[i].g, "pad", MR_SPACE_ROWS, 2, 1, 1, 1, 1.0); /* same node numbers */
         }
-        mr_graph_output(r[i].g, mr_g_attention(r[i].g, q, kv, first, H, i ? MR_ATT_ONE : MR_ATT_FULL,
-                                               0, 0.4),
-                        "y");
+        mr_graph_output(
+            r[i].g, mr_g_attention(r[i].g, q, kv, first, H, i ? MR_ATT_ONE : MR_ATT_FULL, 0, 0.4),
+            "y");
         rig_run(&r[i]);
     }
     /* Same numbers in both: take the separate parts from the whole ones, then run again. */
@@ -259,7 +265,8 @@ static void test_one_is_full(void **state)
     for (int b = 0; b < ROWS; b++) {
         memcpy(oq + b * D, fq + b * S * D, D * sizeof(float));
         memcpy(of + b * 2 * D, fkv + b * S * 2 * D, 2 * D * sizeof(float));
-        memcpy(okv + b * (S - 1) * 2 * D, fkv + (b * S + 1) * 2 * D, (S - 1) * 2 * D * sizeof(float));
+        memcpy(okv + b * (S - 1) * 2 * D, fkv + (b * S + 1) * 2 * D,
+               (S - 1) * 2 * D * sizeof(float));
     }
     assert_int_equal(mr_run_forward(r[1].run), MR_OK);
     assert_int_equal(mr_run_output(r[0].run, "y", full), MR_OK);
@@ -277,7 +284,8 @@ static double feature_at(const mr_feature *f, int64_t item, int64_t e)
     int64_t i = (item - 1) * f->count * f->width + e;
     if (f->dtype == MR_F32) return (double)((float *)f->data)[i];
     uint16_t h = ((uint16_t *)f->data)[i];
-    double m = (double)(h & 1023) / 1024.0 + 1.0, x = h & 0x7fff ? ldexp(m, (h >> 10 & 31) - 15) : 0;
+    double m = (double)(h & 1023) / 1024.0 + 1.0,
+           x = h & 0x7fff ? ldexp(m, (h >> 10 & 31) - 15) : 0;
     return h & 0x8000 ? -x : x;
 }
 
@@ -286,7 +294,12 @@ static void test_features(void **state)
     (void)state;
     for (int half = 0; half < 2; half++) {
         rig r;
-        op_sizes s = {.rows = 6, .L = 5, .n_items = 11, .D = 19, .K = 3, .dh = 7,
+        op_sizes s = {.rows = 6,
+                      .L = 5,
+                      .n_items = 11,
+                      .D = 19,
+                      .K = 3,
+                      .dh = 7,
                       .feature = half ? MR_F16 : MR_F32};
         rig_start(&r, &s, "cpu64", true);
         mr_graph_output(r.g, mr_g_frames(r.g), "frames");
@@ -360,10 +373,10 @@ static void test_refusals(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_linear),         cmocka_unit_test(test_dropout),
-        cmocka_unit_test(test_layer_norm),     cmocka_unit_test(test_attention),
-        cmocka_unit_test(test_embedding),      cmocka_unit_test(test_last_is_causal),
-        cmocka_unit_test(test_one_is_full),    cmocka_unit_test(test_features),
+        cmocka_unit_test(test_linear),      cmocka_unit_test(test_dropout),
+        cmocka_unit_test(test_layer_norm),  cmocka_unit_test(test_attention),
+        cmocka_unit_test(test_embedding),   cmocka_unit_test(test_last_is_causal),
+        cmocka_unit_test(test_one_is_full), cmocka_unit_test(test_features),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
