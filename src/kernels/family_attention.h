@@ -10,12 +10,7 @@
  *   FULL    q and kv rows b*S..b*S+S-1; every query sees all S keys
  *   ONE     q row b is the query at position 0; keys: kv_first row b (when not NULL), then kv rows
  *           b*S'.. with S' = S - (kv_first ? 1 : 0); it sees all S keys */
-enum {
-    MR_ATT_CAUSAL,
-    MR_ATT_LAST,
-    MR_ATT_FULL,
-    MR_ATT_ONE
-};
+enum { MR_ATT_CAUSAL, MR_ATT_LAST, MR_ATT_FULL, MR_ATT_ONE };
 #define MR_ATT_MAX_KEYS 1024
 
 typedef struct mr_att_shape {
@@ -27,17 +22,18 @@ typedef struct mr_att_shape {
 } mr_att_shape;
 
 #define MR_KERNELS_ATTENTION(X)                                                                    \
-    /* out[q,d] = sum_j m_j p_j v_j per head; p = softmax_j(q . k_j / sqrt(d/heads)) over visible keys;  \
-     * prob[q,heads,S] = p (may be NULL; keys that are not visible are left alone). q[.,d]; kv[.,2d] and \
-     * kv_first[B,2d] hold k then v. m: factors of `drop` (rows.rid by b, block mr_drop_att_block of     \
-     * (head, query position, S), element = key position), so LAST gives exactly CAUSAL's last row and   \
-     * ONE exactly FULL's row 0. */                                                                      \
-    X(attention_fwd, (void *out, void *prob, const void *q, const void *kv, const void *kv_first,        \
-                      const mr_att_shape *shape, const mr_drop *drop, const mr_exec *ex))                \
-    /* dq, dkv, dkv_first (+)= gradients, from dout[q,d] and forward's prob. dkv covers every kv row of  \
-     * the batch. Outputs may be NULL. */                                                                \
-    X(attention_bwd, (void *dq, void *dkv, void *dkv_first, const void *dout, const void *prob,          \
-                      const void *q, const void *kv, const void *kv_first, const mr_att_shape *shape,    \
-                      int acc_q, int acc_kv, int acc_first, const mr_drop *drop, const mr_exec *ex))
+    /* out[q,d] = sum_j m_j p_j v_j per head; p = softmax_j(q . k_j / sqrt(d/heads)) over visible  \
+     * keys; prob[q,heads,S] = p (may be NULL; keys that are not visible are left alone). q[.,d];  \
+     * kv[.,2d] and kv_first[B,2d] hold k then v. m: factors of `drop` (rows.rid by b, block       \
+     * mr_drop_att_block of (head, query position, S), element = key position), so LAST gives      \
+     * exactly CAUSAL's last row and ONE exactly FULL's row 0. */                                  \
+    X(attention_fwd, (void *out, void *prob, const void *q, const void *kv, const void *kv_first,  \
+                      const mr_att_shape *shape, const mr_drop *drop, const mr_exec *ex))          \
+    /* dq, dkv, dkv_first (+)= gradients, from dout[q,d] and forward's prob. dkv covers every kv   \
+     * row of the batch. Outputs may be NULL. */                                                   \
+    X(attention_bwd,                                                                               \
+      (void *dq, void *dkv, void *dkv_first, const void *dout, const void *prob, const void *q,    \
+       const void *kv, const void *kv_first, const mr_att_shape *shape, int acc_q, int acc_kv,     \
+       int acc_first, const mr_drop *drop, const mr_exec *ex))
 
 #endif

@@ -1,34 +1,37 @@
-/* Kernel family: layer normalisation and dropout. See kernels.h for the rules that hold for all entries. */
+/* Kernel family: layer normalisation and dropout. See kernels.h for the rules that hold for all
+ * entries. */
 #ifndef MR_KERNELS_FAMILY_NORM_H
 #define MR_KERNELS_FAMILY_NORM_H
 
 #include "kernels/shared/dropout.h"
 
 /* layer_norm_bwd splits its rows in at most MR_NORM_PARTS parts and wants scratch for
- * MR_NORM_SCRATCH(w) real elements: partial sums of both parameter gradients, two rows to work in. */
+ * MR_NORM_SCRATCH(w) real elements: partial sums of both parameter gradients, two rows to work in.
+ */
 #define MR_NORM_PARTS 128
 #define MR_NORM_SCRATCH(w) (4 * MR_NORM_PARTS * (w))
 
 #define MR_KERNELS_NORM(X)                                                                         \
-    /* u[n,w] = m_in * x + residual; y = m_out * ((u - mean) * rstd * gamma + beta), per row;            \
-     * mean[n], rstd[n] = 1/sqrt(biased variance + eps) are outputs for backward (both may be NULL).    \
-     * residual[n,w], gamma[w], beta[w] may be NULL. m_in, m_out: dropout factors (0 or scale) of       \
-     * `in` and `out`, p = 0: 1. y may alias x. */                                                      \
-    X(layer_norm_fwd, (void *y, void *mean, void *rstd, const void *x, const void *residual,             \
-                       const void *gamma, const void *beta, int64_t n, int64_t w, double eps,            \
-                       const mr_drop *in, const mr_drop *out, const mr_exec *ex))                        \
-    /* With u, mean, rstd as in forward and g = m_out * dy:                                              \
-     * du = rstd * (g gamma - mean_w(g gamma) - xhat * mean_w(g gamma xhat));                            \
-     * dx[n,w] (+)= m_in * du; dres[n,w] (+)= du; dgamma[w] (+)= sum_n g xhat; dbeta[w] (+)= sum_n g.    \
-     * Every output may be NULL (not wanted); dx may alias dres when acc_res = 1 (x = residual).         \
-     * Sums over rows in a fixed order. Scratch: MR_NORM_SCRATCH(w). */                                  \
-    X(layer_norm_bwd, (void *dx, void *dres, void *dgamma, void *dbeta, const void *dy, const void *x,   \
-                       const void *residual, const void *gamma, const void *mean, const void *rstd,      \
-                       int64_t n, int64_t w, int acc_x, int acc_res, int acc_gamma, int acc_beta,        \
-                       const mr_drop *in, const mr_drop *out, const mr_exec *ex))                        \
-    /* y[n,w] (+)= m * x, m = dropout factors of `drop` (p = 0: 1); its own backward.                    \
-     * y may alias x when acc = 0. */                                                                    \
-    X(dropout, (void *y, const void *x, int64_t n, int64_t w, int acc, const mr_drop *drop,              \
+    /* u[n,w] = m_in * x + residual; y = m_out * ((u - mean) * rstd * gamma + beta), per row;      \
+     * mean[n], rstd[n] = 1/sqrt(biased variance + eps) are outputs for backward (both may be      \
+     * NULL). residual[n,w], gamma[w], beta[w] may be NULL. m_in, m_out: dropout factors (0 or     \
+     * scale) of `in` and `out`, p = 0: 1. y may alias x. */                                       \
+    X(layer_norm_fwd, (void *y, void *mean, void *rstd, const void *x, const void *residual,       \
+                       const void *gamma, const void *beta, int64_t n, int64_t w, double eps,      \
+                       const mr_drop *in, const mr_drop *out, const mr_exec *ex))                  \
+    /* With u, mean, rstd as in forward and g = m_out * dy:                                        \
+     * du = rstd * (g gamma - mean_w(g gamma) - xhat * mean_w(g gamma xhat));                      \
+     * dx[n,w] (+)= m_in * du; dres[n,w] (+)= du; dgamma[w] (+)= sum_n g xhat; dbeta[w] (+)= sum_n \
+     * g. Every output may be NULL (not wanted); dx may alias dres when acc_res = 1 (x =           \
+     * residual). Sums over rows in a fixed order. Scratch: MR_NORM_SCRATCH(w). */                 \
+    X(layer_norm_bwd,                                                                              \
+      (void *dx, void *dres, void *dgamma, void *dbeta, const void *dy, const void *x,             \
+       const void *residual, const void *gamma, const void *mean, const void *rstd, int64_t n,     \
+       int64_t w, int acc_x, int acc_res, int acc_gamma, int acc_beta, const mr_drop *in,          \
+       const mr_drop *out, const mr_exec *ex))                                                     \
+    /* y[n,w] (+)= m * x, m = dropout factors of `drop` (p = 0: 1); its own backward.              \
+     * y may alias x when acc = 0. */                                                              \
+    X(dropout, (void *y, const void *x, int64_t n, int64_t w, int acc, const mr_drop *drop,        \
                 const mr_exec *ex))
 
 #endif

@@ -50,9 +50,9 @@ static void rig_make(rig *r, const op_case *c, const char *device, bool is_priva
     op_world_make(&r->w, &c->s);
     r->n_uses = n_uses;
     assert_int_equal(mr_device_open(&r->dev, device, 0), MR_OK);
-    assert_int_equal(mr_graph_create(&r->g, &r->w.dims, &r->ps, mr_dtype_bytes(r->dev->real),
-                                     !c->is_eval),
-                     MR_OK);
+    assert_int_equal(
+        mr_graph_create(&r->g, &r->w.dims, &r->ps, mr_dtype_bytes(r->dev->real), !c->is_eval),
+        MR_OK);
     for (int u = 0; u < n_uses; u++) {
         int node = c->build(r->g, c->arg);
         if (!c->is_loss) node = mr_g_probe(r->g, node);
@@ -90,7 +90,8 @@ static double rig_loss(rig *r, bool backward)
     return total;
 }
 
-/* Forward and backward with the gradients poisoned first; returns a host copy of the whole buffer. */
+/* Forward and backward with the gradients poisoned first; returns a host copy of the whole buffer.
+ */
 static void *rig_gradients(rig *r, double *loss)
 {
     size_t bytes = (size_t)r->ps.n_total * r->ps.real_bytes;
@@ -105,7 +106,8 @@ static void *rig_gradients(rig *r, double *loss)
 
 static bool is_named(const char *a, const char *b) { return a && !strcmp(a, b); }
 
-static void check_param(rig *r, const op_case *c, const mr_param *p, const double *grad, double loss)
+static void check_param(rig *r, const op_case *c, const mr_param *p, const double *grad,
+                        double loss)
 {
     double *v = r->ps.value, square = 0, tol = c->tol > 0 ? c->tol : 5e-6;
     int64_t row = p->count / (p->row_hi - p->row_lo);
@@ -150,8 +152,7 @@ static void check_differences(const op_case *c, int n_uses)
             if (!isfinite(grad[r.ps.p[i].offset + e]))
                 fail_msg("%s: gradient %s[%lld] is %g (not written?)", c->name, r.ps.p[i].name,
                          (long long)e, grad[r.ps.p[i].offset + e]);
-    for (int i = 0; i < r.ps.n; i++)
-        check_param(&r, c, &r.ps.p[i], grad + r.ps.p[i].offset, loss);
+    for (int i = 0; i < r.ps.n; i++) check_param(&r, c, &r.ps.p[i], grad + r.ps.p[i].offset, loss);
     MR_FREE(grad);
     rig_free(&r);
 }

@@ -97,8 +97,7 @@ static void make_batch(op_world *w)
         b->target[i] = 1 + below(10, i, s->n_items);
     }
     for (int k = 0; k < s->n_seq; k++) make_seq(w, &b->seq[k], k);
-    for (int64_t i = 0; i < s->rows; i++)
-        b->last[i] = b->seq[0].tok_id[b->seq[0].start[i + 1] - 1];
+    for (int64_t i = 0; i < s->rows; i++) b->last[i] = b->seq[0].tok_id[b->seq[0].start[i + 1] - 1];
 }
 
 /* The exchange of one rank: distinct ids ascending and where they occur; the list ends with PAD. */
@@ -197,13 +196,24 @@ void op_world_make(op_world *w, const op_sizes *s)
     make_feature(&w->feat.visual, s->feature, s->n_items, 1, s->D, 40);
     make_feature(&w->feat.frames, s->feature, s->n_items, s->K, s->D, 41);
     make_feature(&w->feat.text, s->feature, s->n_items, 1, s->dh, 42);
-    w->dims = (mr_graph_dims){.rows_cap = w->batch.rows_cap, .L = s->L, .n_items = s->n_items,
-                              .D = s->D, .K = s->K, .dh = s->dh, .n_ranks = 1,
+    w->dims = (mr_graph_dims){.rows_cap = w->batch.rows_cap,
+                              .L = s->L,
+                              .n_items = s->n_items,
+                              .D = s->D,
+                              .K = s->K,
+                              .dh = s->dh,
+                              .n_ranks = 1,
                               .rows_global_cap = w->batch.rows_cap};
-    w->comm = (mr_comm){.kind = "self", .size = 1, .allreduce = same, .iallreduce = same_start,
-                        .wait_all = same_done, .allgatherv = copy_counts,
-                        .reduce_scatterv = copy_counts, .alltoallv = copy_all,
-                        .bcast = same_bcast, .barrier = same_done};
+    w->comm = (mr_comm){.kind = "self",
+                        .size = 1,
+                        .allreduce = same,
+                        .iallreduce = same_start,
+                        .wait_all = same_done,
+                        .allgatherv = copy_counts,
+                        .reduce_scatterv = copy_counts,
+                        .alltoallv = copy_all,
+                        .bcast = same_bcast,
+                        .barrier = same_done};
     w->state = (mr_step_state){.lr = 1e-3, .bias1 = 1, .bias2 = 1, .grad_scale = 1};
 }
 

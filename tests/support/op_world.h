@@ -1,6 +1,6 @@
-/* What an op needs around it in a test: a batch, features, a diffusion schedule, a communicator of one
- * rank, the row exchange. Everything is a function of the sizes alone.
- * What it is not: the data pipeline or the distributed code; those have their own tests. */
+/* What an op needs around it in a test: a batch, features, a diffusion schedule, a communicator of
+ * one rank, the row exchange. Everything is a function of the sizes alone. What it is not: the data
+ * pipeline or the distributed code; those have their own tests. */
 #ifndef MR_TESTS_OP_WORLD_H
 #define MR_TESTS_OP_WORLD_H
 
@@ -20,11 +20,11 @@ typedef struct op_world {
     mr_graph_dims dims;
     mr_batch batch;
     mr_features feat;
-    mr_comm comm;             /* one rank: every collective is a copy */
+    mr_comm comm; /* one rank: every collective is a copy */
     mr_exchange xch[MR_MAX_SEQ];
     mr_step_state state;
     double *abar, *c1, *c2, *s2; /* [T + 1] */
-    mr_int_list t_set;        /* empty */
+    mr_int_list t_set;           /* empty */
 } op_world;
 
 void op_world_make(op_world *w, const op_sizes *s);

@@ -5,8 +5,8 @@
 #include "kernels/cpu/mask.h"
 #include "kernels/shared/act.h"
 
-/* Keys (and, d elements further, values) of one batch row, or their gradients: an optional first one,
- * then a matrix. As gradients either part may be NULL (not wanted). */
+/* Keys (and, d elements further, values) of one batch row, or their gradients: an optional first
+ * one, then a matrix. As gradients either part may be NULL (not wanted). */
 typedef struct att_keys {
     REAL *first, *rest;
     int64_t pitch;
@@ -30,8 +30,8 @@ static att_keys keys_of(const void *first, const void *rest, bool has_first, int
                       .has_first = has_first};
 }
 
-/* Dropout bits of the probabilities of one batch row. `all` when the bits of every query are made at
- * once, which fills the vector registers better than one query at a time. */
+/* Dropout bits of the probabilities of one batch row. `all` when the bits of every query are made
+ * at once, which fills the vector registers better than one query at a time. */
 typedef struct att_bits {
     mask_gen m;
     bool all;

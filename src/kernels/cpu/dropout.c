@@ -19,7 +19,8 @@ void MR_FN(dropout)(void *yv, const void *xv, int64_t n, int64_t w, int acc, con
         } else if (!m.is_on) {
             for (int64_t j = 0; j < w; j++) r[j] += s[j];
         } else {
-            /* Masked pieces first, added afterwards: whole blocks of 8, so piece by piece is the row. */
+            /* Masked pieces first, added afterwards: whole blocks of 8, so piece by piece is the
+             * row. */
             REAL part[1024];
             for (int64_t j0 = 0; j0 < w; j0 += 1024) {
                 int64_t jn = w - j0 < 1024 ? w - j0 : 1024;

@@ -54,8 +54,8 @@ void MR_FN(add_rows)(void *outv, const void *xv, const int32_t *row, const int32
     }
 }
 
-void MR_FN(position_fwd)(void *yv, const void *xv, const void *tablev, const int32_t *pos, int64_t n,
-                         int64_t w, const mr_exec *ex)
+void MR_FN(position_fwd)(void *yv, const void *xv, const void *tablev, const int32_t *pos,
+                         int64_t n, int64_t w, const mr_exec *ex)
 {
     (void)ex;
     REAL *y = yv;
@@ -99,8 +99,8 @@ void MR_FN(last_fwd)(void *yv, const void *xv, const int32_t *start, const int32
         memcpy(y + b * w, x + (start[b] + len[b] - 1) * w, (size_t)w * sizeof *y);
 }
 
-void MR_FN(last_bwd)(void *dxv, const void *dyv, const int32_t *start, const int32_t *len, int64_t B,
-                     int64_t w, int acc, const mr_exec *ex)
+void MR_FN(last_bwd)(void *dxv, const void *dyv, const int32_t *start, const int32_t *len,
+                     int64_t B, int64_t w, int acc, const mr_exec *ex)
 {
     (void)ex;
     REAL *dx = dxv;
@@ -127,8 +127,8 @@ static inline float half_value(uint16_t h)
     return f;
 }
 
-void MR_FN(feature_gather)(void *outv, const void *data, mr_dtype dtype, const int32_t *id, int64_t n,
-                           int64_t w, int64_t n_items, const mr_exec *ex)
+void MR_FN(feature_gather)(void *outv, const void *data, mr_dtype dtype, const int32_t *id,
+                           int64_t n, int64_t w, int64_t n_items, const mr_exec *ex)
 {
     (void)ex;
     REAL *out = outv;

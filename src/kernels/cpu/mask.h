@@ -31,8 +31,8 @@ static inline mask_gen mask_make(const mr_drop *d, const mr_exec *ex)
     return m;
 }
 
-/* y[n] = x[n] * factors of elements j0..j0+n-1 of matrix row i of width w, j0 a multiple of 8; x and y
- * point at element j0 and may be equal. Only when is_on. */
+/* y[n] = x[n] * factors of elements j0..j0+n-1 of matrix row i of width w, j0 a multiple of 8; x
+ * and y point at element j0 and may be equal. Only when is_on. */
 static inline void mask_piece(REAL *y, const REAL *x, int64_t j0, int64_t n, int64_t w,
                               const mask_gen *m, int64_t i)
 {

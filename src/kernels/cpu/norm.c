@@ -1,7 +1,8 @@
 /* Layer normalisation with its residual and dropouts.
  * What it is not: group normalisation (unet.c).
- * A row fits the first cache, so the passes over it are separate simple loops. Parameter gradients are
- * summed by MR_NORM_PARTS fixed parts of the rows, then part by part: no dependence on threads. */
+ * A row fits the first cache, so the passes over it are separate simple loops. Parameter gradients
+ * are summed by MR_NORM_PARTS fixed parts of the rows, then part by part: no dependence on threads.
+ */
 #include "kernels/cpu/mask.h"
 
 /* u[w] = m_in * x + residual of row i; u may be x. */
@@ -88,7 +89,8 @@ static inline void row_store(REAL *d, const REAL *s, int64_t w, int acc)
 }
 
 /* out[w] (+)= sum over parts of part[p * stride + j], in order. */
-static void sum_parts(REAL *out, const REAL *part, int64_t parts, int64_t stride, int64_t w, int acc)
+static void sum_parts(REAL *out, const REAL *part, int64_t parts, int64_t stride, int64_t w,
+                      int acc)
 {
     if (!out) return;
     if (!acc) memset(out, 0, (size_t)w * sizeof *out);

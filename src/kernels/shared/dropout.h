@@ -1,8 +1,8 @@
-/* Dropout masks: what every kernel that drops elements shares, so that forward, backward, CPU and CUDA
- * see the same mask without storing it. The definition is rng.h's: element e of a row uses 16 bits of
- * Philox block e / 8, counter {block, rid, step, purpose}.
- * A matrix row n of width w starts at block position(n) * ceil8(w) / 8. Attention probabilities number
- * their elements themselves (mr_drop_att_block). */
+/* Dropout masks: what every kernel that drops elements shares, so that forward, backward, CPU and
+ * CUDA see the same mask without storing it. The definition is rng.h's: element e of a row uses 16
+ * bits of Philox block e / 8, counter {block, rid, step, purpose}. A matrix row n of width w starts
+ * at block position(n) * ceil8(w) / 8. Attention probabilities number their elements themselves
+ * (mr_drop_att_block). */
 #ifndef MR_KERNELS_SHARED_DROPOUT_H
 #define MR_KERNELS_SHARED_DROPOUT_H
 
@@ -21,6 +21,9 @@ typedef struct mr_drop {
                        * n / per_row at position pos * per_row + n % per_row */
 } mr_drop;
 
+/* Probabilities that the 16-bit definition can express: something is always kept. */
+MR_HD int mr_drop_is_valid(double p) { return p >= 0 && mr_drop_threshold(p) < 65536u; }
+
 /* A second, independent mask of the same op. */
 #define MR_DROP_SECOND 0x80000000u
 
@@ -30,8 +33,8 @@ MR_HD uint32_t mr_drop_first_block(int64_t position, int64_t w)
     return (uint32_t)(position * ((w + 7) / 8));
 }
 
-/* First block of the probabilities of (head, query): S = most keys of a row, so that a query has the
- * same bits whichever of the other queries are computed. Element of key j: 8 * block + j. */
+/* First block of the probabilities of (head, query): S = most keys of a row, so that a query has
+ * the same bits whichever of the other queries are computed. Element of key j: 8 * block + j. */
 MR_HD uint32_t mr_drop_att_block(int64_t head, int64_t query, int64_t S)
 {
     return (uint32_t)((head * S + query) * ((S + 7) / 8));
@@ -53,7 +56,8 @@ MR_HD uint32_t mr_drop_bits_at(uint64_t seed, uint32_t purpose, uint32_t step, u
 
 #define MR_DROP_CHUNK 128 /* elements of 16 blocks, one vector register of counters */
 
-/* 16 consecutive blocks at once: lanes are blocks, so that the compiler uses one vector per word. */
+/* 16 consecutive blocks at once: lanes are blocks, so that the compiler uses one vector per word.
+ */
 static inline void mr_drop_chunk(uint16_t *out, uint64_t seed, uint32_t purpose, uint32_t step,
                                  uint32_t rid, uint32_t block)
 {

@@ -1,0 +1,85 @@
+/* Frozen item features as nodes: frames, text, and the visual context of a history. No gradient
+ * passes. The features are resident on the device; ids select rows, PAD gives zeros. */
+#include "graph/ops.h"
+#include "graph/run.h"
+
+static mr_status need(const mr_feature *f, const mr_node *n, const char *name, int64_t count,
+                      int64_t width)
+{
+    MR_CHECK(f->data, MR_ERR_DATA, "%s: the data set has no %s features", n->label, name);
+    MR_CHECK(f->width == width && f->count == count, MR_ERR_DATA,
+             "%s: %s features are %lld x %lld an item, the model was built for %lld x %lld",
+             n->label, name, (long long)f->count, (long long)f->width, (long long)count,
+             (long long)width);
+    return MR_OK;
+}
+
+static mr_status gather(mr_run *r, const mr_node *n, const mr_feature *f, const int32_t *id)
+{
+    int me = mr_node_id(r, n);
+    r->k->feature_gather(mr_val(r, me), f->data, f->dtype, id, mr_n(r, me), mr_node_inner(r->g, me),
+                         r->g->dims.n_items, &r->ex);
+    return MR_OK;
+}
+
+static mr_status frames_forward(mr_run *r, const mr_node *n)
+{
+    const mr_feature *f = &r->feat->frames;
+    MR_TRY(need(f, n, "frame", n->dim[1], n->dim[2]));
+    return gather(r, n, f, r->in.last);
+}
+
+static mr_status text_last_forward(mr_run *r, const mr_node *n)
+{
+    MR_TRY(need(&r->feat->text, n, "text", 1, n->dim[1]));
+    return gather(r, n, &r->feat->text, r->in.last);
+}
+
+static mr_status text_tokens_forward(mr_run *r, const mr_node *n)
+{
+    MR_TRY(need(&r->feat->text, n, "text", 1, n->dim[1]));
+    return gather(r, n, &r->feat->text, r->in.seq[0].tok_id);
+}
+
+/* c_v = sum_k alpha_k v_k, alpha_k ~ exp(-gamma (n_b - k)): paper eq. 7; f[0] gamma */
+static mr_status context_forward(mr_run *r, const mr_node *n)
+{
+    const mr_feature *f = &r->feat->visual;
+    const mr_seq *q = &r->in.seq[0];
+    int id = mr_node_id(r, n);
+    MR_TRY(need(f, n, "visual", 1, n->dim[1]));
+    r->k->context(mr_val(r, id), f->data, f->dtype, q->tok_id, q->start, q->len, mr_n(r, id),
+                  n->dim[1], r->g->dims.n_items, n->f[0], &r->ex);
+    return MR_OK;
+}
+
+const mr_op mr_op_frames = {.name = "frames", .forward = frames_forward};
+const mr_op mr_op_text_last = {.name = "text_last", .forward = text_last_forward};
+const mr_op mr_op_text_tokens = {.name = "text_tokens", .forward = text_tokens_forward};
+const mr_op mr_op_context = {.name = "context", .forward = context_forward};
+
+int mr_g_frames(mr_graph *g)
+{
+    if (g->dims.K < 1 || g->dims.D < 1)
+        return mr_graph_fail(g, "frames: the data set has no frame features");
+    mr_node n = mr_node_make(g, &mr_op_frames, MR_SPACE_ROWS, 3, 0, g->dims.K, g->dims.D, 1);
+    return mr_graph_add(g, &n);
+}
+
+static int add_text(mr_graph *g, const mr_op *op, mr_space space)
+{
+    if (g->dims.dh < 1) return mr_graph_fail(g, "%s: the data set has no text features", op->name);
+    mr_node n = mr_node_make(g, op, space, 2, 0, g->dims.dh, 1, 1);
+    return mr_graph_add(g, &n);
+}
+
+int mr_g_text_last(mr_graph *g) { return add_text(g, &mr_op_text_last, MR_SPACE_ROWS); }
+int mr_g_text_tokens(mr_graph *g) { return add_text(g, &mr_op_text_tokens, MR_SPACE_TOK0); }
+
+int mr_g_context(mr_graph *g, double gamma)
+{
+    if (g->dims.D < 1) return mr_graph_fail(g, "context: the data set has no visual features");
+    mr_node n = mr_node_make(g, &mr_op_context, MR_SPACE_ROWS, 2, 0, g->dims.D, 1, 1);
+    n.f[0] = gamma;
+    return mr_graph_add(g, &n);
+}
