@@ -12,6 +12,9 @@
 
 static const mr_command *const commands[] = {
     &mr_cmd_config,
+    &mr_cmd_import,
+    &mr_cmd_inspect,
+    &mr_cmd_synth,
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 

@@ -14,6 +14,9 @@
 #define MR_DATASET_SCHEMA "mealrec-dist"
 #define MR_DATASET_SCHEMA_VERSION 1
 
+/* May `path` be written? Asked before long work starts; the writer asks again. ERR_USAGE. */
+mr_status mr_h5_check_out(const char *path, bool force);
+
 /* Write d to `path`: temporary file beside it, fsync, rename. Sets d->checksum. Called by one process.
  * Without `force` an existing file is never touched: ERR_USAGE. ERR_DATA when d breaks a rule of the
  * data set; ERR_IO when the file system fails (the temporary file is removed). */

@@ -166,17 +166,23 @@ static mr_status check_room(const char *tmp, const mr_part *parts)
     return MR_OK;
 }
 
+mr_status mr_h5_check_out(const char *path, bool force)
+{
+    struct stat sb;
+    if (lstat(path, &sb) != 0) return MR_OK;
+    MR_CHECK(S_ISREG(sb.st_mode), MR_ERR_USAGE, "%s is not a regular file; choose another --out", path);
+    MR_CHECK(force, MR_ERR_USAGE,
+             "%s exists and was not touched; choose another --out or add --force", path);
+    return MR_OK;
+}
+
 mr_status mr_h5_dataset_write(mr_dataset *d, const char *path, bool force)
 {
     mr_h5_quiet();
     char tmp[4096];
-    struct stat sb;
     int n = snprintf(tmp, sizeof tmp, "%s.tmp-%ld", path, (long)getpid());
     MR_CHECK(n > 0 && (size_t)n < sizeof tmp, MR_ERR_USAGE, "the name of the output is too long");
-    MR_CHECK(force || lstat(path, &sb) != 0, MR_ERR_USAGE,
-             "%s exists and was not touched; choose another --out or add --force", path);
-    MR_CHECK(lstat(path, &sb) != 0 || S_ISREG(sb.st_mode), MR_ERR_USAGE,
-             "%s is not a regular file; choose another --out", path);
+    MR_TRY(mr_h5_check_out(path, force));
     MR_TRY(mr_dataset_check(d, path));
 
     mr_part parts[MR_PART_COUNT];

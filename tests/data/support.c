@@ -9,7 +9,6 @@
 
 #include "data/check.h"
 #include "data/synth.h"
-#include "dist/comm.h"
 
 static char folder[256];
 
@@ -101,11 +100,4 @@ uint64_t next_random(uint64_t *state)
     z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9u;
     z = (z ^ (z >> 27)) * 0x94D049BB133111EBu;
     return z ^ (z >> 31);
-}
-
-/* Until the communicator is linked in: one process agrees with itself. */
-__attribute__((weak)) mr_status mr_comm_agree(mr_comm *c, mr_status mine)
-{
-    (void)c;
-    return mine;
 }
