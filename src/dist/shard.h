@@ -26,12 +26,16 @@ typedef struct mr_exchange {
     int32_t *own_row;      /* [n_own] local row, ascending */
     int32_t *own_start;    /* [n_own + 1] */
     int32_t *own_pos;      /* [n_give] positions in give_row of a local row, in rank order */
+    int32_t *sort_cap, *sort_give; /* [cap], [give_cap]: scratch of the sorts */
 } mr_exchange;
 
+/* cap: most ids in a list, below 2^31; size: ranks of the communicator. Not collective. Caller frees. */
 mr_status mr_exchange_create(mr_exchange **out_p, int64_t cap, int size);
 void mr_exchange_free(mr_exchange **x_p);
 /* Plan for a list of n ids in [0, n_rows); collective over comm. Rows are owned in contiguous blocks of
- * ceil(n_rows / size). */
+ * ceil(n_rows / size). Ids may repeat and come in any order; n may be 0 and differ between ranks, n_rows
+ * may not. One rank alone does not communicate. After an error x holds no plan.
+ * ERR_INTERNAL: id out of range, list too long; ERR_COMM: as raised, or ranks that disagree on n_rows. */
 mr_status mr_exchange_plan(mr_exchange *x, mr_comm *comm, int64_t n_rows, const int32_t *ids,
                            int64_t n);
 
