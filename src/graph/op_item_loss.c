@@ -14,7 +14,7 @@
 typedef struct item {
     int64_t d, B, v, lo, shard_rows; /* v: candidate ids of this rank, of shard_rows rows */
     bool is_cosine, is_shared;
-    mr_item_rows rows;
+    mr_rank_rows rows;
     int64_t counts[MR_MAX_RANKS]; /* rows.counts * d */
     char *x_own, *x_all, *dx_all, *dx_own, *inv_x, *inv_e, *dot_e, *work;
     int32_t *target;
@@ -46,9 +46,9 @@ static mr_status set_up(item *it, mr_run *r, const mr_node *n)
     int64_t hi = p->row_hi < r->g->dims.n_items + 1 ? p->row_hi : r->g->dims.n_items + 1;
     it->v = hi > it->lo ? hi - it->lo : 0;
     it->is_cosine = n->i[0] != 0;
-    MR_TRY(mr_item_rows_get(r, &it->rows));
+    MR_TRY(mr_rank_rows_get(r, r->items, r->group0, &it->rows));
     it->is_shared = it->rows.size > 1;
-    mr_item_rows_scaled(&it->rows, it->d, it->counts);
+    mr_rank_rows_scaled(&it->rows, it->d, it->counts);
     mr_carve c = {r->ex.scratch, 0};
     carve(&c, it, n->i[1], n->i[2], n->i[3], it->rows.size, (int64_t)r->g->real_bytes);
     MR_CHECK(c.used <= (int64_t)n->scratch_bytes && it->rows.total <= n->i[2], MR_ERR_INTERNAL,

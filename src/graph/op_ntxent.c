@@ -9,7 +9,7 @@
 
 typedef struct views {
     int64_t d, B, G;               /* own rows, rows of all ranks */
-    mr_item_rows rows;
+    mr_rank_rows rows;
     int64_t counts[MR_MAX_RANKS];
     char *z, *dz, *x, *dx, *part, *work; /* z, dz [2G,d]; x, dx [2B,d]; part [B,d] */
     int32_t *target, *skip;        /* [2B] */
@@ -33,12 +33,9 @@ static mr_status set_up(views *v, mr_run *r, const mr_node *n)
 {
     v->d = mr_node_inner(r->g, n->in[0]);
     v->B = r->host->rows;
-    MR_TRY(mr_item_rows_get(r, &v->rows));
-    MR_CHECK(v->rows.total == r->host->rows_global, MR_ERR_INTERNAL,
-             "ntxent: its negatives are the %lld rows of the global batch, but %lld are within reach",
-             (long long)r->host->rows_global, (long long)v->rows.total);
+    MR_TRY(mr_rank_rows_get(r, r->world, 0, &v->rows));
     v->G = v->rows.total;
-    mr_item_rows_scaled(&v->rows, v->d, v->counts);
+    mr_rank_rows_scaled(&v->rows, v->d, v->counts);
     mr_carve c = {r->ex.scratch, 0};
     carve(&c, v, n->i[0], n->i[1], (int64_t)r->g->real_bytes);
     MR_CHECK(v->G <= n->i[1], MR_ERR_INTERNAL, "ntxent: compiled for %lld rows, got %lld",
@@ -55,7 +52,7 @@ static mr_status gather(views *v, mr_run *r, const mr_node *n)
         const void *zs = mr_val(r, n->in[s]);
         r->k->axpy(v->x + s * own, zs, v->B * v->d, 1.0, 0, &r->ex);
         if (v->rows.size > 1)
-            MR_TRY(r->items->allgatherv(r->items, zs, v->z + s * half, v->counts, r->dev->real));
+            MR_TRY(r->world->allgatherv(r->world, zs, v->z + s * half, v->counts, r->dev->real));
         else
             r->k->axpy(v->z + s * half, zs, v->B * v->d, 1.0, 0, &r->ex);
     }
@@ -84,7 +81,7 @@ static mr_status pass(mr_run *r, const mr_node *n, bool with_grad)
     for (int i = 0; i < 2; i++) {
         const char *part = v.dz + i * half;
         if (v.rows.size > 1) {
-            MR_TRY(r->items->reduce_scatterv(r->items, part, v.part, v.counts, r->dev->real));
+            MR_TRY(r->world->reduce_scatterv(r->world, part, v.part, v.counts, r->dev->real));
             part = v.part;
         }
         if (!mr_wants(r, n, i)) continue;
@@ -118,7 +115,7 @@ int mr_g_ntxent(mr_graph *g, int z1, int z2, double temperature)
     n.in[n.n_in++] = z2;
     n.f[0] = temperature;
     n.i[0] = g->dims.rows_cap;
-    n.i[1] = g->dims.n_ranks > 1 ? g->dims.rows_global_cap : g->dims.rows_cap;
+    n.i[1] = g->dims.rows_global_cap > n.i[0] ? g->dims.rows_global_cap : n.i[0];
     mr_carve c = {NULL, 0};
     views v = {.d = d};
     carve(&c, &v, n.i[0], n.i[1], (int64_t)g->real_bytes);

@@ -11,26 +11,25 @@ void *mr_carve_take(mr_carve *c, int64_t bytes)
     return p;
 }
 
-mr_status mr_item_rows_get(const mr_run *r, mr_item_rows *out)
+mr_status mr_rank_rows_get(const mr_run *r, const mr_comm *comm, int rank0, mr_rank_rows *out)
 {
-    out->size = r->items ? r->items->size : 1;
+    out->size = comm ? comm->size : 1;
     out->first = 0;
     out->total = out->counts[0] = r->host->rows;
     if (out->size == 1) return MR_OK;
-    MR_CHECK(out->size == r->host->n_ranks && out->size <= MR_MAX_RANKS, MR_ERR_INTERNAL,
-             "the item table is shared by %d ranks, the batch by %d; they must be the same ranks, at "
-             "most %d",
-             out->size, r->host->n_ranks, MR_MAX_RANKS);
+    MR_CHECK(out->size <= MR_MAX_RANKS && rank0 + out->size <= r->host->n_ranks, MR_ERR_INTERNAL,
+             "ranks %d to %d share a softmax, but the batch is dealt to %d ranks (at most %d)", rank0,
+             rank0 + out->size - 1, r->host->n_ranks, MR_MAX_RANKS);
     out->total = 0;
     for (int i = 0; i < out->size; i++) {
-        if (i == r->items->rank) out->first = out->total;
-        out->counts[i] = r->host->rank_rows[i];
+        if (i == comm->rank) out->first = out->total;
+        out->counts[i] = r->host->rank_rows[rank0 + i];
         out->total += out->counts[i];
     }
     return MR_OK;
 }
 
-void mr_item_rows_scaled(const mr_item_rows *rows, int64_t width, int64_t *counts)
+void mr_rank_rows_scaled(const mr_rank_rows *rows, int64_t width, int64_t *counts)
 {
     for (int i = 0; i < rows->size; i++) counts[i] = rows->counts[i] * width;
 }

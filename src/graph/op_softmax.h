@@ -41,14 +41,14 @@ typedef struct mr_carve {
 } mr_carve;
 void *mr_carve_take(mr_carve *c, int64_t bytes);
 
-/* Rows of every rank of the item communicator in this batch: counts[size], rows before this rank's,
- * and their total. One rank, or a communicator of all ranks. */
-typedef struct mr_item_rows {
+/* Rows of every rank of a communicator in this batch: counts[size], rows before this rank's, and their
+ * total. comm NULL = this rank alone; rank0: world rank of its rank 0. */
+typedef struct mr_rank_rows {
     int size;
     int64_t counts[MR_MAX_RANKS], first, total;
-} mr_item_rows;
-mr_status mr_item_rows_get(const mr_run *r, mr_item_rows *out);
+} mr_rank_rows;
+mr_status mr_rank_rows_get(const mr_run *r, const mr_comm *comm, int rank0, mr_rank_rows *out);
 /* The same times `width` elements, for the collectives. */
-void mr_item_rows_scaled(const mr_item_rows *rows, int64_t width, int64_t *counts);
+void mr_rank_rows_scaled(const mr_rank_rows *rows, int64_t width, int64_t *counts);
 
 #endif
