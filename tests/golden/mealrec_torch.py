@@ -199,8 +199,8 @@ def schedule(cfg):
         beta = evenly(b0 * 1000.0 / T, b1 * 1000.0 / T)
     elif kind == "trunc_lin":
         k = 1000.0 / T
-        hi = 0.02 * k + 0.01
-        beta = evenly(1e-4 * k + 0.01, 0.001 * k + 0.01 if hi > 1.0 else hi)
+        hi = b1 * k + 0.01
+        beta = evenly(b0 * k + 0.01, 0.001 * k + 0.01 if hi > 1.0 else hi)
     elif kind == "cosine":
         beta = from_abar(lambda t: math.cos((t / T + 0.008) / 1.008 * math.pi / 2) ** 2)
     elif kind == "sqrt":
@@ -467,3 +467,41 @@ class Model:
             total = total + cfg["npd"]["lambda"] * loss["npd"]
         loss["total"] = total
         return act, loss
+
+    # -- recommendation ------------------------------------------------------------------------
+
+    def chain(self, clean, step, noise):
+        """T reverse steps from the start that diffusion.start names.
+
+        step(x, t [B]) -> guess of the clean x. noise(k): standard normal like `clean`, k = T for
+        the start and t - 1 for the posterior of step t; None means that no noise is drawn.
+        """
+        s, B = self.plan, len(clean)
+        T, start = s["T"], self.cfg["diffusion"].get("start", "corrupted")
+        at = torch.full((B,), T, dtype=torch.int64, device=clean.device)
+        x = {"x0": lambda: clean, "noise": lambda: noise(T),
+             "corrupted": lambda: self.corrupt(clean, at, noise(T))}[start]()
+        for t in range(T, 0, -1):
+            x = s["c1"][t] * step(x, at.fill_(t)) + s["c2"][t] * x
+            if t > 1 and self.cfg["diffusion"].get("noise", True):
+                x = x + math.sqrt(s["s2"][t]) * noise(t - 1)
+        return x
+
+    @torch.no_grad()
+    def infer(self, inputs, noise=None):
+        """The user vector [B, d] that ranks the items. noise(what, k), what "tcd" or "npd"."""
+        user = self.encode(inputs["history"], inputs["length"], inputs.get("text_history"))
+        if not self.v.is_mealrec:
+            return user
+        x0, frames, text = user, inputs["frames"], inputs["text"]
+        if self.v.tcd:
+            c_v = self.context(inputs["visual"], inputs["length"])
+            frames = self.chain(self.clean_frames(frames), lambda z, t: self.unet(z, t, c_v),
+                                noise and (lambda k: noise("tcd", k)))
+        if self.v.npd:
+            user = self.chain(x0, lambda x, t: self.denoise(x, frames, text),
+                              noise and (lambda k: noise("npd", k)))
+        else:
+            user = self.combine(x0, frames, text)
+        w = self.cfg["diffusion"].get("mix", 0.0)
+        return w * x0 + (1.0 - w) * user

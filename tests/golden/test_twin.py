@@ -4,7 +4,8 @@
 1. TedRec's parameter count reproduces the three published ones.
 2. Every backbone and variant, float32 and float64: a dump of the twin is found equal.
 3. Every planted bug, in every variant that can show it: the dump is found different.
-4. Diffusion identities, the circular convolution behind the FFT, the safetensors round trip.
+4. Diffusion identities, the reverse chains, the circular convolution behind the FFT, the
+   safetensors round trip.
 """
 import itertools
 import os
@@ -134,6 +135,52 @@ def diffusion():
             pass
 
 
+def inference():
+    """The reverse chains, where their result is known."""
+    cfg = twin.resolve({**make_dump.SMALL, "diffusion": {"steps": 6, "noise": False,
+                                                         "start": "x0"}})
+    cfg["model"].update(hidden=16, inner=24)
+    rng = np.random.default_rng(2)
+    inputs, _, dims = make_dump.random_batch(cfg, rng)
+    params = make_dump.random_parameters(twin.parameter_shapes(cfg, *dims), rng)
+    params = {n: torch.from_numpy(a) for n, a in params.items()}
+    inputs = {n: torch.from_numpy(a) for n, a in inputs.items()}
+    model = twin.Model(cfg, params)
+    clean = torch.randn(4, 5, dtype=torch.float64)
+    same = model.chain(clean, lambda x, t: clean, None)
+    expect(torch.equal(same, clean), "a perfect guess is returned exactly")
+    seen = []
+    model.chain(clean, lambda x, t: seen.append(int(t[0])) or x, None)
+    expect(seen == [6, 5, 4, 3, 2, 1], "steps run from T to 1, got %s" % seen)
+    cfg["diffusion"]["start"] = "corrupted"  # without noise and with a perfect guess: the means
+    path = {}
+    model.chain(clean, lambda x, t: path.update({int(t[0]): x}) or clean,
+                lambda k: torch.zeros_like(clean))
+    for t, x in path.items():
+        mean = clean * model.plan["abar"][t] ** 0.5
+        expect(torch.allclose(x, mean, rtol=1e-12, atol=0), "mean of the chain at t = %d" % t)
+    cfg["diffusion"]["start"] = "x0"
+    x0 = model.encode(inputs["history"], inputs["length"], inputs["text_history"])
+    cfg["diffusion"]["mix"] = 1.0
+    expect(torch.equal(model.infer(inputs), x0), "mix 1 is the backbone")
+    cfg["diffusion"]["mix"] = 0.0
+    a = model.infer(inputs)
+    cfg["diffusion"].update(start="corrupted", noise=True)
+    drawn = []
+
+    def noise(what, k):
+        drawn.append((what, k))
+        return torch.zeros_like(inputs["frames"] if what == "tcd" else x0)
+    b = model.infer(inputs, noise)
+    want = [(w, k) for w in ("tcd", "npd") for k in (6, 5, 4, 3, 2, 1)]
+    expect(drawn == want, "one start and T - 1 posterior draws a chain, got %s" % drawn)
+    expect(not torch.equal(a, b) and torch.isfinite(b).all(), "the corrupted start matters")
+    p = model.plan
+    for t in range(2, 7):  # variance: s2 + c2^2 (1 - abar_t) = 1 - abar_{t-1}
+        v = p["s2"][t] + p["c2"][t] ** 2 * (1 - p["abar"][t])
+        expect(abs(v - (1 - p["abar"][t - 1])) < 1e-15, "posterior variance at t = %d" % t)
+
+
 def circular_convolution():
     for L in (10, 7):
         a, u = torch.randn(2, L, 3, dtype=torch.float64), torch.randn(2, L, 3, dtype=torch.float64)
@@ -171,6 +218,7 @@ def main():
         parameter_counts()
         diffusion()
         circular_convolution()
+        inference()
         container(folder)
         equal_and_different(folder)
     print("%d failures" % len(FAILURES))
