@@ -6,8 +6,10 @@
 #include "cli/args.h"
 
 extern const mr_command mr_cmd_config;
+extern const mr_command mr_cmd_gradcheck;
 extern const mr_command mr_cmd_import;
 extern const mr_command mr_cmd_inspect;
+extern const mr_command mr_cmd_plan;
 extern const mr_command mr_cmd_synth;
 
 /* Call first in main: may start the program again, with OPENBLAS_CORETYPE set (blas_core.c). */

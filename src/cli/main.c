@@ -12,8 +12,10 @@
 
 static const mr_command *const commands[] = {
     &mr_cmd_config,
+    &mr_cmd_gradcheck,
     &mr_cmd_import,
     &mr_cmd_inspect,
+    &mr_cmd_plan,
     &mr_cmd_synth,
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };

@@ -129,7 +129,7 @@ mr_status mr_gradcheck(mr_trainer *t, const mr_gradcheck_spec *spec, double *wor
     MR_TRY_GOTO(mr_trainer_run(t, &c.run, c.plan), st, done);
     MR_TRY_GOTO(mr_trainer_load(t, t->train_run, 0, 0), st, done);
     MR_TRY_GOTO(mr_trainer_gradients(t), st, done);
-    MR_TRY_GOTO(mr_trainer_set_batch(t, c.run, &t->batch), st, done);
+    MR_TRY_GOTO(mr_trainer_set_batch(t, c.run, &t->feed, &t->batch), st, done);
     /* The loss slots live in the gradient buffer: give the forward-only run its own. */
     MR_TRY_GOTO(t->dev->alloc(t->dev, (void **)&c.run->loss_slots, MR_LOSS_SLOTS * sizeof(double),
                               "loss slots"),

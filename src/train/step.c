@@ -8,17 +8,11 @@
 
 #define MAX_SKIPS 3 /* non-finite gradients in a row before giving up */
 
-mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, const mr_batch *b)
+mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, mr_feed *feed, const mr_batch *b)
 {
     const mr_config *c = t->cfg;
-    for (int s = 0; s < b->n_seq; s++) {
-        const mr_seq *q = &b->seq[s];
-        /* The last entry is PAD, which TedRec reads at padded positions. */
-        memcpy(t->list, q->tok_id, (size_t)q->tokens * sizeof *t->list);
-        t->list[q->tokens] = 0;
-        MR_TRY(mr_exchange_plan(t->xch[s], t->items, t->table_rows, t->list, q->tokens + 1));
-        run->xch[s] = t->xch[s];
-    }
+    MR_TRY(mr_feed_plan(feed, t->items, t->table_rows, b));
+    for (int s = 0; s < b->n_seq; s++) run->xch[s] = feed->xch[s];
     double k = (double)(t->step + 1);
     mr_step_state st = {.lr = c->train.lr,
                         .bias1 = 1.0 - pow(c->train.beta1, k),
@@ -30,7 +24,7 @@ mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, const mr_batch *b)
 mr_status mr_trainer_load(mr_trainer *t, mr_run *run, int64_t epoch, int64_t i)
 {
     mr_sampler_get(t->sampler, epoch, i, (uint32_t)t->step, &t->batch);
-    return mr_trainer_set_batch(t, run, &t->batch);
+    return mr_trainer_set_batch(t, run, &t->feed, &t->batch);
 }
 
 /* A dense gradient range is final on this rank: start its sum over ranks while backward goes on. */

@@ -81,10 +81,7 @@ static mr_status make_sampler(mr_trainer *t)
     int64_t cap = mr_sampler_rows_cap(t->sampler), L = c->data.max_len;
     if (cap < 1) cap = 1;
     MR_TRY(mr_batch_alloc(&t->batch, cap, L, views ? 3 : 1, t->world->size));
-    MR_TRY(MR_ALLOC(&t->list, cap * L + 1, "exchange list"));
-    for (int s = 0; s < t->batch.n_seq; s++)
-        MR_TRY(mr_exchange_create(&t->xch[s], cap * L + 1, t->items->size));
-    return MR_OK;
+    return mr_feed_create(&t->feed, cap, L, t->batch.n_seq, t->items->size);
 }
 
 mr_status mr_trainer_run(mr_trainer *t, mr_run **out_p, const mr_plan *plan)
@@ -150,10 +147,12 @@ mr_status mr_trainer_eval_ready(mr_trainer *t, int64_t rows_cap)
     mr_run_free(&t->eval_run);
     mr_plan_free(&t->eval_plan);
     mr_graph_free(&t->eval_graph);
+    mr_feed_free(&t->eval_feed);
     mr_graph_dims dims = dims_for(t, rows_cap, t->cfg->train.eval_batch);
     MR_TRY(mr_graph_create(&t->eval_graph, &dims, &t->params, mr_dtype_bytes(t->dev->real), false));
     MR_TRY(mr_model_build(t->eval_graph, t->cfg, &t->sched, MR_PHASE_EVAL));
     MR_TRY(mr_plan_compile(&t->eval_plan, t->eval_graph, false, false, 0));
+    MR_TRY(mr_feed_create(&t->eval_feed, rows_cap, t->cfg->data.max_len, 1, t->items->size));
     return mr_trainer_run(t, &t->eval_run, t->eval_plan);
 }
 
@@ -168,8 +167,8 @@ void mr_trainer_free(mr_trainer **t_p)
     mr_plan_free(&t->train_plan);
     mr_graph_free(&t->train_graph);
     mr_params_free(&t->params);
-    for (int s = 0; s < MR_MAX_SEQ; s++) mr_exchange_free(&t->xch[s]);
-    MR_FREE(t->list);
+    mr_feed_free(&t->feed);
+    mr_feed_free(&t->eval_feed);
     mr_batch_free(&t->batch);
     mr_sampler_free(&t->sampler);
     mr_schedule_free(&t->sched);

@@ -12,6 +12,7 @@
 #include "graph/run.h"
 #include "model/model.h"
 #include "model/schedule.h"
+#include "train/feed.h"
 
 typedef struct mr_trainer {
     const mr_config *cfg;     /* borrowed */
@@ -33,12 +34,12 @@ typedef struct mr_trainer {
     mr_run *train_run;
     mr_sampler *sampler;
     mr_batch batch;
-    mr_exchange *xch[MR_MAX_SEQ];
-    int32_t *list;            /* ids of one exchange: packed tokens, then PAD */
+    mr_feed feed;
 
     mr_graph *eval_graph;     /* made on first use */
     mr_plan *eval_plan;
     mr_run *eval_run;
+    mr_feed eval_feed;
 
     int64_t step;             /* steps done */
     int skipped_in_row;       /* steps skipped because of a non-finite gradient */
@@ -67,7 +68,7 @@ mr_status mr_trainer_load(mr_trainer *t, mr_run *run, int64_t epoch, int64_t i);
 mr_status mr_trainer_gradients(mr_trainer *t);
 mr_status mr_trainer_update(mr_trainer *t);
 /* Plan the row exchanges of a batch and hand both to a run. */
-mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, const mr_batch *b);
+mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, mr_feed *feed, const mr_batch *b);
 /* A run over another plan of this trainer's graphs, with features, communicators and schedule set. */
 mr_status mr_trainer_run(mr_trainer *t, mr_run **out_p, const mr_plan *plan);
 /* Weighted total of t->losses. */

@@ -1,0 +1,189 @@
+/* Evaluation: blocks of users through the evaluation plan, then exact ranking over the sharded table.
+ * Invariant: all ranks run the same number of blocks, with or without rows of their own. */
+#include "train/evaluate.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#include "base/mem.h"
+#include "train/rank.h"
+
+typedef struct evaluation {
+    mr_trainer *t;
+    const mr_evaluation *what;
+    mr_sampler *sampler;
+    mr_batch batch;
+    mr_ranker *ranker;
+    int64_t *counts;      /* [size] rows of each rank of the item group in a block */
+    int32_t *rank;        /* [rows_cap] */
+    int64_t *skip_start;  /* [rows_cap + 1] */
+    int32_t *skip_id;     /* seen items of a block, grown as needed */
+    int64_t skip_cap;
+    int32_t *top_id;      /* [rows_cap, k] */
+    double *top_score;
+    mr_metrics *metrics;
+} evaluation;
+
+static mr_status make_sampler(evaluation *e)
+{
+    const mr_trainer *t = e->t;
+    const mr_config *c = t->cfg;
+    mr_sampler_spec spec = {.data = t->data,
+                            .split = e->what->split,
+                            .batch = c->train.eval_batch,
+                            .max_len = c->data.max_len,
+                            .virtual_shards = (int)c->dist.virtual_shards,
+                            .rank = t->world->rank,
+                            .n_ranks = t->world->size,
+                            .seed = (uint64_t)c->run.seed};
+    MR_TRY(mr_sampler_make(&e->sampler, &spec));
+    int64_t cap = mr_sampler_rows_cap(e->sampler);
+    return mr_batch_alloc(&e->batch, cap > 0 ? cap : 1, c->data.max_len, 1, t->world->size);
+}
+
+static mr_status make_ranker(evaluation *e)
+{
+    mr_trainer *t = e->t;
+    const mr_param *p = &t->params.p[t->table];
+    int64_t k = e->what->topk ? e->what->topk->k : 0, cap = e->batch.rows_cap;
+    mr_rank_spec spec = {.dev = t->dev,
+                         .k = t->eval_run->k,
+                         .comm = t->items,
+                         .table = (char *)t->params.value + p->offset * (int64_t)t->params.real_bytes,
+                         .row_lo = p->row_lo,
+                         .row_hi = p->row_hi,
+                         .n_items = t->data->n_items,
+                         .d = p->dim[1],
+                         .is_cosine = mr_model_is_cosine(t->cfg),
+                         .rows_cap = t->cfg->train.eval_batch,
+                         .top_k = k};
+    MR_TRY(mr_ranker_create(&e->ranker, &spec));
+    mr_ranker_refresh(e->ranker);
+    MR_TRY(MR_ALLOC(&e->counts, t->items->size, "rows of ranks"));
+    MR_TRY(MR_ALLOC(&e->rank, cap, "ranks"));
+    MR_TRY(MR_ALLOC(&e->skip_start, cap + 1, "seen items"));
+    if (!k) return MR_OK;
+    MR_TRY(MR_ALLOC(&e->top_id, cap * k, "top items"));
+    return MR_ALLOC(&e->top_score, cap * k, "top scores");
+}
+
+static int ascending(const void *a, const void *b)
+{
+    int32_t x = *(const int32_t *)a, y = *(const int32_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Items of each user's history (what lies before the target), ascending, without repeats. */
+static mr_status list_seen(evaluation *e)
+{
+    const mr_dataset *d = e->t->data;
+    int64_t cut = e->what->split == MR_SPLIT_TEST ? 1 : 2, n = 0;
+    for (int64_t i = 0; i < e->batch.rows; i++) {
+        int32_t u = e->batch.user[i];
+        int64_t len = d->offset[u + 1] - d->offset[u] - cut;
+        if (n + len > e->skip_cap) {
+            int32_t *more = NULL;
+            MR_TRY(MR_ALLOC(&more, 2 * (n + len), "seen items"));
+            if (n) memcpy(more, e->skip_id, (size_t)n * sizeof *more);
+            MR_FREE(e->skip_id);
+            e->skip_id = more;
+            e->skip_cap = 2 * (n + len);
+        }
+        int32_t *mine = e->skip_id + n;
+        memcpy(mine, d->items + d->offset[u], (size_t)len * sizeof *mine);
+        qsort(mine, (size_t)len, sizeof *mine, ascending);
+        e->skip_start[i] = n;
+        for (int64_t k = 0; k < len; k++)
+            if (k == 0 || mine[k] != mine[k - 1]) e->skip_id[n++] = mine[k];
+        e->skip_start[i + 1] = n;
+    }
+    if (e->batch.rows == 0) e->skip_start[0] = 0;
+    return MR_OK;
+}
+
+static mr_status one_block(evaluation *e, int64_t i)
+{
+    mr_trainer *t = e->t;
+    mr_sampler_get(e->sampler, 0, i, 0, &e->batch);
+    MR_TRY(mr_trainer_set_batch(t, t->eval_run, &t->eval_feed, &e->batch));
+    MR_TRY(mr_run_forward(t->eval_run));
+    for (int r = 0; r < t->items->size; r++) e->counts[r] = e->batch.rank_rows[t->group0 + r];
+    if (e->what->exclude_seen) MR_TRY(list_seen(e));
+    mr_rank_block b = {.x = mr_val(t->eval_run, mr_graph_find_output(t->eval_graph, "user")),
+                       .counts = e->counts,
+                       .target = e->batch.target,
+                       .skip_start = e->what->exclude_seen ? e->skip_start : NULL,
+                       .skip_id = e->skip_id,
+                       .rank = e->rank,
+                       .top_id = e->top_id,
+                       .top_score = e->top_score};
+    MR_TRY(mr_ranker_run(e->ranker, &b));
+    mr_metrics_add(e->metrics, e->rank, e->batch.rows);
+    for (int64_t k = 0; k < e->batch.rows; k++) {
+        int32_t u = e->batch.user[k];
+        if (e->what->user_rank) e->what->user_rank[u] = e->rank[k];
+        if (!e->what->topk) continue;
+        int64_t n = e->what->topk->k;
+        memcpy(e->what->topk->id + u * n, e->top_id + k * n, (size_t)n * sizeof *e->top_id);
+        memcpy(e->what->topk->score + u * n, e->top_score + k * n, (size_t)n * sizeof(double));
+    }
+    return MR_OK;
+}
+
+/* Each user belongs to one rank; the others hold zeros. */
+static mr_status share(evaluation *e)
+{
+    mr_comm *w = e->t->world;
+    int64_t n = e->t->data->n_users;
+    if (w->size == 1) return MR_OK;
+    if (e->what->user_rank) MR_TRY(w->allreduce(w, e->what->user_rank, n, MR_I32, MR_SUM));
+    if (!e->what->topk) return MR_OK;
+    n *= e->what->topk->k;
+    MR_TRY(w->allreduce(w, e->what->topk->id, n, MR_I32, MR_SUM));
+    return w->allreduce(w, e->what->topk->score, n, MR_F64, MR_SUM);
+}
+
+static void clear_outputs(evaluation *e)
+{
+    int64_t n = e->t->data->n_users;
+    if (e->what->user_rank) memset(e->what->user_rank, 0, (size_t)n * sizeof(int32_t));
+    if (!e->what->topk) return;
+    n *= e->what->topk->k;
+    memset(e->what->topk->id, 0, (size_t)n * sizeof(int32_t));
+    memset(e->what->topk->score, 0, (size_t)n * sizeof(double));
+}
+
+static void release(evaluation *e)
+{
+    mr_ranker_free(&e->ranker);
+    mr_sampler_free(&e->sampler);
+    mr_batch_free(&e->batch);
+    MR_FREE(e->counts);
+    MR_FREE(e->rank);
+    MR_FREE(e->skip_start);
+    MR_FREE(e->skip_id);
+    MR_FREE(e->top_id);
+    MR_FREE(e->top_score);
+}
+
+mr_status mr_evaluate(mr_trainer *t, const mr_evaluation *what, mr_metrics *out)
+{
+    evaluation e = {.t = t, .what = what, .metrics = out};
+    mr_status st;
+    int k[MR_METRIC_CUTOFFS], n = t->cfg->train.topk.n;
+    MR_CHECK(n <= MR_METRIC_CUTOFFS, MR_ERR_CONFIG, "train.topk: at most %d cutoffs",
+             MR_METRIC_CUTOFFS);
+    for (int i = 0; i < n; i++) k[i] = (int)t->cfg->train.topk.v[i];
+    MR_TRY(mr_metrics_begin(out, k, n));
+    clear_outputs(&e);
+    MR_TRY_GOTO(make_sampler(&e), st, done);
+    MR_TRY_GOTO(mr_trainer_eval_ready(t, e.batch.rows_cap), st, done);
+    MR_TRY_GOTO(make_ranker(&e), st, done);
+    for (int64_t i = 0; i < mr_sampler_batches(e.sampler); i++)
+        MR_TRY_GOTO(one_block(&e, i), st, done);
+    MR_TRY_GOTO(mr_metrics_reduce(out, t->world), st, done);
+    MR_TRY_GOTO(share(&e), st, done);
+done:
+    release(&e);
+    return st;
+}

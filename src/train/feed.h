@@ -1,0 +1,20 @@
+/* The feed of a run: the row exchanges planned for each batch that is handed to it. */
+#ifndef MR_TRAIN_FEED_H
+#define MR_TRAIN_FEED_H
+
+#include "data/batch.h"
+#include "dist/shard.h"
+
+typedef struct mr_feed {
+    int n_seq;
+    mr_exchange *xch[MR_MAX_SEQ];
+    int32_t *list; /* ids of one exchange: packed tokens, then one PAD */
+} mr_feed;
+
+/* For batches of at most rows_cap rows of L positions, item rows shared by n_ranks ranks. */
+mr_status mr_feed_create(mr_feed *f, int64_t rows_cap, int64_t L, int n_seq, int n_ranks);
+void mr_feed_free(mr_feed *f);
+/* Plan the exchanges of a batch over `items`. Collective. */
+mr_status mr_feed_plan(mr_feed *f, mr_comm *items, int64_t table_rows, const mr_batch *b);
+
+#endif

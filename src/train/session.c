@@ -1,0 +1,46 @@
+/* Opening and closing a session: communicator, threads, data set. */
+#include "train/session.h"
+
+#include <omp.h>
+#include <string.h>
+
+#include "base/log.h"
+#include "data/noise.h"
+#include "data/synth.h"
+
+#include "io/h5_dataset.h"
+
+/* Features that the demo's model does not read would only cost time; the demo shape is small anyway. */
+static mr_status load_data(mr_session *s, const mr_config *cfg)
+{
+    if (cfg->data.path[0]) return mr_h5_dataset_read(&s->data, cfg->data.path, s->world);
+    mr_synth_spec spec;
+    MR_TRY(mr_synth_spec_for("demo", &spec));
+    spec.seed = (uint64_t)cfg->run.seed;
+    mr_info("data.path is empty: using the built-in demo, a SYNTHETIC data set made on the spot");
+    return mr_synth(&s->data, &spec);
+}
+
+mr_status mr_session_open(mr_session *s, const mr_config *cfg)
+{
+    memset(s, 0, sizeof *s);
+    bool self = !strcmp(cfg->dist.comm, "self");
+    MR_CHECK(strcmp(cfg->dist.comm, "nccl"), MR_ERR_CONFIG,
+             "dist.comm=nccl needs a GPU run; this program trains on the CPU, use auto or mpi");
+    MR_TRY(self ? mr_comm_self(&s->world) : mr_comm_mpi_world(&s->world));
+    mr_log_init(s->world->size > 1 ? s->world->rank : -1, MR_LOG_INFO);
+    int threads = 1; //TOPO
+    omp_set_num_threads(threads);
+    mr_status st = mr_comm_agree(s->world, load_data(s, cfg));
+    if (st == MR_OK && cfg->data.frames_noise > 0)
+        st = mr_comm_agree(s->world, mr_dataset_add_noise(&s->data, cfg->data.frames_noise,
+                                                          (uint64_t)cfg->run.seed));
+    if (st != MR_OK) mr_session_close(s);
+    return st;
+}
+
+void mr_session_close(mr_session *s)
+{
+    mr_dataset_free(&s->data);
+    mr_comm_destroy(&s->world);
+}

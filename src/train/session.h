@@ -1,0 +1,19 @@
+/* What every command that needs a model starts with: communicator, threads, data set. */
+#ifndef MR_TRAIN_SESSION_H
+#define MR_TRAIN_SESSION_H
+
+#include "base/config.h"
+#include "data/dataset.h"
+#include "dist/comm.h"
+
+typedef struct mr_session {
+    mr_comm *world;
+    mr_dataset data;
+} mr_session;
+
+/* Start communication (dist.comm), set the number of threads, read data.path on all ranks (or make the
+ * built-in synthetic demo when it is empty), add data.frames_noise. Collective. */
+mr_status mr_session_open(mr_session *s, const mr_config *cfg);
+void mr_session_close(mr_session *s);
+
+#endif
