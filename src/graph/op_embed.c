@@ -28,11 +28,13 @@ static int64_t local_rows(const mr_graph *g, int table)
     return (rows + n - 1) / n;
 }
 
-/* Most rows that all ranks together can want from one: distinct per asker. */
-static int64_t give_cap(const mr_graph *g, int table, int seq)
+/* Most rows that all ranks together can want from one: every one for everybody, or every token of
+ * the global batch and each rank's PAD. */
+static int64_t give_cap(const mr_graph *g, int table)
 {
-    int64_t per_rank = unique_cap(g, seq), own = local_rows(g, table);
-    return g->dims.n_ranks * (per_rank < own ? per_rank : own);
+    int64_t all = g->dims.n_ranks * local_rows(g, table);
+    int64_t tokens = g->dims.rows_global_cap * g->dims.L + g->dims.n_ranks;
+    return tokens < all ? tokens : all;
 }
 
 static mr_status trade_of(const mr_run *r, const mr_node *n, trade *t)
@@ -47,9 +49,9 @@ static mr_status trade_of(const mr_run *r, const mr_node *n, trade *t)
              "%s: the row exchange of sequence set %d is not planned for this batch", n->label,
              seq);
     if (r->items->size == 1) return MR_OK;
-    MR_CHECK(t->x->n_give <= give_cap(r->g, n->param[0], seq), MR_ERR_INTERNAL,
+    MR_CHECK(t->x->n_give <= give_cap(r->g, n->param[0]), MR_ERR_INTERNAL,
              "%s: %lld rows to send, planned for %lld", n->label, (long long)t->x->n_give,
-             (long long)give_cap(r->g, n->param[0], seq));
+             (long long)give_cap(r->g, n->param[0]));
     t->unique = r->ex.scratch;
     t->give = t->unique + (size_t)(unique_cap(r->g, seq) * t->w) * r->g->real_bytes;
     return MR_OK;
@@ -161,8 +163,7 @@ static int add_lookup(mr_graph *g, const mr_op *op, mr_space space, int64_t L, i
     n.param[n.n_param++] = table;
     n.i[0] = seq;
     if (g->dims.n_ranks > 1)
-        n.scratch_bytes =
-            (size_t)((unique_cap(g, seq) + give_cap(g, table, seq)) * w) * g->real_bytes;
+        n.scratch_bytes = (size_t)((unique_cap(g, seq) + give_cap(g, table)) * w) * g->real_bytes;
     return mr_graph_add(g, &n);
 }
 
