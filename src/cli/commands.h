@@ -6,6 +6,7 @@
 #include "cli/args.h"
 
 extern const mr_command mr_cmd_config;
+extern const mr_command mr_cmd_dump_step;
 extern const mr_command mr_cmd_gradcheck;
 extern const mr_command mr_cmd_import;
 extern const mr_command mr_cmd_inspect;

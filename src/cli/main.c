@@ -12,6 +12,7 @@
 
 static const mr_command *const commands[] = {
     &mr_cmd_config,
+    &mr_cmd_dump_step,
     &mr_cmd_gradcheck,
     &mr_cmd_import,
     &mr_cmd_inspect,

@@ -9,7 +9,7 @@
  * popularity: items by how often they occur in the training parts s_1..s_{n-2}. markov: by how often they
  * follow the last item of the test history inside the training parts, equal counts by popularity. Equal
  * scores: the lower id ranks first. Not collective. */
-mr_status mr_rank_popularity(const mr_dataset *d, int64_t *rank);
-mr_status mr_rank_markov(const mr_dataset *d, int64_t *rank);
+mr_status mr_rank_popularity(const mr_dataset *d, int32_t *rank);
+mr_status mr_rank_markov(const mr_dataset *d, int32_t *rank);
 
 #endif

@@ -1,0 +1,289 @@
+/* The training loop. What changes between two runs of the same command is only times. */
+#include "train/loop.h"
+
+#include <math.h>
+#include <stdio.h>
+#include <string.h>
+#include <time.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "base/progress.h"
+
+/* Running sums of an epoch live in state.epoch_sums: rows, total loss, then the single losses. */
+enum { SUM_ROWS, SUM_TOTAL, SUM_LOSS };
+
+static double now(void)
+{
+    struct timespec ts;
+    clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (double)ts.tv_sec + 1e-9 * (double)ts.tv_nsec;
+}
+
+mr_train_state mr_loop_state(const mr_config *cfg, const mr_dataset *data)
+{
+    return (mr_train_state){.best_epoch = -1,
+                            .seed = (uint64_t)cfg->run.seed,
+                            .config_hash = mr_config_hash(cfg),
+                            .data_checksum = data->checksum};
+}
+
+static void emit(mr_loop *l, json_t *event)
+{
+    if (l->on_event && l->t->world->rank == 0)
+        l->on_event(l->user, event);
+    else
+        json_decref(event);
+}
+
+json_t *mr_metrics_json(const char *event, const mr_metrics *m)
+{
+    json_t *o = json_pack("{s:s, s:I}", "event", event, "users", (json_int_t)m->rows);
+    for (int i = 0; i < mr_metrics_count(m); i++) {
+        char name[24];
+        double v;
+        mr_metrics_at(m, i, name, &v);
+        json_object_set_new(o, name, json_real(v));
+    }
+    return o;
+}
+
+/* ---- events ---- */
+static void put_losses(mr_loop *l, json_t *o, const double *total, const double *single)
+{
+    const mr_graph *g = l->t->train_graph;
+    json_object_set_new(o, "loss", json_real(*total));
+    for (int i = 0; i < g->n_losses; i++) {
+        char key[32];
+        snprintf(key, sizeof key, "loss_%s", g->loss[i].name);
+        json_object_set_new(o, key, json_real(single[i]));
+    }
+}
+
+static void step_event(mr_loop *l, double rows_per_s)
+{
+    mr_trainer *t = l->t;
+    double total = mr_trainer_total_loss(t);
+    json_t *o = json_pack("{s:s, s:I, s:I}", "event", "step", "epoch",
+                          (json_int_t)l->state.epoch, "step", (json_int_t)t->step);
+    put_losses(l, o, &total, t->losses);
+    json_object_set_new(o, "grad_norm", json_real(t->grad_norm));
+    json_object_set_new(o, "rows_per_s", json_real(rows_per_s));
+    emit(l, o);
+}
+
+/* Mean over columns of the variance over the rows of the last batch: 0 would mean a collapse. */
+static mr_status batch_variance(mr_loop *l, const char *output, double *out)
+{
+    mr_trainer *t = l->t;
+    int id = mr_graph_find_output(t->train_graph, output);
+    *out = -1;
+    if (id < 0) return MR_OK;
+    int64_t n = t->batch.rows, w = mr_node_inner(t->train_graph, id);
+    char *host = NULL;
+    double *s = NULL, var = 0;
+    mr_status st;
+    MR_TRY_GOTO(mr_alloc((void **)&host, n * w, t->params.real_bytes, "activation"), st, done);
+    MR_TRY_GOTO(MR_ALLOC(&s, 2 * w + 1, "sums"), st, done);
+    MR_TRY_GOTO(mr_run_output(t->train_run, output, host), st, done);
+    for (int64_t i = 0; i < n * w; i++) {
+        double x = t->params.real_bytes == 8 ? ((double *)(void *)host)[i]
+                                             : (double)((float *)(void *)host)[i];
+        s[i % w] += x;
+        s[w + i % w] += x * x;
+    }
+    s[2 * w] = (double)n;
+    MR_TRY_GOTO(t->world->allreduce(t->world, s, 2 * w + 1, MR_F64, MR_SUM), st, done);
+    for (int64_t j = 0; j < w; j++) {
+        double mean = s[j] / s[2 * w];
+        var += s[w + j] / s[2 * w] - mean * mean;
+    }
+    *out = var / (double)w;
+done:
+    MR_FREE(host);
+    MR_FREE(s);
+    return st;
+}
+
+static mr_status epoch_event(mr_loop *l, double seconds)
+{
+    double *sum = l->state.epoch_sums, mean[MR_STATE_SUMS], x0, z0;
+    for (int i = 1; i < MR_STATE_SUMS; i++) mean[i] = sum[i] / (sum[SUM_ROWS] > 0 ? sum[SUM_ROWS] : 1);
+    MR_TRY(batch_variance(l, "x0", &x0));
+    MR_TRY(batch_variance(l, "z0", &z0));
+    json_t *o = json_pack("{s:s, s:I, s:I, s:f, s:f}", "event", "epoch", "epoch",
+                          (json_int_t)l->state.epoch, "step", (json_int_t)l->t->step, "seconds",
+                          seconds, "var_x0", x0);
+    if (z0 >= 0) json_object_set_new(o, "var_z0", json_real(z0));
+    put_losses(l, o, &mean[SUM_TOTAL], &mean[SUM_LOSS]);
+    mr_info("epoch %lld: loss %.6f, %.1f s, %.0f rows/s", (long long)l->state.epoch,
+            mean[SUM_TOTAL], seconds, sum[SUM_ROWS] / (seconds > 0 ? seconds : 1));
+    emit(l, o);
+    return MR_OK;
+}
+
+/* ---- checkpoints ---- */
+static mr_status save(mr_loop *l, bool is_best)
+{
+    if (!l->checkpoint_dir) return MR_OK;
+    l->state.step = l->t->step;
+    mr_checkpoint_save_args a = {.dir = l->checkpoint_dir,
+                                 .params = &l->t->params,
+                                 .state = &l->state,
+                                 .config_json = l->config_json,
+                                 .world = l->t->world,
+                                 .is_best = is_best,
+                                 .keep = l->t->cfg->checkpoint.keep};
+    /* A failed checkpoint costs the checkpoint, not the training: it has said so itself. */
+    mr_status st = mr_checkpoint_save(&a);
+    return st == MR_ERR_COMM ? st : MR_OK;
+}
+
+/* ---- one epoch ---- */
+static mr_status asked_to_stop(mr_loop *l, bool *out)
+{
+    int32_t flag = l->stop && *l->stop;
+    mr_comm *w = l->t->world;
+    if (w->size > 1) MR_TRY(w->allreduce(w, &flag, 1, MR_I32, MR_MAX));
+    *out = flag != 0;
+    return MR_OK;
+}
+
+static void add_step(mr_loop *l)
+{
+    mr_trainer *t = l->t;
+    double rows = (double)t->batch.rows_global, *sum = l->state.epoch_sums;
+    sum[SUM_ROWS] += rows;
+    sum[SUM_TOTAL] += rows * mr_trainer_total_loss(t);
+    for (int i = 0; i < t->train_graph->n_losses && SUM_LOSS + i < MR_STATE_SUMS; i++)
+        sum[SUM_LOSS + i] += rows * t->losses[i];
+    l->state.rows_seen += t->batch.rows_global;
+    l->state.batch_in_epoch++;
+}
+
+static bool steps_are_over(const mr_loop *l)
+{
+    int64_t most = l->t->cfg->train.max_steps;
+    return most > 0 && l->t->step >= most;
+}
+
+static mr_status train_epoch(mr_loop *l, double *seconds)
+{
+    mr_trainer *t = l->t;
+    int64_t n = mr_sampler_batches(t->sampler), every = t->cfg->train.log_every;
+    double start = now(), last = start, rows = 0;
+    mr_progress bar;
+    char note[64];
+    mr_progress_start(&bar, l->title, "step", l->state.batch_in_epoch, n, t->world->rank);
+    while (l->state.batch_in_epoch < n && !steps_are_over(l)) {
+        bool stop;
+        MR_TRY(asked_to_stop(l, &stop));
+        if (stop) {
+            mr_progress_clear(&bar);
+            MR_TRY(save(l, false));
+            return MR_STOPPED;
+        }
+        MR_TRY(mr_trainer_step(t, l->state.epoch, l->state.batch_in_epoch));
+        add_step(l);
+        rows += (double)t->batch.rows_global;
+        snprintf(note, sizeof note, "epoch %lld loss %.4f", (long long)l->state.epoch,
+                 mr_trainer_total_loss(t));
+        mr_progress_to(&bar, l->state.batch_in_epoch, note);
+        if (t->step % every) continue;
+        double at = now();
+        step_event(l, rows / (at > last ? at - last : 1e-9));
+        rows = 0;
+        last = at;
+    }
+    mr_progress_clear(&bar);
+    *seconds = now() - start;
+    return MR_OK;
+}
+
+static mr_status score(mr_loop *l, mr_split split, mr_metrics *m)
+{
+    double start = now();
+    mr_evaluation what = {.split = split, .exclude_seen = l->t->cfg->train.mask_seen};
+    MR_TRY(mr_evaluate(l->t, &what, m));
+    double seconds = now() - start;
+    l->eval_seconds += seconds;
+    json_t *o = mr_metrics_json(split == MR_SPLIT_TEST ? "test" : "valid", m);
+    json_object_set_new(o, "epoch", json_integer(l->state.epoch));
+    json_object_set_new(o, "seconds", json_real(seconds));
+    emit(l, o);
+    return MR_OK;
+}
+
+/* Validation and the decision: true when training is over. */
+static mr_status validate(mr_loop *l, bool *is_best, bool *is_over)
+{
+    const mr_config *c = l->t->cfg;
+    mr_metrics *m = NULL;
+    double value;
+    MR_TRY(MR_ALLOC(&m, 1, "metrics"));
+    mr_status st = score(l, MR_SPLIT_VALID, m);
+    if (st == MR_OK) st = mr_metrics_get(m, c->train.valid_metric, &value);
+    if (st == MR_OK) {
+        mr_early_stop e = {.patience = c->train.patience,
+                           .has_best = l->state.best_epoch >= 0,
+                           .best = l->state.best_metric,
+                           .best_epoch = l->state.best_epoch,
+                           .n_worse = l->state.bad_evals};
+        *is_best = mr_early_stop_enter(&e, value, l->state.epoch);
+        *is_over = mr_early_stop_is_over(&e);
+        if (*is_best) {
+            l->valid = *m;
+            l->state.best_step = l->t->step;
+        }
+        l->state.best_metric = e.best;
+        l->state.best_epoch = e.best_epoch;
+        l->state.bad_evals = e.n_worse;
+        mr_info("epoch %lld: valid %s %.4f%s", (long long)l->state.epoch, c->train.valid_metric,
+                value, *is_best ? " (best)" : "");
+    }
+    MR_FREE(m);
+    return st;
+}
+
+static mr_status one_epoch(mr_loop *l, bool *is_over)
+{
+    const mr_config *c = l->t->cfg;
+    double seconds;
+    bool is_best = false;
+    if (l->state.batch_in_epoch == 0) memset(l->state.epoch_sums, 0, sizeof l->state.epoch_sums);
+    MR_TRY(train_epoch(l, &seconds));
+    l->train_seconds += seconds;
+    l->state.seconds += seconds;
+    MR_TRY(epoch_event(l, seconds));
+    MR_TRY(validate(l, &is_best, is_over));
+    l->epochs_done++;
+    l->state.epoch++;
+    l->state.batch_in_epoch = 0;
+    *is_over |= l->state.epoch >= c->train.epochs || steps_are_over(l);
+    l->state.is_finished = *is_over;
+    if (is_best || *is_over ||
+        (c->checkpoint.every_epochs > 0 && l->state.epoch % c->checkpoint.every_epochs == 0))
+        MR_TRY(save(l, is_best));
+    return MR_OK;
+}
+
+/* The weights of the best epoch, when they were kept. */
+static mr_status load_best(mr_loop *l)
+{
+    mr_checkpoint *c = NULL;
+    if (!l->checkpoint_dir) return MR_OK;
+    MR_TRY(mr_checkpoint_open(&c, l->checkpoint_dir, MR_CHECKPOINT_BEST, l->t->world));
+    if (!c) return MR_OK;
+    mr_status st = mr_checkpoint_read(c, &l->t->params);
+    mr_checkpoint_close(&c);
+    return st;
+}
+
+mr_status mr_loop_run(mr_loop *l)
+{
+    bool is_over = l->state.is_finished || l->state.epoch >= l->t->cfg->train.epochs;
+    l->t->step = l->state.step;
+    while (!is_over) MR_TRY(one_epoch(l, &is_over));
+    MR_TRY(load_best(l));
+    return score(l, MR_SPLIT_TEST, &l->test);
+}
