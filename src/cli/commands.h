@@ -12,6 +12,7 @@ extern const mr_command mr_cmd_import;
 extern const mr_command mr_cmd_inspect;
 extern const mr_command mr_cmd_plan;
 extern const mr_command mr_cmd_synth;
+extern const mr_command mr_cmd_train;
 
 /* Call first in main: may start the program again, with OPENBLAS_CORETYPE set (blas_core.c). */
 void mr_blas_core_select(char **argv);

@@ -18,6 +18,7 @@ static const mr_command *const commands[] = {
     &mr_cmd_inspect,
     &mr_cmd_plan,
     &mr_cmd_synth,
+    &mr_cmd_train,
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 
