@@ -54,6 +54,8 @@ struct mr_comm {
     mr_status (*barrier)(mr_comm *c);
     /* New communicator of the ranks with equal color, ordered by rank. */
     mr_status (*split)(mr_comm *c, int color, mr_comm **out_p); /* color >= 0 */
+    /* New communicator of the ranks on this rank's host (shared memory), ordered by rank. */
+    mr_status (*split_host)(mr_comm *c, mr_comm **out_p);
     void (*destroy)(mr_comm *c); /* collective; frees c */
     void *impl;
 };

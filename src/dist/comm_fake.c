@@ -76,17 +76,28 @@ static mr_status fake_barrier(mr_comm *c)
     return after(c, INNER(c)->barrier(INNER(c)), "barrier");
 }
 
+/* A part made by the inner communicator becomes a fake one with the same countdown. */
+static mr_status wrap_part(mr_comm *c, mr_status st, mr_comm *part, const char *call,
+                           mr_comm **out_p)
+{
+    st = after(c, st, call);
+    if (st == MR_OK) st = wrap(part, true, ((fake *)c->impl)->count, out_p);
+    if (st != MR_OK) mr_comm_destroy(&part);
+    return st;
+}
+
 static mr_status fake_split(mr_comm *c, int color, mr_comm **out_p)
 {
-    mr_comm *part = NULL, *wrapped = NULL;
-    mr_status st = after(c, INNER(c)->split(INNER(c), color, &part), "split");
-    if (st == MR_OK) st = wrap(part, true, ((fake *)c->impl)->count, &wrapped);
-    if (st != MR_OK) {
-        mr_comm_destroy(&part);
-        return st;
-    }
-    *out_p = wrapped;
-    return MR_OK;
+    mr_comm *part = NULL;
+    mr_status st = INNER(c)->split(INNER(c), color, &part);
+    return wrap_part(c, st, part, "split", out_p);
+}
+
+static mr_status fake_split_host(mr_comm *c, mr_comm **out_p)
+{
+    mr_comm *part = NULL;
+    mr_status st = INNER(c)->split_host(INNER(c), &part);
+    return wrap_part(c, st, part, "split_host", out_p);
 }
 
 static void fake_destroy(mr_comm *c)
@@ -123,6 +134,7 @@ static mr_status wrap(mr_comm *inner, bool owns_inner, countdown *count, mr_comm
                    .bcast = fake_bcast,
                    .barrier = fake_barrier,
                    .split = fake_split,
+                   .split_host = fake_split_host,
                    .destroy = fake_destroy,
                    .impl = f};
     *out_p = c;

@@ -308,6 +308,16 @@ static mr_status mpi_split(mr_comm *c, int color, mr_comm **out_p)
     return wrap(part, out_p);
 }
 
+static mr_status mpi_split_host(mr_comm *c, mr_comm **out_p)
+{
+    MPI_Comm part;
+    MPI_TRY(c,
+            MPI_Comm_split_type(((mpi_impl *)c->impl)->comm, MPI_COMM_TYPE_SHARED, c->rank,
+                                MPI_INFO_NULL, &part),
+            "MPI_Comm_split_type");
+    return wrap(part, out_p);
+}
+
 static void release(mr_comm *c)
 {
     mpi_impl *m = c->impl;
@@ -345,6 +355,7 @@ static mr_status wrap(MPI_Comm comm, mr_comm **out_p)
                    .bcast = mpi_bcast,
                    .barrier = mpi_barrier,
                    .split = mpi_split,
+                   .split_host = mpi_split_host,
                    .destroy = mpi_destroy,
                    .impl = m};
     m->comm = comm;

@@ -84,6 +84,12 @@ static mr_status self_split(mr_comm *c, int color, mr_comm **out_p)
     return mr_comm_self(out_p);
 }
 
+static mr_status self_split_host(mr_comm *c, mr_comm **out_p)
+{
+    (void)c;
+    return mr_comm_self(out_p);
+}
+
 static void self_destroy(mr_comm *c) { MR_FREE(c); }
 
 mr_status mr_comm_self(mr_comm **out_p)
@@ -102,6 +108,7 @@ mr_status mr_comm_self(mr_comm **out_p)
                    .bcast = self_bcast,
                    .barrier = self_barrier,
                    .split = self_split,
+                   .split_host = self_split_host,
                    .destroy = self_destroy};
     *out_p = c;
     return MR_OK;

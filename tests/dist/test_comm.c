@@ -271,6 +271,11 @@ static void test_split(void **state)
     assert_int_equal(v, want);
     mr_comm_destroy(&part);
     assert_null(part);
+    /* All ranks of a test are on one host. */
+    assert_int_equal(world->split_host(world, &part), MR_OK);
+    assert_int_equal(part->size, world->size);
+    assert_int_equal(part->rank, world->rank);
+    mr_comm_destroy(&part);
 }
 
 static void test_agree(void **state)

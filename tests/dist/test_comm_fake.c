@@ -11,7 +11,7 @@
 
 static mr_comm *world;
 
-enum { CALLS = 11 };
+enum { CALLS = 13 };
 
 /* One call of everything (and one on a part); which of them failed is marked. */
 static void call_everything(mr_comm *c, mr_status *st, mr_comm **part_p)
@@ -29,7 +29,11 @@ static void call_everything(mr_comm *c, mr_status *st, mr_comm **part_p)
     st[7] = c->barrier(c);
     st[8] = mr_comm_agree(c, MR_OK);
     st[9] = c->split(c, 0, part_p);
-    st[10] = *part_p ? (*part_p)->barrier(*part_p) : MR_OK;
+    st[10] = *part_p ? (*part_p)->barrier(*part_p) : c->barrier(c);
+    mr_comm *host = NULL;
+    st[11] = c->split_host(c, &host);
+    st[12] = host ? host->barrier(host) : c->barrier(c);
+    mr_comm_destroy(&host);
 }
 
 static void test_every_call(void **state)
