@@ -27,7 +27,7 @@ typedef struct mr_gn {
 /* Elements of scratch that group_norm_bwd needs. */
 static inline int64_t mr_gn_scratch(int64_t n, int64_t S, int64_t c)
 {
-    return (n + MR_GN_BLOCK - 1) / MR_GN_BLOCK * (2 + S) * c;
+    return (n + MR_GN_BLOCK - 1) / MR_GN_BLOCK * (4 + S) * c;
 }
 #define MR_SUM_BLOCK 64 /* samples of one partial sum in conv3_bwd_add */
 static inline int64_t mr_conv_scratch(int64_t n, int64_t ci, int64_t co)

@@ -5,53 +5,80 @@
 #include "kernels/cpu/real.h"
 #include "kernels/shared/act.h"
 
-enum { PIECE = 64 }; /* channels handled together */
+enum { PIECE = 128 }; /* channels handled together: long inner loops, whatever the group width */
 
-/* Mean and 1/std of channels [c0, c0 + w) over S frames of one sample. */
-static void group_stats(REAL *mean, REAL *rstd, const REAL *x, int64_t S, int64_t c, int64_t c0,
-                        int64_t w, double eps)
+/* Adds the sum of s[m] (channels p .. p + m) to the totals of their groups. */
+static void add_groups(REAL *total, const REAL *s, int64_t p, int64_t m, int64_t cg)
 {
-    REAL sum = 0, var = 0, inv = (REAL)(1.0 / (double)(S * w));
-    for (int64_t p = c0; p < c0 + w; p += PIECE) {
-        int64_t m = c0 + w - p < PIECE ? c0 + w - p : PIECE;
-        REAL s[PIECE] = {0}, t = 0;
-        for (int64_t f = 0; f < S; f++)
-            for (int64_t j = 0; j < m; j++) s[j] += x[f * c + p + j];
+    for (int64_t g = p / cg, j = 0, end = (g + 1) * cg - p; j < m; g++, end += cg) {
+        int64_t stop = end < m ? end : m;
+        REAL t = 0;
 #pragma omp simd reduction(+ : t)
-        for (int64_t j = 0; j < m; j++) t += s[j];
-        sum += t;
+        for (int64_t q = j; q < stop; q++) t += s[q];
+        total[g] += t;
+        j = stop;
     }
-    REAL mu = sum * inv;
-    for (int64_t p = c0; p < c0 + w; p += PIECE) {
-        int64_t m = c0 + w - p < PIECE ? c0 + w - p : PIECE;
-        REAL s[PIECE] = {0}, t = 0;
-        for (int64_t f = 0; f < S; f++)
-            for (int64_t j = 0; j < m; j++) {
-                REAL d = x[f * c + p + j] - mu;
-                s[j] += d * d;
-            }
-#pragma omp simd reduction(+ : t)
-        for (int64_t j = 0; j < m; j++) t += s[j];
-        var += t;
-    }
-    *mean = mu;
-    *rstd = 1 / mr_sqrt(var * inv + (REAL)eps);
 }
 
-/* v = (x - mean) a + b of channels p .. p + m: a = rstd gamma (1 + scale), b = beta (1 + scale) + shift */
-static void affine_piece(REAL *a, REAL *b, REAL rstd, const REAL *gamma, const REAL *beta,
-                         const REAL *film, int64_t c, int64_t p, int64_t m)
+/* out[j] = value of the group of channel p + j */
+static void spread_groups(REAL *out, const REAL *value, int64_t p, int64_t m, int64_t cg)
 {
+    for (int64_t g = p / cg, j = 0, end = (g + 1) * cg - p; j < m; g++, end += cg) {
+        int64_t stop = end < m ? end : m;
+        REAL v = value[g];
+        for (; j < stop; j++) out[j] = v;
+    }
+}
+
+/* mean[G], rstd[G] of one sample x[S,c]; mean first, then the squares of the differences. */
+static void sample_stats(REAL *mean, REAL *rstd, const REAL *restrict x, const mr_gn *gn)
+{
+    int64_t c = gn->c, G = gn->groups, cg = c / G;
+    REAL inv = (REAL)(1.0 / (double)(gn->S * cg)), s[PIECE], mu[PIECE];
+    for (int64_t g = 0; g < G; g++) mean[g] = rstd[g] = 0;
+    for (int64_t p = 0; p < c; p += PIECE) {
+        int64_t m = c - p < PIECE ? c - p : PIECE;
+        for (int64_t j = 0; j < m; j++) s[j] = x[p + j];
+        for (int64_t f = 1; f < gn->S; f++)
+            for (int64_t j = 0; j < m; j++) s[j] += x[f * c + p + j];
+        add_groups(mean, s, p, m, cg);
+    }
+    for (int64_t g = 0; g < G; g++) mean[g] *= inv;
+    for (int64_t p = 0; p < c; p += PIECE) {
+        int64_t m = c - p < PIECE ? c - p : PIECE;
+        spread_groups(mu, mean, p, m, cg);
+        for (int64_t j = 0; j < m; j++) s[j] = 0;
+        for (int64_t f = 0; f < gn->S; f++)
+            for (int64_t j = 0; j < m; j++) {
+                REAL d = x[f * c + p + j] - mu[j];
+                s[j] += d * d;
+            }
+        add_groups(rstd, s, p, m, cg);
+    }
+    for (int64_t g = 0; g < G; g++) rstd[g] = 1 / mr_sqrt(rstd[g] * inv + (REAL)gn->eps);
+}
+
+/* v = (x - mu) a + b of channels p .. p + m: a = rstd gamma (1 + scale), b = beta (1 + scale) + shift */
+typedef struct affine {
+    REAL mu[PIECE], rs[PIECE], a[PIECE], b[PIECE];
+} affine;
+
+static void affine_piece(affine *t, const REAL *mean, const REAL *rstd, const REAL *gamma,
+                         const REAL *beta, const REAL *film, const mr_gn *gn, int64_t p, int64_t m)
+{
+    int64_t cg = gn->c / gn->groups;
+    spread_groups(t->mu, mean, p, m, cg);
+    spread_groups(t->rs, rstd, p, m, cg);
     if (film)
         for (int64_t j = 0; j < m; j++) {
             REAL f = 1 + film[p + j];
-            a[j] = rstd * gamma[p + j] * f;
-            b[j] = beta[p + j] * f + film[c + p + j];
+            t->a[j] = t->rs[j] * gamma[p + j] * f;
+            t->b[j] = beta[p + j] * f + film[gn->c + p + j];
         }
     else
         for (int64_t j = 0; j < m; j++) {
-            a[j] = rstd * gamma[p + j];
-            b[j] = beta[p + j];
+            t->a[j] = t->rs[j] * gamma[p + j];
+            t->b[j] = beta[p + j];
         }
 }
 
@@ -77,22 +104,20 @@ void MR_FN(group_norm_fwd)(void *yv, void *meanv, void *rstdv, const void *xv, c
 {
     REAL *y = yv, *mean = meanv, *rstd = rstdv;
     const REAL *x = xv, *gamma = gammav, *beta = betav, *film = filmv;
-    int64_t c = gn->c, S = gn->S, G = gn->groups, cg = c / G;
+    int64_t c = gn->c, S = gn->S, G = gn->groups;
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < gn->n; n++) {
-        const REAL *xs = x + n * S * c, *fs = film ? film + n * gn->film_ld : NULL;
-        REAL *ys = y + n * S * c, a[PIECE], b[PIECE];
-        for (int64_t g = 0; g < G; g++) {
-            REAL *mu = mean + n * G + g, *rs = rstd + n * G + g;
-            group_stats(mu, rs, xs, S, c, g * cg, cg, gn->eps);
-            for (int64_t p = g * cg; p < (g + 1) * cg; p += PIECE) {
-                int64_t m = (g + 1) * cg - p < PIECE ? (g + 1) * cg - p : PIECE;
-                REAL mn = *mu;
-                affine_piece(a, b, *rs, gamma, beta, fs, c, p, m);
-                for (int64_t f = 0; f < S; f++)
-                    for (int64_t j = 0; j < m; j++)
-                        ys[f * c + p + j] = mr_silu((xs[f * c + p + j] - mn) * a[j] + b[j]);
-            }
+        const REAL *restrict xs = x + n * S * c;
+        REAL *restrict ys = y + n * S * c;
+        affine t;
+        sample_stats(mean + n * G, rstd + n * G, xs, gn);
+        for (int64_t p = 0; p < c; p += PIECE) {
+            int64_t m = c - p < PIECE ? c - p : PIECE;
+            affine_piece(&t, mean + n * G, rstd + n * G, gamma, beta,
+                         film ? film + n * gn->film_ld : NULL, gn, p, m);
+            for (int64_t f = 0; f < S; f++)
+                for (int64_t j = 0; j < m; j++)
+                    ys[f * c + p + j] = mr_silu((xs[f * c + p + j] - t.mu[j]) * t.a[j] + t.b[j]);
         }
         if (gn->drop.p > 0) drop_sample(ys, ys, S * c, gn, n, ex);
     }
@@ -101,85 +126,102 @@ void MR_FN(group_norm_fwd)(void *yv, void *meanv, void *rstdv, const void *xv, c
 /* What one sample's backward pass reads and writes; rows are already offset to the sample. */
 typedef struct gn_sample {
     REAL *dx, *dgamma, *dbeta, *dfilm;    /* dgamma, dbeta: partial sums, += */
-    REAL *dv;                             /* [S,c] work: masked dy in, gradient of v out */
-    const REAL *x, *mean, *rstd, *gamma, *beta, *film;
+    REAL *dv;                             /* [S,c] work: gradient of v */
+    REAL *sum0, *sum1;                    /* [G] work */
+    const REAL *dy, *x, *mean, *rstd, *gamma, *beta, *film; /* dy: the mask is applied */
     int acc_x, acc_film;
 } gn_sample;
 
 /* Channels p .. p + m: gradient of v, and its sums over frames P = sum dv, Q = sum dv xhat. */
-static void piece_sums(REAL *P, REAL *Q, const gn_sample *s, REAL mu, REAL rs, const REAL *a,
-                       const REAL *b, int64_t S, int64_t c, int64_t p, int64_t m)
+static void piece_sums(REAL *P, REAL *Q, const gn_sample *s, const affine *t, int64_t S, int64_t c,
+                       int64_t p, int64_t m)
 {
     for (int64_t j = 0; j < m; j++) P[j] = Q[j] = 0;
     for (int64_t f = 0; f < S; f++) {
-        const REAL *x = s->x + f * c + p;
+        const REAL *x = s->x + f * c + p, *dy = s->dy + f * c + p;
         REAL *dv = s->dv + f * c + p;
+#pragma omp simd
         for (int64_t j = 0; j < m; j++) {
-            REAL d = x[j] - mu, t = dv[j] * mr_silu_grad(d * a[j] + b[j]);
-            dv[j] = t;
-            P[j] += t;
-            Q[j] += t * (d * rs);
+            REAL d = x[j] - t->mu[j], g = dy[j] * mr_silu_grad(d * t->a[j] + t->b[j]);
+            dv[j] = g;
+            P[j] += g;
+            Q[j] += g * d;
         }
+    }
+    for (int64_t j = 0; j < m; j++) Q[j] *= t->rs[j];
+}
+
+/* Parameter and FiLM gradients of a piece from P and Q, which become the terms of the group means. */
+static void piece_params(REAL *restrict P, REAL *restrict Q, const gn_sample *s, int64_t c,
+                         int64_t p, int64_t m)
+{
+    const REAL *gamma = s->gamma + p, *beta = s->beta + p, *film = s->film ? s->film + p : NULL;
+    if (s->dfilm) {
+        REAL *dscale = s->dfilm + p, *dshift = s->dfilm + c + p, keep = s->acc_film ? 1 : 0;
+        if (!s->acc_film) /* may hold anything, NaN included */
+            for (int64_t j = 0; j < m; j++) dscale[j] = dshift[j] = 0;
+#pragma omp simd
+        for (int64_t j = 0; j < m; j++) {
+            dscale[j] = keep * dscale[j] + gamma[j] * Q[j] + beta[j] * P[j];
+            dshift[j] = keep * dshift[j] + P[j];
+        }
+    }
+    REAL *dgamma = s->dgamma + p, *dbeta = s->dbeta + p;
+#pragma omp simd
+    for (int64_t j = 0; j < m; j++) {
+        REAL f = film ? 1 + film[j] : 1, q = f * Q[j], r = f * P[j];
+        dgamma[j] += q;
+        dbeta[j] += r;
+        P[j] = gamma[j] * r;
+        Q[j] = gamma[j] * q;
     }
 }
 
-/* Parameter and FiLM gradients of a piece from P and Q; adds the group's two means to sums. */
-static void piece_params(REAL sums[2], const gn_sample *s, const REAL *P, const REAL *Q, int64_t c,
-                         int64_t p, int64_t m)
+/* dx = a dv - rstd (mean of P) - xhat rstd (mean of Q), means over the group */
+static void piece_dx(const gn_sample *s, const affine *t, const mr_gn *gn, int64_t p, int64_t m)
 {
-    REAL s0 = 0, s1 = 0;
-#pragma omp simd reduction(+ : s0, s1)
+    int64_t c = gn->c, cg = c / gn->groups;
+    REAL m0[PIECE], m1[PIECE], inv = (REAL)(1.0 / (double)(gn->S * cg));
+    spread_groups(m0, s->sum0, p, m, cg);
+    spread_groups(m1, s->sum1, p, m, cg);
     for (int64_t j = 0; j < m; j++) {
-        REAL f = s->film ? 1 + s->film[p + j] : 1;
-        s->dgamma[p + j] += f * Q[j];
-        s->dbeta[p + j] += f * P[j];
-        s0 += s->gamma[p + j] * f * P[j];
-        s1 += s->gamma[p + j] * f * Q[j];
+        m0[j] *= inv * t->rs[j];
+        m1[j] *= inv * t->rs[j] * t->rs[j];
     }
-    sums[0] += s0;
-    sums[1] += s1;
-    if (!s->dfilm) return;
-    REAL *dscale = s->dfilm + p, *dshift = s->dfilm + c + p;
-    if (s->acc_film)
-        for (int64_t j = 0; j < m; j++) {
-            dscale[j] += s->gamma[p + j] * Q[j] + s->beta[p + j] * P[j];
-            dshift[j] += P[j];
+    for (int64_t f = 0; f < gn->S; f++) {
+        REAL *dx = s->dx + f * c + p;
+        const REAL *dv = s->dv + f * c + p, *x = s->x + f * c + p;
+        if (s->acc_x) {
+#pragma omp simd
+            for (int64_t j = 0; j < m; j++)
+                dx[j] += t->a[j] * dv[j] - m0[j] - (x[j] - t->mu[j]) * m1[j];
+        } else {
+#pragma omp simd
+            for (int64_t j = 0; j < m; j++)
+                dx[j] = t->a[j] * dv[j] - m0[j] - (x[j] - t->mu[j]) * m1[j];
         }
-    else
-        for (int64_t j = 0; j < m; j++) {
-            dscale[j] = s->gamma[p + j] * Q[j] + s->beta[p + j] * P[j];
-            dshift[j] = P[j];
-        }
+    }
 }
 
 static void sample_bwd(const gn_sample *s, const mr_gn *gn)
 {
-    int64_t c = gn->c, S = gn->S, cg = c / gn->groups;
-    REAL a[PIECE], b[PIECE], P[PIECE], Q[PIECE];
-    for (int64_t g = 0; g < gn->groups; g++) {
-        REAL mu = s->mean[g], rs = s->rstd[g], sums[2] = {0, 0};
-        for (int64_t p = g * cg; p < (g + 1) * cg; p += PIECE) {
-            int64_t m = (g + 1) * cg - p < PIECE ? (g + 1) * cg - p : PIECE;
-            affine_piece(a, b, rs, s->gamma, s->beta, s->film, c, p, m);
-            piece_sums(P, Q, s, mu, rs, a, b, S, c, p, m);
-            piece_params(sums, s, P, Q, c, p, m);
-        }
-        if (!s->dx) continue;
-        REAL inv = (REAL)(1.0 / (double)(S * cg)), m0 = rs * inv * sums[0];
-        REAL m1 = rs * rs * inv * sums[1];
-        for (int64_t p = g * cg; p < (g + 1) * cg; p += PIECE) {
-            int64_t m = (g + 1) * cg - p < PIECE ? (g + 1) * cg - p : PIECE;
-            affine_piece(a, b, rs, s->gamma, s->beta, s->film, c, p, m);
-            for (int64_t f = 0; f < S; f++) {
-                int64_t o = f * c + p;
-                if (s->acc_x)
-                    for (int64_t j = 0; j < m; j++)
-                        s->dx[o + j] += a[j] * s->dv[o + j] - m0 - (s->x[o + j] - mu) * m1;
-                else
-                    for (int64_t j = 0; j < m; j++)
-                        s->dx[o + j] = a[j] * s->dv[o + j] - m0 - (s->x[o + j] - mu) * m1;
-            }
-        }
+    int64_t c = gn->c, cg = c / gn->groups;
+    affine t;
+    REAL P[PIECE], Q[PIECE];
+    for (int64_t g = 0; g < gn->groups; g++) s->sum0[g] = s->sum1[g] = 0;
+    for (int64_t p = 0; p < c; p += PIECE) {
+        int64_t m = c - p < PIECE ? c - p : PIECE;
+        affine_piece(&t, s->mean, s->rstd, s->gamma, s->beta, s->film, gn, p, m);
+        piece_sums(P, Q, s, &t, gn->S, c, p, m);
+        piece_params(P, Q, s, c, p, m);
+        add_groups(s->sum0, P, p, m, cg);
+        add_groups(s->sum1, Q, p, m, cg);
+    }
+    for (int64_t p = 0; s->dx && p < c; p += PIECE) {
+        int64_t m = c - p < PIECE ? c - p : PIECE;
+        if (c > PIECE) /* else it is still there */
+            affine_piece(&t, s->mean, s->rstd, s->gamma, s->beta, s->film, gn, p, m);
+        piece_dx(s, &t, gn, p, m);
     }
 }
 
@@ -192,22 +234,24 @@ void MR_FN(group_norm_bwd)(void *dxv, void *dgamma, void *dbeta, void *dfilmv, c
     const REAL *dy = dyv, *x = xv, *mean = meanv, *rstd = rstdv, *film = filmv;
     int64_t c = gn->c, S = gn->S, G = gn->groups, w = S * c;
     int64_t n_blocks = (gn->n + MR_GN_BLOCK - 1) / MR_GN_BLOCK;
-    REAL *part_g = ex->scratch, *part_b = part_g + n_blocks * c, *work = part_b + n_blocks * c;
+    REAL *part_g = ex->scratch, *part_b = part_g + n_blocks * c, *sums = part_b + n_blocks * c;
+    REAL *work = sums + n_blocks * 2 * c;
 #pragma omp parallel for schedule(static)
     for (int64_t k = 0; k < n_blocks; k++) {
         int64_t end = (k + 1) * MR_GN_BLOCK < gn->n ? (k + 1) * MR_GN_BLOCK : gn->n;
-        REAL *dv = work + k * w;
+        REAL *dv = work + k * w, *sum = sums + k * 2 * c;
         memset(part_g + k * c, 0, (size_t)c * sizeof *part_g);
         memset(part_b + k * c, 0, (size_t)c * sizeof *part_b);
         for (int64_t n = k * MR_GN_BLOCK; n < end; n++) {
-            if (gn->drop.p > 0)
-                drop_sample(dv, dy + n * w, w, gn, n, ex);
-            else
-                memcpy(dv, dy + n * w, (size_t)w * sizeof *dv);
-            gn_sample s = {dx ? dx + n * w : NULL, part_g + k * c, part_b + k * c,
-                           dfilm ? dfilm + n * 2 * c : NULL, dv, x + n * w, mean + n * G,
-                           rstd + n * G, gamma, beta, film ? film + n * gn->film_ld : NULL, acc_x,
-                           acc_film};
+            bool drop = gn->drop.p > 0;
+            if (drop) drop_sample(dv, dy + n * w, w, gn, n, ex);
+            gn_sample s = {.dx = dx ? dx + n * w : NULL, .dgamma = part_g + k * c,
+                           .dbeta = part_b + k * c, .dfilm = dfilm ? dfilm + n * 2 * c : NULL,
+                           .dv = dv, .sum0 = sum, .sum1 = sum + c, .dy = drop ? dv : dy + n * w,
+                           .x = x + n * w, .mean = mean + n * G, .rstd = rstd + n * G,
+                           .gamma = gamma, .beta = beta,
+                           .film = film ? film + n * gn->film_ld : NULL, .acc_x = acc_x,
+                           .acc_film = acc_film};
             sample_bwd(&s, gn);
         }
     }
