@@ -10,9 +10,11 @@ What is compared, ref being the twin's value:
   losses     |diff| / |ref|          <= 1e-5 (float32)   1e-10 (float64)
   act.*      max|diff| / rms(ref)    <= 1e-4 (float32)   1e-8 (float64)
   grad.*     max|diff| / rms(ref)    <= 2e-4 (float32)   1e-8 (float64)
-rms is taken over the whole tensor. Gradients that are zero in theory have no size of their own:
+rms is taken over the whole tensor. Some gradients have no size of their own:
   *.k.bias              the softmax does not see it: rms of the gradient of *.v.bias instead
   tedrec.noise.weight   gate noise is off in a dump: must be exactly zero
+  biases of one element (the gates of TedRec): the larger of its own size and the rms of the
+  gradient of its weight, because a single number may cancel to anything
   others with rms(ref) below 1e-10 of the rms of all bias gradients (a bias in front of a
   GroupNorm with one channel a group, say): that rms instead; a zero ref of a parameter that no
   path reaches must be matched by exact zeros
@@ -185,6 +187,27 @@ def rms(a):
     return math.sqrt(float(np.mean(np.square(a, dtype=np.float64)))) if a.size else 0.0
 
 
+def scales(grad, zero=1e-10):
+    """{name: (size that a difference is measured against, why it is not the own rms)}.
+
+    zero: below this share of the common size a gradient counts as rounding error alone.
+    """
+    common = rms(np.concatenate([r.ravel() for n, r in grad.items() if n.endswith(".bias")]))
+    out = {}
+    for n, r in grad.items():
+        own, other = rms(r), rms(grad.get(n.replace(".bias", ".weight"), r))
+        out[n] = own, ""
+        if n in EXACT_ZERO:
+            out[n] = 0.0, "exactly zero"
+        elif n.endswith(".k.bias"):
+            out[n] = rms(grad[n.replace(".k.bias", ".v.bias")]), "scale of .v.bias"
+        elif 0.0 < own < zero * common:
+            out[n] = common, "zero in theory"
+        elif r.size == 1 and other > own:
+            out[n] = other, "scale of .weight"
+    return out
+
+
 class Report:
     def __init__(self):
         self.rows, self.failures = [], []
@@ -208,18 +231,10 @@ def compare(g, ref, tol, report):
     for n, r in act.items():
         if n in g["act"] and g["act"][n].shape == r.shape:
             report.add("act." + n, float(np.max(np.abs(g["act"][n] - r))), rms(r), tol["act"])
-    biases = [r for n, r in grad.items() if n.endswith(".bias")]
-    common = rms(np.concatenate([b.ravel() for b in biases]))
-    for n, r in grad.items():
+    for n, (scale, note) in scales(grad).items():
+        r = grad[n]
         if n not in g["grad"] or g["grad"][n].shape != r.shape:
             continue
-        scale, note = rms(r), ""
-        if n in EXACT_ZERO:
-            scale, note = 0.0, "exactly zero"
-        elif n.endswith(".k.bias"):
-            scale, note = rms(grad[n.replace(".k.bias", ".v.bias")]), "scale of .v.bias"
-        elif 0.0 < scale < 1e-10 * common:
-            scale, note = common, "zero in theory"
         report.add("grad." + n, float(np.max(np.abs(g["grad"][n] - r))), scale, tol["grad"], note)
 
 

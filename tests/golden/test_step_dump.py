@@ -57,6 +57,8 @@ def same(a, b, dtype):
     tol = check_dump.TOLERANCE[dtype]
     if set(a) != set(b):
         return "names differ: %s" % sorted(set(a) ^ set(b))[:4]
+    sizes = check_dump.scales({n[5:]: x for n, x in a.items() if n.startswith("grad.")},
+                              1e-5 if dtype == "float32" else 1e-10)
     for n, x in a.items():
         y = b[n]
         if n.startswith(("input.", "draw.", "param.")):
@@ -64,12 +66,8 @@ def same(a, b, dtype):
                 return n + " differs"
             continue
         scale = check_dump.rms(x)
-        if n.endswith(".k.bias"):
-            scale = check_dump.rms(a[n.replace(".k.bias", ".v.bias")])
-        elif n.endswith(".bias"):
-            scale = max(scale, 1e-3 * check_dump.rms(np.concatenate(
-                [v.ravel() for k, v in a.items() if k.startswith("grad.") and
-                 k.endswith(".bias")])))
+        if n.startswith("grad."):
+            scale = sizes[n[5:]][0]
         worst = float(np.max(np.abs(x - y))) if x.size else 0.0
         if not worst <= tol[n.split(".")[0]] * scale:
             return "%s differs by %.3g of its size" % (n, worst / scale if scale else worst)
