@@ -193,7 +193,7 @@ bool mr_topo_advice(const mr_topo *t, char *text, size_t bytes)
                      "OMP_NUM_THREADS asks for %d threads on %s but there %s %d core%s for each of "
                      "%d ranks; use OMP_NUM_THREADS=%d",
                      threads, t->host, fair_cores(t) == 1 ? "is" : "are", fair_cores(t),
-                     fair_cores(t) == 1 ? "" : "s", t->sharers, fair_cores(t));
+                     fair_cores(t) == 1 ? "" : "s", t->local_size, fair_cores(t));
         return true;
     }
     if (t->is_bound && t->own_cores / t->sharers < fair && !wanted_threads()) {

@@ -6,6 +6,7 @@
 #include <string.h>
 #include <cmocka.h>
 
+#include "base/mem.h"
 #include "dist/topo.h"
 
 static mr_comm *world;
@@ -85,7 +86,7 @@ static void test_threads(void **state)
     assert_int_equal(threads("0-15", 4, 2), 3);
     setenv("OMP_NUM_THREADS", "5,2", 1);
     assert_int_equal(threads("0-15", 4, 2), 5);
-    static const char *const nothing[] = {"", "0", "-2", "many", "4x"};
+    static const char *const nothing[] = {"", "0", "-2", "many", "7x"};
     for (size_t i = 0; i < sizeof nothing / sizeof *nothing; i++) {
         setenv("OMP_NUM_THREADS", nothing[i], 1);
         assert_int_equal(threads("0-15", 4, 2), 4);
@@ -125,6 +126,9 @@ static void test_advice(void **state)
     assert_non_null(text);
     assert_non_null(strstr(text, "use OMP_NUM_THREADS=1"));
     assert_null(strstr(text, "--bind-to"));
+    text = advice("0-1", 32, 1);
+    assert_non_null(text);
+    assert_non_null(strstr(text, "1 core for each of 32 ranks; use OMP_NUM_THREADS=1"));
     assert_null(advice("0-7", 8, 1));
     setenv("OMP_NUM_THREADS", "1", 1);
     assert_null(advice("0-1", 2, 1)); /* one core for one thread, as asked for */
@@ -164,6 +168,7 @@ static void test_faults(void **state)
     mr_topo t = {.cores = -7};
     mr_status st = MR_ERR_COMM;
     int n = 0;
+    int64_t before = mr_mem_now_bytes();
     mr_errors_to_log(false);
     while (st != MR_OK) {
         mr_comm *bad = NULL;
@@ -171,6 +176,7 @@ static void test_faults(void **state)
         st = mr_topo_of(&t, bad);
         assert_true(st == MR_OK || (st == MR_ERR_COMM && t.cores == -7));
         mr_comm_destroy(&bad);
+        assert_int_equal(mr_mem_now_bytes(), before);
     }
     assert_int_equal(n, 4); /* agreement, split, gather, then none */
     mr_errors_to_log(true);
