@@ -1,5 +1,5 @@
-/* conv3: convolution over the frame axis with kernel 3 and zero padding 1, plus bias, residual and a
- * context vector on every frame. x [N,S,ci] -> y [N,S',co], S' = ceil(S / stride); w [co,3,ci].
+/* conv3: convolution over the frame axis with kernel 3 and zero padding 1, plus bias, residual and
+ * a context vector on every frame. x [N,S,ci] -> y [N,S',co], S' = ceil(S / stride); w [co,3,ci].
  * Backward: dx, dw, and in one more pass over dy the gradients of everything added.
  * What it is not: a general convolution. The kernels read x in place, nothing is unfolded. */
 #include "graph/ops.h"
@@ -11,16 +11,20 @@ enum { P_W, P_B };
 static mr_conv conv_of(const mr_run *r, const mr_node *n)
 {
     const mr_node *x = mr_node_at(r->g, n->in[IN_X]);
-    return (mr_conv){.n = mr_n(r, n->in[IN_X]), .S = x->dim[1], .So = n->dim[1], .ci = x->dim[2],
-                     .co = n->dim[2], .stride = (int)n->i[0]};
+    return (mr_conv){.n = mr_n(r, n->in[IN_X]),
+                     .S = x->dim[1],
+                     .So = n->dim[1],
+                     .ci = x->dim[2],
+                     .co = n->dim[2],
+                     .stride = (int)n->i[0]};
 }
 
 static mr_status conv3_forward(mr_run *r, const mr_node *n)
 {
     mr_conv cv = conv_of(r, n);
     r->k->conv3_fwd(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[IN_X]), mr_pval(r, n, P_W),
-                    mr_pval(r, n, P_B), mr_val(r, n->in[IN_RESIDUAL]),
-                    mr_val(r, n->in[IN_CONTEXT]), &cv, &r->ex);
+                    mr_pval(r, n, P_B), mr_val(r, n->in[IN_RESIDUAL]), mr_val(r, n->in[IN_CONTEXT]),
+                    &cv, &r->ex);
     return MR_OK;
 }
 
@@ -32,8 +36,8 @@ static mr_status conv3_backward(mr_run *r, const mr_node *n)
                       &r->ex);
     /* x before residual: they may be the same node, and the acc bits count in slot order. */
     if (mr_wants(r, n, IN_X))
-        r->k->conv3_bwd_x(mr_grad(r, n->in[IN_X]), dy, mr_pval(r, n, P_W), &cv,
-                          mr_acc(r, n, IN_X), &r->ex);
+        r->k->conv3_bwd_x(mr_grad(r, n->in[IN_X]), dy, mr_pval(r, n, P_W), &cv, mr_acc(r, n, IN_X),
+                          &r->ex);
     void *db = mr_pgrad(r, n, P_B);
     void *dres = mr_wants(r, n, IN_RESIDUAL) ? mr_grad(r, n->in[IN_RESIDUAL]) : NULL;
     void *dctx = mr_wants(r, n, IN_CONTEXT) ? mr_grad(r, n->in[IN_CONTEXT]) : NULL;
@@ -43,10 +47,8 @@ static mr_status conv3_backward(mr_run *r, const mr_node *n)
     return MR_OK;
 }
 
-const mr_op mr_op_conv3 = {.name = "conv3",
-                           .bwd_in = 1u << IN_X,
-                           .forward = conv3_forward,
-                           .backward = conv3_backward};
+const mr_op mr_op_conv3 = {
+    .name = "conv3", .bwd_in = 1u << IN_X, .forward = conv3_forward, .backward = conv3_backward};
 
 int mr_g_conv3(mr_graph *g, int x, int w, int b, int stride, int residual, int context)
 {
@@ -58,8 +60,7 @@ int mr_g_conv3(mr_graph *g, int x, int w, int b, int stride, int residual, int c
         return mr_graph_fail(g, "conv3: weight %s [%lld,%lld,%lld] must be [out,3,%lld]", pw->name,
                              (long long)pw->dim[0], (long long)pw->dim[1], (long long)pw->dim[2],
                              (long long)a->dim[2]);
-    if (stride != 1 && stride != 2)
-        return mr_graph_fail(g, "conv3: stride %d; use 1 or 2", stride);
+    if (stride != 1 && stride != 2) return mr_graph_fail(g, "conv3: stride %d; use 1 or 2", stride);
     if (b >= 0 && g->params->p[b].dim[0] != pw->dim[0])
         return mr_graph_fail(g, "conv3: bias %s has %lld elements, the weight %lld outputs",
                              g->params->p[b].name, (long long)g->params->p[b].dim[0],
@@ -75,8 +76,7 @@ int mr_g_conv3(mr_graph *g, int x, int w, int b, int stride, int residual, int c
     }
     if (context >= 0) {
         const mr_node *q = mr_node_at(g, context);
-        if (q->space != n.space || q->dim[0] != n.dim[0] ||
-            mr_node_inner(g, context) != pw->dim[0])
+        if (q->space != n.space || q->dim[0] != n.dim[0] || mr_node_inner(g, context) != pw->dim[0])
             return mr_graph_fail(g, "conv3: the context must be [N,%lld]", (long long)pw->dim[0]);
     }
     n.in[IN_X] = x;

@@ -11,8 +11,11 @@ static mr_noise noise_of(const mr_run *r, const mr_node *n)
 {
     bool npd = n->i[0] == MR_DIFF_NPD;
     return (mr_noise){.purpose_t = npd ? MR_RNG_T_NPD : MR_RNG_T_TCD,
-                      .purpose_eps = npd ? MR_RNG_EPS_NPD : MR_RNG_EPS_TCD, .t = n->i[1],
-                      .t_max = r->t_max, .t_set = r->t_set, .pure = n->i[2] != 0};
+                      .purpose_eps = npd ? MR_RNG_EPS_NPD : MR_RNG_EPS_TCD,
+                      .t = n->i[1],
+                      .t_max = r->t_max,
+                      .t_set = r->t_set,
+                      .pure = n->i[2] != 0};
 }
 
 static mr_status noise_forward(mr_run *r, const mr_node *n)
@@ -55,7 +58,8 @@ int mr_g_noise(mr_graph *g, int x0, int which, int64_t t, bool pure)
     return mr_graph_add(g, &n);
 }
 
-/* ---- posterior: x_{t-1} = c1_t xhat + c2_t x_t + sqrt(s2_t) eps; evaluation only, no gradient ---- */
+/* ---- posterior: x_{t-1} = c1_t xhat + c2_t x_t + sqrt(s2_t) eps; evaluation only, no gradient
+ * ---- */
 static mr_status posterior_forward(mr_run *r, const mr_node *n)
 {
     int id = mr_node_id(r, n);
@@ -123,8 +127,8 @@ int mr_g_mix(mr_graph *g, int x0, int xhat, double w)
     if (a->space != b->space || a->dim[0] != b->dim[0] ||
         mr_node_inner(g, x0) != mr_node_inner(g, xhat))
         return mr_graph_fail(g, "mix: shapes differ");
-    mr_node n = mr_node_make(g, &mr_op_mix, a->space, a->ndim, a->dim[0], a->dim[1], a->dim[2],
-                             a->dim[3]);
+    mr_node n =
+        mr_node_make(g, &mr_op_mix, a->space, a->ndim, a->dim[0], a->dim[1], a->dim[2], a->dim[3]);
     n.in[n.n_in++] = x0;
     n.in[n.n_in++] = xhat;
     n.f[0] = w;

@@ -1,7 +1,7 @@
-/* group_norm: y = dropout(silu(GN(x) (1 + scale) + shift)), x [N,S,c], groups over c / groups channels
- * and all S frames, eps 1e-6. film [N,2c] (scale, then shift), or one row of a FIXED [T,2c] table for
- * all samples (evaluation: no gradient into the table), or absent.
- * Saves mean and 1/std only; everything else is recomputed from x in backward. */
+/* group_norm: y = dropout(silu(GN(x) (1 + scale) + shift)), x [N,S,c], groups over c / groups
+ * channels and all S frames, eps 1e-6. film [N,2c] (scale, then shift), or one row of a FIXED
+ * [T,2c] table for all samples (evaluation: no gradient into the table), or absent. Saves mean and
+ * 1/std only; everything else is recomputed from x in backward. */
 #include "graph/ops.h"
 #include "graph/run.h"
 
@@ -10,18 +10,25 @@ enum { P_GAMMA, P_BETA };
 
 static mr_gn gn_of(const mr_run *r, const mr_node *n)
 {
-    mr_gn gn = {.n = mr_n(r, n->in[IN_X]), .S = n->dim[1], .c = n->dim[2], .groups = n->i[0],
-                .film_ld = n->i[1] >= 0 ? 0 : 2 * n->dim[2], .eps = 1e-6};
+    mr_gn gn = {.n = mr_n(r, n->in[IN_X]),
+                .S = n->dim[1],
+                .c = n->dim[2],
+                .groups = n->i[0],
+                .film_ld = n->i[1] >= 0 ? 0 : 2 * n->dim[2],
+                .eps = 1e-6};
     if (n->f[0] > 0)
-        gn.drop = (mr_drop){.p = n->f[0], .purpose = mr_rand_purpose(r, n),
-                            .rows = mr_rand_rows(r, n->space), .per_row = 1};
+        gn.drop = (mr_drop){.p = n->f[0],
+                            .purpose = mr_rand_purpose(r, n),
+                            .rows = mr_rand_rows(r, n->space),
+                            .per_row = 1};
     return gn;
 }
 
 static const void *film_of(const mr_run *r, const mr_node *n)
 {
     char *film = mr_val(r, n->in[IN_FILM]);
-    return film && n->i[1] >= 0 ? film + (size_t)(n->i[1] * 2 * n->dim[2]) * r->g->real_bytes : film;
+    return film && n->i[1] >= 0 ? film + (size_t)(n->i[1] * 2 * n->dim[2]) * r->g->real_bytes
+                                : film;
 }
 
 static mr_status group_norm_forward(mr_run *r, const mr_node *n)
@@ -39,13 +46,12 @@ static mr_status group_norm_backward(mr_run *r, const mr_node *n)
     bool film = mr_wants(r, n, IN_FILM);
     MR_CHECK(!film || n->i[1] < 0, MR_ERR_INTERNAL,
              "%s: one FiLM row for all samples has no backward; give one row a sample", n->label);
-    r->k->group_norm_bwd(mr_wants(r, n, IN_X) ? mr_grad(r, n->in[IN_X]) : NULL,
-                         mr_pgrad(r, n, P_GAMMA), mr_pgrad(r, n, P_BETA),
-                         film ? mr_grad(r, n->in[IN_FILM]) : NULL, mr_grad(r, mr_node_id(r, n)),
-                         mr_val(r, n->in[IN_X]), mr_saved(r, n, 0), mr_saved(r, n, 1),
-                         mr_pval(r, n, P_GAMMA), mr_pval(r, n, P_BETA), film_of(r, n), &gn,
-                         mr_acc(r, n, IN_X), mr_pacc(r, n, P_GAMMA), mr_pacc(r, n, P_BETA),
-                         mr_acc(r, n, IN_FILM), &r->ex);
+    r->k->group_norm_bwd(
+        mr_wants(r, n, IN_X) ? mr_grad(r, n->in[IN_X]) : NULL, mr_pgrad(r, n, P_GAMMA),
+        mr_pgrad(r, n, P_BETA), film ? mr_grad(r, n->in[IN_FILM]) : NULL,
+        mr_grad(r, mr_node_id(r, n)), mr_val(r, n->in[IN_X]), mr_saved(r, n, 0), mr_saved(r, n, 1),
+        mr_pval(r, n, P_GAMMA), mr_pval(r, n, P_BETA), film_of(r, n), &gn, mr_acc(r, n, IN_X),
+        mr_pacc(r, n, P_GAMMA), mr_pacc(r, n, P_BETA), mr_acc(r, n, IN_FILM), &r->ex);
     return MR_OK;
 }
 

@@ -1,6 +1,6 @@
 /* The condition of NPD: tokens with type embeddings, one row of a table added to all rows, pooling.
- * Invariant: the type table is shared by condition_tokens (rows 1..) and add_row (row 0), so whoever
- * writes its gradient first also writes zeros into the rows that it does not use. */
+ * Invariant: the type table is shared by condition_tokens (rows 1..) and add_row (row 0), so
+ * whoever writes its gradient first also writes zeros into the rows that it does not use. */
 #include "graph/ops.h"
 #include "graph/run.h"
 
@@ -128,8 +128,7 @@ static mr_status pool_concat_backward(mr_run *r, const mr_node *n)
     void *d[3];
     for (int s = 0; s < 3; s++) d[s] = mr_wants(r, n, s) ? mr_grad(r, n->in[s]) : NULL;
     r->k->pool_concat_bwd(d[0], d[1], d[2], mr_grad(r, mr_node_id(r, n)), mr_n(r, n->in[0]), K,
-                          n->dim[1] / 3, mr_acc(r, n, 0), mr_acc(r, n, 1), mr_acc(r, n, 2),
-                          &r->ex);
+                          n->dim[1] / 3, mr_acc(r, n, 0), mr_acc(r, n, 1), mr_acc(r, n, 2), &r->ex);
     return MR_OK;
 }
 

@@ -78,9 +78,9 @@ static mr_status concat_forward(mr_run *r, const mr_node *n)
 static mr_status concat_backward(mr_run *r, const mr_node *n)
 {
     r->k->concat_bwd(mr_wants(r, n, 0) ? mr_grad(r, n->in[0]) : NULL,
-                     mr_wants(r, n, 1) ? mr_grad(r, n->in[1]) : NULL,
-                     mr_grad(r, mr_node_id(r, n)), mr_n(r, n->in[0]) * n->dim[1], n->i[0], n->i[1],
-                     mr_acc(r, n, 0), mr_acc(r, n, 1), &r->ex);
+                     mr_wants(r, n, 1) ? mr_grad(r, n->in[1]) : NULL, mr_grad(r, mr_node_id(r, n)),
+                     mr_n(r, n->in[0]) * n->dim[1], n->i[0], n->i[1], mr_acc(r, n, 0),
+                     mr_acc(r, n, 1), &r->ex);
     return MR_OK;
 }
 
@@ -95,8 +95,8 @@ int mr_g_concat(mr_graph *g, int a, int b)
         p->dim[1] != q->dim[1])
         return mr_graph_fail(g, "concat: [N,%lld,..] and [N,%lld,..] differ in frames",
                              (long long)p->dim[1], (long long)q->dim[1]);
-    mr_node n = mr_node_make(g, &mr_op_concat, p->space, 3, p->dim[0], p->dim[1],
-                             p->dim[2] + q->dim[2], 1);
+    mr_node n =
+        mr_node_make(g, &mr_op_concat, p->space, 3, p->dim[0], p->dim[1], p->dim[2] + q->dim[2], 1);
     n.in[n.n_in++] = a;
     n.in[n.n_in++] = b;
     n.i[0] = p->dim[2];
@@ -164,8 +164,8 @@ int mr_g_silu(mr_graph *g, int x)
 {
     if (x < 0) return -1;
     const mr_node *a = mr_node_at(g, x);
-    mr_node n = mr_node_make(g, &mr_op_silu, a->space, a->ndim, a->dim[0], a->dim[1], a->dim[2],
-                             a->dim[3]);
+    mr_node n =
+        mr_node_make(g, &mr_op_silu, a->space, a->ndim, a->dim[0], a->dim[1], a->dim[2], a->dim[3]);
     n.in[n.n_in++] = x;
     return mr_graph_add(g, &n);
 }

@@ -1,6 +1,6 @@
-/* Kernel family: diffusion noise, posterior step, condition of NPD. See kernels.h for the common rules.
- * Rows are samples: rid[n] (device memory) is the global row of each, so that draws do not depend on
- * the batch. Definitions of the draws: shared/draw.h. */
+/* Kernel family: diffusion noise, posterior step, condition of NPD. See kernels.h for the common
+ * rules. Rows are samples: rid[n] (device memory) is the global row of each, so that draws do not
+ * depend on the batch. Definitions of the draws: shared/draw.h. */
 #ifndef MR_KERNELS_FAMILY_DIFFUSION_H
 #define MR_KERNELS_FAMILY_DIFFUSION_H
 
@@ -9,28 +9,31 @@
 /* How t and eps of a row are drawn. */
 typedef struct mr_noise {
     uint32_t purpose_t, purpose_eps;
-    int64_t t;                /* 0: each row draws its own t; else this t for all rows */
+    int64_t t; /* 0: each row draws its own t; else this t for all rows */
     int64_t t_max;
     const mr_int_list *t_set; /* host memory; NULL or n = 0: t uniform in 1..t_max */
     bool pure;                /* x_t = eps: x0 and abar are not read */
 } mr_noise;
 
 #define MR_KERNELS_DIFFUSION(X)                                                                    \
-    /* xt[n,w] = sqrt(abar_t) x0[n,w] + sqrt(1 - abar_t) eps[n,w]; abar [t_max + 1] doubles, device    \
-     * memory. xt may alias x0. */                                                                    \
-    X(noise_fwd, (void *xt, const void *x0, const double *abar, const uint32_t *rid, int64_t n,       \
-                  int64_t w, const mr_noise *nz, const mr_exec *ex))                                  \
-    /* dx0[n,w] (+)= sqrt(abar_t) dxt; dx0 may alias dxt when acc = 0. Not for pure noise. */           \
-    X(noise_bwd, (void *dx0, const void *dxt, const double *abar, const uint32_t *rid, int64_t n,     \
-                  int64_t w, const mr_noise *nz, int acc, const mr_exec *ex))                         \
-    /* out[n,w] = c1 xhat + c2 xt + sd eps; sd = 0: no noise is drawn. out may alias xhat or xt. */     \
-    X(posterior, (void *out, const void *xhat, const void *xt, const uint32_t *rid, int64_t n,        \
-                  int64_t w, double c1, double c2, double sd, uint32_t purpose, const mr_exec *ex))   \
-    /* out[n,3d] = [x0[n,d], mean over K of frames[n,K,d], text[n,d]] */                               \
-    X(pool_concat_fwd, (void *out, const void *x0, const void *frames, const void *text, int64_t n,   \
-                        int64_t K, int64_t d, const mr_exec *ex))                                     \
-    /* The gradients of the three, (+)= each by its acc bit; each may be NULL */                      \
-    X(pool_concat_bwd, (void *dx0, void *dframes, void *dtext, const void *dout, int64_t n, int64_t K,\
-                        int64_t d, int acc_x0, int acc_frames, int acc_text, const mr_exec *ex))
+    /* xt[n,w] = sqrt(abar_t) x0[n,w] + sqrt(1 - abar_t) eps[n,w]; abar [t_max + 1] doubles,       \
+     * device memory. xt may alias x0. */                                                          \
+    X(noise_fwd, (void *xt, const void *x0, const double *abar, const uint32_t *rid, int64_t n,    \
+                  int64_t w, const mr_noise *nz, const mr_exec *ex))                               \
+    /* dx0[n,w] (+)= sqrt(abar_t) dxt; dx0 may alias dxt when acc = 0. Not for pure noise. */      \
+    X(noise_bwd, (void *dx0, const void *dxt, const double *abar, const uint32_t *rid, int64_t n,  \
+                  int64_t w, const mr_noise *nz, int acc, const mr_exec *ex))                      \
+    /* out[n,w] = c1 xhat + c2 xt + sd eps; sd = 0: no noise is drawn. out may alias xhat or xt.   \
+     */                                                                                            \
+    X(posterior,                                                                                   \
+      (void *out, const void *xhat, const void *xt, const uint32_t *rid, int64_t n, int64_t w,     \
+       double c1, double c2, double sd, uint32_t purpose, const mr_exec *ex))                      \
+    /* out[n,3d] = [x0[n,d], mean over K of frames[n,K,d], text[n,d]] */                           \
+    X(pool_concat_fwd, (void *out, const void *x0, const void *frames, const void *text,           \
+                        int64_t n, int64_t K, int64_t d, const mr_exec *ex))                       \
+    /* The gradients of the three, (+)= each by its acc bit; each may be NULL */                   \
+    X(pool_concat_bwd,                                                                             \
+      (void *dx0, void *dframes, void *dtext, const void *dout, int64_t n, int64_t K, int64_t d,   \
+       int acc_x0, int acc_frames, int acc_text, const mr_exec *ex))
 
 #endif

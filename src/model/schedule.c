@@ -65,14 +65,14 @@ mr_status mr_schedule_make(mr_schedule *out, const mr_config *c)
     mr_schedule s = {.T = c->diffusion.steps};
     const mr_int_list *set = &c->diffusion.t_set;
     for (int i = 0; i < set->n; i++) {
-        MR_CHECK(set->v[i] >= 1, MR_ERR_CONFIG, "diffusion.t_set: %lld is not a step; use 1 or more",
-                 (long long)set->v[i]);
+        MR_CHECK(set->v[i] >= 1, MR_ERR_CONFIG,
+                 "diffusion.t_set: %lld is not a step; use 1 or more", (long long)set->v[i]);
         if (i == 0 || set->v[i] > s.T) s.T = set->v[i];
     }
     /* Each reverse step has its own random purpose (rng.h). */
     int64_t most = MR_RNG_POST_NPD - MR_RNG_POST_TCD - 1;
-    MR_CHECK(s.T >= 1 && s.T <= most, MR_ERR_CONFIG,
-             "diffusion.steps: %lld steps; use 1 to %lld", (long long)s.T, (long long)most);
+    MR_CHECK(s.T >= 1 && s.T <= most, MR_ERR_CONFIG, "diffusion.steps: %lld steps; use 1 to %lld",
+             (long long)s.T, (long long)most);
     double *all = NULL;
     MR_TRY(MR_ALLOC(&all, 5 * (s.T + 1), "noise schedule"));
     double **part[5] = {&s.beta, &s.abar, &s.c1, &s.c2, &s.s2};
@@ -82,10 +82,11 @@ mr_status mr_schedule_make(mr_schedule *out, const mr_config *c)
         if (!(s.beta[t] > 0.0 && s.beta[t] < 1.0)) {
             double bad = s.beta[t];
             MR_FREE(all);
-            return MR_RAISE(MR_ERR_CONFIG,
-                            "diffusion.schedule: beta is %.6g at step %lld of %lld, outside 0..1; use "
-                            "schedule linear, or more steps",
-                            bad, (long long)t, (long long)s.T);
+            return MR_RAISE(
+                MR_ERR_CONFIG,
+                "diffusion.schedule: beta is %.6g at step %lld of %lld, outside 0..1; use "
+                "schedule linear, or more steps",
+                bad, (long long)t, (long long)s.T);
         }
     fill_rest(&s);
     *out = s;

@@ -1,6 +1,6 @@
-/* Speed of the U-Net and diffusion kernels on the CPU: convolutions as a share of the matrix product
- * rate measured in the same run, group norm and noise as memory rates.
- * Not a test: nothing is checked. Usage: bench_unet [samples], default 256. */
+/* Speed of the U-Net and diffusion kernels on the CPU: convolutions as a share of the matrix
+ * product rate measured in the same run, group norm and noise as memory rates. Not a test: nothing
+ * is checked. Usage: bench_unet [samples], default 256. */
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -52,7 +52,8 @@ static void bench_conv(int64_t S, int64_t ci, int64_t co, int stride)
 {
     mr_conv cv = {B, S, (S + stride - 1) / stride, ci, co, stride};
     int64_t nx = B * S * ci, ny = B * cv.So * co;
-    float *x = fresh(nx), *y = fresh(ny), *w = fresh(3 * co * ci), *dx = fresh(nx), *bias = fresh(co);
+    float *x = fresh(nx), *y = fresh(ny), *w = fresh(3 * co * ci), *dx = fresh(nx),
+          *bias = fresh(co);
     float *dw = fresh(3 * co * ci), *dy = fresh(ny), *dctx = fresh(B * co), *res = fresh(ny);
     double f, gx, gw, ga, rate = gemm_rate(B * cv.So, co, 3 * ci);
     BEST(f, K->conv3_fwd(y, x, w, bias, res, dctx, &cv, &ex));
@@ -63,14 +64,16 @@ static void bench_conv(int64_t S, int64_t ci, int64_t co, int stride)
     double taps = 0;
     for (int64_t u = 0; u < cv.So; u++)
         for (int j = 0; j < 3; j++) taps += u * stride + j - 1 >= 0 && u * stride + j - 1 < S;
-    double full = 2.0 * (double)(B * cv.So * co * 3 * ci), real = 2.0 * (double)(B * co * ci) * taps;
-    printf("conv3 S %lld %3lld->%3lld/%d: sgemm %5.1f GF/s | share (unfolded work) fwd %.2f dx %.2f "
-           "dw %.2f all %.2f | (real work) fwd %.2f dx %.2f dw %.2f all %.2f | ms fwd %.2f dx %.2f "
-           "dw %.2f add %.2f\n",
-           (long long)S, (long long)ci, (long long)co, stride, rate * 1e-9, full / f / rate,
-           full / gx / rate, full / gw / rate, 3 * full / (f + gx + gw + ga) / rate, real / f / rate,
-           real / gx / rate, real / gw / rate, 3 * real / (f + gx + gw + ga) / rate, f * 1e3, gx * 1e3,
-           gw * 1e3, ga * 1e3);
+    double full = 2.0 * (double)(B * cv.So * co * 3 * ci),
+           real = 2.0 * (double)(B * co * ci) * taps;
+    printf(
+        "conv3 S %lld %3lld->%3lld/%d: sgemm %5.1f GF/s | share (unfolded work) fwd %.2f dx %.2f "
+        "dw %.2f all %.2f | (real work) fwd %.2f dx %.2f dw %.2f all %.2f | ms fwd %.2f dx %.2f "
+        "dw %.2f add %.2f\n",
+        (long long)S, (long long)ci, (long long)co, stride, rate * 1e-9, full / f / rate,
+        full / gx / rate, full / gw / rate, 3 * full / (f + gx + gw + ga) / rate, real / f / rate,
+        real / gx / rate, real / gw / rate, 3 * real / (f + gx + gw + ga) / rate, f * 1e3, gx * 1e3,
+        gw * 1e3, ga * 1e3);
     free(x), free(y), free(w), free(dx), free(bias), free(dw), free(dy), free(dctx), free(res);
 }
 
@@ -78,7 +81,8 @@ static void bench_norm(int64_t S, int64_t c, double p)
 {
     int64_t n = B * S * c;
     float *x = fresh(n), *y = fresh(n), *dy = fresh(n), *dx = fresh(n), *film = fresh(2 * c * B);
-    float *mu = fresh(8 * B), *rs = fresh(8 * B), *ga = fresh(c), *be = fresh(c), *df = fresh(2 * c * B);
+    float *mu = fresh(8 * B), *rs = fresh(8 * B), *ga = fresh(c), *be = fresh(c),
+          *df = fresh(2 * c * B);
     float *dg = fresh(c), *db = fresh(c);
     uint32_t *rid = calloc((size_t)B, 4);
     int32_t *pos = calloc((size_t)B, 4);
@@ -89,11 +93,13 @@ static void bench_norm(int64_t S, int64_t c, double p)
     BEST(f, K->group_norm_fwd(y, mu, rs, x, ga, be, film, &gn, &ex));
     BEST(b, K->group_norm_bwd(dx, dg, db, df, dy, x, mu, rs, ga, be, film, &gn, 0, 0, 0, 0, &ex));
     double bytes = (double)n * 4;
-    printf("group_norm S %lld c %3lld drop %.1f: fwd %.2f ms %.1f GB/s, bwd %.2f ms %.1f GB/s; copy %.1f "
+    printf("group_norm S %lld c %3lld drop %.1f: fwd %.2f ms %.1f GB/s, bwd %.2f ms %.1f GB/s; "
+           "copy %.1f "
            "GB/s; ns an element fwd %.2f bwd %.2f\n",
            (long long)S, (long long)c, p, f * 1e3, 2e-9 * bytes / f, b * 1e3, 3e-9 * bytes / b,
            2e-9 * bytes / copy, f * 1e9 / (double)n, b * 1e9 / (double)n);
-    free(x), free(y), free(dy), free(dx), free(film), free(mu), free(rs), free(ga), free(be), free(df);
+    free(x), free(y), free(dy), free(dx), free(film), free(mu), free(rs), free(ga), free(be),
+        free(df);
     free(dg), free(db), free(rid), free(pos);
 }
 

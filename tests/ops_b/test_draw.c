@@ -20,8 +20,9 @@ static void pair(uint32_t a, uint32_t b, double *worst)
     mr_normal2(a, b, &n0, &n1);
     mr_turn_sincosf(b, &c, &s);
     double e = fmax(fabs((double)(r * c) - n0), fabs((double)(r * s) - n1));
-    if (!(e <= 1e-6)) fail_msg("words %08x %08x: (%.9g, %.9g), not (%.9g, %.9g)", a, b,
-                               (double)(r * c), (double)(r * s), n0, n1);
+    if (!(e <= 1e-6))
+        fail_msg("words %08x %08x: (%.9g, %.9g), not (%.9g, %.9g)", a, b, (double)(r * c),
+                 (double)(r * s), n0, n1);
     if (e > *worst) *worst = e;
 }
 
@@ -29,11 +30,12 @@ static void test_float_against_double(void **state)
 {
     (void)state;
     /* Ends of the range, the switch of the logarithm at sqrt(1/2), corners of the quadrants. */
-    static const uint32_t edge[] = {0, 1, 2, 255, 256, 0x00ffffff, 0x01000000, 0x1fffffff, 0x20000000,
-                                    0x3fffffff, 0x40000000, 0x5fffffff, 0x60000000, 0x7fffffff,
-                                    0x80000000, 0x9fffffff, 0xa0000000, 0xb504f332, 0xb504f333,
-                                    0xb504f334, 0xbfffffff, 0xc0000000, 0xdfffffff, 0xe0000000,
-                                    0xff000000, 0xfffffeff, 0xffffff00, 0xfffffffe, 0xffffffff};
+    static const uint32_t edge[] = {0,          1,          2,          255,        256,
+                                    0x00ffffff, 0x01000000, 0x1fffffff, 0x20000000, 0x3fffffff,
+                                    0x40000000, 0x5fffffff, 0x60000000, 0x7fffffff, 0x80000000,
+                                    0x9fffffff, 0xa0000000, 0xb504f332, 0xb504f333, 0xb504f334,
+                                    0xbfffffff, 0xc0000000, 0xdfffffff, 0xe0000000, 0xff000000,
+                                    0xfffffeff, 0xffffff00, 0xfffffffe, 0xffffffff};
     double worst = 0;
     int n = (int)(sizeof edge / sizeof *edge);
     for (int i = 0; i < n; i++)
@@ -67,7 +69,8 @@ static void test_distribution(void **state)
 {
     (void)state;
     enum { ROWS = 2000, W = 768 };
-    double n = (double)ROWS * W, s1 = 0, s2 = 0, s3 = 0, s4 = 0, next = 0, rows = 0, two = 0, three = 0;
+    double n = (double)ROWS * W, s1 = 0, s2 = 0, s3 = 0, s4 = 0, next = 0, rows = 0, two = 0,
+           three = 0;
     static float now[W], before[W];
     const mr_noise nz = {MR_RNG_T_TCD, MR_RNG_EPS_TCD, 1, 5, NULL, true};
     mr_step_state st = {.step = 3};
@@ -174,14 +177,18 @@ static void test_t(void **state)
         again += t == mr_draw_t(9, MR_RNG_T_TCD, 5, r, 20, NULL);
     }
     assert_true(abs(same - 1000) < 155 && abs(again - 1000) < 155); /* 5 standard deviations */
-    for (uint32_t r = 0; r < 100; r++) assert_int_equal(mr_draw_t(9, MR_RNG_T_TCD, 4, r, 1, NULL), 1);
+    for (uint32_t r = 0; r < 100; r++)
+        assert_int_equal(mr_draw_t(9, MR_RNG_T_TCD, 4, r, 1, NULL), 1);
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_float_against_double), cmocka_unit_test(test_elements),
-        cmocka_unit_test(test_distribution), cmocka_unit_test(test_layout), cmocka_unit_test(test_t),
+        cmocka_unit_test(test_float_against_double),
+        cmocka_unit_test(test_elements),
+        cmocka_unit_test(test_distribution),
+        cmocka_unit_test(test_layout),
+        cmocka_unit_test(test_t),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

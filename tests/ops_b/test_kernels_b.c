@@ -1,6 +1,7 @@
-/* Every kernel of the U-Net and diffusion families, in float64 and float32, against the reference loops
- * of naive_b.c over odd, prime and empty sizes, with both values of each accumulate bit, the scratch
- * exactly as large as the contract says (with a guard word behind it), and 1 and 3 threads. */
+/* Every kernel of the U-Net and diffusion families, in float64 and float32, against the reference
+ * loops of naive_b.c over odd, prime and empty sizes, with both values of each accumulate bit, the
+ * scratch exactly as large as the contract says (with a guard word behind it), and 1 and 3 threads.
+ */
 #include <math.h>
 #include <omp.h>
 #include <setjmp.h>
@@ -17,11 +18,13 @@
 enum { MAX_BUF = 128, PAD = 16 };
 
 static const mr_kernels *K;
-static size_t rb;            /* bytes of an element */
+static size_t rb; /* bytes of an element */
 static char label[128];
-static struct { void *p; } owned[MAX_BUF];
+static struct {
+    void *p;
+} owned[MAX_BUF];
 static int n_owned;
-static char seen[32][32];    /* kernels that had a case */
+static char seen[32][32]; /* kernels that had a case */
 static int n_seen;
 
 static void *own(size_t bytes)
@@ -89,8 +92,8 @@ static double get(const void *d, int64_t i)
 }
 
 /* got = before * acc + want, relative to the largest element of want. */
-static void near(const char *what, const void *got, const double *want, const double *before, int64_t n,
-                 int acc)
+static void near(const char *what, const void *got, const double *want, const double *before,
+                 int64_t n, int acc)
 {
     double size = 1e-3, tol = rb == 8 ? 1e-12 : 4e-6;
     for (int64_t i = 0; i < n; i++) size = fmax(size, fabs(want[i]));
@@ -115,7 +118,9 @@ static mr_exec exec_with(int64_t scratch)
 {
     double *none = blank(scratch);
     for (int64_t i = 0; i < scratch; i++) none[i] = NAN;
-    return (mr_exec){.seed = 77, .state = &state, .scratch = dev(none, scratch),
+    return (mr_exec){.seed = 77,
+                     .state = &state,
+                     .scratch = dev(none, scratch),
                      .scratch_bytes = (size_t)scratch * rb};
 }
 
@@ -185,12 +190,13 @@ static void test_conv(void **unused)
 {
     (void)unused;
     static const int64_t size[][4] = {/* n, S, ci, co */
-        {1, 5, 1, 1}, {3, 5, 7, 5}, {2, 3, 13, 3}, {131, 2, 3, 4}, {5, 7, 2, 11}, {2, 1, 3, 2},
-        {0, 5, 3, 2}, {67, 5, 17, 19}, {2, 4, 31, 1}, {3, 6, 1, 5}, {0, 3, 2, 2}, {1, 11, 3, 3}};
+                                      {1, 5, 1, 1},  {3, 5, 7, 5}, {2, 3, 13, 3}, {131, 2, 3, 4},
+                                      {5, 7, 2, 11}, {2, 1, 3, 2}, {0, 5, 3, 2},  {67, 5, 17, 19},
+                                      {2, 4, 31, 1}, {3, 6, 1, 5}, {0, 3, 2, 2},  {1, 11, 3, 3}};
     for (size_t i = 0; i < sizeof size / sizeof *size; i++)
         for (int stride = 1; stride <= 2; stride++) {
-            mr_conv cv = {size[i][0], size[i][1], (size[i][1] + stride - 1) / stride, size[i][2],
-                          size[i][3], stride};
+            mr_conv cv = {size[i][0], size[i][1], (size[i][1] + stride - 1) / stride,
+                          size[i][2], size[i][3], stride};
             both(run_conv, &cv, "conv n %lld S %lld %lld->%lld stride %d", (long long)cv.n,
                  (long long)cv.S, (long long)cv.ci, (long long)cv.co, stride);
         }
@@ -220,15 +226,24 @@ static double *mask_of(const mr_gn *gn)
 static void run_gn(const void *arg)
 {
     const gn_case *c = arg;
-    int64_t nx = c->n * c->S * c->c, ns = c->n * c->groups, nf = c->film == 1 ? 2 * c->c * c->n : 2 * c->c;
+    int64_t nx = c->n * c->S * c->c, ns = c->n * c->groups,
+            nf = c->film == 1 ? 2 * c->c * c->n : 2 * c->c;
     int32_t *pos = own((size_t)(c->n + 1) * 4);
-    mr_gn gn = {.n = c->n, .S = c->S, .c = c->c, .groups = c->groups, .eps = 1e-6,
+    mr_gn gn = {.n = c->n,
+                .S = c->S,
+                .c = c->c,
+                .groups = c->groups,
+                .eps = 1e-6,
                 .film_ld = c->film == 1 ? 2 * c->c : 0};
     if (c->drop > 0)
-        gn.drop = (mr_drop){.p = c->drop, .purpose = 65600, .rows = {rids(c->n), pos}, .per_row = 1};
-    double *x = data(1, nx), *ga = data(2, c->c), *be = data(3, c->c), *fi = c->film ? data(4, nf) : NULL;
-    double *dy = data(5, nx), *old = data(6, nx + nf), *y = blank(nx), *mu = blank(ns), *rs = blank(ns);
-    double *dx = blank(nx), *dg = blank(c->c), *db = blank(c->c), *df = c->film == 1 ? blank(nf) : NULL;
+        gn.drop =
+            (mr_drop){.p = c->drop, .purpose = 65600, .rows = {rids(c->n), pos}, .per_row = 1};
+    double *x = data(1, nx), *ga = data(2, c->c), *be = data(3, c->c),
+           *fi = c->film ? data(4, nf) : NULL;
+    double *dy = data(5, nx), *old = data(6, nx + nf), *y = blank(nx), *mu = blank(ns),
+           *rs = blank(ns);
+    double *dx = blank(nx), *dg = blank(c->c), *db = blank(c->c),
+           *df = c->film == 1 ? blank(nf) : NULL;
     for (int64_t i = 0; i < nx; i++) x[i] = (double)(float)(x[i] + 3.0); /* a mean to be removed */
     double *m = mask_of(&gn);
     naive_gn(y, mu, rs, x, ga, be, fi, m, &gn);
@@ -242,8 +257,10 @@ static void run_gn(const void *arg)
     near("mean", MU, mu, NULL, ns, 0);
     near("rstd", RS, rs, NULL, ns, 0);
     for (int acc = 0; acc < 2; acc++) {
-        void *DX = dev(old, nx), *DG = dev(old, c->c), *DB = dev(old, c->c), *DF = df ? dev(old, nf) : NULL;
-        CALL(group_norm_bwd, DX, DG, DB, DF, G, X, MU, RS, GA, BE, FI, &gn, acc, acc, acc, acc, &ex);
+        void *DX = dev(old, nx), *DG = dev(old, c->c), *DB = dev(old, c->c),
+             *DF = df ? dev(old, nf) : NULL;
+        CALL(group_norm_bwd, DX, DG, DB, DF, G, X, MU, RS, GA, BE, FI, &gn, acc, acc, acc, acc,
+             &ex);
         near("dx", DX, dx, old, nx, acc);
         near("dgamma", DG, dg, old, c->c, acc);
         near("dbeta", DB, db, old, c->c, acc);
@@ -260,21 +277,25 @@ static void run_gn(const void *arg)
 static void test_group_norm(void **unused)
 {
     (void)unused;
-    static const gn_case c[] = {
-        {1, 5, 16, 8, 1, 0}, {3, 3, 16, 8, 1, 0.1}, {17, 5, 24, 8, 1, 0.1}, {2, 2, 15, 3, 0, 0.5},
-        {33, 7, 5, 1, 2, 0}, {2, 5, 130, 1, 1, 0.3}, {0, 5, 8, 8, 1, 0.1}, {4, 3, 134, 2, 2, 0.2},
-        {3, 11, 7, 7, 1, 0.1}, {2, 1, 64, 2, 0, 0}};
+    static const gn_case c[] = {{1, 5, 16, 8, 1, 0},    {3, 3, 16, 8, 1, 0.1},
+                                {17, 5, 24, 8, 1, 0.1}, {2, 2, 15, 3, 0, 0.5},
+                                {33, 7, 5, 1, 2, 0},    {2, 5, 130, 1, 1, 0.3},
+                                {0, 5, 8, 8, 1, 0.1},   {4, 3, 134, 2, 2, 0.2},
+                                {3, 11, 7, 7, 1, 0.1},  {2, 1, 64, 2, 0, 0}};
     for (size_t i = 0; i < sizeof c / sizeof *c; i++)
-        both(run_gn, &c[i], "group norm n %lld S %lld c %lld/%lld film %d drop %g", (long long)c[i].n,
-             (long long)c[i].S, (long long)c[i].c, (long long)c[i].groups, c[i].film, c[i].drop);
+        both(run_gn, &c[i], "group norm n %lld S %lld c %lld/%lld film %d drop %g",
+             (long long)c[i].n, (long long)c[i].S, (long long)c[i].c, (long long)c[i].groups,
+             c[i].film, c[i].drop);
 }
 
 /* ---- moving things ---- */
 static void run_move(const void *arg)
 {
     const int64_t *a = arg, n = a[0], S = a[1], S2 = a[2], c = a[3], wb = a[4];
-    double *x = data(1, n * S * c), *v = data(2, n * c), *b = data(3, n * wb), *bias = data(4, c + wb);
-    double *dy = data(5, n * S2 * c), *old = data(6, n * (S + S2) * c + n * wb), *y = blank(n * S * c);
+    double *x = data(1, n * S * c), *v = data(2, n * c), *b = data(3, n * wb),
+           *bias = data(4, c + wb);
+    double *dy = data(5, n * S2 * c), *old = data(6, n * (S + S2) * c + n * wb),
+           *y = blank(n * S * c);
     mr_exec ex = exec_with(1);
     for (int64_t i = 0; i < n * S * c; i++) y[i] = x[i] + v[i / (S * c) * c + i % c];
     void *Y = dev(old, n * S * c), *X = dev(x, n * S * c);
@@ -301,7 +322,8 @@ static void run_move(const void *arg)
     CALL(concat_fwd, C, dev(av, n * c), wb ? dev(b, n * wb) : NULL, NULL, n, c, wb, &ex);
     near("concat", C, cat, NULL, n * (c + wb), 0);
     for (int64_t i = 0; i < n * (c + wb); i++) cat[i] += bias[i % (c + wb)];
-    CALL(concat_fwd, C, dev(av, n * c), wb ? dev(b, n * wb) : NULL, dev(bias, c + wb), n, c, wb, &ex);
+    CALL(concat_fwd, C, dev(av, n * c), wb ? dev(b, n * wb) : NULL, dev(bias, c + wb), n, c, wb,
+         &ex);
     near("concat + bias", C, cat, NULL, n * (c + wb), 0);
     for (int acc = 0; acc < 2; acc++) {
         void *DX = dev(old, n * S * c), *DA = dev(old, n * c), *DB = wb ? dev(old, n * wb) : NULL;
@@ -339,9 +361,9 @@ static void run_silu(const void *arg)
 static void test_moves(void **unused)
 {
     (void)unused;
-    static const int64_t size[][5] = {{1, 3, 5, 1, 1}, {3, 3, 5, 7, 4}, {2, 1, 2, 5, 0},
+    static const int64_t size[][5] = {{1, 3, 5, 1, 1},  {3, 3, 5, 7, 4}, {2, 1, 2, 5, 0},
                                       {67, 2, 3, 3, 2}, {0, 3, 5, 4, 4}, {2, 4, 7, 65, 1},
-                                      {2, 5, 3, 3, 3}, {1, 5, 5, 2, 2}};
+                                      {2, 5, 3, 3, 3},  {1, 5, 5, 2, 2}};
     for (size_t i = 0; i < sizeof size / sizeof *size; i++)
         both(run_move, size[i], "moves n %lld S %lld->%lld c %lld", (long long)size[i][0],
              (long long)size[i][1], (long long)size[i][2], (long long)size[i][3]);
@@ -377,7 +399,8 @@ static void run_noise(const void *arg)
         double e = mr_draw_normal(77, MR_RNG_EPS_NPD, 7, r, i % w);
         y[i] = c->pure ? e : sqrt(abar[t]) * x[i] + sqrt(1 - abar[t]) * e;
         dx[i] = sqrt(abar[t]) * x[i];
-        post[i] = .4 * x[i] + .6 * xt[i] + .3 * mr_draw_normal(77, MR_RNG_POST_NPD + 3, 7, r, i % w);
+        post[i] =
+            .4 * x[i] + .6 * xt[i] + .3 * mr_draw_normal(77, MR_RNG_POST_NPD + 3, 7, r, i % w);
         last[i] = x[i];
     }
     mr_exec ex = exec_with(1);
@@ -412,7 +435,8 @@ static void run_pool(const void *arg)
             y[i * 3 * d + 2 * d + j] = t[i * d + j];
             gx[i * d + j] = g[i * 3 * d + j];
             gt[i * d + j] = g[i * 3 * d + 2 * d + j];
-            for (int64_t k = 0; k < F; k++) gf[(i * F + k) * d + j] = g[i * 3 * d + d + j] / (double)F;
+            for (int64_t k = 0; k < F; k++)
+                gf[(i * F + k) * d + j] = g[i * 3 * d + d + j] / (double)F;
         }
     mr_exec ex = exec_with(1);
     void *Y = dev(g, n * 3 * d), *G = dev(g, n * 3 * d);
@@ -438,7 +462,8 @@ static void run_time(const void *arg)
         double *y = blank(n * C), *old = data(1, n * C);
         const mr_int_list *s = mode == 2 ? &set : NULL;
         for (int64_t i = 0; i < n * C; i++) {
-            double t = (double)(mode ? mr_draw_t(77, MR_RNG_T_TCD, 7, rid[i / C], 25, s) : i / C + 1);
+            double t =
+                (double)(mode ? mr_draw_t(77, MR_RNG_T_TCD, 7, rid[i / C], 25, s) : i / C + 1);
             double e = h > 1 ? (double)(i % C % h) / ((double)C / 2 - 1) : 0;
             y[i] = i % C < h ? sin(t * pow(10000, -e)) : cos(t * pow(10000, -e));
         }
@@ -451,18 +476,18 @@ static void run_time(const void *arg)
 static void test_diffusion(void **unused)
 {
     (void)unused;
-    static const noise_case c[] = {{1, 1, 0, false, false}, {3, 63, 0, false, true},
+    static const noise_case c[] = {{1, 1, 0, false, false},  {3, 63, 0, false, true},
                                    {5, 64, 3, false, false}, {2, 65, 5, true, false},
                                    {0, 7, 0, false, false},  {67, 130, 0, false, false}};
     for (size_t i = 0; i < sizeof c / sizeof *c; i++)
         both(run_noise, &c[i], "noise n %lld w %lld t %lld", (long long)c[i].n, (long long)c[i].w,
              (long long)c[i].t);
     static const int64_t p[][3] = {{1, 1, 1}, {3, 5, 7}, {2, 2, 300}, {0, 3, 4}, {67, 7, 3}};
-    for (int i = 0; i < 5; i++) both(run_pool, p[i], "pool n %lld K %lld", (long long)p[i][0],
-                                     (long long)p[i][1]);
+    for (int i = 0; i < 5; i++)
+        both(run_pool, p[i], "pool n %lld K %lld", (long long)p[i][0], (long long)p[i][1]);
     static const int64_t t[][2] = {{1, 2}, {25, 8}, {7, 128}, {0, 4}};
-    for (int i = 0; i < 4; i++) both(run_time, t[i], "time n %lld C %lld", (long long)t[i][0],
-                                     (long long)t[i][1]);
+    for (int i = 0; i < 4; i++)
+        both(run_time, t[i], "time n %lld C %lld", (long long)t[i][0], (long long)t[i][1]);
 }
 
 static void test_every_kernel_has_a_case(void **unused)
@@ -483,8 +508,10 @@ static void test_every_kernel_has_a_case(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_conv),      cmocka_unit_test(test_group_norm),
-        cmocka_unit_test(test_moves),     cmocka_unit_test(test_diffusion),
+        cmocka_unit_test(test_conv),
+        cmocka_unit_test(test_group_norm),
+        cmocka_unit_test(test_moves),
+        cmocka_unit_test(test_diffusion),
         cmocka_unit_test(test_every_kernel_has_a_case),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

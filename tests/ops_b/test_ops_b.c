@@ -1,5 +1,5 @@
-/* Ops of the U-Net and of diffusion through the op harness: gradients against differences, accumulate
- * bits, private memory, guard device, float32, empty batches. */
+/* Ops of the U-Net and of diffusion through the op harness: gradients against differences,
+ * accumulate bits, private memory, guard device, float32, empty batches. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -41,10 +41,10 @@ static void test_conv3(void **state)
 {
     (void)state;
     static const conv_arg args[] = {
-        {5, 4, 3, 1, true, true, true, false},  {5, 3, 5, 2, true, false, false, false},
-        {5, 3, 2, 2, true, true, true, false},  {3, 2, 7, 1, true, false, true, false},
+        {5, 4, 3, 1, true, true, true, false},   {5, 3, 5, 2, true, false, false, false},
+        {5, 3, 2, 2, true, true, true, false},   {3, 2, 7, 1, true, false, true, false},
         {3, 7, 3, 2, false, true, false, false}, {2, 3, 3, 1, true, true, false, false},
-        {2, 3, 5, 2, true, false, true, false}, {7, 3, 3, 1, false, false, false, false},
+        {2, 3, 5, 2, true, false, true, false},  {7, 3, 3, 1, false, false, false, false},
         {7, 2, 3, 2, true, false, false, false}, {1, 3, 2, 1, true, true, true, false},
         {4, 1, 1, 2, true, false, false, false}, {5, 3, 3, 1, true, false, true, true},
         {6, 5, 1, 1, true, true, false, false},
@@ -81,8 +81,9 @@ static void test_group_norm(void **state)
 {
     (void)state;
     static const gn_arg args[] = {
-        {3, 16, 8, true, 0.0},  {5, 16, 8, true, 0.1}, {3, 8, 8, false, 0.0}, {5, 9, 3, true, 0.3},
-        {2, 10, 2, false, 0.5}, {7, 6, 1, true, 0.0},  {5, 134, 2, true, 0.1}, {1, 12, 3, false, 0.0},
+        {3, 16, 8, true, 0.0},  {5, 16, 8, true, 0.1},  {3, 8, 8, false, 0.0},
+        {5, 9, 3, true, 0.3},   {2, 10, 2, false, 0.5}, {7, 6, 1, true, 0.0},
+        {5, 134, 2, true, 0.1}, {1, 12, 3, false, 0.0},
     };
     for (size_t i = 0; i < sizeof args / sizeof *args; i++) {
         char name[64];
@@ -124,8 +125,8 @@ static int build_silu(mr_graph *g, const void *arg)
 
 static int build_mix(mr_graph *g, const void *arg)
 {
-    return mr_g_mix(g, op_leaf(g, "a", ROWS, 2, 7, 1, 1, 1.0), op_leaf(g, "b", ROWS, 2, 7, 1, 1, 1.0),
-                    *(const double *)arg);
+    return mr_g_mix(g, op_leaf(g, "a", ROWS, 2, 7, 1, 1, 1.0),
+                    op_leaf(g, "b", ROWS, 2, 7, 1, 1, 1.0), *(const double *)arg);
 }
 
 static void test_small(void **state)
@@ -135,8 +136,7 @@ static void test_small(void **state)
     static const double w = 0.3;
     check("mix", 3, build_mix, &w);
     static const int64_t frames[] = {1, 2, 3, 5, 7};
-    for (int i = 0; i < 5; i++)
-        check("add_context", 3, build_add_context, &frames[i]);
+    for (int i = 0; i < 5; i++) check("add_context", 3, build_add_context, &frames[i]);
     static const int64_t resize[][2] = {{3, 5}, {1, 2}, {2, 3}, {4, 7}, {5, 5}, {3, 11}};
     for (int i = 0; i < 6; i++) check("upsample", 3, build_upsample, resize[i]);
     static const int64_t join[][3] = {{5, 3, 4}, {1, 1, 1}, {3, 7, 2}, {2, 5, 0}};
@@ -154,8 +154,7 @@ static void test_noise(void **state)
 {
     (void)state;
     static const int64_t a[][3] = {{MR_DIFF_TCD, 0, 7}, {MR_DIFF_NPD, 0, 70}, {MR_DIFF_NPD, 4, 5}};
-    for (int i = 0; i < 3; i++)
-        check("noise", 5, build_noise, a[i]);
+    for (int i = 0; i < 3; i++) check("noise", 5, build_noise, a[i]);
 }
 
 static int build_tokens(mr_graph *g, const void *arg)
@@ -216,8 +215,9 @@ static void test_condition(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_conv3), cmocka_unit_test(test_group_norm), cmocka_unit_test(test_small),
-        cmocka_unit_test(test_noise), cmocka_unit_test(test_condition),
+        cmocka_unit_test(test_conv3),     cmocka_unit_test(test_group_norm),
+        cmocka_unit_test(test_small),     cmocka_unit_test(test_noise),
+        cmocka_unit_test(test_condition),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

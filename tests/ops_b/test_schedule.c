@@ -1,4 +1,5 @@
-/* The noise schedule against the published table (F 4.2), against the closed forms and at its ends. */
+/* The noise schedule against the published table (F 4.2), against the closed forms and at its ends.
+ */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -57,8 +58,10 @@ static void test_coefficients(void **state)
 {
     (void)state;
     mr_schedule s = make(MR_SCHED_LINEAR, 25);
-    static const struct { int t; double c1, c2; } row[] = {
-        {25, .080, .920}, {13, .153, .847}, {3, .631, .369}, {2, .903, .097}};
+    static const struct {
+        int t;
+        double c1, c2;
+    } row[] = {{25, .080, .920}, {13, .153, .847}, {3, .631, .369}, {2, .903, .097}};
     for (int i = 0; i < 4; i++) {
         assert_true(fabs(s.c1[row[i].t] - row[i].c1) <= .0005001);
         assert_true(fabs(s.c2[row[i].t] - row[i].c2) <= .0005001);
@@ -69,7 +72,8 @@ static void test_coefficients(void **state)
 static void test_identities(void **state)
 {
     (void)state;
-    static const int names[] = {MR_SCHED_LINEAR, MR_SCHED_COSINE, MR_SCHED_SQRT, MR_SCHED_TRUNC_LIN};
+    static const int names[] = {MR_SCHED_LINEAR, MR_SCHED_COSINE, MR_SCHED_SQRT,
+                                MR_SCHED_TRUNC_LIN};
     static const int64_t steps[] = {1, 2, 3, 20, 200};
     for (int k = 0; k < 4; k++)
         for (int i = 0; i < 5; i++) {
@@ -83,8 +87,8 @@ static void test_identities(void **state)
                 /* The posterior mean is unbiased: c1 + c2 sqrt(abar_t) = sqrt(abar_{t-1}). */
                 assert_true(fabs(s.c1[t] + s.c2[t] * sqrt(s.abar[t]) - sqrt(s.abar[t - 1])) < 1e-9);
                 /* Its variance: c2^2 (1 - abar_t) + s2 = 1 - abar_{t-1}. */
-                assert_true(fabs(s.c2[t] * s.c2[t] * (1 - s.abar[t]) + s.s2[t] - 1 + s.abar[t - 1]) <
-                            1e-9);
+                assert_true(
+                    fabs(s.c2[t] * s.c2[t] * (1 - s.abar[t]) + s.s2[t] - 1 + s.abar[t - 1]) < 1e-9);
             }
             mr_schedule_free(&s);
             assert_null(s.beta);
@@ -102,7 +106,8 @@ static void test_forms(void **state)
     assert_true(s.beta[1] == 1e-4);
     mr_schedule_free(&s);
     s = make(MR_SCHED_COSINE, 10);
-    double f3 = pow(cos((.3 + .008) / 1.008 * M_PI / 2), 2), f0 = pow(cos(.008 / 1.008 * M_PI / 2), 2);
+    double f3 = pow(cos((.3 + .008) / 1.008 * M_PI / 2), 2),
+           f0 = pow(cos(.008 / 1.008 * M_PI / 2), 2);
     assert_true(fabs(s.abar[3] - f3 / f0) < 1e-12);
     assert_true(fabs(s.beta[10] - 0.999) < 1e-15);
     mr_schedule_free(&s);
@@ -152,7 +157,7 @@ static void test_refusals(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_table), cmocka_unit_test(test_coefficients),
+        cmocka_unit_test(test_table),      cmocka_unit_test(test_coefficients),
         cmocka_unit_test(test_identities), cmocka_unit_test(test_forms),
         cmocka_unit_test(test_refusals),
     };

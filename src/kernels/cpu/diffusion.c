@@ -29,9 +29,9 @@ static void noisy_row(REAL *out, const REAL *x, const REAL *y, REAL a, REAL b, R
 
 static double row_abar(const double *abar, uint32_t rid, const mr_noise *nz, const mr_exec *ex)
 {
-    int64_t t = nz->t ? nz->t
-                      : mr_draw_t(ex->seed, nz->purpose_t, ex->state->step, rid, nz->t_max,
-                                  nz->t_set);
+    int64_t t =
+        nz->t ? nz->t
+              : mr_draw_t(ex->seed, nz->purpose_t, ex->state->step, rid, nz->t_max, nz->t_set);
     return abar[t];
 }
 
@@ -69,8 +69,8 @@ void MR_FN(noise_bwd)(void *dx0v, const void *dxtv, const double *abar, const ui
     }
 }
 
-void MR_FN(posterior)(void *outv, const void *xhatv, const void *xtv, const uint32_t *rid, int64_t n,
-                      int64_t w, double c1, double c2, double sd, uint32_t purpose,
+void MR_FN(posterior)(void *outv, const void *xhatv, const void *xtv, const uint32_t *rid,
+                      int64_t n, int64_t w, double c1, double c2, double sd, uint32_t purpose,
                       const mr_exec *ex)
 {
     REAL *out = outv, a = (REAL)c1, b = (REAL)c2, s = (REAL)sd;

@@ -1,7 +1,8 @@
 /* Group norm + FiLM + SiLU + dropout on the CPU, forward and backward.
- * A sample (S x c) fits the first-level cache, so each is finished before the next is begun: memory is
- * read once and written once. Only mean and 1/std are kept; u, v, SiLU and the mask are recomputed.
- * Invariant: sums over samples go through blocks of MR_GN_BLOCK samples, whatever the threads. */
+ * A sample (S x c) fits the first-level cache, so each is finished before the next is begun: memory
+ * is read once and written once. Only mean and 1/std are kept; u, v, SiLU and the mask are
+ * recomputed. Invariant: sums over samples go through blocks of MR_GN_BLOCK samples, whatever the
+ * threads. */
 #include "kernels/cpu/real.h"
 #include "kernels/shared/act.h"
 
@@ -58,7 +59,8 @@ static void sample_stats(REAL *mean, REAL *rstd, const REAL *restrict x, const m
     for (int64_t g = 0; g < G; g++) rstd[g] = 1 / mr_sqrt(rstd[g] * inv + (REAL)gn->eps);
 }
 
-/* v = (x - mu) a + b of channels p .. p + m: a = rstd gamma (1 + scale), b = beta (1 + scale) + shift */
+/* v = (x - mu) a + b of channels p .. p + m: a = rstd gamma (1 + scale), b = beta (1 + scale) +
+ * shift */
 typedef struct affine {
     REAL mu[PIECE], rs[PIECE], a[PIECE], b[PIECE];
 } affine;
@@ -125,9 +127,9 @@ void MR_FN(group_norm_fwd)(void *yv, void *meanv, void *rstdv, const void *xv, c
 
 /* What one sample's backward pass reads and writes; rows are already offset to the sample. */
 typedef struct gn_sample {
-    REAL *dx, *dgamma, *dbeta, *dfilm;    /* dgamma, dbeta: partial sums, += */
-    REAL *dv;                             /* [S,c] work: gradient of v */
-    REAL *sum0, *sum1;                    /* [G] work */
+    REAL *dx, *dgamma, *dbeta, *dfilm;                      /* dgamma, dbeta: partial sums, += */
+    REAL *dv;                                               /* [S,c] work: gradient of v */
+    REAL *sum0, *sum1;                                      /* [G] work */
     const REAL *dy, *x, *mean, *rstd, *gamma, *beta, *film; /* dy: the mask is applied */
     int acc_x, acc_film;
 } gn_sample;
@@ -151,7 +153,8 @@ static void piece_sums(REAL *P, REAL *Q, const gn_sample *s, const affine *t, in
     for (int64_t j = 0; j < m; j++) Q[j] *= t->rs[j];
 }
 
-/* Parameter and FiLM gradients of a piece from P and Q, which become the terms of the group means. */
+/* Parameter and FiLM gradients of a piece from P and Q, which become the terms of the group means.
+ */
 static void piece_params(REAL *restrict P, REAL *restrict Q, const gn_sample *s, int64_t c,
                          int64_t p, int64_t m)
 {
@@ -245,12 +248,21 @@ void MR_FN(group_norm_bwd)(void *dxv, void *dgamma, void *dbeta, void *dfilmv, c
         for (int64_t n = k * MR_GN_BLOCK; n < end; n++) {
             bool drop = gn->drop.p > 0;
             if (drop) drop_sample(dv, dy + n * w, w, gn, n, ex);
-            gn_sample s = {.dx = dx ? dx + n * w : NULL, .dgamma = part_g + k * c,
-                           .dbeta = part_b + k * c, .dfilm = dfilm ? dfilm + n * 2 * c : NULL,
-                           .dv = dv, .sum0 = sum, .sum1 = sum + c, .dy = drop ? dv : dy + n * w,
-                           .x = x + n * w, .mean = mean + n * G, .rstd = rstd + n * G,
-                           .gamma = gamma, .beta = beta,
-                           .film = film ? film + n * gn->film_ld : NULL, .acc_x = acc_x,
+            gn_sample s = {.dx = dx ? dx + n * w : NULL,
+                           .dgamma = part_g + k * c,
+                           .dbeta = part_b + k * c,
+                           .dfilm = dfilm ? dfilm + n * 2 * c : NULL,
+                           .dv = dv,
+                           .sum0 = sum,
+                           .sum1 = sum + c,
+                           .dy = drop ? dv : dy + n * w,
+                           .x = x + n * w,
+                           .mean = mean + n * G,
+                           .rstd = rstd + n * G,
+                           .gamma = gamma,
+                           .beta = beta,
+                           .film = film ? film + n * gn->film_ld : NULL,
+                           .acc_x = acc_x,
                            .acc_film = acc_film};
             sample_bwd(&s, gn);
         }

@@ -1,8 +1,9 @@
-/* U-Net kernels on the CPU: convolutions over the frame axis, resizing, concatenation, time embedding.
- * What it is not: an unfolding convolution. In [n,S,ci] the window of an output frame is contiguous
- * memory, so every frame is one matrix product read in place with a row stride of S * ci; frames at
- * the border simply have shorter windows. No copy of x is made and no zero is multiplied.
- * Invariant: sums over samples go through fixed blocks, never through the thread count. */
+/* U-Net kernels on the CPU: convolutions over the frame axis, resizing, concatenation, time
+ * embedding. What it is not: an unfolding convolution. In [n,S,ci] the window of an output frame is
+ * contiguous memory, so every frame is one matrix product read in place with a row stride of S *
+ * ci; frames at the border simply have shorter windows. No copy of x is made and no zero is
+ * multiplied. Invariant: sums over samples go through fixed blocks, never through the thread count.
+ */
 #include "kernels/cpu/real.h"
 #include "kernels/shared/act.h"
 #include "kernels/shared/draw.h"
@@ -52,15 +53,15 @@ void MR_FN(conv3_fwd)(void *y, const void *x, const void *w, const void *bias, c
     int64_t ci = cv->ci, co = cv->co;
     for (int64_t u = 0; u < cv->So; u++) {
         window q = window_of(cv, u);
-        MR_FN(gemm)((REAL *)y + u * co, (const REAL *)x + q.lo * ci, (const REAL *)w + q.tap * ci,
-                    cv->n, co, (q.hi - q.lo) * ci, 0, 1, cv->S * ci, 3 * ci, cv->So * co, 1.0, 1.0,
-                    ex);
+        MR_FN(gemm)
+        ((REAL *)y + u * co, (const REAL *)x + q.lo * ci, (const REAL *)w + q.tap * ci, cv->n, co,
+         (q.hi - q.lo) * ci, 0, 1, cv->S * ci, 3 * ci, cv->So * co, 1.0, 1.0, ex);
     }
 }
 
-/* Weights for the gradient of x: flip[slot, o, i] = w[o, tap(slot), i]. Output frames u ascending see
- * an input frame through descending taps: 2,1,0 with stride 1; with stride 2 odd frames through 2,0
- * and even frames through 1, so the order is 2,0,1. */
+/* Weights for the gradient of x: flip[slot, o, i] = w[o, tap(slot), i]. Output frames u ascending
+ * see an input frame through descending taps: 2,1,0 with stride 1; with stride 2 odd frames through
+ * 2,0 and even frames through 1, so the order is 2,0,1. */
 static void flip_weights(REAL *flip, const REAL *w, const mr_conv *cv)
 {
     const int tap[2][3] = {{2, 1, 0}, {2, 0, 1}};
@@ -89,8 +90,9 @@ void MR_FN(conv3_bwd_x)(void *dx, const void *dy, const void *w, const mr_conv *
             hi = s % 2 ? (lo + 2 < cv->So ? lo + 2 : cv->So) : lo + 1;
             slot = s % 2 ? 0 : 2;
         }
-        MR_FN(gemm)((REAL *)dx + s * ci, (const REAL *)dy + lo * co, flip + slot * co * ci, cv->n,
-                    ci, (hi - lo) * co, 0, 0, cv->So * co, ci, cv->S * ci, 1.0, acc ? 1.0 : 0.0, ex);
+        MR_FN(gemm)
+        ((REAL *)dx + s * ci, (const REAL *)dy + lo * co, flip + slot * co * ci, cv->n, ci,
+         (hi - lo) * co, 0, 0, cv->So * co, ci, cv->S * ci, 1.0, acc ? 1.0 : 0.0, ex);
     }
 }
 
@@ -111,9 +113,10 @@ void MR_FN(conv3_bwd_w)(void *dw, const void *dy, const void *x, const mr_conv *
     for (int64_t i = 0; i < cv->So; i++) {
         int64_t u = first < 0 ? i : (i + first) % cv->So;
         window q = window_of(cv, u);
-        MR_FN(gemm)((REAL *)dw + q.tap * ci, (const REAL *)dy + u * co,
-                    (const REAL *)x + q.lo * ci, co, (q.hi - q.lo) * ci, cv->n, 1, 0, cv->So * co,
-                    cv->S * ci, 3 * ci, 1.0, acc || i ? 1.0 : 0.0, ex);
+        MR_FN(gemm)
+        ((REAL *)dw + q.tap * ci, (const REAL *)dy + u * co, (const REAL *)x + q.lo * ci, co,
+         (q.hi - q.lo) * ci, cv->n, 1, 0, cv->So * co, cv->S * ci, 3 * ci, 1.0,
+         acc || i ? 1.0 : 0.0, ex);
     }
 }
 
@@ -250,8 +253,9 @@ void MR_FN(time_embed)(void *outv, const uint32_t *rid, int64_t n, int64_t C, ui
     double rate = half > 1 ? log(10000.0) / (double)(half - 1) : 0.0;
 #pragma omp parallel for schedule(static)
     for (int64_t b = 0; b < n; b++) {
-        double t = (double)(rid ? mr_draw_t(ex->seed, purpose, ex->state->step, rid[b], t_max, t_set)
-                                : b + 1);
+        double t =
+            (double)(rid ? mr_draw_t(ex->seed, purpose, ex->state->step, rid[b], t_max, t_set)
+                         : b + 1);
         for (int64_t i = 0; i < half; i++) {
             double a = t * exp(-rate * (double)i);
             out[b * C + i] = (REAL)sin(a);

@@ -38,8 +38,8 @@ MR_HD double mr_draw_normal(uint64_t seed, uint32_t purpose, uint32_t step, uint
 }
 
 #ifndef __CUDACC__
-/* sqrt(-2 ln((a + 1) / 2^32)). Above sqrt(1/2) the logarithm is taken of the exact complement, so that
- * the result keeps its relative precision down to 0. Own least-squares polynomial. */
+/* sqrt(-2 ln((a + 1) / 2^32)). Above sqrt(1/2) the logarithm is taken of the exact complement, so
+ * that the result keeps its relative precision down to 0. Own least-squares polynomial. */
 static inline float mr_normal_radiusf(uint32_t a)
 {
     float u = (float)(int32_t)(a >> 8) * 0x1p-24f + (float)(int32_t)((a & 255u) + 1u) * 0x1p-32f;
@@ -59,7 +59,9 @@ static inline float mr_normal_radiusf(uint32_t a)
     p = p * f + 0.200012267f;
     p = p * f - 0.250008211f;
     p = p * f + 0.333333317f;
-    float s = f * f, ln = f - 0.5f * s + s * f * p + (float)e * 0.693147181f;
+    /* ln 2 in two parts, the first exact in a product with e: the sum is rounded only once. */
+    float s = f * f, rest = (s * f * p - 0.5f * s + (float)e * -2.12194440e-4f) + f;
+    float ln = (float)e * 0.693359375f + rest;
     ln = ln < 0.0f ? ln : 0.0f;
     return sqrtf(-2.0f * ln);
 }
@@ -69,11 +71,14 @@ static inline void mr_turn_sincosf(uint32_t b, float *c_out, float *s_out)
 {
     uint32_t q = (b + 0x20000000u) >> 30;
     int32_t rest = (int32_t)(b - (q << 30));
-    float x = (float)rest * 1.46291807926715968e-9f; /* 2 pi / 2^32 */
-    float z = x * x;
-    float s = x + x * z * ((-0.000195172979f * z + 0.00833217814f) * z - 0.166666549f);
-    float c = 1.0f - 0.5f * z +
-              z * z * ((2.44384496e-05f * z - 0.00138873675f) * z + 0.0416666469f);
+    /* The low bits of the angle and of 2 pi are added at first order, or rounding the angle to 24
+     * bits would be the largest error. The unit is 2 pi / 2^24. */
+    float high = (float)(rest >> 8), x = high * 3.745070387e-07f, z = x * x;
+    float low = (float)(rest & 255) * 1.46291807926715968e-9f + high * -1.042160751e-14f;
+    float s0 = x + x * z * ((-0.000195172979f * z + 0.00833217814f) * z - 0.166666549f);
+    float c0 =
+        1.0f - (0.5f * z - z * z * ((2.44384496e-05f * z - 0.00138873675f) * z + 0.0416666469f));
+    float s = s0 + c0 * low, c = c0 - s0 * low;
     float cc = q & 1u ? s : c, ss = q & 1u ? c : s;
     *c_out = (q + 1u) & 2u ? -cc : cc;
     *s_out = q & 2u ? -ss : ss;
