@@ -26,6 +26,7 @@ typedef struct mr_train_state {
     int64_t best_epoch;     /* -1: no validation yet */
     int64_t best_step;
     int64_t bad_evals;                /* validations since the best one */
+    int64_t skipped_in_row;           /* steps skipped in a row because of non-finite gradients */
     bool is_finished;                 /* the run ended by itself: nothing left to train */
     double seconds;                   /* training time so far */
     double epoch_sums[MR_STATE_SUMS]; /* running sums of the epoch in progress, the loop's own */

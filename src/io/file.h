@@ -12,9 +12,10 @@
 
 #include "base/status.h"
 
-#define MR_PATH 1024  /* longest path, with its NUL */
-#define MR_XXH_HEX 33 /* 32 hexadecimal digits of an XXH3-128 (as xxh128sum prints it) and a NUL   \
-                       */
+#define MR_PATH 1024 /* longest path, with its NUL */
+#define MR_XXH_HEX                                                                                 \
+    33 /* 32 hexadecimal digits of an XXH3-128 (as xxh128sum prints it) and a NUL                  \
+        */
 
 /* [A-Za-z0-9._-]+ and not starting with a dot: a plain file name from an untrusted manifest. */
 bool mr_file_name_ok(const char *name);

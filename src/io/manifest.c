@@ -35,6 +35,7 @@ static json_t *state_json(const mr_train_state *s)
     json_object_set_new(o, "best_epoch", json_integer(s->best_epoch));
     json_object_set_new(o, "best_step", json_integer(s->best_step));
     json_object_set_new(o, "bad_evals", json_integer(s->bad_evals));
+    json_object_set_new(o, "skipped_in_row", json_integer(s->skipped_in_row));
     json_object_set_new(o, "is_finished", json_boolean(s->is_finished));
     json_object_set_new(o, "seconds", real(s->seconds));
     for (int i = 0; i < MR_STATE_SUMS; i++) json_array_append_new(sums, real(s->epoch_sums[i]));
@@ -163,6 +164,7 @@ static bool parse_state(mr_train_state *s, const json_t *o)
               get_int(o, "best_epoch", -1, INT64_MAX, &s->best_epoch) &&
               get_int(o, "best_step", -1, INT64_MAX, &s->best_step) &&
               get_int(o, "bad_evals", 0, INT64_MAX, &s->bad_evals) &&
+              get_int(o, "skipped_in_row", 0, INT64_MAX, &s->skipped_in_row) &&
               get_real(json_object_get(o, "best_metric"), &s->best_metric) &&
               get_real(json_object_get(o, "seconds"), &s->seconds) && json_is_boolean(finished) &&
               get_hex64(o, "seed", &s->seed) && get_hex64(o, "config_hash", &s->config_hash) &&

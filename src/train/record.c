@@ -1,0 +1,172 @@
+/* metrics.jsonl and TensorBoard scalars. A line goes out in one write to a file opened for
+ * appending, so a reader never sees half of one unless the machine stops. */
+#include "train/record.h"
+
+#include <errno.h>
+#include <fcntl.h>
+#include <jansson.h>
+#include <math.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "io/file.h"
+#include "io/tfevents.h"
+
+#define RECORD_NAME "metrics.jsonl"
+#define RECORD_BYTES ((int64_t)1 << 31) /* longest record that is read back */
+
+struct mr_record {
+    char path[MR_PATH];
+    int fd;
+    mr_tfevents *board;
+    json_t *line;
+    int64_t step;
+    bool has_failed;
+};
+
+/* Keep this line when going on from resume_step? */
+static bool is_kept(const char *line, size_t bytes, int64_t resume_step)
+{
+    json_t *o = json_loadb(line, bytes, JSON_REJECT_DUPLICATES, NULL);
+    const json_t *step = json_object_get(o, "step");
+    bool kept =
+        json_is_object(o) && !(json_is_integer(step) && json_integer_value(step) > resume_step);
+    json_decref(o);
+    return kept;
+}
+
+static mr_status rewind_to(int dir_fd, const char *folder, int64_t resume_step)
+{
+    char *text = NULL;
+    size_t bytes, out = 0;
+    int64_t dropped = 0;
+    if (faccessat(dir_fd, RECORD_NAME, F_OK, 0) != 0) return MR_OK;
+    MR_TRY(mr_file_read_text(dir_fd, folder, RECORD_NAME, RECORD_BYTES, &text, &bytes));
+    for (size_t at = 0; at < bytes;) {
+        char *end = memchr(text + at, '\n', bytes - at);
+        size_t n = end ? (size_t)(end - (text + at)) + 1 : bytes - at;
+        if (end && is_kept(text + at, n, resume_step)) {
+            memmove(text + out, text + at, n);
+            out += n;
+        } else {
+            dropped++;
+        }
+        at += n;
+    }
+    mr_status st = MR_OK;
+    if (dropped) {
+        mr_info("%s/%s: %lld lines after step %lld are dropped, the run goes on from there", folder,
+                RECORD_NAME, (long long)dropped, (long long)resume_step);
+        st = mr_file_replace(dir_fd, folder, RECORD_NAME, text, out);
+    }
+    MR_FREE(text);
+    return st;
+}
+
+static mr_status open_files(mr_record *r, const char *folder, int64_t resume_step)
+{
+    int dir_fd;
+    MR_TRY(mr_folder_open(folder, &dir_fd));
+    mr_status st = resume_step >= 0 ? rewind_to(dir_fd, folder, resume_step) : MR_OK;
+    if (st == MR_OK) {
+        r->fd = openat(dir_fd, RECORD_NAME, O_WRONLY | O_CREAT | O_APPEND | O_NOFOLLOW | O_CLOEXEC,
+                       0666);
+        if (r->fd < 0)
+            st = MR_RAISE(MR_ERR_IO, "%s cannot be written: %s", r->path, strerror(errno));
+    }
+    close(dir_fd);
+    if (st == MR_OK)
+        st = mr_tfevents_create(&r->board, folder, resume_step >= 0 ? resume_step + 1 : -1);
+    return st;
+}
+
+mr_status mr_record_open(mr_record **out_p, const char *folder, int64_t resume_step)
+{
+    mr_record *r = NULL;
+    MR_TRY(MR_ALLOC(&r, 1, "record of the run"));
+    r->fd = -1;
+    snprintf(r->path, sizeof r->path, "%s/%s", folder, RECORD_NAME);
+    mr_status st = open_files(r, folder, resume_step);
+    if (st != MR_OK) {
+        mr_record_close(&r);
+        return st;
+    }
+    *out_p = r;
+    return MR_OK;
+}
+
+void mr_record_close(mr_record **r_p)
+{
+    mr_record *r = *r_p;
+    if (!r) return;
+    json_decref(r->line);
+    mr_tfevents_close(&r->board);
+    if (r->fd >= 0 && (fsync(r->fd) != 0) + (close(r->fd) != 0) > 0 && !r->has_failed)
+        mr_warn("%s may be incomplete: %s", r->path, strerror(errno));
+    MR_FREE(*r_p);
+}
+
+void mr_record_begin(mr_record *r, const char *event, int64_t step)
+{
+    if (!r) return;
+    json_decref(r->line);
+    r->line = json_object();
+    r->step = step;
+    mr_record_text(r, "event", event);
+    mr_record_int(r, "step", step);
+}
+
+void mr_record_int(mr_record *r, const char *key, int64_t value)
+{
+    if (r) json_object_set_new(r->line, key, json_integer(value));
+}
+
+void mr_record_real(mr_record *r, const char *key, double value)
+{
+    if (r) json_object_set_new(r->line, key, isfinite(value) ? json_real(value) : json_null());
+}
+
+void mr_record_text(mr_record *r, const char *key, const char *value)
+{
+    if (!r) return;
+    json_t *text = json_string(value);
+    json_object_set_new(r->line, key, text ? text : json_string("(not UTF-8)"));
+}
+
+static mr_status write_scalars(mr_record *r)
+{
+    const char *event = json_string_value(json_object_get(r->line, "event")), *key;
+    json_t *value;
+    json_object_foreach(r->line, key, value)
+    {
+        char tag[160];
+        if (!json_is_real(value)) continue;
+        snprintf(tag, sizeof tag, "%s/%s", event, key);
+        MR_TRY(mr_tfevents_scalar(r->board, tag, r->step, json_real_value(value)));
+    }
+    return MR_OK;
+}
+
+void mr_record_end(mr_record *r)
+{
+    if (!r || r->has_failed) return;
+    char *text = json_dumps(r->line, JSON_COMPACT | JSON_REAL_PRECISION(9)), *line = NULL;
+    size_t n = text ? strlen(text) : 0;
+    mr_status st = text ? mr_alloc((void **)&line, (int64_t)n + 2, 1, "line of the record")
+                        : MR_RAISE(MR_ERR_MEMORY, "no memory for a line of %s", r->path);
+    if (st == MR_OK) {
+        memcpy(line, text, n);
+        line[n] = '\n';
+        st = mr_file_write_all(r->fd, line, n + 1, r->path);
+    }
+    if (st == MR_OK) st = write_scalars(r);
+    MR_FREE(line);
+    free(text);
+    if (st == MR_OK) return;
+    r->has_failed = true;
+    mr_warn("%s is not written any more; training goes on", r->path);
+}
