@@ -117,6 +117,8 @@ const char *mr_config_origin(int i); /* of the last load/set in this process */
 /* Read one YAML file over c. Errors: ERR_NO_INPUT, ERR_CONFIG with file, line, the accepted range,
  * and for an unknown key the nearest known one. Anchors, aliases and tags are refused. */
 mr_status mr_config_load(mr_config *c, const char *path);
+/* The same from memory; `name` stands for the file in messages. JSON is accepted, being YAML. */
+mr_status mr_config_load_text(mr_config *c, const char *text, size_t bytes, const char *name);
 /* Set one value, as `--section.key=value` does; origin is used in messages. ERR_CONFIG as above. */
 mr_status mr_config_set(mr_config *c, const char *key, const char *value, const char *origin);
 /* Relations between values (hidden divisible by heads, beta ranges, ...). ERR_CONFIG. */

@@ -249,27 +249,31 @@ static void keep(const reader *r, mr_config *c)
     }
 }
 
+mr_status mr_config_load_text(mr_config *c, const char *text, size_t bytes, const char *name)
+{
+    reader *r = NULL;
+    MR_TRY(MR_ALLOC(&r, 1, "configuration reader"));
+    if (!yaml_parser_initialize(&r->parser)) {
+        MR_FREE(r);
+        return MR_RAISE(MR_ERR_MEMORY, "%s: no memory to read it", name);
+    }
+    r->path = name;
+    r->config = *c;
+    yaml_parser_set_input_string(&r->parser, (const unsigned char *)text, bytes);
+    mr_status st = read_document(r);
+    if (st == MR_OK) keep(r, c);
+    if (r->has_event) yaml_event_delete(&r->event);
+    yaml_parser_delete(&r->parser);
+    MR_FREE(r);
+    return st;
+}
+
 mr_status mr_config_load(mr_config *c, const char *path)
 {
     char *text = NULL;
     size_t n = 0;
-    reader *r = NULL;
     MR_TRY(read_file(path, &text, &n));
-    mr_status st = MR_ALLOC(&r, 1, "configuration reader");
-    if (st == MR_OK && !yaml_parser_initialize(&r->parser)) {
-        st = MR_RAISE(MR_ERR_MEMORY, "%s: no memory to read it", path);
-        MR_FREE(r);
-    }
-    if (st == MR_OK) {
-        r->path = path;
-        r->config = *c;
-        yaml_parser_set_input_string(&r->parser, (const unsigned char *)text, n);
-        st = read_document(r);
-        if (st == MR_OK) keep(r, c);
-        if (r->has_event) yaml_event_delete(&r->event);
-        yaml_parser_delete(&r->parser);
-        MR_FREE(r);
-    }
+    mr_status st = mr_config_load_text(c, text, n, path);
     MR_FREE(text);
     return st;
 }

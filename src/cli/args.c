@@ -206,6 +206,8 @@ mr_status mr_args_parse(mr_args *a, int argc, char **argv, const mr_command *con
 {
     memset(a, 0, sizeof *a);
     mr_config_defaults(&a->config);
+    a->argc = argc;
+    a->argv = (const char *const *)argv;
     cursor c = {argc, 1, argv};
     const char *name = standard;
     bool has_command = argc > 1 && argv[1][0] != '-';

@@ -38,6 +38,8 @@ struct mr_args {
     mr_config config; /* resolved and checked when the command needs one, else the defaults */
     int n_words;
     const char *words[MR_CLI_WORDS];
+    int argc; /* the command line as given, for the record of a run */
+    const char *const *argv;
     const char *values[MR_CLI_OPTIONS]; /* by position in command->options; NULL: not given */
 };
 

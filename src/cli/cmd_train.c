@@ -1,57 +1,66 @@
-/* mealrec-dist train: trains, validates, keeps the best checkpoint, tests once at the end. */
-#include <errno.h>
-#include <signal.h>
+/* mealrec-dist train: trains, validates, keeps the best checkpoint, tests once at the end. Without a
+ * configuration it runs the demo: backbone and MealRec on the built-in synthetic data set. */
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
-#include <sys/stat.h>
 
 #include "base/mem.h"
 #include "cli/commands.h"
-#include "train/loop.h"
-#include "train/session.h"
+#include "train/demo.h"
+#include "train/job.h"
 
-static void print_event(void *user, json_t *event)
+/* Nothing configured but where to put the runs: the demo. */
+static bool is_demo(void)
 {
-    json_dumpf(event, user, JSON_COMPACT | JSON_REAL_PRECISION(9));
-    fputc('\n', user);
-    fflush(user);
-    json_decref(event);
+    for (int i = 0; i < mr_config_count(); i++)
+        if (strcmp(mr_config_origin(i), "default") && strcmp(mr_config_key(i), "run.dir"))
+            return false;
+    return true;
+}
+
+static mr_status dry_run(const mr_config *c, mr_session *s)
+{
+    mr_trainer *t = NULL;
+    mr_trainer_opts o = {.stochastic = true, .optimizer = true};
+    MR_TRY(mr_trainer_create(&t, c, &s->data, s->world, &o));
+    if (s->world->rank == 0) {
+        mr_config_show(c, stdout);
+        mr_plan_print(t->train_plan, stdout);
+    }
+    mr_trainer_free(&t);
+    return MR_OK;
+}
+
+static void print_results(const mr_job *j)
+{
+    printf("best epoch %lld of %lld, training %.1f s, evaluation %.1f s\n", (long long)j->best_epoch,
+           (long long)j->epochs, j->train_seconds, j->eval_seconds);
+    printf("test  ");
+    for (int i = 0; i < mr_metrics_count(&j->test); i++) {
+        char name[24];
+        double v;
+        mr_metrics_at(&j->test, i, name, &v);
+        printf("  %s %.4f", name, v);
+    }
+    printf("  users %lld\n", (long long)j->test.rows);
 }
 
 static mr_status run(const mr_args *a)
 {
-    const mr_config *c = &a->config;
-    mr_session s;
-    mr_trainer *t = NULL;
-    mr_loop *l = NULL;
-    mr_trainer_opts o = {.stochastic = true, .optimizer = true};
-    char dir[1200], file[1300];
-    MR_TRY(mr_session_open(&s, c));
-    mr_status st = mr_trainer_create(&t, c, &s.data, s.world, &o);
-    if (st == MR_OK) st = MR_ALLOC(&l, 1, "loop");
-    if (st != MR_OK) goto done;
-    snprintf(dir, sizeof dir, "%s/%s/checkpoints", c->run.dir, c->run.name);
-    mkdir(c->run.dir, 0777);
-    snprintf(file, sizeof file, "%s/%s", c->run.dir, c->run.name);
-    mkdir(file, 0777);
-    mkdir(dir, 0777);
-    snprintf(file, sizeof file, "%s/%s/metrics.jsonl", c->run.dir, c->run.name);
-    l->t = t;
-    l->on_event = print_event;
-    l->user = fopen(file, "a");
-    l->checkpoint_dir = dir;
-    l->config_json = mr_config_json(c);
-    l->title = "train";
-    l->state = mr_loop_state(c, &s.data);
-    st = mr_loop_run(l);
-    if (st == MR_OK && s.world->rank == 0) {
-        json_t *m = mr_metrics_json("test", &l->test);
-        print_event(stdout, m);
+    static mr_session s;
+    mr_job *j = NULL;
+    mr_status st;
+    if (is_demo() && !a->is_dry_run) return mr_demo_run(&a->config, a->argc, a->argv);
+    MR_TRY(mr_session_open(&s, &a->config));
+    if (a->is_dry_run) {
+        st = dry_run(&a->config, &s);
+        goto done;
     }
+    MR_TRY_GOTO(MR_ALLOC(&j, 1, "job"), st, done);
+    *j = (mr_job){.cfg = &a->config, .session = &s, .argc = a->argc, .argv = a->argv};
+    MR_TRY_GOTO(mr_job_run(j), st, done);
+    if (s.world->rank == 0) print_results(j);
 done:
-    MR_FREE(l);
-    mr_trainer_free(&t);
+    MR_FREE(j);
     mr_session_close(&s);
     return st;
 }

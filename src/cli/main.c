@@ -9,6 +9,7 @@
 
 #include "base/log.h"
 #include "cli/commands.h"
+#include "dist/comm.h"
 
 static const mr_command *const commands[] = {
     &mr_cmd_config,
@@ -73,5 +74,5 @@ int main(int argc, char **argv)
     } else {
         st = args.command->run(&args);
     }
-    return mr_exit_code(finish_output(st));
+    return mr_comm_end(finish_output(st));
 }

@@ -26,12 +26,14 @@ void mr_dataset_free(mr_dataset *d)
 static int64_t user_rows(const mr_dataset *d, int64_t u, mr_split split, int64_t *first)
 {
     int64_t n = d->offset[u + 1] - d->offset[u];
-    *first = 0;
+    *first = d->offset[u + 1];
+    if (split == MR_SPLIT_NEXT) return n > 0;
     if (n < 3) return 0;
     switch (split) {
     case MR_SPLIT_TRAIN: *first = d->offset[u] + 1; return n - 3;
     case MR_SPLIT_VALID: *first = d->offset[u + 1] - 2; return 1;
     case MR_SPLIT_TEST: *first = d->offset[u + 1] - 1; return 1;
+    case MR_SPLIT_NEXT: break;
     }
     return 0;
 }

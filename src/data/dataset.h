@@ -34,7 +34,8 @@ typedef struct mr_dataset {
 
 void mr_dataset_free(mr_dataset *d);
 
-typedef enum mr_split { MR_SPLIT_TRAIN, MR_SPLIT_VALID, MR_SPLIT_TEST } mr_split;
+/* NEXT: every user with at least one item, the whole history, no target: what to recommend now. */
+typedef enum mr_split { MR_SPLIT_TRAIN, MR_SPLIT_VALID, MR_SPLIT_TEST, MR_SPLIT_NEXT } mr_split;
 
 /* model.md §1. Leave one out for a user with n items s_1..s_n (n >= 3):
  * test: history s_1..s_{n-1}, target s_n; valid: history s_1..s_{n-2}, target s_{n-1};
@@ -43,7 +44,7 @@ typedef enum mr_split { MR_SPLIT_TRAIN, MR_SPLIT_VALID, MR_SPLIT_TEST } mr_split
 typedef struct mr_rows {
     int64_t n;       /* rows of this split in the whole data set */
     int32_t *user;   /* [n] */
-    int32_t *target; /* [n] index into dataset.items of the target interaction */
+    int32_t *target; /* [n] index into dataset.items of the target interaction; NEXT: one past the history */
 } mr_rows;
 /* Canonical row order: users ascending, then j ascending; the row number is the global row index that
  * every random draw uses. Caller frees with mr_rows_free. */

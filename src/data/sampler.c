@@ -167,7 +167,7 @@ static mr_status check_spec(const mr_sampler_spec *p)
 
 mr_status mr_sampler_make(mr_sampler **out_p, const mr_sampler_spec *spec)
 {
-    static const char *const split_name[] = {"training", "validation", "test"};
+    static const char *const split_name[] = {"training", "validation", "test", "recommendation"};
     mr_sampler *s = NULL;
     mr_rows rows = {0};
     mr_status st;
@@ -253,7 +253,7 @@ static void fill_row(const mr_sampler *s, const own_row *row, int64_t r, mr_batc
     int32_t n = (int32_t)(row->target - first);
     b->rid[r] = row->rid;
     b->user[r] = row->user;
-    b->target[r] = d->items[row->target];
+    b->target[r] = s->spec.split == MR_SPLIT_NEXT ? 0 : d->items[row->target];
     for (int q = 0; q < b->n_seq; q++)
         memset(b->seq[q].ids + r * L, 0, (size_t)L * sizeof(int32_t));
     memcpy(b->seq[0].ids + r * L, d->items + first, (size_t)n * sizeof(int32_t));

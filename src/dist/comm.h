@@ -77,6 +77,10 @@ mr_status mr_comm_fake(mr_comm *inner, int64_t fail_at, mr_comm **out_p);
 void mr_comm_destroy(mr_comm **c_p);
 /* End MPI if it was started. Not to be followed by anything that matters. */
 void mr_comm_finalize(void);
+/* The end of a program whose work returned st on this rank; returns the exit code. After a failure the
+ * other ranks are given 2 s to fail too: if all do, the failure was one of the whole job, the lowest rank's
+ * sentence is printed and MPI ends in order; else mr_comm_abort ends the job for the ranks that wait. */
+int mr_comm_end(mr_status st);
 /* Local failure: print rank and host, end the whole job with this exit code. Does not return. */
 void mr_comm_abort(int exit_code) __attribute__((noreturn));
 

@@ -440,6 +440,36 @@ void mr_comm_finalize(void)
     if (started_here && mpi_running()) MPI_Finalize();
 }
 
+/* Do all ranks come to the end within 2 s? The lowest failing rank is returned through low_p. */
+static bool all_end(mr_status st, int *low_p)
+{
+    int rank, mine, low, done = 0;
+    MPI_Request req;
+    MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+    mine = st == MR_OK ? INT_MAX : rank;
+    if (MPI_Iallreduce(&mine, &low, 1, MPI_INT, MPI_MIN, MPI_COMM_WORLD, &req) != MPI_SUCCESS)
+        return false;
+    for (int i = 0; i < 2000 && !done; i++) {
+        if (MPI_Test(&req, &done, MPI_STATUS_IGNORE) != MPI_SUCCESS) return false;
+        if (!done) usleep(1000);
+    }
+    *low_p = low;
+    return done != 0;
+}
+
+int mr_comm_end(mr_status st)
+{
+    int low = 0, rank = 0;
+    if (!mpi_running()) return mr_exit_code(st);
+    if (st != MR_OK) {
+        MPI_Comm_rank(MPI_COMM_WORLD, &rank);
+        if (!all_end(st, &low)) mr_comm_abort(mr_exit_code(st));
+        mr_errors_release(rank == low);
+    }
+    mr_comm_finalize();
+    return mr_exit_code(st);
+}
+
 void mr_comm_abort(int exit_code)
 {
     char host[256] = "an unknown host";

@@ -28,48 +28,41 @@ mr_train_state mr_loop_state(const mr_config *cfg, const mr_dataset *data)
                             .data_checksum = data->checksum};
 }
 
-static void emit(mr_loop *l, json_t *event)
-{
-    if (l->on_event && l->t->world->rank == 0)
-        l->on_event(l->user, event);
-    else
-        json_decref(event);
-}
-
-json_t *mr_metrics_json(const char *event, const mr_metrics *m)
-{
-    json_t *o = json_pack("{s:s, s:I}", "event", event, "users", (json_int_t)m->rows);
-    for (int i = 0; i < mr_metrics_count(m); i++) {
-        char name[24];
-        double v;
-        mr_metrics_at(m, i, name, &v);
-        json_object_set_new(o, name, json_real(v));
-    }
-    return o;
-}
-
 /* ---- events ---- */
-static void put_losses(mr_loop *l, json_t *o, const double *total, const double *single)
+static void put_losses(mr_loop *l, double total, const double *single)
 {
     const mr_graph *g = l->t->train_graph;
-    json_object_set_new(o, "loss", json_real(*total));
+    mr_record_real(l->record, "loss", total);
     for (int i = 0; i < g->n_losses; i++) {
         char key[32];
         snprintf(key, sizeof key, "loss_%s", g->loss[i].name);
-        json_object_set_new(o, key, json_real(single[i]));
+        mr_record_real(l->record, key, single[i]);
     }
 }
 
 static void step_event(mr_loop *l, double rows_per_s)
 {
-    mr_trainer *t = l->t;
-    double total = mr_trainer_total_loss(t);
-    json_t *o = json_pack("{s:s, s:I, s:I}", "event", "step", "epoch",
-                          (json_int_t)l->state.epoch, "step", (json_int_t)t->step);
-    put_losses(l, o, &total, t->losses);
-    json_object_set_new(o, "grad_norm", json_real(t->grad_norm));
-    json_object_set_new(o, "rows_per_s", json_real(rows_per_s));
-    emit(l, o);
+    mr_record_begin(l->record, "step", l->t->step);
+    mr_record_int(l->record, "epoch", l->state.epoch);
+    put_losses(l, mr_trainer_total_loss(l->t), l->t->losses);
+    mr_record_real(l->record, "grad_norm", l->t->grad_norm);
+    mr_record_real(l->record, "rows_per_s", rows_per_s);
+    mr_record_end(l->record);
+}
+
+static void metrics_event(mr_loop *l, const char *event, const mr_metrics *m, double seconds)
+{
+    mr_record_begin(l->record, event, l->t->step);
+    mr_record_int(l->record, "epoch", l->state.epoch);
+    mr_record_real(l->record, "seconds", seconds);
+    for (int i = 0; i < mr_metrics_count(m); i++) {
+        char name[24];
+        double v;
+        mr_metrics_at(m, i, name, &v);
+        mr_record_real(l->record, name, v);
+    }
+    mr_record_int(l->record, "users", m->rows);
+    mr_record_end(l->record);
 }
 
 /* Mean over columns of the variance over the rows of the last batch: 0 would mean a collapse. */
@@ -111,14 +104,15 @@ static mr_status epoch_event(mr_loop *l, double seconds)
     for (int i = 1; i < MR_STATE_SUMS; i++) mean[i] = sum[i] / (sum[SUM_ROWS] > 0 ? sum[SUM_ROWS] : 1);
     MR_TRY(batch_variance(l, "x0", &x0));
     MR_TRY(batch_variance(l, "z0", &z0));
-    json_t *o = json_pack("{s:s, s:I, s:I, s:f, s:f}", "event", "epoch", "epoch",
-                          (json_int_t)l->state.epoch, "step", (json_int_t)l->t->step, "seconds",
-                          seconds, "var_x0", x0);
-    if (z0 >= 0) json_object_set_new(o, "var_z0", json_real(z0));
-    put_losses(l, o, &mean[SUM_TOTAL], &mean[SUM_LOSS]);
+    mr_record_begin(l->record, "epoch", l->t->step);
+    mr_record_int(l->record, "epoch", l->state.epoch);
+    mr_record_real(l->record, "seconds", seconds);
+    put_losses(l, mean[SUM_TOTAL], &mean[SUM_LOSS]);
+    if (x0 >= 0) mr_record_real(l->record, "var_x0", x0);
+    if (z0 >= 0) mr_record_real(l->record, "var_z0", z0);
+    mr_record_end(l->record);
     mr_info("epoch %lld: loss %.6f, %.1f s, %.0f rows/s", (long long)l->state.epoch,
             mean[SUM_TOTAL], seconds, sum[SUM_ROWS] / (seconds > 0 ? seconds : 1));
-    emit(l, o);
     return MR_OK;
 }
 
@@ -207,10 +201,7 @@ static mr_status score(mr_loop *l, mr_split split, mr_metrics *m)
     MR_TRY(mr_evaluate(l->t, &what, m));
     double seconds = now() - start;
     l->eval_seconds += seconds;
-    json_t *o = mr_metrics_json(split == MR_SPLIT_TEST ? "test" : "valid", m);
-    json_object_set_new(o, "epoch", json_integer(l->state.epoch));
-    json_object_set_new(o, "seconds", json_real(seconds));
-    emit(l, o);
+    metrics_event(l, split == MR_SPLIT_TEST ? "test" : "valid", m, seconds);
     return MR_OK;
 }
 

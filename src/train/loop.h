@@ -4,20 +4,16 @@
 #ifndef MR_TRAIN_LOOP_H
 #define MR_TRAIN_LOOP_H
 
-#include <jansson.h>
 #include <signal.h>
 
 #include "io/checkpoint.h"
 #include "train/evaluate.h"
+#include "train/record.h"
 #include "train/trainer.h"
-
-/* Takes one metrics object (ownership too); called on rank 0 only. */
-typedef void (*mr_event_fn)(void *user, json_t *event);
 
 typedef struct mr_loop {
     mr_trainer *t;
-    mr_event_fn on_event;          /* NULL: nobody listens */
-    void *user;
+    mr_record *record;             /* metrics of the run; NULL: nobody listens (ranks above 0) */
     const char *checkpoint_dir;    /* NULL: no checkpoints, the last weights are tested */
     const char *config_json;       /* for the checkpoints; NULL without them */
     const char *title;             /* of the progress line: "train sasrec" */
@@ -34,7 +30,5 @@ mr_train_state mr_loop_state(const mr_config *cfg, const mr_dataset *data);
 /* Train until early stopping, train.epochs or train.max_steps; then load the best checkpoint and test.
  * Collective. MR_STOPPED after a stop request, with a complete checkpoint; ERR_DIVERGED; ERR_IO... */
 mr_status mr_loop_run(mr_loop *l);
-/* Metrics as a JSON object under the names of the contract ("hit@10", ...), with "users". */
-json_t *mr_metrics_json(const char *event, const mr_metrics *m);
 
 #endif

@@ -7,7 +7,7 @@
 #include "base/log.h"
 #include "data/noise.h"
 #include "data/synth.h"
-
+#include "dist/topo.h"
 #include "io/h5_dataset.h"
 
 /* Features that the demo's model does not read would only cost time; the demo shape is small anyway. */
@@ -21,20 +21,30 @@ static mr_status load_data(mr_session *s, const mr_config *cfg)
     return mr_synth(&s->data, &spec);
 }
 
-mr_status mr_session_open(mr_session *s, const mr_config *cfg)
+mr_status mr_session_start(mr_session *s, const mr_config *cfg)
 {
     memset(s, 0, sizeof *s);
-    bool self = !strcmp(cfg->dist.comm, "self");
     MR_CHECK(strcmp(cfg->dist.comm, "nccl"), MR_ERR_CONFIG,
              "dist.comm=nccl needs a GPU run; this program trains on the CPU, use auto or mpi");
+    bool self = !strcmp(cfg->dist.comm, "self");
     MR_TRY(self ? mr_comm_self(&s->world) : mr_comm_mpi_world(&s->world));
     mr_log_init(s->world->size > 1 ? s->world->rank : -1, MR_LOG_INFO);
-    int threads = 1; //TOPO
-    omp_set_num_threads(threads);
-    mr_status st = mr_comm_agree(s->world, load_data(s, cfg));
-    if (st == MR_OK && cfg->data.frames_noise > 0)
-        st = mr_comm_agree(s->world, mr_dataset_add_noise(&s->data, cfg->data.frames_noise,
-                                                          (uint64_t)cfg->run.seed));
+    omp_set_num_threads(mr_topo_decide_threads(s->world));
+    return MR_OK;
+}
+
+mr_status mr_session_load(mr_session *s, const mr_config *cfg)
+{
+    MR_TRY(mr_comm_agree(s->world, load_data(s, cfg)));
+    if (cfg->data.frames_noise <= 0) return MR_OK;
+    return mr_comm_agree(s->world, mr_dataset_add_noise(&s->data, cfg->data.frames_noise,
+                                                        (uint64_t)cfg->run.seed));
+}
+
+mr_status mr_session_open(mr_session *s, const mr_config *cfg)
+{
+    mr_status st = mr_session_start(s, cfg);
+    if (st == MR_OK) st = mr_session_load(s, cfg);
     if (st != MR_OK) mr_session_close(s);
     return st;
 }

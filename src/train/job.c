@@ -1,0 +1,135 @@
+/* A training job from its configuration to its last line. */
+#include "train/job.h"
+
+#include <stdlib.h>
+#include <string.h>
+#include <unistd.h>
+
+#include "base/log.h"
+#include "base/mem.h"
+#include "train/run_folder.h"
+
+static volatile sig_atomic_t stop_requested;
+
+/* First signal: finish the step and checkpoint. Second: leave at once. */
+static void on_signal(int sig)
+{
+    (void)sig;
+    if (stop_requested) _exit(130);
+    stop_requested = 1;
+}
+
+static void catch_signals(void)
+{
+    const int list[] = {SIGTERM, SIGINT, SIGUSR1, SIGUSR2};
+    struct sigaction a;
+    memset(&a, 0, sizeof a);
+    a.sa_handler = on_signal;
+    stop_requested = 0;
+    for (size_t i = 0; i < sizeof list / sizeof *list; i++) sigaction(list[i], &a, NULL);
+}
+
+/* Where to go on from: checkpoint.resume = auto (this run's own), never, or a folder. */
+static mr_status resume(mr_job *j, mr_run_folder *f, mr_loop *l)
+{
+    const char *how = j->cfg->checkpoint.resume;
+    const char *where = !strcmp(how, "auto") ? f->checkpoints : how;
+    mr_checkpoint *c = NULL;
+    l->state = mr_loop_state(j->cfg, &j->session->data);
+    if (!strcmp(how, "never") || (!strcmp(how, "auto") && !f->is_continued)) return MR_OK;
+    MR_TRY(mr_checkpoint_open(&c, where, MR_CHECKPOINT_LATEST, j->session->world));
+    if (!c) return MR_OK;
+    mr_status st = MR_OK;
+    if (c->state.config_hash != l->state.config_hash ||
+        c->state.data_checksum != l->state.data_checksum)
+        st = MR_RAISE(MR_ERR_CONFIG,
+                      "%s was made by another %s; use another run.name, or checkpoint.resume=never",
+                      c->path,
+                      c->state.config_hash != l->state.config_hash ? "configuration" : "data set");
+    if (st == MR_OK) st = mr_checkpoint_read(c, &l->t->params);
+    if (st == MR_OK) {
+        l->state = c->state;
+        mr_info("going on from %s: epoch %lld, step %lld", c->path, (long long)c->state.epoch,
+                (long long)c->state.step);
+    }
+    mr_checkpoint_close(&c);
+    return st;
+}
+
+static void describe(const mr_job *j, const mr_trainer *t)
+{
+    const mr_dataset *d = &j->session->data;
+    mr_info("data %s: %lld users, %lld items, %lld interactions, %lld training rows%s", d->name,
+            (long long)d->n_users, (long long)d->n_items, (long long)d->n_inter,
+            (long long)mr_sampler_rows(t->sampler), d->is_synthetic ? " (SYNTHETIC)" : "");
+    mr_info("model: %lld parameters; %d rank(s), device %s, item table shared by %d rank(s)",
+            (long long)mr_params_count(&t->params), t->world->size, t->dev->name, t->items->size);
+    mr_info("memory: step workspace %.1f MB, parameters with gradients and moments %.1f MB",
+            (double)(t->train_plan->ws_bytes + t->train_plan->scratch_bytes) / 1e6,
+            4.0 * (double)t->params.n_total * (double)t->params.real_bytes / 1e6);
+}
+
+static void keep_results(mr_job *j, const mr_loop *l)
+{
+    j->valid = l->valid;
+    j->test = l->test;
+    j->train_seconds = l->train_seconds;
+    j->eval_seconds = l->eval_seconds;
+    j->epochs = l->epochs_done;
+    j->best_epoch = l->state.best_epoch;
+}
+
+static mr_status run_loop(mr_job *j, mr_run_folder *f, mr_trainer *t)
+{
+    mr_loop *l = NULL;
+    char *json = mr_config_json(j->cfg);
+    mr_status st;
+    MR_TRY_GOTO(json ? MR_OK : MR_RAISE(MR_ERR_MEMORY, "no memory for the configuration"), st, done);
+    MR_TRY_GOTO(MR_ALLOC(&l, 1, "training loop"), st, done);
+    *l = (mr_loop){.t = t,
+                   .checkpoint_dir = f->checkpoints,
+                   .config_json = json,
+                   .title = j->title ? j->title : "train",
+                   .stop = &stop_requested};
+    MR_TRY_GOTO(resume(j, f, l), st, done);
+    MR_TRY_GOTO(mr_run_folder_start(f, l->state.step > 0 ? l->state.step : -1), st, done);
+    l->record = f->record;
+    catch_signals();
+    mr_record_begin(l->record, "start", l->state.step);
+    mr_record_int(l->record, "ranks", t->world->size);
+    mr_record_int(l->record, "parameters", mr_params_count(&t->params));
+    mr_record_end(l->record);
+    st = mr_loop_run(l);
+    keep_results(j, l);
+    mr_record_begin(l->record, "end", t->step);
+    mr_record_int(l->record, "exit", mr_exit_code(st));
+    mr_record_end(l->record);
+done:
+    MR_FREE(l);
+    free(json);
+    return st;
+}
+
+mr_status mr_job_run(mr_job *j)
+{
+    mr_trainer *t = NULL;
+    mr_run_folder *f = NULL;
+    mr_session *s = j->session;
+    mr_trainer_opts o = {.stochastic = true, .optimizer = true};
+    mr_run_info info = {.device = mr_trainer_device(j->cfg),
+                        .data_path = j->cfg->data.path,
+                        .data_checksum = s->data.checksum,
+                        .argc = j->argc,
+                        .argv = j->argv};
+    mr_status st;
+    MR_TRY_GOTO(mr_run_folder_open(&f, j->cfg, &info, s->world), st, done);
+    MR_TRY_GOTO(mr_trainer_create(&t, j->cfg, &s->data, s->world, &o), st, done);
+    describe(j, t);
+    MR_TRY_GOTO(run_loop(j, f, t), st, done);
+done:
+    if (st == MR_STOPPED)
+        mr_info("stopped on request; the same command goes on from %s", f->checkpoints);
+    mr_trainer_free(&t);
+    mr_run_folder_close(&f);
+    return st;
+}

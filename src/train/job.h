@@ -1,0 +1,25 @@
+/* A training job: session, run folder, signals, resume, the loop, and what is said at the end. */
+#ifndef MR_TRAIN_JOB_H
+#define MR_TRAIN_JOB_H
+
+#include "train/loop.h"
+#include "train/session.h"
+
+typedef struct mr_job {
+    const mr_config *cfg;
+    mr_session *session;      /* open, data loaded */
+    const char *title;        /* of the progress line; NULL: "train" */
+    int argc;                 /* for run.json */
+    const char *const *argv;
+    /* results */
+    mr_metrics valid, test;
+    double train_seconds, eval_seconds;
+    int64_t epochs, best_epoch;
+} mr_job;
+
+/* Train cfg in its run folder <run.dir>/<run.name>, going on from its latest checkpoint when there is one and
+ * checkpoint.resume says so. Collective. MR_STOPPED after TERM, INT, USR1 or USR2, with a checkpoint; a
+ * second signal leaves at once with exit code 130. */
+mr_status mr_job_run(mr_job *j);
+
+#endif
