@@ -4,7 +4,7 @@
  * One fused pass: rows of all ranks are gathered, each rank works on its own ids, dE stays where it is
  * and dx comes back by a reduce-scatter. Cosine: x is normalised before it is sent; the columns' inverse
  * norms enter as scales, and both projections (norm_project) are applied to the finished gradients, so
- * a normalised table never exists.
+ * a normalised table never exists (the table's side is in op_softmax.c).
  * Invariants: rows of the shard beyond n_items + 1 (CL4SRec's MASK) get no gradient; the same number of
  * collectives on all ranks, also on one without rows. */
 #include "graph/op_softmax.h"
@@ -24,13 +24,14 @@ typedef struct item {
 static void carve(mr_carve *c, item *it, int64_t rows_cap, int64_t rows_all, int64_t v_max, int size,
                   int64_t real)
 {
-    it->x_own = mr_carve_take(c, rows_cap * it->d * real);
-    it->x_all = mr_carve_take(c, rows_all * it->d * real);
-    it->dx_all = mr_carve_take(c, rows_all * it->d * real);
-    it->dx_own = mr_carve_take(c, rows_cap * it->d * real);
+    int64_t own = rows_cap * it->d * real, all = rows_all * it->d * real;
+    it->x_own = mr_carve_take(c, it->is_cosine ? own : 0);
+    it->x_all = mr_carve_take(c, size > 1 ? all : 0);
+    it->dx_all = mr_carve_take(c, all);
+    it->dx_own = mr_carve_take(c, size > 1 ? own : 0);
     it->inv_x = mr_carve_take(c, rows_cap * real);
-    it->inv_e = mr_carve_take(c, v_max * real);
-    it->dot_e = mr_carve_take(c, v_max * real);
+    it->inv_e = mr_carve_take(c, it->is_cosine ? v_max * real : 0);
+    it->dot_e = mr_carve_take(c, it->is_cosine ? v_max * real : 0);
     it->target = mr_carve_take(c, rows_all * 4);
     it->ce = mr_carve_take(c, rows_all * (int64_t)sizeof(double));
     it->work = mr_carve_take(c, mr_softmax_work(v_max, it->d, size, (size_t)real));
@@ -72,9 +73,10 @@ static mr_status pass(mr_run *r, const mr_node *n, bool with_grad)
     if (it.is_cosine) {
         k->row_inv_norm(it.inv_x, x, it.B, it.d, ex);
         k->row_scale(it.x_own, x, it.inv_x, it.B, it.d, ex);
-        k->row_inv_norm(it.inv_e, table, it.v, it.d, ex);
         s.x = it.x_own;
-        s.col_scale = it.inv_e;
+        s.is_cosine = true;
+        s.inv = it.inv_e;
+        s.dot = it.dot_e;
         s.scale = 1.0 / n->f[0];
     }
     if (it.is_shared) {
@@ -87,7 +89,6 @@ static mr_status pass(mr_run *r, const mr_node *n, bool with_grad)
         s.dtable = mr_pgrad(r, n, 0);
         s.acc_table = mr_pacc(r, n, 0);
         s.dx = it.dx_all;
-        if (it.is_cosine && s.acc_table) k->row_dot(it.dot_e, table, s.dtable, it.v, it.d, ex);
     }
     MR_TRY(mr_softmax_pass(r, &s));
     k->ce_sum(mr_val(r, mr_node_id(r, n)), it.ce + it.rows.first, it.B, 1.0, ex);
@@ -95,9 +96,6 @@ static mr_status pass(mr_run *r, const mr_node *n, bool with_grad)
 
     char *tail = (char *)s.dtable + it.v * it.d * (int64_t)r->g->real_bytes;
     if (!s.acc_table) k->zero(tail, (it.shard_rows - it.v) * it.d, ex);
-    if (it.is_cosine)
-        k->norm_project(s.dtable, s.dtable, table, it.inv_e, s.acc_table ? it.dot_e : NULL, it.v,
-                        it.d, 0, ex);
     char *dx = it.dx_all;
     if (it.is_shared) {
         dx = it.dx_own;
@@ -148,7 +146,7 @@ int mr_g_item_loss(mr_graph *g, int x, int table, bool cosine, double temperatur
     n.i[2] = is_sharded ? g->dims.rows_global_cap : g->dims.rows_cap;
     n.i[3] = is_sharded ? (p->dim[0] + size - 1) / size : p->dim[0]; /* most rows of a rank */
     mr_carve c = {NULL, 0};
-    item it = {.d = p->dim[1]};
+    item it = {.d = p->dim[1], .is_cosine = cosine};
     carve(&c, &it, n.i[1], n.i[2], n.i[3], size, (int64_t)g->real_bytes);
     n.scratch_bytes = (size_t)c.used;
     return mr_graph_add(g, &n);

@@ -10,6 +10,7 @@
  * positions; chunks change nothing but the grouping of the sums in the gradients of weights. */
 #include "graph/op_softmax.h"
 #include "graph/ops.h"
+#include "kernels/shared/dropout.h"
 
 enum { IN_TEXT };
 enum { P_W, P_BIAS, P_GATE, P_NOISE };
@@ -204,6 +205,8 @@ int mr_g_moe(mr_graph *g, int text, int w, int bias, int gate, int noise, double
              .real = (int64_t)g->real_bytes, .chunk = chunk_rows(L)};
     if (m.E > MR_MOE_MAX_EXPERTS)
         return mr_graph_fail(g, "moe: %d experts, at most %d", m.E, MR_MOE_MAX_EXPERTS);
+    if (!mr_drop_is_valid(dropout))
+        return mr_graph_fail(g, "moe: dropout %g is not in [0, 1)", dropout);
     mr_node n = mr_node_make(g, &mr_op_moe, MR_SPACE_ROWS, 3, 0, L, m.d, 1);
     n.in[n.n_in++] = text;
     n.param[P_W] = w;

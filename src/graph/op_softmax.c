@@ -73,33 +73,77 @@ static mr_status gather_stats(const mr_softmax *s, const double *mine, double *a
     return s->comm->allgatherv(s->comm, mine, all, counts, MR_F64);
 }
 
-static mr_status chunk_pass(mr_run *r, const mr_softmax *s, const pieces *p, int64_t at, int64_t m)
+/* Pointers of one block of ids c0 .. c0+m-1. */
+typedef struct ids {
+    int64_t c0, m;
+    const char *table;
+    char *dtable, *inv, *dot, *logits;
+} ids;
+
+static ids ids_at(const mr_run *r, const mr_softmax *s, const pieces *p, int64_t c0)
+{
+    int64_t real = (int64_t)r->g->real_bytes, left = s->v - c0;
+    ids k = {.c0 = c0, .m = left < MR_SOFTMAX_BLOCK ? left : MR_SOFTMAX_BLOCK};
+    k.table = (const char *)s->table + c0 * s->w * real;
+    k.dtable = s->dtable ? (char *)s->dtable + c0 * s->w * real : NULL;
+    k.inv = s->is_cosine ? (char *)s->inv + c0 * real : NULL;
+    k.dot = s->is_cosine ? (char *)s->dot + c0 * real : NULL;
+    k.logits = p->logits + c0 * real;
+    return k;
+}
+
+/* Logits of m rows. The first chunk also takes the norms, while the rows of the table are in cache. */
+static void raw_logits(mr_run *r, const mr_softmax *s, const pieces *p, const char *x, int64_t m,
+                       bool is_first)
+{
+    for (int64_t c0 = 0; c0 < s->v; c0 += MR_SOFTMAX_BLOCK) {
+        ids b = ids_at(r, s, p, c0);
+        if (is_first && s->is_cosine) r->k->row_inv_norm(b.inv, b.table, b.m, s->w, &r->ex);
+        if (is_first && s->is_cosine && s->dtable && s->acc_table)
+            r->k->row_dot(b.dot, b.table, b.dtable, b.m, s->w, &r->ex);
+        r->k->gemm(b.logits, x, b.table, m, b.m, s->w, 0, 1, s->w, s->w, s->v, 1.0, 0.0, &r->ex);
+    }
+}
+
+/* Both gradients of m rows. The last chunk finishes the table's with the projection of cosine scores. */
+static void gradients(mr_run *r, const mr_softmax *s, const pieces *p, int64_t at, int64_t m)
 {
     const mr_kernels *k = r->k;
     const mr_exec *ex = &r->ex;
-    int64_t real = (int64_t)r->g->real_bytes, v = s->v, w = s->w;
+    int64_t w = s->w, real = (int64_t)r->g->real_bytes;
     const char *x = (const char *)s->x + at * w * real;
-    char *dx = s->dx ? (char *)s->dx + at * w * real : NULL;
+    char *dx = (char *)s->dx + at * w * real;
+    double beta = at > 0 || s->acc_table ? 1.0 : 0.0;
+    k->row_scale(p->xs, x, p->coef, m, w, ex);
+    for (int64_t c0 = 0; c0 < s->v; c0 += MR_SOFTMAX_BLOCK) {
+        ids b = ids_at(r, s, p, c0);
+        k->gemm(b.dtable, b.logits, p->xs, b.m, w, m, 1, 0, s->v, w, w, 1.0, beta, ex);
+        k->gemm(dx, b.logits, b.table, m, w, b.m, 0, 0, s->v, w, w, 1.0, c0 > 0 ? 1.0 : 0.0, ex);
+        k->ce_target(b.dtable, NULL, b.table, x, s->target + at, b.inv, m, b.m, w, s->lo + c0,
+                     s->scale, s->weight, ex);
+        if (s->is_cosine && at + m == s->n)
+            k->norm_project(b.dtable, b.dtable, b.table, b.inv, s->acc_table ? b.dot : NULL, b.m, w,
+                            0, ex);
+    }
+    if (s->v == 0) k->zero(dx, m * w, ex);
+    k->row_scale(dx, dx, p->coef, m, w, ex);
+    k->ce_target(NULL, dx, s->table, x, s->target + at, s->is_cosine ? s->inv : NULL, m, s->v, w,
+                 s->lo, s->scale, s->weight, ex);
+}
+
+static mr_status chunk_pass(mr_run *r, const mr_softmax *s, const pieces *p, int64_t at, int64_t m)
+{
+    const mr_kernels *k = r->k;
+    const char *x = (const char *)s->x + at * s->w * (int64_t)r->g->real_bytes;
     bool is_shared = s->comm && s->comm->size > 1;
     int size = is_shared ? s->comm->size : 1, rank = is_shared ? s->comm->rank : 0;
     double *all = p->stats, *mine = is_shared ? p->stats + 3 * m * size : all;
-    if (v > 0) k->gemm(p->logits, x, s->table, m, v, w, 0, 1, w, w, v, 1.0, 0.0, ex);
-    k->ce_rows(p->logits, mine, s->target + at, s->skip ? s->skip + at : NULL, s->col_scale, m, v,
-               s->lo, s->scale, ex);
+    raw_logits(r, s, p, x, m, at == 0);
+    k->ce_rows(p->logits, mine, s->target + at, s->skip ? s->skip + at : NULL,
+               s->is_cosine ? s->inv : NULL, m, s->v, s->lo, s->scale, &r->ex);
     if (is_shared) MR_TRY(gather_stats(s, mine, all, m));
-    k->ce_combine(p->coef, s->ce + at, all, m, size, rank, s->weight, ex);
-    if (!s->dtable) return MR_OK;
-    if (v == 0) {
-        k->zero(dx, m * w, ex);
-        return MR_OK;
-    }
-    k->row_scale(p->xs, x, p->coef, m, w, ex);
-    k->gemm(s->dtable, p->logits, p->xs, v, w, m, 1, 0, v, w, w, 1.0,
-            at > 0 || s->acc_table ? 1.0 : 0.0, ex);
-    k->gemm(dx, p->logits, s->table, m, w, v, 0, 0, v, w, w, 1.0, 0.0, ex);
-    k->row_scale(dx, dx, p->coef, m, w, ex);
-    k->ce_target(s->dtable, dx, s->table, x, s->target + at, s->col_scale, m, v, w, s->lo, s->scale,
-                 s->weight, ex);
+    k->ce_combine(p->coef, s->ce + at, all, m, size, rank, s->weight, &r->ex);
+    if (s->dtable) gradients(r, s, p, at, m);
     return MR_OK;
 }
 

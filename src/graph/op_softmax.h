@@ -8,12 +8,14 @@
 
 #define MR_SOFTMAX_BYTES (30 << 20) /* most bytes of one chunk of logits */
 #define MR_SOFTMAX_ROWS 256         /* most rows of a chunk */
+#define MR_SOFTMAX_BLOCK 1024       /* ids of one matrix product: its rows stay in a core's cache */
 #define MR_MAX_RANKS 4096
 
 typedef struct mr_softmax {
     const void *x;         /* [n,w] rows, all ranks' in the same order */
     const void *table;     /* [v,w] this rank's rows, ids lo .. lo+v-1 */
-    const void *col_scale; /* [v] or NULL */
+    bool is_cosine;        /* scores x . table_i / |table_i|: x is normalised by the caller */
+    void *inv, *dot;       /* [v] work memory when is_cosine: inverse norms; table . dtable before */
     const int32_t *target; /* [n] ids */
     const int32_t *skip;   /* [n] ids left out, or NULL */
     int64_t n, v, w, lo;

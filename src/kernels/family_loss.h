@@ -42,7 +42,8 @@
     X(ce_combine, (void *coef, double *ce, const double *stats, int64_t n, int size, int rank,        \
                    double weight, const mr_exec *ex))                                                 \
     /* rows b in order whose target t is among this rank's ids:                                       \
-     * g = weight / rows_global * scale * col_scale[t]; dtable[t] -= g x[b]; dx[b] -= g table[t] */   \
+     * g = weight / rows_global * scale * col_scale[t]; dtable[t] -= g x[b]; dx[b] -= g table[t];     \
+     * dtable, dx: either may be NULL */                                                              \
     X(ce_target, (void *dtable, void *dx, const void *table, const void *x, const int32_t *target,    \
                   const void *col_scale, int64_t n, int64_t v, int64_t w, int64_t lo, double scale,   \
                   double weight, const mr_exec *ex))                                                  \

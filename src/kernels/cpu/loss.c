@@ -212,10 +212,10 @@ void MR_FN(ce_target)(void *dtablev, void *dxv, const void *tablev, const void *
         int64_t t = target[b] - lo;
         if (t < 0 || t >= v) continue;
         REAL g = (REAL)(cs ? g0 * (double)cs[t] : g0);
-        REAL *dt = dtable + t * w, *db = dx + b * w;
-        const REAL *tt = table + t * w, *xb = x + b * w;
-        for (int64_t j = 0; j < w; j++) dt[j] -= g * xb[j];
-        for (int64_t j = 0; j < w; j++) db[j] -= g * tt[j];
+        if (dtable)
+            for (int64_t j = 0; j < w; j++) dtable[t * w + j] -= g * x[b * w + j];
+        if (dx)
+            for (int64_t j = 0; j < w; j++) dx[b * w + j] -= g * table[t * w + j];
     }
 }
 
