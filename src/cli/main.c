@@ -11,6 +11,7 @@
 #include "cli/commands.h"
 
 static const mr_command *const commands[] = {
+    &mr_cmd_compare,
     &mr_cmd_config,
     &mr_cmd_dump_step,
     &mr_cmd_gradcheck,
