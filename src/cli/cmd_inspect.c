@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 
 #include "cli/commands.h"
+#include "cli/inspect_checkpoint.h"
 #include "data/check.h"
 #include "io/h5_dataset.h"
 
@@ -53,7 +54,9 @@ static mr_status run(const mr_args *a)
     MR_CHECK(stat(path, &sb) == 0, errno == ENOENT || errno == ENOTDIR ? MR_ERR_NO_INPUT : MR_ERR_IO,
              "%s cannot be read: %s", path, strerror(errno));
     if (mr_h5_is_hdf5(path)) return inspect_dataset(path);
-    return MR_RAISE(MR_ERR_DATA, "%s is not a data set file", path);
+    if (S_ISDIR(sb.st_mode)) return mr_inspect_checkpoint(path);
+    if (mr_is_safetensors(path)) return mr_inspect_safetensors(path);
+    return MR_RAISE(MR_ERR_DATA, "%s is neither a data set, nor a checkpoint, nor safetensors", path);
 }
 
 const mr_command mr_cmd_inspect = {.name = "inspect",

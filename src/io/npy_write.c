@@ -109,16 +109,3 @@ void mr_npy_cancel(mr_npy_writer **w_p)
     }
     MR_FREE(*w_p);
 }
-
-mr_status mr_npy_write(const char *path, mr_dtype dtype, int ndim, const int64_t *dim,
-                       const void *data)
-{
-    mr_npy_writer *w = NULL;
-    MR_TRY(mr_npy_create(&w, path, dtype, ndim, dim));
-    mr_status st = mr_npy_append(w, data, w->left);
-    if (st != MR_OK) {
-        mr_npy_cancel(&w);
-        return st;
-    }
-    return mr_npy_finish(&w);
-}

@@ -1,5 +1,6 @@
 /* Writer of .npy files (version 1.0, little-endian, C order): metrics per user, embeddings.
- * What it is not: the reader (data/npy.h). Local to the rank. */
+ * What it is not: a reader, nor for an array that is in memory as a whole (both: data/npy.h); the
+ * rows of a table that is spread over ranks come here one after the other. Local to the rank. */
 #ifndef MR_IO_NPY_WRITE_H
 #define MR_IO_NPY_WRITE_H
 
@@ -16,8 +17,5 @@ mr_status mr_npy_append(mr_npy_writer *w, const void *data, int64_t elements);
 /* ERR_INTERNAL when elements are missing. Frees the writer in any case. */
 mr_status mr_npy_finish(mr_npy_writer **w_p);
 void mr_npy_cancel(mr_npy_writer **w_p);
-/* The three together. */
-mr_status mr_npy_write(const char *path, mr_dtype dtype, int ndim, const int64_t *dim,
-                       const void *data);
 
 #endif

@@ -23,18 +23,17 @@ struct mr_record {
     char path[MR_PATH];
     int fd;
     mr_tfevents *board;
-    json_t *line;
     int64_t step;
     bool has_failed;
 };
 
-/* Keep this line when going on from resume_step? */
-static bool is_kept(const char *line, size_t bytes, int64_t resume_step)
+/* The step of a line; a line without one belongs to the step of the line before it. */
+static bool is_kept(const char *line, size_t bytes, int64_t resume_step, int64_t *step)
 {
     json_t *o = json_loadb(line, bytes, JSON_REJECT_DUPLICATES, NULL);
-    const json_t *step = json_object_get(o, "step");
-    bool kept =
-        json_is_object(o) && !(json_is_integer(step) && json_integer_value(step) > resume_step);
+    const json_t *own = json_object_get(o, "step");
+    if (json_is_integer(own)) *step = json_integer_value(own);
+    bool kept = json_is_object(o) && *step <= resume_step;
     json_decref(o);
     return kept;
 }
@@ -43,13 +42,13 @@ static mr_status rewind_to(int dir_fd, const char *folder, int64_t resume_step)
 {
     char *text = NULL;
     size_t bytes, out = 0;
-    int64_t dropped = 0;
+    int64_t dropped = 0, step = 0;
     if (faccessat(dir_fd, RECORD_NAME, F_OK, 0) != 0) return MR_OK;
     MR_TRY(mr_file_read_text(dir_fd, folder, RECORD_NAME, RECORD_BYTES, &text, &bytes));
     for (size_t at = 0; at < bytes;) {
         char *end = memchr(text + at, '\n', bytes - at);
         size_t n = end ? (size_t)(end - (text + at)) + 1 : bytes - at;
-        if (end && is_kept(text + at, n, resume_step)) {
+        if (end && is_kept(text + at, n, resume_step, &step)) {
             memmove(text + out, text + at, n);
             out += n;
         } else {
@@ -103,70 +102,56 @@ void mr_record_close(mr_record **r_p)
 {
     mr_record *r = *r_p;
     if (!r) return;
-    json_decref(r->line);
     mr_tfevents_close(&r->board);
     if (r->fd >= 0 && (fsync(r->fd) != 0) + (close(r->fd) != 0) > 0 && !r->has_failed)
         mr_warn("%s may be incomplete: %s", r->path, strerror(errno));
     MR_FREE(*r_p);
 }
 
-void mr_record_begin(mr_record *r, const char *event, int64_t step)
-{
-    if (!r) return;
-    json_decref(r->line);
-    r->line = json_object();
-    r->step = step;
-    mr_record_text(r, "event", event);
-    mr_record_int(r, "step", step);
-}
+json_t *mr_json_real(double x) { return isfinite(x) ? json_real(x) : json_null(); }
 
-void mr_record_int(mr_record *r, const char *key, int64_t value)
+static mr_status write_scalars(mr_record *r, json_t *event)
 {
-    if (r) json_object_set_new(r->line, key, json_integer(value));
-}
-
-void mr_record_real(mr_record *r, const char *key, double value)
-{
-    if (r) json_object_set_new(r->line, key, isfinite(value) ? json_real(value) : json_null());
-}
-
-void mr_record_text(mr_record *r, const char *key, const char *value)
-{
-    if (!r) return;
-    json_t *text = json_string(value);
-    json_object_set_new(r->line, key, text ? text : json_string("(not UTF-8)"));
-}
-
-static mr_status write_scalars(mr_record *r)
-{
-    const char *event = json_string_value(json_object_get(r->line, "event")), *key;
+    const char *name = json_string_value(json_object_get(event, "event")), *key;
     json_t *value;
-    json_object_foreach(r->line, key, value)
+    json_object_foreach(event, key, value)
     {
         char tag[160];
         if (!json_is_real(value)) continue;
-        snprintf(tag, sizeof tag, "%s/%s", event, key);
+        snprintf(tag, sizeof tag, "%s/%s", name ? name : "run", key);
         MR_TRY(mr_tfevents_scalar(r->board, tag, r->step, json_real_value(value)));
     }
     return MR_OK;
 }
 
-void mr_record_end(mr_record *r)
+static mr_status write_line(mr_record *r, const json_t *event)
 {
-    if (!r || r->has_failed) return;
-    char *text = json_dumps(r->line, JSON_COMPACT | JSON_REAL_PRECISION(9)), *line = NULL;
-    size_t n = text ? strlen(text) : 0;
-    mr_status st = text ? mr_alloc((void **)&line, (int64_t)n + 2, 1, "line of the record")
-                        : MR_RAISE(MR_ERR_MEMORY, "no memory for a line of %s", r->path);
+    char *text = json_dumps(event, JSON_COMPACT | JSON_REAL_PRECISION(9)), *line = NULL;
+    MR_CHECK(text, MR_ERR_MEMORY, "no memory for a line of %s", r->path);
+    size_t n = strlen(text);
+    mr_status st = mr_alloc((void **)&line, (int64_t)n + 2, 1, "line of the record");
     if (st == MR_OK) {
         memcpy(line, text, n);
         line[n] = '\n';
         st = mr_file_write_all(r->fd, line, n + 1, r->path);
     }
-    if (st == MR_OK) st = write_scalars(r);
     MR_FREE(line);
     free(text);
-    if (st == MR_OK) return;
-    r->has_failed = true;
-    mr_warn("%s is not written any more; training goes on", r->path);
+    return st;
+}
+
+void mr_record_event(void *record, json_t *event)
+{
+    mr_record *r = record;
+    const json_t *step = json_object_get(event, "step");
+    if (r && json_is_integer(step)) r->step = json_integer_value(step);
+    if (r && !r->has_failed) {
+        mr_status st = write_line(r, event);
+        if (st == MR_OK) st = write_scalars(r, event);
+        if (st != MR_OK) {
+            r->has_failed = true;
+            mr_warn("%s is not written any more; training goes on", r->path);
+        }
+    }
+    json_decref(event);
 }

@@ -5,6 +5,7 @@
 #ifndef MR_TRAIN_RECORD_H
 #define MR_TRAIN_RECORD_H
 
+#include <jansson.h>
 #include <stdint.h>
 
 #include "base/status.h"
@@ -15,14 +16,12 @@ typedef struct mr_record mr_record;
 mr_status mr_record_open(mr_record **out_p, const char *folder, int64_t resume_step);
 void mr_record_close(mr_record **r_p);
 
-/* One line: begin, fields, end. Every line has "event" and "step"; numbers have 9 significant
- * digits, NaN and infinities become null. end() writes the line and, for each real field, the
- * scalar
- * "<event>/<key>". */
-void mr_record_begin(mr_record *r, const char *event, int64_t step);
-void mr_record_int(mr_record *r, const char *key, int64_t value);
-void mr_record_real(mr_record *r, const char *key, double value);
-void mr_record_text(mr_record *r, const char *key, const char *value);
-void mr_record_end(mr_record *r);
+/* One line. Takes the object over; r is an mr_record or NULL (the form of mr_event_fn in loop.h).
+ * Numbers are written with 9 significant digits; each real one is also the scalar "<event>/<key>"
+ * at the event's "step", or at that of the event before when it has none. */
+void mr_record_event(void *r, json_t *event);
+/* A number, or null for NaN and infinities, which JSON does not have (json_real would give NULL).
+ */
+json_t *mr_json_real(double x);
 
 #endif

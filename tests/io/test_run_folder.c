@@ -2,6 +2,7 @@
  */
 #include "support.h"
 
+#include <jansson.h>
 #include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
@@ -151,10 +152,10 @@ static void test_foreign_folders(void **state)
 
 static void step_line(mr_record *r, int64_t step, double loss)
 {
-    mr_record_begin(r, "step", step);
-    mr_record_int(r, "epoch", step / 10);
-    mr_record_real(r, "loss", loss);
-    mr_record_end(r);
+    json_t *o = json_pack("{s:s, s:I, s:I}", "event", "step", "epoch", (json_int_t)(step / 10),
+                          "step", (json_int_t)step);
+    json_object_set_new(o, "loss", mr_json_real(loss));
+    mr_record_event(r, o);
 }
 
 static void test_record(void **state)
@@ -165,15 +166,15 @@ static void test_record(void **state)
     mr_run_folder *f = NULL;
     assert_int_equal(open_as(&f, &cfg), MR_OK);
     assert_int_equal(mr_run_folder_start(f, -1), MR_OK);
-    mr_record_begin(f->record, "start", 0); /* NULL on other ranks: nothing happens */
-    mr_record_text(f->record, "note", "a \"quoted\" line\nand caf\xe9");
-    mr_record_end(f->record);
+    mr_record_event(f->record, json_pack("{s:s, s:s}", "event", "start", "note",
+                                         "a \"quoted\" line\nthen more")); /* NULL: nothing */
     for (int64_t step = 1; step <= 20; step++)
         step_line(f->record, step, step == 3 ? 0.0 / 0.0 : step == 4 ? 1e308 * 10 : 1.0 / 3.0);
+    mr_record_event(f->record, json_pack("{s:s, s:f}", "event", "valid", "ndcg@10", 0.5));
     mr_run_folder_close(&f);
     assert_int_equal(world->barrier(world), MR_OK);
     read_file("metrics.jsonl", text, sizeof text);
-    assert_int_equal(count(text, "\n"), 21);
+    assert_int_equal(count(text, "\n"), 22);
     assert_int_equal(count(text, "0.333333333,") + count(text, "0.333333333}"), 18);
     assert_int_equal(count(text, "\"loss\":null"), 2);
     assert_null(strstr(text, "nan"));
@@ -193,9 +194,10 @@ static void test_record(void **state)
     mr_run_folder_close(&f);
     assert_int_equal(world->barrier(world), MR_OK);
     read_file("metrics.jsonl", text, sizeof text);
-    assert_int_equal(count(text, "\n"), 14);
+    assert_int_equal(count(text, "\n"), 14); /* start, 1..12, 13 */
     assert_int_equal(count(text, "\"step\":13,"), 1);
     assert_null(strstr(text, "\"step\":14"));
+    assert_null(strstr(text, "valid")); /* it belonged to step 20 */
     assert_int_equal(text[strlen(text) - 1], '\n');
 }
 

@@ -38,7 +38,8 @@ static int teardown(void **state)
 
 static void put_file(const void *data, size_t bytes)
 {
-    int fd = open(path, O_WRONLY | O_CREAT | O_TRUNC, 0600);
+    unlink(path); /* truncating instead makes some file systems flush at close */
+    int fd = open(path, O_WRONLY | O_CREAT | O_EXCL, 0600);
     assert_true(fd >= 0);
     assert_int_equal(write(fd, data, bytes), (ssize_t)bytes);
     close(fd);
