@@ -1,6 +1,7 @@
 /* A training job from its configuration to its last line. */
 #include "train/job.h"
 
+#include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -95,15 +96,13 @@ static mr_status run_loop(mr_job *j, mr_run_folder *f, mr_trainer *t)
     MR_TRY_GOTO(mr_run_folder_start(f, l->state.step > 0 ? l->state.step : -1), st, done);
     l->record = f->record;
     catch_signals();
-    mr_record_begin(l->record, "start", l->state.step);
-    mr_record_int(l->record, "ranks", t->world->size);
-    mr_record_int(l->record, "parameters", mr_params_count(&t->params));
-    mr_record_end(l->record);
+    mr_record_event(l->record, json_pack("{s:s, s:I, s:i, s:I}", "event", "start", "step",
+                                         (json_int_t)l->state.step, "ranks", t->world->size,
+                                         "parameters", (json_int_t)mr_params_count(&t->params)));
     st = mr_loop_run(l);
     keep_results(j, l);
-    mr_record_begin(l->record, "end", t->step);
-    mr_record_int(l->record, "exit", mr_exit_code(st));
-    mr_record_end(l->record);
+    mr_record_event(l->record, json_pack("{s:s, s:I, s:i}", "event", "end", "step",
+                                         (json_int_t)t->step, "exit", mr_exit_code(st)));
 done:
     MR_FREE(l);
     free(json);

@@ -1,6 +1,7 @@
 /* The training loop. What changes between two runs of the same command is only times. */
 #include "train/loop.h"
 
+#include <jansson.h>
 #include <math.h>
 #include <stdio.h>
 #include <string.h>
@@ -29,40 +30,44 @@ mr_train_state mr_loop_state(const mr_config *cfg, const mr_dataset *data)
 }
 
 /* ---- events ---- */
-static void put_losses(mr_loop *l, double total, const double *single)
+static void put_losses(const mr_loop *l, json_t *o, double total, const double *single)
 {
     const mr_graph *g = l->t->train_graph;
-    mr_record_real(l->record, "loss", total);
+    json_object_set_new(o, "loss", mr_json_real(total));
     for (int i = 0; i < g->n_losses; i++) {
         char key[32];
         snprintf(key, sizeof key, "loss_%s", g->loss[i].name);
-        mr_record_real(l->record, key, single[i]);
+        json_object_set_new(o, key, mr_json_real(single[i]));
     }
+}
+
+static json_t *new_event(const mr_loop *l, const char *name)
+{
+    return json_pack("{s:s, s:I, s:I}", "event", name, "epoch", (json_int_t)l->state.epoch, "step",
+                     (json_int_t)l->t->step);
 }
 
 static void step_event(mr_loop *l, double rows_per_s)
 {
-    mr_record_begin(l->record, "step", l->t->step);
-    mr_record_int(l->record, "epoch", l->state.epoch);
-    put_losses(l, mr_trainer_total_loss(l->t), l->t->losses);
-    mr_record_real(l->record, "grad_norm", l->t->grad_norm);
-    mr_record_real(l->record, "rows_per_s", rows_per_s);
-    mr_record_end(l->record);
+    json_t *o = new_event(l, "step");
+    put_losses(l, o, mr_trainer_total_loss(l->t), l->t->losses);
+    json_object_set_new(o, "grad_norm", mr_json_real(l->t->grad_norm));
+    json_object_set_new(o, "rows_per_s", mr_json_real(rows_per_s));
+    mr_record_event(l->record, o);
 }
 
-static void metrics_event(mr_loop *l, const char *event, const mr_metrics *m, double seconds)
+static void metrics_event(mr_loop *l, const char *name, const mr_metrics *m, double seconds)
 {
-    mr_record_begin(l->record, event, l->t->step);
-    mr_record_int(l->record, "epoch", l->state.epoch);
-    mr_record_real(l->record, "seconds", seconds);
+    json_t *o = new_event(l, name);
+    json_object_set_new(o, "seconds", mr_json_real(seconds));
     for (int i = 0; i < mr_metrics_count(m); i++) {
-        char name[24];
+        char key[24];
         double v;
-        mr_metrics_at(m, i, name, &v);
-        mr_record_real(l->record, name, v);
+        mr_metrics_at(m, i, key, &v);
+        json_object_set_new(o, key, mr_json_real(v));
     }
-    mr_record_int(l->record, "users", m->rows);
-    mr_record_end(l->record);
+    json_object_set_new(o, "users", json_integer(m->rows));
+    mr_record_event(l->record, o);
 }
 
 /* Mean over columns of the variance over the rows of the last batch: 0 would mean a collapse. */
@@ -104,13 +109,12 @@ static mr_status epoch_event(mr_loop *l, double seconds)
     for (int i = 1; i < MR_STATE_SUMS; i++) mean[i] = sum[i] / (sum[SUM_ROWS] > 0 ? sum[SUM_ROWS] : 1);
     MR_TRY(batch_variance(l, "x0", &x0));
     MR_TRY(batch_variance(l, "z0", &z0));
-    mr_record_begin(l->record, "epoch", l->t->step);
-    mr_record_int(l->record, "epoch", l->state.epoch);
-    mr_record_real(l->record, "seconds", seconds);
-    put_losses(l, mean[SUM_TOTAL], &mean[SUM_LOSS]);
-    if (x0 >= 0) mr_record_real(l->record, "var_x0", x0);
-    if (z0 >= 0) mr_record_real(l->record, "var_z0", z0);
-    mr_record_end(l->record);
+    json_t *o = new_event(l, "epoch");
+    json_object_set_new(o, "seconds", mr_json_real(seconds));
+    put_losses(l, o, mean[SUM_TOTAL], &mean[SUM_LOSS]);
+    if (x0 >= 0) json_object_set_new(o, "var_x0", mr_json_real(x0));
+    if (z0 >= 0) json_object_set_new(o, "var_z0", mr_json_real(z0));
+    mr_record_event(l->record, o);
     mr_info("epoch %lld: loss %.6f, %.1f s, %.0f rows/s", (long long)l->state.epoch,
             mean[SUM_TOTAL], seconds, sum[SUM_ROWS] / (seconds > 0 ? seconds : 1));
     return MR_OK;
