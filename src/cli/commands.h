@@ -8,10 +8,13 @@
 extern const mr_command mr_cmd_compare;
 extern const mr_command mr_cmd_config;
 extern const mr_command mr_cmd_dump_step;
+extern const mr_command mr_cmd_eval;
+extern const mr_command mr_cmd_export;
 extern const mr_command mr_cmd_gradcheck;
 extern const mr_command mr_cmd_import;
 extern const mr_command mr_cmd_inspect;
 extern const mr_command mr_cmd_plan;
+extern const mr_command mr_cmd_recommend;
 extern const mr_command mr_cmd_synth;
 extern const mr_command mr_cmd_train;
 

@@ -15,10 +15,13 @@ static const mr_command *const commands[] = {
     &mr_cmd_compare,
     &mr_cmd_config,
     &mr_cmd_dump_step,
+    &mr_cmd_eval,
+    &mr_cmd_export,
     &mr_cmd_gradcheck,
     &mr_cmd_import,
     &mr_cmd_inspect,
     &mr_cmd_plan,
+    &mr_cmd_recommend,
     &mr_cmd_synth,
     &mr_cmd_train,
 };
