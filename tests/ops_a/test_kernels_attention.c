@@ -18,24 +18,27 @@ typedef struct att_case {
     int64_t B, S, H, dh;
     bool first;
     double p, spread; /* spread: factor on the queries, for extreme scores */
-    int acc;
+    int acc;          /* 1: dq, 2: dkv, 4: dkv_first accumulate */
 } att_case;
 
 static const att_case cases[] = {
     {MR_ATT_CAUSAL, 1, 1, 1, 1, false, 0, 1, 0},
     {MR_ATT_CAUSAL, 0, 5, 2, 4, false, 0.5, 1, 1},
     {MR_ATT_CAUSAL, 6, 10, 2, 150, false, 0.5, 1, 0},
-    {MR_ATT_CAUSAL, 5, 7, 3, 11, false, 0, 1, 1},
-    {MR_ATT_CAUSAL, 4, 50, 2, 32, false, 0.2, 1, 1},
+    {MR_ATT_CAUSAL, 5, 7, 3, 11, false, 0, 1, 3},
+    {MR_ATT_CAUSAL, 4, 50, 2, 32, false, 0.2, 1, 2},
     {MR_ATT_CAUSAL, 3, 9, 1, 5, false, 0.1, 300, 0},
+    {MR_ATT_CAUSAL, 3, 37, 2, 5, false, 0.1, 1, 0},
+    {MR_ATT_FULL, 2, 33, 1, 20, false, 0.1, 1, 0},
     {MR_ATT_LAST, 6, 10, 2, 150, false, 0.5, 1, 0},
     {MR_ATT_LAST, 5, 13, 1, 7, false, 0, 1, 1},
     {MR_ATT_FULL, 4, 5, 8, 96, false, 0.1, 1, 0},
     {MR_ATT_FULL, 3, 1, 2, 3, false, 0, 1, 1},
-    {MR_ATT_FULL, 2, 40, 5, 8, false, 0.3, 1, 1},
-    {MR_ATT_ONE, 5, 7, 2, 150, true, 0.1, 1, 0},
+    {MR_ATT_FULL, 2, 40, 5, 8, false, 0.3, 1, 2},
+    {MR_ATT_ONE, 5, 7, 2, 150, true, 0.1, 1, 4},
     {MR_ATT_ONE, 4, 3, 1, 31, false, 0, 1, 1},
-    {MR_ATT_ONE, 3, 1, 2, 4, true, 0, 1, 1},
+    {MR_ATT_ONE, 3, 4, 2, 4, true, 0, 1, 3},
+    {MR_ATT_ONE, 3, 1, 2, 4, true, 0, 1, 7},
 };
 
 typedef struct world {
@@ -79,9 +82,9 @@ static void world_make(world *w, const att_case *c)
     w->dout = pair_make(w->n_q * w->d, 4);
     w->out = pair_make(w->n_q * w->d, 0);
     w->prob = pair_make(w->n_q * c->H * c->S, 0);
-    w->dq = pair_make(w->q.n, c->acc ? 5 : 0);
-    w->dkv = pair_make(w->kv.n, c->acc ? 6 : 0);
-    w->dfirst = pair_make(w->first.n, c->acc ? 7 : 0);
+    w->dq = pair_make(w->q.n, c->acc & 1 ? 5 : 0);
+    w->dkv = pair_make(w->kv.n, c->acc & 2 ? 6 : 0);
+    w->dfirst = pair_make(w->first.n, c->acc & 4 ? 7 : 0);
 }
 
 static void world_free(world *w)
@@ -143,8 +146,8 @@ static void check_case(const att_case *c)
 {
     world w;
     world_make(&w, c);
-    pair out = start_of(&w.out, false), dq = start_of(&w.dq, c->acc),
-         dkv = start_of(&w.dkv, c->acc), df = start_of(&w.dfirst, c->acc);
+    pair out = start_of(&w.out, false), dq = start_of(&w.dq, c->acc & 1),
+         dkv = start_of(&w.dkv, c->acc & 2), df = start_of(&w.dfirst, c->acc & 4);
     for (int64_t b = 0; b < c->B; b++) {
         bool causal = c->mode == MR_ATT_CAUSAL, last = c->mode == MR_ATT_LAST;
         int64_t keys = causal || last ? w.len[b] : c->S;
@@ -160,8 +163,8 @@ static void check_case(const att_case *c)
         void *first = c->first ? P(w.first) : NULL;
         k->attention_fwd(P(w.out), P(w.prob), P(w.q), P(w.kv), first, &w.shape, &w.drop, &w.e.ex);
         k->attention_bwd(P(w.dq), P(w.dkv), c->first ? P(w.dfirst) : NULL, P(w.dout), P(w.prob),
-                         P(w.q), P(w.kv), first, &w.shape, c->acc, c->acc, c->acc, &w.drop,
-                         &w.e.ex);
+                         P(w.q), P(w.kv), first, &w.shape, c->acc & 1, c->acc & 2, c->acc & 4,
+                         &w.drop, &w.e.ex);
     }
     /* Scores of size s carry an error of s float epsilons into the probabilities. */
     int64_t K = (int64_t)(1000 * fmax(1, c->spread));
@@ -170,12 +173,12 @@ static void check_case(const att_case *c)
     pair_compare("dkv", &w.dkv, dkv.d, K);
     pair_compare("dkv_first", &w.dfirst, df.d, K);
     /* Every output alone, and no stored probabilities: the same bits. */
-    pair alone = pair_make(w.dkv.n, c->acc ? 6 : 0), out2 = pair_make(w.out.n, 0);
+    pair alone = pair_make(w.dkv.n, c->acc & 2 ? 6 : 0), out2 = pair_make(w.out.n, 0);
     const mr_kernels *k = &mr_kernels_cpu32;
     float *first = c->first ? w.first.f : NULL;
     k->attention_fwd(out2.f, NULL, w.q.f, w.kv.f, first, &w.shape, &w.drop, &w.e.ex);
     k->attention_bwd(NULL, alone.f, NULL, w.dout.f, w.prob.f, w.q.f, w.kv.f, first, &w.shape, 0,
-                     c->acc, 0, &w.drop, &w.e.ex);
+                     c->acc & 2, 0, &w.drop, &w.e.ex);
     assert_true(!w.out.n || !memcmp(out2.f, w.out.f, (size_t)w.out.n * sizeof(float)));
     assert_true(!w.dkv.n || !memcmp(alone.f, w.dkv.f, (size_t)w.dkv.n * sizeof(float)));
     pair *all[] = {&out, &dq, &dkv, &df, &alone, &out2};
