@@ -5,6 +5,7 @@
 
 #include "cli/args.h"
 
+extern const mr_command mr_cmd_bench;
 extern const mr_command mr_cmd_compare;
 extern const mr_command mr_cmd_config;
 extern const mr_command mr_cmd_dump_step;

@@ -12,6 +12,7 @@
 #include "dist/comm.h"
 
 static const mr_command *const commands[] = {
+    &mr_cmd_bench,
     &mr_cmd_compare,
     &mr_cmd_config,
     &mr_cmd_dump_step,
