@@ -4,9 +4,18 @@
 #include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/mman.h>
 
-/* A header in front of every block keeps its size; 64 bytes keep the alignment. */
+/* A header in front of every block; 64 bytes keep the alignment. */
 #define HEADER 64
+/* From this size on memory comes from the kernel directly: zeroed, and a page that is never touched (the
+ * unused capacity of a batch buffer) costs nothing. */
+#define MAP_FROM ((size_t)1 << 20)
+
+typedef struct block_header {
+    size_t bytes;        /* as asked for */
+    size_t mapped_bytes; /* of the mapping, 0 = from the C library */
+} block_header;
 
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static int64_t now_bytes, peak_bytes, fail_at;
@@ -32,11 +41,14 @@ mr_status mr_alloc(void **out_p, int64_t count, size_t elem_bytes, const char *w
              elem_bytes);
     size_t bytes = (size_t)count * elem_bytes, total = (bytes + HEADER + 63) / 64 * 64;
     MR_CHECK(!must_fail((int64_t)bytes), MR_ERR_MEMORY, "%s: no memory for %zu bytes", what, bytes);
-    char *base = aligned_alloc(64, total);
-    MR_CHECK(base, MR_ERR_MEMORY, "%s: no memory for %zu bytes; use fewer or smaller tensors", what,
-             bytes);
-    memset(base, 0, total);
-    memcpy(base, &bytes, sizeof bytes);
+    block_header h = {.bytes = bytes, .mapped_bytes = total >= MAP_FROM ? total : 0};
+    char *base = h.mapped_bytes ? mmap(NULL, total, PROT_READ | PROT_WRITE,
+                                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+                                : aligned_alloc(64, total);
+    MR_CHECK(base && base != MAP_FAILED, MR_ERR_MEMORY,
+             "%s: no memory for %zu bytes; use fewer or smaller tensors", what, bytes);
+    if (!h.mapped_bytes) memset(base, 0, total);
+    memcpy(base, &h, sizeof h);
     *out_p = base + HEADER;
     return MR_OK;
 }
@@ -45,12 +57,15 @@ void mr_free_ptr(void **ptr_p)
 {
     if (!*ptr_p) return;
     char *base = (char *)*ptr_p - HEADER;
-    size_t bytes;
-    memcpy(&bytes, base, sizeof bytes);
+    block_header h;
+    memcpy(&h, base, sizeof h);
     pthread_mutex_lock(&lock);
-    now_bytes -= (int64_t)bytes;
+    now_bytes -= (int64_t)h.bytes;
     pthread_mutex_unlock(&lock);
-    free(base);
+    if (h.mapped_bytes)
+        munmap(base, h.mapped_bytes);
+    else
+        free(base);
     *ptr_p = NULL;
 }
 
