@@ -21,8 +21,8 @@ static const mr_cli_option options[] = {
     {"text-width", "N", "width of text; 0: none"},
     {"topics", "N", "number of topics; 0: chosen from the number of items"},
     {"noise", "P", "share of clicks that are random (0.1)"},
-    {"cue", "P", "share of clicks that follow the last item's salient frame (0.75)"},
-    {"tail", "P", "share of clicks inside a topic that ignore popularity (0.45)"},
+    {"cue", "P", "share of clicks that follow the last item's salient frame (0.8)"},
+    {"tail", "P", "chance of a rare item after a popular one, and the reverse (0.75)"},
     {"feature-dtype", "TYPE", "f16 or f32 (f32; shortvideo f16)"},
     {"force", NULL, "replace an existing --out"},
     {NULL, NULL, NULL}};

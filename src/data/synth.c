@@ -15,9 +15,9 @@
 
 #define SHAPE(n, u, i, s, k, d, t, type)                                                           \
     {.name = n, .users = u, .items = i, .inter = s, .frames = k, .width = d, .text_width = t,      \
-     .p_cue = 0.75, .p_noise = 0.1, .p_tail = 0.45, .dtype = type, .seed = 2020}
+     .p_cue = 0.8, .p_noise = 0.1, .p_tail = 0.75, .dtype = type, .seed = 2020}
 static const mr_synth_spec shapes[] = {
-    SHAPE("demo", 600, 300, 4800, 5, 32, 24, MR_F32),
+    SHAPE("demo", 600, 800, 4800, 5, 32, 24, MR_F32),
     SHAPE("microlens-small", 8694, 8265, 50838, 5, 768, 768, MR_F32),
     SHAPE("microlens-big", 86073, 18700, 597104, 5, 768, 768, MR_F32),
     SHAPE("shortvideo-small", 3460, 84192, 240843, 5, 768, 300, MR_F16),
@@ -226,19 +226,24 @@ static int64_t anywhere(walk *w, draw *g)
 
 #define INTERESTS 3
 
-/* The next item of user u (0-based) after `last` (-1: none); never one the user has already. */
-static int64_t next_item(walk *w, draw *g, int64_t u, int64_t last, const int64_t *interest)
+/* The next item of user u (0-based) after `last` (-1: none); never one the user has already.
+ * *popular: was `last` chosen by popularity; then the same of the result. */
+static int64_t next_item(walk *w, draw *g, int64_t u, int64_t last, const int64_t *interest,
+                         bool *popular)
 {
     const mr_synth_spec *s = w->s;
+    const double p_tail = *popular ? s->p_tail : 1.0 - s->p_tail;
     int64_t i = 0;
     for (int tries = 0; tries < 64; tries++) {
         double x = mr_u01(draw_u32(g));
+        *popular = false;
         if (w->unclicked >= w->left || x <= s->p_noise) {
             i = anywhere(w, g);
         } else {
             bool by_cue = last >= 0 && x <= s->p_noise + s->p_cue;
             int64_t c = by_cue ? w->z->cue[last] : interest[draw_below(g, INTERESTS)];
-            i = draw_chance(g, s->p_tail) ? from_tail(w, g, c) : by_popularity(w, g, c);
+            *popular = !draw_chance(g, p_tail);
+            i = *popular ? by_popularity(w, g, c) : from_tail(w, g, c);
         }
         if (w->seen_by[i] != u + 1) return i;
     }
@@ -259,11 +264,12 @@ static mr_status make_clicks(mr_dataset *d, const mr_synth_spec *s, const mr_lat
     for (int64_t u = 0; u < s->users; u++) {
         g = draw_make(s->seed, MR_SYNTH_CLICK, (uint32_t)u);
         int64_t interest[INTERESTS], last = -1;
+        bool popular = u & 1;
         for (int k = 0; k < INTERESTS; k++) interest[k] = draw_below(&g, z->topics);
         for (int64_t j = d->offset[u]; j < d->offset[u + 1]; j++) {
             /* Interests drift: one of them is replaced now and then. */
             if (draw_chance(&g, 0.1)) interest[draw_below(&g, INTERESTS)] = draw_below(&g, z->topics);
-            int64_t i = next_item(&w, &g, u, last, interest);
+            int64_t i = next_item(&w, &g, u, last, interest, &popular);
             w.seen_by[i] = u + 1;
             w.unclicked -= !w.clicked[i];
             w.clicked[i] = true;
