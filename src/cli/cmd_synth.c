@@ -9,7 +9,8 @@
 #include "io/h5_dataset.h"
 
 static const mr_cli_option options[] = {
-    {"shape", "NAME", "demo, microlens-small, microlens-big, shortvideo-small or shortvideo-big (demo)"},
+    {"shape", "NAME",
+     "demo, microlens-small, microlens-big, shortvideo-small or shortvideo-big (demo)"},
     {"out", "FILE", "the data set file to make (.h5)"},
     {"seed", "N", "the same seed gives the same bytes (2020)"},
     {"name", "TEXT", "name of the data set (default: the shape)"},
@@ -72,7 +73,5 @@ static mr_status run(const mr_args *a)
     return st;
 }
 
-const mr_command mr_cmd_synth = {.name = "synth",
-                                 .summary = "make a synthetic data set file",
-                                 .options = options,
-                                 .run = run};
+const mr_command mr_cmd_synth = {
+    .name = "synth", .summary = "make a synthetic data set file", .options = options, .run = run};

@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""tools/encode_titles.py with a tiny random BERT made on the spot, against a mean computed title by title.
-Skipped where torch or transformers is missing."""
+"""tools/encode_titles.py with a tiny random BERT made on the spot, against a mean computed title by
+title. Skipped where torch or transformers is missing."""
 import csv
 import importlib.util
 import lzma
@@ -23,7 +23,8 @@ TITLES = ["red fish", "a", "blue red fish a , a fish red", "", "fish 中"]
 
 
 def run(*args):
-    return subprocess.run([sys.executable, str(TOOL), *map(str, args)], capture_output=True, text=True)
+    command = [sys.executable, str(TOOL), *map(str, args)]
+    return subprocess.run(command, capture_output=True, text=True)
 
 
 def make_encoder(folder):
@@ -45,8 +46,10 @@ def main():
         (d / "enc").mkdir()
         tokenizer, model = make_encoder(d / "enc")
         with lzma.open(d / "t.csv.xz", "wt", newline="") as f:
-            csv.writer(f).writerows([("item", "title")] + [(10 * i, t) for i, t in enumerate(TITLES)])
-        args = ("--titles", d / "t.csv.xz", "--encoder", d / "enc", "--out", d / "o", "--dtype", "float32")
+            rows = [(10 * i, t) for i, t in enumerate(TITLES)]
+            csv.writer(f).writerows([("item", "title")] + rows)
+        args = ("--titles", d / "t.csv.xz", "--encoder", d / "enc", "--out", d / "o",
+                "--dtype", "float32")
         r = run(*args, "--batch", 2, "--threads", 1)
         assert r.returncode == 0, r.stderr
         x = np.load(d / "o.npy")
@@ -64,13 +67,15 @@ def main():
         y = np.load(d / "o.npy")
         assert y.dtype == np.float16
         assert np.abs(np.linalg.norm(y.astype("f4"), axis=1) - 1).max() < 2e-3
-        for text, code in (("id,name\n1,2\n", 65), ("item,title\n1,a\n1,b\n", 65), ("item,title\n", 65)):
+        bad = ("--titles", d / "bad.csv", "--out", d / "p", "--encoder")
+        for text in ("id,name\n1,2\n", "item,title\n1,a\n1,b\n", "item,title\n"):
             (d / "bad.csv").write_text(text)
-            r = run("--titles", d / "bad.csv", "--encoder", d / "enc", "--out", d / "p")
-            assert r.returncode == code and len(r.stderr.splitlines()) == 1, r.stderr
-        assert run("--titles", d / "no.csv", "--encoder", d / "enc", "--out", d / "p").returncode == 66
+            r = run(*bad, d / "enc")
+            assert r.returncode == 65 and len(r.stderr.splitlines()) == 1, r.stderr
         (d / "bad.csv").write_text("item,title\n1,a\n")
-        assert run("--titles", d / "bad.csv", "--encoder", "no_such_pkg", "--out", d / "p").returncode == 66
+        assert run(*bad, "no_such_pkg").returncode == 66
+        (d / "bad.csv").unlink()
+        assert run(*bad, d / "enc").returncode == 66
         assert not (d / "p.npy").exists()
     print("ok")
 

@@ -1,4 +1,5 @@
-/* Parallel reading: every rank ends with what a serial read gives, or all ranks with the same error. */
+/* Parallel reading: every rank ends with what a serial read gives, or all ranks with the same
+ * error. */
 #include "support.h"
 
 #include <mpi.h>
@@ -64,8 +65,10 @@ static void test_equals_serial(void **state)
     for (int k = 0; k < 3; k++) {
         mr_dataset a, b = {0}, c = {0};
         char name[32];
-        if (k == 0) make_smallest(&a);
-        else make(&a, shapes[k][0], shapes[k][1]);
+        if (k == 0)
+            make_smallest(&a);
+        else
+            make(&a, shapes[k][0], shapes[k][1]);
         snprintf(name, sizeof name, "par%d.h5", k);
         write_on_root(&a, shared_path(name));
         assert_int_equal(mr_h5_dataset_read(&b, path, world), MR_OK);

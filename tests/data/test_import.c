@@ -100,8 +100,10 @@ static void expect_feature(mr_dtype t, int rank, const int64_t *dims, const void
     write_text(tmp_path("feature.log"), GOOD);
     assert_int_equal(mr_npy_write(tmp_path("feature.npy"), t, rank, dims, x), MR_OK);
     mr_import_spec s = spec_of(tmp_path("feature.log"));
-    if (as_frames) s.frames = tmp_path("feature.npy");
-    else s.visual = tmp_path("feature.npy");
+    if (as_frames)
+        s.frames = tmp_path("feature.npy");
+    else
+        s.visual = tmp_path("feature.npy");
     s.feature_dtype = dtype;
     mr_status st = import_quietly(&s);
     if (st != (part ? MR_ERR_DATA : MR_OK) || (part && !strstr(mr_last_error(), part)))
@@ -181,7 +183,8 @@ static void test_k_core(void **state)
             char a[8], b[8];
             user[i] = (int)(next_random(&rng) % (uint64_t)users);
             item[i] = (int)(next_random(&rng) % (uint64_t)items);
-            int la = snprintf(a, sizeof a, "%d", user[i]), lb = snprintf(b, sizeof b, "%d", item[i]);
+            int la = snprintf(a, sizeof a, "%d", user[i]),
+                lb = snprintf(b, sizeof b, "%d", item[i]);
             assert_int_equal(mr_log_add(&log, &s, a, la, b, lb, 0), MR_OK);
         }
         mr_sequences q;
@@ -220,11 +223,31 @@ static void test_k_core(void **state)
 static void test_id_order(void **state)
 {
     (void)state;
-    static const char *const numbers[] = {"-12", "-3", "-0", "0", "00", "1",   "2",
-                                          "02",  "9",  "10", "99999999999999999999", "100000000000000000000"};
+    static const char *const numbers[] = {"-12",
+                                          "-3",
+                                          "-0",
+                                          "0",
+                                          "00",
+                                          "1",
+                                          "2",
+                                          "02",
+                                          "9",
+                                          "10",
+                                          "99999999999999999999",
+                                          "100000000000000000000"};
     /* The order of equal numbers is bytewise: "-0" < "0" < "00"; "02" < "2". */
-    static const char *const sorted[] = {"-12", "-3", "-0", "0", "00", "1",  "02",
-                                         "2",   "9",  "10", "99999999999999999999", "100000000000000000000"};
+    static const char *const sorted[] = {"-12",
+                                         "-3",
+                                         "-0",
+                                         "0",
+                                         "00",
+                                         "1",
+                                         "02",
+                                         "2",
+                                         "9",
+                                         "10",
+                                         "99999999999999999999",
+                                         "100000000000000000000"};
     assert_false(mr_id_is_integer("-"));
     assert_false(mr_id_is_integer(""));
     assert_false(mr_id_is_integer("1a"));
@@ -242,8 +265,18 @@ static void test_id_order(void **state)
     mr_dataset d;
     mr_import_report r;
     assert_int_equal(mr_import(&d, &r, &s), MR_OK);
-    assert_memory_equal(d.user_ids, "10" "1x" "9\0", 6);
-    assert_memory_equal(d.item_ids, "10\0" "9\0\0" "b10" "b9\0" "c\0\0", 15);
+    assert_memory_equal(d.user_ids,
+                        "10"
+                        "1x"
+                        "9\0",
+                        6);
+    assert_memory_equal(d.item_ids,
+                        "10\0"
+                        "9\0\0"
+                        "b10"
+                        "b9\0"
+                        "c\0\0",
+                        15);
     assert_memory_equal(d.items, ((int32_t[]){2, 5, 4, 1, 1, 5, 4, 2, 3, 4, 5, 1}), 48);
     assert_int_equal(mr_id_find(d.item_ids, d.n_items, d.item_id_bytes, "b9"), 3);
     assert_int_equal(mr_id_find(d.item_ids, d.n_items, d.item_id_bytes, "b1"), -1);
@@ -254,7 +287,8 @@ static void test_id_order(void **state)
 static void test_times(void **state)
 {
     (void)state;
-    write_text(tmp_path("time.inter"), "rating:float\ttimestamp:float\titem_id:token\tuser_id:token\n"
+    write_text(tmp_path("time.inter"),
+               "rating:float\ttimestamp:float\titem_id:token\tuser_id:token\n"
                "1\t5\t1\t7\n1\t5\t2\t7\n1\t-1.5\t3\t7\r\n1\t5\t4\t7\n1\t1e3\t1\t8\n1\t4.25\t2\t8\n"
                "1\t4.5\t3\t8\n1\t4.25\t1\t8\n");
     mr_import_spec s = spec_of(tmp_path("time.inter"));
@@ -344,7 +378,9 @@ static void test_csv(void **state)
     (void)state;
     expect_csv("a,b\n", MR_OK, 2, (const char *[]){"a", "b"});
     expect_csv("a,b", MR_OK, 2, (const char *[]){"a", "b"});
-    expect_csv("\xEF\xBB\xBF" "a,,\r\n", MR_OK, 3, (const char *[]){"a", "", ""});
+    expect_csv("\xEF\xBB\xBF"
+               "a,,\r\n",
+               MR_OK, 3, (const char *[]){"a", "", ""});
     expect_csv("1,\"x, \"\"y\"\"\nz\"\n", MR_OK, 2, (const char *[]){"1", "x, \"y\"\nz"});
     expect_csv("\"\",\"\"\"\"\n", MR_OK, 2, (const char *[]){"", "\""});
     expect_csv("", MR_OK, 0, NULL);
@@ -371,9 +407,11 @@ static void test_glove(void **state)
     float *x = NULL;
     int64_t w;
     mr_title_report rep;
-    const char *titles = "item,title\n10,\"Cat, DOG cat!\"\n20,unknown\n99,extra cat\n40,dog-fish\n";
-    assert_int_equal(glove_with(titles, "cat 1 2\nbird 9 9\ndog -2 0.5\n. . 3 3\ncat 7 7\n", &x, &w,
-                                &rep), MR_OK);
+    const char *titles =
+        "item,title\n10,\"Cat, DOG cat!\"\n20,unknown\n99,extra cat\n40,dog-fish\n";
+    assert_int_equal(
+        glove_with(titles, "cat 1 2\nbird 9 9\ndog -2 0.5\n. . 3 3\ncat 7 7\n", &x, &w, &rep),
+        MR_OK);
     assert_int_equal(w, 2);
     /* 10: (cat + dog + cat) / 3; 40: dog; 20 and 30: the mean of those two. */
     const double want[8] = {0.0, 1.5, -1.0, 1.0, -1.0, 1.0, -2.0, 0.5};
@@ -392,7 +430,8 @@ static void test_glove(void **state)
     assert_int_equal(glove_with(titles, "mouse 1 2\n", &x, &w, &rep), MR_ERR_DATA);
     assert_int_equal(glove_with(titles, "", &x, &w, &rep), MR_ERR_DATA);
     assert_int_equal(glove_with("10,cat\n", "cat 1 2\n", &x, &w, &rep), MR_ERR_DATA);
-    assert_int_equal(glove_with("item,title\n10,cat\n10,dog\n", "cat 1 2\n", &x, &w, &rep), MR_ERR_DATA);
+    assert_int_equal(glove_with("item,title\n10,cat\n10,dog\n", "cat 1 2\n", &x, &w, &rep),
+                     MR_ERR_DATA);
     assert_int_equal(glove_with("item,title\n10\n", "cat 1 2\n", &x, &w, &rep), MR_ERR_DATA);
     assert_null(x);
 }
@@ -403,8 +442,10 @@ static void test_microlens(void **state)
     (void)state;
     const char *root = getenv("MR_DATA"), *source = getenv("MR_SOURCE");
     char path[600];
-    if (root) snprintf(path, sizeof path, "%s", root);
-    else snprintf(path, sizeof path, "%s/../shared/data", source ? source : ".");
+    if (root)
+        snprintf(path, sizeof path, "%s", root);
+    else
+        snprintf(path, sizeof path, "%s/../shared/data", source ? source : ".");
     strncat(path, "/microlens-50k/MicroLens-50k_pairs.tsv.xz", sizeof path - strlen(path) - 1);
     if (access(path, R_OK) != 0) skip();
     mr_import_spec s = spec_of(path);
@@ -452,10 +493,10 @@ static void test_out_of_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_bad_logs), cmocka_unit_test(test_bad_features),
-        cmocka_unit_test(test_k_core),   cmocka_unit_test(test_id_order),
-        cmocka_unit_test(test_times),    cmocka_unit_test(test_compressed),
-        cmocka_unit_test(test_csv),      cmocka_unit_test(test_glove),
+        cmocka_unit_test(test_bad_logs),  cmocka_unit_test(test_bad_features),
+        cmocka_unit_test(test_k_core),    cmocka_unit_test(test_id_order),
+        cmocka_unit_test(test_times),     cmocka_unit_test(test_compressed),
+        cmocka_unit_test(test_csv),       cmocka_unit_test(test_glove),
         cmocka_unit_test(test_microlens), cmocka_unit_test(test_out_of_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

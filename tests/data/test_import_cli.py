@@ -125,7 +125,8 @@ def test_logs():
         if max(np.diff(want[2]), default=0) < 4 or len(want[0]) < 2:
             continue
         done += 1
-        ok("import", "--interactions", log, "--out", out, "--k-core", k, "--min-len", min_len, "--force")
+        ok("import", "--interactions", log, "--out", out, "--k-core", k, "--min-len", min_len,
+           "--force")
         compare(out, want)
         ok("inspect", out)
     assert done >= 16, done
@@ -158,7 +159,8 @@ def test_features():
         for name, x in (("v", v), ("f", f), ("t", t)):
             np.save(TMP / f"{name}.npy", x)
         extra = ("--feature-dtype", flag) if flag else ()
-        ok(*base, "--visual", TMP / "v.npy", "--frames", TMP / "f.npy", "--text", TMP / "t.npy", *extra)
+        ok(*base, "--visual", TMP / "v.npy", "--frames", TMP / "f.npy", "--text", TMP / "t.npy",
+           *extra)
         with h5py.File(out, "r") as h:
             for name, x in (("visual", v), ("frames", f), ("text", t)):
                 assert h[name].dtype == np.dtype(stored)
@@ -197,10 +199,11 @@ def test_glove():
     log, out = TMP / "g.log", TMP / "g.h5"
     log.write_text("1\t10 20 30 40\n2\t20 30 40 10\n")
     with open(TMP / "t.csv", "w", newline="") as f:
-        csv.writer(f).writerows([("item", "title"), (10, 'A "red"\nfish, two'), (40, "Blue FISH"), (7, "x")])
+        csv.writer(f).writerows([("item", "title"), (10, 'A "red"\nfish, two'), (40, "Blue FISH"),
+                                 (7, "x")])
     (TMP / "g.txt.gz").write_bytes(gzip.compress(b"red 1 0 0\nblue 0 1 0\nfish 0 0 1\n"))
-    text = ok("import", "--interactions", log, "--out", out, "--k-core", 0, "--titles", TMP / "t.csv",
-              "--glove", TMP / "g.txt.gz")
+    text = ok("import", "--interactions", log, "--out", out, "--k-core", 0, "--titles",
+              TMP / "t.csv", "--glove", TMP / "g.txt.gz")
     assert "2 items without a title" in text
     a, b = np.array([0.5, 0, 0.5]), np.array([0, 0.5, 0.5])
     with h5py.File(out, "r") as h:
@@ -291,7 +294,8 @@ def build_foreign():
         b.attrs["name"] = "demo"
 
     changes = {"filtered": (filtered, "contiguous"), "external": (external, "contiguous"),
-               "soft": (soft, "link"), "outside": (outside, "link"), "big": (big_endian, "element type"),
+               "soft": (soft, "link"), "outside": (outside, "link"),
+               "big": (big_endian, "element type"),
                "bomb": (bomb, "more bytes than the file"), "group": (group, "not a dataset"),
                "extra": (lambda b: b.create_dataset("more", data=[1]), "outside the schema"),
                "vlen": (vlen_attribute, "attribute name"),

@@ -7,7 +7,8 @@
 #include "base/mem.h"
 #include "data/npy.h"
 
-static size_t make_npy(unsigned char *out, int version, const char *dict, const void *data, size_t n)
+static size_t make_npy(unsigned char *out, int version, const char *dict, const void *data,
+                       size_t n)
 {
     size_t start = version == 1 ? 10 : 12, len = strlen(dict);
     memcpy(out, "\x93NUMPY", 6);
@@ -77,7 +78,8 @@ static void test_headers(void **state)
          "truncated"},
         {"{'descr': '<f4', 'fortran_order': False, 'shape': (99999999999999999999,), }", 1, false,
          "damaged"},
-        {"{'descr': '<f4', 'fortran_order': False, 'shape': (1, 1, 1, 2, 3), }", 1, false, "damaged"},
+        {"{'descr': '<f4', 'fortran_order': False, 'shape': (1, 1, 1, 2, 3), }", 1, false,
+         "damaged"},
         {"{'descr': '<f4', 'fortran_order': False, 'shape': (-2, -3), }", 1, false, "damaged"},
         {"{'descr': '<f4', 'shape': (2, 3), }", 1, false, "damaged"},
         {"{'descr': '<f4', 'descr': '<f4', 'fortran_order': False, 'shape': (2, 3), }", 1, false,
@@ -94,13 +96,15 @@ static void test_headers(void **state)
         mr_npy f;
         mr_status st = open_quietly(&f, tmp_path("h.npy"));
         assert_int_equal(st, cases[i].ok ? MR_OK : MR_ERR_DATA);
-        if (st == MR_OK) mr_npy_close(&f);
+        if (st == MR_OK)
+            mr_npy_close(&f);
         else if (!strstr(mr_last_error(), cases[i].sentence))
             fail_msg("case %zu: \"%s\" does not say %s", i, mr_last_error(), cases[i].sentence);
     }
     mr_npy f;
     assert_int_equal(open_quietly(&f, tmp_path("none.npy")), MR_ERR_NO_INPUT);
-    write_text(tmp_path("xz.npy"), "\xFD" "7zXZ and more bytes");
+    write_text(tmp_path("xz.npy"), "\xFD"
+                                   "7zXZ and more bytes");
     assert_int_equal(open_quietly(&f, tmp_path("xz.npy")), MR_ERR_DATA);
 }
 

@@ -95,12 +95,15 @@ static void make_rows(rows_of *r, const mr_dataset *d, mr_split split)
 static bool is_hit(const float *score, int64_t items, int32_t target)
 {
     int better = 0;
-    for (int64_t i = 1; i <= items; i++) better += score[i] > score[target] || (score[i] == score[target] && i < target);
+    for (int64_t i = 1; i <= items; i++)
+        better += score[i] > score[target] || (score[i] == score[target] && i < target);
     return better < 10;
 }
 
-/* Hit@10 of counts: popularity (weight 0), or what followed the last item, popularity as a tie-break. */
-static double hit_counts(const mr_dataset *d, const rows_of *train, const rows_of *test, float weight)
+/* Hit@10 of counts: popularity (weight 0), or what followed the last item, popularity as a
+ * tie-break. */
+static double hit_counts(const mr_dataset *d, const rows_of *train, const rows_of *test,
+                         float weight)
 {
     int64_t w = d->n_items + 1, hits = 0;
     float *score = NULL, *pair = NULL, *pop = NULL;
