@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
-"""Turn item titles into text features for `mealrec-dist import --text FILE.npy --feature-ids FILE.ids`.
+"""Turn item titles into text features for `mealrec-dist import --text X.npy --feature-ids X.ids`.
 
-Reads a CSV with the columns item and title (plain, .xz or .gz), runs a text encoder that is already on this
-machine (a Hugging Face model folder, or an installed Python package that ships one), takes the mean of the
-last hidden states over the tokens of each title, and writes
+Reads a CSV with the columns item and title (plain, .xz or .gz), runs a text encoder that is already
+on this machine (a Hugging Face model folder, or an installed Python package that ships one), takes
+the mean of the last hidden states over the tokens of each title, and writes
 
     OUT.npy   [rows, width] float16 or float32, C order, no pickle
     OUT.ids   the item id of each row, one a line
@@ -93,7 +93,8 @@ def encode(titles, folder, batch, max_tokens, threads):
     if threads:
         torch.set_num_threads(threads)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True).float().eval()
+    model = AutoModel.from_pretrained(folder, local_files_only=True, use_safetensors=True)
+    model = model.float().eval()
     limit = min(max_tokens, getattr(model.config, "max_position_embeddings", max_tokens))
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model.to(device)

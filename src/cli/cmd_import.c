@@ -8,17 +8,20 @@
 #include "io/h5_dataset.h"
 
 static const mr_cli_option options[] = {
-    {"interactions", "FILE", "MicroLens pairs (tsv), user,item[,timestamp] (csv) or RecBole .inter; "
-                             "xz and gz are fine; - is standard input"},
+    {"interactions", "FILE",
+     "MicroLens pairs (tsv), user,item[,timestamp] (csv) or RecBole .inter; "
+     "xz and gz are fine; - is standard input"},
     {"out", "FILE", "the data set file to make (.h5)"},
     {"name", "TEXT", "name of the data set (default: from the file name)"},
-    {"k-core", "N", "drop users and items with fewer than N interactions, repeatedly (4; 0 is off)"},
+    {"k-core", "N",
+     "drop users and items with fewer than N interactions, repeatedly (4; 0 is off)"},
     {"min-len", "N", "drop users with fewer than N interactions (0)"},
     {"visual", "FILE", "npy [items, D]: one vector per item (default with --frames: their mean)"},
     {"frames", "FILE", "npy [items, K, D]: K key frames per item"},
     {"text", "FILE", "npy [items, d_h]: one text vector per item"},
-    {"feature-ids", "FILE", "original item id of every feature row, one a line (default: rows in "
-                            "ascending order of the ids, before filtering)"},
+    {"feature-ids", "FILE",
+     "original item id of every feature row, one a line (default: rows in "
+     "ascending order of the ids, before filtering)"},
     {"feature-dtype", "TYPE", "f16 or f32 (default: float16 stays, all else becomes f32)"},
     {"titles", "FILE", "csv item,title; with --glove: text vectors from titles"},
     {"glove", "FILE", "GloVe vectors as text: word number number ..."},
@@ -55,7 +58,8 @@ static void print_report(const mr_import_report *r, const mr_import_spec *s, int
     const mr_stats both[2] = {r->before, r->after};
     mr_stats_print(stdout, both, heads, 2);
     if (r->used_glove)
-        printf("titles: %lld of %lld distinct words have a vector; %lld items without a title and %lld "
+        printf("titles: %lld of %lld distinct words have a vector; %lld items without a title and "
+               "%lld "
                "without a known word have the mean vector (of %lld)\n",
                (long long)r->titles.known_words, (long long)r->titles.words,
                (long long)r->titles.without_title, (long long)r->titles.without_word,
@@ -78,7 +82,8 @@ static mr_status run(const mr_args *a)
     MR_TRY(mr_import(&d, &report, &spec));
     print_report(&report, &spec, d.n_items);
     mr_status st = mr_h5_dataset_write(&d, out, mr_args_has(a, "force"));
-    if (st == MR_OK) printf("%s: %s, checksum %016llx\n", out, d.name, (unsigned long long)d.checksum);
+    if (st == MR_OK)
+        printf("%s: %s, checksum %016llx\n", out, d.name, (unsigned long long)d.checksum);
     mr_dataset_free(&d);
     return st;
 }

@@ -51,7 +51,8 @@ static mr_status run(const mr_args *a)
 {
     const char *path = a->words[0];
     struct stat sb;
-    MR_CHECK(stat(path, &sb) == 0, errno == ENOENT || errno == ENOTDIR ? MR_ERR_NO_INPUT : MR_ERR_IO,
+    MR_CHECK(stat(path, &sb) == 0,
+             errno == ENOENT || errno == ENOTDIR ? MR_ERR_NO_INPUT : MR_ERR_IO,
              "%s cannot be read: %s", path, strerror(errno));
     if (mr_h5_is_hdf5(path)) return inspect_dataset(path);
     if (S_ISDIR(sb.st_mode)) return mr_inspect_checkpoint(path);

@@ -9,7 +9,8 @@
 #include "io/h5_dataset.h"
 
 static const mr_cli_option options[] = {
-    {"shape", "NAME", "demo, microlens-small, microlens-big, shortvideo-small or shortvideo-big (demo)"},
+    {"shape", "NAME",
+     "demo, microlens-small, microlens-big, shortvideo-small or shortvideo-big (demo)"},
     {"out", "FILE", "the data set file to make (.h5)"},
     {"seed", "N", "the same seed gives the same bytes (2020)"},
     {"name", "TEXT", "name of the data set (default: the shape)"},
@@ -21,8 +22,8 @@ static const mr_cli_option options[] = {
     {"text-width", "N", "width of text; 0: none"},
     {"topics", "N", "number of topics; 0: chosen from the number of items"},
     {"noise", "P", "share of clicks that are random (0.1)"},
-    {"cue", "P", "share of clicks that follow the last item's salient frame (0.75)"},
-    {"tail", "P", "share of clicks inside a topic that ignore popularity (0.45)"},
+    {"cue", "P", "share of clicks that follow the last item's salient frame (0.8)"},
+    {"tail", "P", "chance of a rare item after a popular one, and the reverse (0.75)"},
     {"feature-dtype", "TYPE", "f16 or f32 (f32; shortvideo f16)"},
     {"force", NULL, "replace an existing --out"},
     {NULL, NULL, NULL}};
@@ -72,7 +73,5 @@ static mr_status run(const mr_args *a)
     return st;
 }
 
-const mr_command mr_cmd_synth = {.name = "synth",
-                                 .summary = "make a synthetic data set file",
-                                 .options = options,
-                                 .run = run};
+const mr_command mr_cmd_synth = {
+    .name = "synth", .summary = "make a synthetic data set file", .options = options, .run = run};

@@ -20,8 +20,14 @@ mr_status mr_dataset_check(const mr_dataset *d, const char *where);
 
 /* The seven arrays of a data set in the order of the file schema. */
 enum {
-    MR_PART_OFFSET, MR_PART_ITEMS, MR_PART_VISUAL, MR_PART_FRAMES, MR_PART_TEXT, MR_PART_USER_IDS,
-    MR_PART_ITEM_IDS, MR_PART_COUNT
+    MR_PART_OFFSET,
+    MR_PART_ITEMS,
+    MR_PART_VISUAL,
+    MR_PART_FRAMES,
+    MR_PART_TEXT,
+    MR_PART_USER_IDS,
+    MR_PART_ITEM_IDS,
+    MR_PART_COUNT
 };
 typedef struct mr_part {
     const char *name;

@@ -19,7 +19,10 @@ typedef struct mr_id_table {
 mr_status mr_id_intern(mr_id_table *t, const char *s, int64_t len, int32_t *out);
 /* Number of a known string, or -1. */
 int32_t mr_id_lookup(const mr_id_table *t, const char *s, int64_t len);
-static inline const char *mr_id_text(const mr_id_table *t, int64_t i) { return t->text + t->start[i]; }
+static inline const char *mr_id_text(const mr_id_table *t, int64_t i)
+{
+    return t->text + t->start[i];
+}
 void mr_id_table_free(mr_id_table *t);
 
 #endif

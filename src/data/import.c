@@ -1,6 +1,6 @@
 /* Import in one pass: log -> sequences -> k-core -> features -> data set.
- * Invariants: original ids ascending become users 0.. and items 1.. after filtering (model.md §11.11);
- * nothing is returned unless every part succeeded. */
+ * Invariants: original ids ascending become users 0.. and items 1.. after filtering (model.md
+ * §11.11); nothing is returned unless every part succeeded. */
 #include "data/import.h"
 
 #include <string.h>
@@ -39,16 +39,17 @@ static mr_status check_usable(const mr_stats *s)
              "the log has %lld user after filtering; at least 2 are needed", (long long)s->users);
     MR_CHECK(s->items >= 2, MR_ERR_DATA,
              "the log has %lld item after filtering; at least 2 are needed", (long long)s->items);
-    MR_CHECK(s->train_rows >= 1, MR_ERR_DATA,
-             "no user has 4 interactions after filtering, so there is nothing to train on (the longest "
-             "history has %lld)",
-             (long long)s->max_len);
+    MR_CHECK(
+        s->train_rows >= 1, MR_ERR_DATA,
+        "no user has 4 interactions after filtering, so there is nothing to train on (the longest "
+        "history has %lld)",
+        (long long)s->max_len);
     return MR_OK;
 }
 
 /* Zero-padded table of the original ids numbers[0..n-1]. */
-static mr_status copy_ids(char **table, int64_t *width, const mr_id_table *t, const int32_t *numbers,
-                          int64_t n)
+static mr_status copy_ids(char **table, int64_t *width, const mr_id_table *t,
+                          const int32_t *numbers, int64_t n)
 {
     int64_t w = 1;
     for (int64_t i = 0; i < n; i++) {
@@ -105,8 +106,8 @@ static mr_status glove_text(mr_dataset *d, const mr_import_spec *s, mr_import_re
         ids[i] = mr_id_text(&log->items, kept->item_id[i]);
         same.row[i] = (int32_t)i;
     }
-    MR_TRY_GOTO(mr_titles_glove(&x, &width, &rep->titles, ids, kept->items, s->titles, s->glove), st,
-                end);
+    MR_TRY_GOTO(mr_titles_glove(&x, &width, &rep->titles, ids, kept->items, s->titles, s->glove),
+                st, end);
     rep->used_glove = true;
     st = mr_feature_take(&d->text, &same, x, width, s->feature_dtype);
 end:

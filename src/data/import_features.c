@@ -1,5 +1,6 @@
-/* Feature rows: which row belongs to which item, conversion of element types, refusal of bad numbers.
- * Invariant: files are read row by row; only the kept items' features are ever in memory. */
+/* Feature rows: which row belongs to which item, conversion of element types, refusal of bad
+ * numbers. Invariant: files are read row by row; only the kept items' features are ever in memory.
+ */
 #include "data/import_features.h"
 
 #include <math.h>
@@ -23,8 +24,10 @@ static mr_status read_ids(mr_row_map *m, int32_t *row_of, const mr_inter_log *lo
         MR_CHECK(i < 0 || row_of[i] < 0, MR_ERR_DATA, "%s: line %lld: item %s was named before",
                  s->path, (long long)s->line, line);
         MR_CHECK(m->rows < INT32_MAX, MR_ERR_DATA, "%s: too many lines", s->path);
-        if (i >= 0) row_of[i] = (int32_t)m->rows;
-        else m->unused++;
+        if (i >= 0)
+            row_of[i] = (int32_t)m->rows;
+        else
+            m->unused++;
         m->rows++;
     }
 }
@@ -66,8 +69,9 @@ mr_status mr_row_map_make(mr_row_map *m, const mr_inter_log *log, const mr_seque
         return map_by_ids(m, log, kept, ids_path);
     }
     m->rows = all->items;
-    m->source = "items of the interactions before filtering; name the rows with --feature-ids if they "
-                "are others";
+    m->source =
+        "items of the interactions before filtering; name the rows with --feature-ids if they "
+        "are others";
     /* Both lists are ascending, so one walk finds each kept item's place among all. */
     int64_t r = 0;
     for (int64_t i = 0; i < kept->items; i++) {
@@ -84,7 +88,8 @@ typedef struct bad_numbers {
     int64_t not_finite, too_large;
 } bad_numbers;
 
-static void convert(void *out, mr_dtype to, const void *in, mr_dtype from, int64_t n, bad_numbers *bad)
+static void convert(void *out, mr_dtype to, const void *in, mr_dtype from, int64_t n,
+                    bad_numbers *bad)
 {
     for (int64_t i = 0; i < n; i++) {
         double v = from == MR_F16   ? (double)mr_half_to_float(((const uint16_t *)in)[i])
@@ -119,12 +124,13 @@ static mr_status check_shape(const mr_npy *f, const mr_row_map *m, int rank)
 {
     MR_CHECK(f->dtype == MR_F16 || f->dtype == MR_F32 || f->dtype == MR_F64, MR_ERR_DATA,
              "%s holds integers; features are float16, float32 or float64", f->path);
-    MR_CHECK(f->rank == rank, MR_ERR_DATA, "%s has %d dimensions; %s was expected", f->path, f->rank,
-             rank == 3 ? "[items, frames, width]" : "[items, width]");
-    MR_CHECK(rank != 3 || (f->dims[1] >= 2 && f->dims[1] <= MR_MAX_FRAMES), MR_ERR_DATA,
-             "%s has %lld frames per item; the diffusion over frames needs 2 to %lld (give a single "
-             "frame as --visual instead)",
-             f->path, (long long)f->dims[1], (long long)MR_MAX_FRAMES);
+    MR_CHECK(f->rank == rank, MR_ERR_DATA, "%s has %d dimensions; %s was expected", f->path,
+             f->rank, rank == 3 ? "[items, frames, width]" : "[items, width]");
+    MR_CHECK(
+        rank != 3 || (f->dims[1] >= 2 && f->dims[1] <= MR_MAX_FRAMES), MR_ERR_DATA,
+        "%s has %lld frames per item; the diffusion over frames needs 2 to %lld (give a single "
+        "frame as --visual instead)",
+        f->path, (long long)f->dims[1], (long long)MR_MAX_FRAMES);
     int64_t w = f->dims[rank - 1];
     MR_CHECK(w >= 1 && w <= MR_MAX_WIDTH, MR_ERR_DATA, "%s is %lld wide; 1 to %lld is accepted",
              f->path, (long long)w, (long long)MR_MAX_WIDTH);
@@ -142,8 +148,8 @@ mr_status mr_feature_read(mr_feature *f, const mr_row_map *m, const char *path, 
     mr_status st;
     MR_TRY(mr_npy_open(&npy, path));
     MR_TRY_GOTO(check_shape(&npy, m, rank), st, end);
-    x.dtype = dtype != MR_IMPORT_DTYPE_KEEP ? (mr_dtype)dtype
-                                            : (npy.dtype == MR_F16 ? MR_F16 : MR_F32);
+    x.dtype =
+        dtype != MR_IMPORT_DTYPE_KEEP ? (mr_dtype)dtype : (npy.dtype == MR_F16 ? MR_F16 : MR_F32);
     x.count = rank == 3 ? npy.dims[1] : 1;
     x.width = npy.dims[rank - 1];
     int64_t n = x.count * x.width;
@@ -151,15 +157,17 @@ mr_status mr_feature_read(mr_feature *f, const mr_row_map *m, const char *path, 
     MR_TRY_GOTO(mr_alloc(&buf, n, mr_dtype_bytes(npy.dtype), "feature row"), st, end);
     for (int64_t i = 0; i < m->items; i++) {
         MR_TRY_GOTO(mr_npy_row(&npy, m->row[i], buf), st, end);
-        convert((char *)x.data + i * n * (int64_t)mr_dtype_bytes(x.dtype), x.dtype, buf, npy.dtype, n,
-                &bad);
+        convert((char *)x.data + i * n * (int64_t)mr_dtype_bytes(x.dtype), x.dtype, buf, npy.dtype,
+                n, &bad);
     }
     st = report_bad(&bad, path, x.dtype);
 end:
     mr_npy_close(&npy);
     MR_FREE(buf);
-    if (st == MR_OK) *f = x;
-    else MR_FREE(x.data);
+    if (st == MR_OK)
+        *f = x;
+    else
+        MR_FREE(x.data);
     return st;
 }
 
@@ -177,8 +185,10 @@ mr_status mr_feature_mean(mr_feature *visual, const mr_feature *frames, int64_t 
                            : (double)((const float *)frames->data)[at];
             }
             float mean = (float)(sum / (double)frames->count);
-            if (v.dtype == MR_F16) ((uint16_t *)v.data)[i * v.width + j] = mr_float_to_half(mean);
-            else ((float *)v.data)[i * v.width + j] = mean;
+            if (v.dtype == MR_F16)
+                ((uint16_t *)v.data)[i * v.width + j] = mr_float_to_half(mean);
+            else
+                ((float *)v.data)[i * v.width + j] = mean;
         }
     }
     *visual = v;
@@ -195,7 +205,9 @@ mr_status mr_feature_take(mr_feature *f, const mr_row_map *m, const float *x, in
         convert((char *)y.data + i * width * (int64_t)mr_dtype_bytes(y.dtype), y.dtype,
                 x + m->row[i] * width, MR_F32, width, &bad);
     mr_status st = report_bad(&bad, "text features", y.dtype);
-    if (st == MR_OK) *f = y;
-    else MR_FREE(y.data);
+    if (st == MR_OK)
+        *f = y;
+    else
+        MR_FREE(y.data);
     return st;
 }

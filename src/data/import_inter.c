@@ -22,9 +22,8 @@ static bool is_word(const char *s, size_t len, const char *word)
 /* `name` or `name:type` of RecBole; a typed column must have the type we can use. */
 static mr_status read_column(columns *c, const mr_stream *s, const char *name, size_t len)
 {
-    static const char *const names[COLS][3] = {{"user_id", "user", "uid"},
-                                               {"item_id", "item", "iid"},
-                                               {"timestamp", "time", "ts"}};
+    static const char *const names[COLS][3] = {
+        {"user_id", "user", "uid"}, {"item_id", "item", "iid"}, {"timestamp", "time", "ts"}};
     const char *colon = memchr(name, ':', len);
     size_t word = colon ? (size_t)(colon - name) : len;
     for (int k = 0; k < COLS; k++) {

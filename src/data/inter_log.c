@@ -75,8 +75,7 @@ mr_status mr_log_read(mr_inter_log *log, const char *path)
     memset(log, 0, sizeof *log);
     MR_TRY(mr_stream_open(&s, path));
     mr_status st = read_format(log, &s);
-    if (st == MR_OK && log->n == 0)
-        st = MR_RAISE(MR_ERR_DATA, "%s holds no interactions", s.path);
+    if (st == MR_OK && log->n == 0) st = MR_RAISE(MR_ERR_DATA, "%s holds no interactions", s.path);
     mr_stream_close(&s);
     if (st != MR_OK) mr_log_free(log);
     return st;
@@ -100,8 +99,8 @@ typedef struct order_context {
 static int by_id(const void *a, const void *b, void *context)
 {
     const order_context *c = context;
-    return mr_id_compare(mr_id_text(c->t, *(const int32_t *)a), mr_id_text(c->t, *(const int32_t *)b),
-                         c->numeric);
+    return mr_id_compare(mr_id_text(c->t, *(const int32_t *)a),
+                         mr_id_text(c->t, *(const int32_t *)b), c->numeric);
 }
 
 /* id[rank] = number of the rank-th id in ascending order; rank_of = the inverse. */
@@ -155,8 +154,10 @@ end:
     MR_FREE(item_rank);
     MR_FREE(row);
     MR_FREE(fill);
-    if (st == MR_OK) *out = q;
-    else mr_sequences_free(&q);
+    if (st == MR_OK)
+        *out = q;
+    else
+        mr_sequences_free(&q);
     return st;
 }
 

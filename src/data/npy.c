@@ -1,6 +1,6 @@
 /* Strict .npy files.
- * Invariant: nothing is allocated or read from the header's word before it was compared with the size
- * of the file. */
+ * Invariant: nothing is allocated or read from the header's word before it was compared with the
+ * size of the file. */
 #include "data/npy.h"
 
 #include <errno.h>
@@ -26,8 +26,8 @@ static mr_status read_at(const mr_npy *f, void *out, int64_t bytes, int64_t at)
     while (bytes > 0) {
         ssize_t n = pread(f->fd, p, (size_t)bytes, at);
         if (n < 0 && errno == EINTR) continue;
-        MR_CHECK(n > 0, n < 0 ? MR_ERR_IO : MR_ERR_DATA, "%s: cannot read at byte %lld: %s", f->path,
-                 (long long)at, n < 0 ? strerror(errno) : "the file ends");
+        MR_CHECK(n > 0, n < 0 ? MR_ERR_IO : MR_ERR_DATA, "%s: cannot read at byte %lld: %s",
+                 f->path, (long long)at, n < 0 ? strerror(errno) : "the file ends");
         p += n;
         at += n;
         bytes -= n;
@@ -92,13 +92,15 @@ static mr_status set_type(mr_npy *f, const char *descr)
         f->dtype = types[i].dtype;
         return MR_OK;
     }
-    MR_CHECK(!strchr(descr, 'O'), MR_ERR_DATA,
-             "%s holds Python objects (a pickle), which could run code and are refused; save numbers, "
-             "e.g. numpy.save(path, a.astype('float32'))",
-             f->path);
-    return MR_RAISE(MR_ERR_DATA,
-                    "%s: element type %s; accepted are <f2, <f4, <f8, <i4, <i8, |u1 (little-endian)",
-                    f->path, descr);
+    MR_CHECK(
+        !strchr(descr, 'O'), MR_ERR_DATA,
+        "%s holds Python objects (a pickle), which could run code and are refused; save numbers, "
+        "e.g. numpy.save(path, a.astype('float32'))",
+        f->path);
+    return MR_RAISE(
+        MR_ERR_DATA,
+        "%s: element type %s; accepted are <f2, <f4, <f8, <i4, <i8, |u1 (little-endian)", f->path,
+        descr);
 }
 
 static mr_status parse_dict(mr_npy *f, const char *text)
@@ -152,8 +154,8 @@ static mr_status read_header(mr_npy *f, int64_t file_bytes)
     int64_t start = b[6] == 1 ? 10 : 12, len = b[8] | b[9] << 8;
     if (b[6] == 2) len |= (int64_t)b[10] << 16 | (int64_t)b[11] << 24;
     MR_CHECK(len <= HEADER_MAX && start + len <= file_bytes, MR_ERR_DATA,
-             "%s: the npy header declares %lld bytes; the file has %lld and %d are accepted", f->path,
-             (long long)len, (long long)file_bytes, HEADER_MAX);
+             "%s: the npy header declares %lld bytes; the file has %lld and %d are accepted",
+             f->path, (long long)len, (long long)file_bytes, HEADER_MAX);
     MR_TRY(read_at(f, text, len, start));
     text[len] = '\0';
     MR_CHECK(strlen(text) == (size_t)len, MR_ERR_DATA, "%s: the npy header holds a NUL byte",
@@ -162,7 +164,8 @@ static mr_status read_header(mr_npy *f, int64_t file_bytes)
     f->data_at = start + len;
     int64_t bytes = (int64_t)mr_dtype_bytes(f->dtype);
     bool over = false;
-    for (int i = 0; i < f->rank; i++) over = over || __builtin_mul_overflow(bytes, f->dims[i], &bytes);
+    for (int i = 0; i < f->rank; i++)
+        over = over || __builtin_mul_overflow(bytes, f->dims[i], &bytes);
     MR_CHECK(!over && bytes == file_bytes - f->data_at, MR_ERR_DATA,
              "%s: the shape needs %lld bytes of data but the file has %lld; it is truncated or "
              "damaged",

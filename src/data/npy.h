@@ -1,5 +1,6 @@
 /* NumPy's .npy files: strict reading, row by row, and writing.
- * What it is not: pickles. Object arrays, Fortran order, big-endian numbers and trailing bytes are refused. */
+ * What it is not: pickles. Object arrays, Fortran order, big-endian numbers and trailing bytes are
+ * refused. */
 #ifndef MR_DATA_NPY_H
 #define MR_DATA_NPY_H
 
@@ -26,7 +27,8 @@ mr_status mr_npy_row(const mr_npy *f, int64_t r, void *out);
 int64_t mr_npy_row_elems(const mr_npy *f);
 void mr_npy_close(mr_npy *f);
 
-/* Write data [dims] as version 1.0: temporary file, fsync, rename over `path`. Types as above. ERR_IO. */
+/* Write data [dims] as version 1.0: temporary file, fsync, rename over `path`. Types as above.
+ * ERR_IO. */
 mr_status mr_npy_write(const char *path, mr_dtype dtype, int rank, const int64_t *dims,
                        const void *data);
 

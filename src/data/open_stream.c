@@ -1,5 +1,6 @@
 /* Line reader with decompression by a child process.
- * Invariants: a child is always waited for; its failure is seen before the end of input is reported. */
+ * Invariants: a child is always waited for; its failure is seen before the end of input is
+ * reported. */
 #define _GNU_SOURCE /* pipe2 */
 #include "data/open_stream.h"
 
@@ -45,17 +46,22 @@ static mr_status start_tool(mr_stream *s)
     posix_spawn_file_actions_init(&acts);
     posix_spawn_file_actions_adddup2(&acts, s->fd, 0);
     posix_spawn_file_actions_adddup2(&acts, p[1], 1);
-    char tool[8], flag[] = "-dcq", quiet[] = "-q";
+    /* gzip reports damage even when told to be quiet; end_tool says it once, with the file's name.
+     */
+    posix_spawn_file_actions_addopen(&acts, 2, "/dev/null", O_WRONLY, 0);
+    char tool[8], flag[] = "-dc";
     strcpy(tool, s->tool);
-    char *argv[] = {tool, flag, quiet, NULL};
+    char *argv[] = {tool, flag, NULL};
     int err = posix_spawnp(&s->child, s->tool, &acts, NULL, argv, environ);
     posix_spawn_file_actions_destroy(&acts);
     close(p[1]);
     if (err) {
         s->child = 0;
         close(p[0]);
-        return MR_RAISE(MR_ERR_IO, "%s is compressed and %s cannot be started (%s); install it or "
-                        "decompress the file", s->path, s->tool, strerror(err));
+        return MR_RAISE(MR_ERR_IO,
+                        "%s is compressed and %s cannot be started (%s); install it or "
+                        "decompress the file",
+                        s->path, s->tool, strerror(err));
     }
     close(s->fd);
     s->fd = p[0];
@@ -172,8 +178,9 @@ void mr_stream_close(mr_stream *s)
     s->path = NULL;
 }
 
-/* Parse what is in r->buf (len bytes); *open_p: a quote is still open at the end. Fields are unquoted
- * in place, so this runs once, on the complete record; the first pass only looks at quotes. */
+/* Parse what is in r->buf (len bytes); *open_p: a quote is still open at the end. Fields are
+ * unquoted in place, so this runs once, on the complete record; the first pass only looks at
+ * quotes. */
 static bool quote_is_open(const char *p)
 {
     bool in = false;

@@ -35,8 +35,9 @@ void mr_stream_close(mr_stream *s);
 /* Make room for `need` elements; *cap grows by doubling. Content is kept. ERR_MEMORY. */
 mr_status mr_grow(void **p, int64_t *cap, int64_t need, size_t elem_bytes, const char *what);
 
-/* One CSV record (RFC 4180: quotes, doubled quotes, line ends inside quotes) from as many lines as it
- * takes. fields[i] point into *buf, which is owned by the caller and reused. *n_p = 0 at the end. */
+/* One CSV record (RFC 4180: quotes, doubled quotes, line ends inside quotes) from as many lines as
+ * it takes. fields[i] point into *buf, which is owned by the caller and reused. *n_p = 0 at the
+ * end. */
 #define MR_CSV_FIELDS 64
 typedef struct mr_csv {
     char *buf;

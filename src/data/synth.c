@@ -1,7 +1,7 @@
 /* Synthetic data sets: shapes, latent structure and clicks; features are in synth_features.c.
  * Invariants: every draw is a pure function of (seed, stream, row, block); only +, *, /, sqrt on
- * doubles, so the result is the same everywhere. Users are generated in order because the tail pointer
- * (which items were never clicked) runs through all of them. */
+ * doubles, so the result is the same everywhere. Users are generated in order because the tail
+ * pointer (which items were never clicked) runs through all of them. */
 #include "data/synth.h"
 
 #include <math.h>
@@ -14,10 +14,12 @@
 #include "data/synth_internal.h"
 
 #define SHAPE(n, u, i, s, k, d, t, type)                                                           \
-    {.name = n, .users = u, .items = i, .inter = s, .frames = k, .width = d, .text_width = t,      \
-     .p_cue = 0.75, .p_noise = 0.1, .p_tail = 0.45, .dtype = type, .seed = 2020}
+    {                                                                                              \
+        .name = n, .users = u, .items = i, .inter = s, .frames = k, .width = d, .text_width = t,   \
+        .p_cue = 0.8, .p_noise = 0.1, .p_tail = 0.75, .dtype = type, .seed = 2020                  \
+    }
 static const mr_synth_spec shapes[] = {
-    SHAPE("demo", 600, 300, 4800, 5, 32, 24, MR_F32),
+    SHAPE("demo", 600, 800, 4800, 5, 32, 24, MR_F32),
     SHAPE("microlens-small", 8694, 8265, 50838, 5, 768, 768, MR_F32),
     SHAPE("microlens-big", 86073, 18700, 597104, 5, 768, 768, MR_F32),
     SHAPE("shortvideo-small", 3460, 84192, 240843, 5, 768, 300, MR_F16),
@@ -66,29 +68,34 @@ static mr_status check_spec(const mr_synth_spec *s)
 {
     MR_CHECK(s->users >= 1 && s->users <= MR_MAX_USERS && s->items >= 4 &&
                  s->items <= MR_MAX_ITEMS && s->inter >= 1 && s->inter <= MR_MAX_INTER,
-             MR_ERR_USAGE, "synth: %lld users, %lld items (at least 4), %lld interactions cannot be "
-             "made", (long long)s->users, (long long)s->items, (long long)s->inter);
+             MR_ERR_USAGE,
+             "synth: %lld users, %lld items (at least 4), %lld interactions cannot be "
+             "made",
+             (long long)s->users, (long long)s->items, (long long)s->inter);
     MR_CHECK(s->inter / s->users >= 4, MR_ERR_USAGE,
              "synth: %lld interactions for %lld users; at least 4 a user are needed to train, "
-             "validate and test", (long long)s->inter, (long long)s->users);
+             "validate and test",
+             (long long)s->inter, (long long)s->users);
     MR_CHECK(s->inter >= s->items, MR_ERR_USAGE,
-             "synth: %lld interactions cannot reach each of %lld items once",
-             (long long)s->inter, (long long)s->items);
+             "synth: %lld interactions cannot reach each of %lld items once", (long long)s->inter,
+             (long long)s->items);
     MR_CHECK(s->inter / s->users < s->items / 2, MR_ERR_USAGE,
              "synth: %lld interactions a user need more than %lld items",
              (long long)(s->inter / s->users), (long long)s->items);
     MR_CHECK((s->frames == 0 || (s->frames >= 2 && s->frames <= MR_MAX_FRAMES && s->width > 0)) &&
                  s->width >= 0 && s->width <= MR_MAX_WIDTH && s->text_width >= 0 &&
                  s->text_width <= MR_MAX_WIDTH,
-             MR_ERR_USAGE, "synth: %lld frames of width %lld, text of width %lld; frames must be 0 or "
-             "2 to %lld and need a width, widths at most %lld", (long long)s->frames,
-             (long long)s->width, (long long)s->text_width, (long long)MR_MAX_FRAMES,
-             (long long)MR_MAX_WIDTH);
+             MR_ERR_USAGE,
+             "synth: %lld frames of width %lld, text of width %lld; frames must be 0 or "
+             "2 to %lld and need a width, widths at most %lld",
+             (long long)s->frames, (long long)s->width, (long long)s->text_width,
+             (long long)MR_MAX_FRAMES, (long long)MR_MAX_WIDTH);
     MR_CHECK(s->topics >= 0 && s->topics <= s->items / 2, MR_ERR_USAGE,
              "synth: %lld topics for %lld items; 2 items a topic are needed", (long long)s->topics,
              (long long)s->items);
     MR_CHECK(s->p_cue >= 0 && s->p_noise >= 0 && s->p_cue + s->p_noise <= 1 && s->p_tail >= 0 &&
-                 s->p_tail <= 1, MR_ERR_USAGE, "synth: shares must lie in 0..1 and sum to at most 1");
+                 s->p_tail <= 1,
+             MR_ERR_USAGE, "synth: shares must lie in 0..1 and sum to at most 1");
     MR_CHECK(s->dtype == MR_F32 || s->dtype == MR_F16, MR_ERR_USAGE,
              "synth: features are float16 or float32");
     return MR_OK;
@@ -187,9 +194,9 @@ static void make_lengths(const mr_synth_spec *s, int64_t *offset)
 typedef struct walk {
     const mr_synth_spec *s;
     const mr_latent *z;
-    int64_t *seen_by;  /* [items] user + 1 of the last user who clicked it */
-    bool *clicked;     /* [items] by anybody */
-    int32_t *explore;  /* [items] a random order in which never-clicked items are tried */
+    int64_t *seen_by; /* [items] user + 1 of the last user who clicked it */
+    bool *clicked;    /* [items] by anybody */
+    int32_t *explore; /* [items] a random order in which never-clicked items are tried */
     int64_t at, unclicked, left;
     int32_t *topic_at; /* [topics] the same walk inside a topic */
 } walk;
@@ -200,8 +207,10 @@ static int64_t by_popularity(const walk *w, draw *g, int64_t c)
     double x = mr_u01(draw_u32(g)) * w->z->weight[n - 1];
     while (lo < hi) {
         int64_t mid = (lo + hi) / 2;
-        if (w->z->weight[mid] < x) lo = mid + 1;
-        else hi = mid;
+        if (w->z->weight[mid] < x)
+            lo = mid + 1;
+        else
+            hi = mid;
     }
     return w->z->order[w->z->first[c] + lo];
 }
@@ -226,19 +235,24 @@ static int64_t anywhere(walk *w, draw *g)
 
 #define INTERESTS 3
 
-/* The next item of user u (0-based) after `last` (-1: none); never one the user has already. */
-static int64_t next_item(walk *w, draw *g, int64_t u, int64_t last, const int64_t *interest)
+/* The next item of user u (0-based) after `last` (-1: none); never one the user has already.
+ * *popular: was `last` chosen by popularity; then the same of the result. */
+static int64_t next_item(walk *w, draw *g, int64_t u, int64_t last, const int64_t *interest,
+                         bool *popular)
 {
     const mr_synth_spec *s = w->s;
+    const double p_tail = *popular ? s->p_tail : 1.0 - s->p_tail;
     int64_t i = 0;
     for (int tries = 0; tries < 64; tries++) {
         double x = mr_u01(draw_u32(g));
+        *popular = false;
         if (w->unclicked >= w->left || x <= s->p_noise) {
             i = anywhere(w, g);
         } else {
             bool by_cue = last >= 0 && x <= s->p_noise + s->p_cue;
             int64_t c = by_cue ? w->z->cue[last] : interest[draw_below(g, INTERESTS)];
-            i = draw_chance(g, s->p_tail) ? from_tail(w, g, c) : by_popularity(w, g, c);
+            *popular = !draw_chance(g, p_tail);
+            i = *popular ? by_popularity(w, g, c) : from_tail(w, g, c);
         }
         if (w->seen_by[i] != u + 1) return i;
     }
@@ -259,11 +273,13 @@ static mr_status make_clicks(mr_dataset *d, const mr_synth_spec *s, const mr_lat
     for (int64_t u = 0; u < s->users; u++) {
         g = draw_make(s->seed, MR_SYNTH_CLICK, (uint32_t)u);
         int64_t interest[INTERESTS], last = -1;
+        bool popular = u & 1;
         for (int k = 0; k < INTERESTS; k++) interest[k] = draw_below(&g, z->topics);
         for (int64_t j = d->offset[u]; j < d->offset[u + 1]; j++) {
             /* Interests drift: one of them is replaced now and then. */
-            if (draw_chance(&g, 0.1)) interest[draw_below(&g, INTERESTS)] = draw_below(&g, z->topics);
-            int64_t i = next_item(&w, &g, u, last, interest);
+            if (draw_chance(&g, 0.1))
+                interest[draw_below(&g, INTERESTS)] = draw_below(&g, z->topics);
+            int64_t i = next_item(&w, &g, u, last, interest, &popular);
             w.seen_by[i] = u + 1;
             w.unclicked -= !w.clicked[i];
             w.clicked[i] = true;
@@ -297,8 +313,8 @@ static mr_status make_ids(char **table, int64_t *width, int64_t n)
 mr_status mr_synth(mr_dataset *out, const mr_synth_spec *s)
 {
     MR_TRY(check_spec(s));
-    mr_dataset d = {.is_synthetic = true, .n_users = s->users, .n_items = s->items,
-                    .n_inter = s->inter};
+    mr_dataset d = {
+        .is_synthetic = true, .n_users = s->users, .n_items = s->items, .n_inter = s->inter};
     mr_latent z = {0};
     mr_status st;
     uint64_t sums[MR_PART_COUNT];

@@ -1,11 +1,11 @@
 /* Synthetic data sets with a planted preference structure (docs/data-format.md tells it in full).
- * An item has a topic, a rank inside its topic, and a cue: the topic that its viewers turn to next. The topic
- * shows in visual and text; the cue shows only in the one or two salient frames (and, for half of the
- * items, faintly in the text); the other frames are background. The next click goes to the cue's
- * topic, or to one of the user's drifting interests, or is noise; inside a topic half of the clicks
- * follow popularity and the rest spread over the tail, so many last items are too rare for an id
- * embedding to know their cue while their frames show it.
- * What it is not: a likeness of real behaviour. Results on it say nothing about accuracy elsewhere. */
+ * An item has a topic, a rank inside its topic, and a cue: the topic that its viewers turn to next.
+ * The topic shows in visual and text; the cue shows only in the one or two salient frames (and, for
+ * half of the items, faintly in the text); the other frames are background. The next click goes to
+ * the cue's topic, or to one of the user's drifting interests, or is noise. Inside a topic half of
+ * the clicks follow popularity, and the click before such a click is mostly on a rare item, which
+ * no id embedding can know while its frames show where the user goes next. What it is not: a
+ * likeness of real behaviour. Results on it say nothing about accuracy elsewhere. */
 #ifndef MR_DATA_SYNTH_H
 #define MR_DATA_SYNTH_H
 
@@ -20,13 +20,13 @@ typedef struct mr_synth_spec {
     int64_t text_width;          /* d_h; 0 = no text */
     int64_t topics;              /* 0 = chosen from the number of items */
     double p_cue, p_noise;       /* share of clicks that follow the cue, that are random */
-    double p_tail;               /* share of a topic's clicks that ignore popularity */
+    double p_tail;               /* chance of a rare item after a popular one, and the reverse */
     mr_dtype dtype;              /* MR_F32 or MR_F16 */
     uint64_t seed;
 } mr_synth_spec;
 
-/* Named shapes: demo, microlens-small, microlens-big, shortvideo-small, shortvideo-big (model.md §9).
- * ERR_USAGE for another word, naming the nearest. */
+/* Named shapes: demo, microlens-small, microlens-big, shortvideo-small, shortvideo-big (model.md
+ * §9). ERR_USAGE for another word, naming the nearest. */
 mr_status mr_synth_spec_for(const char *shape, mr_synth_spec *out);
 extern const char *const mr_synth_shapes[];
 extern const int mr_synth_n_shapes;

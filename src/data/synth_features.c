@@ -1,6 +1,7 @@
 /* Features of synthetic items: prototypes of topics, cues and backgrounds plus noise.
- * Invariant: near-normal numbers are sums of four 16-bit uniforms (Irwin-Hall), mixed as integers and
- * scaled once at the end, so neither a mathematical library nor a fused multiply-add can change a bit. */
+ * Invariant: near-normal numbers are sums of four 16-bit uniforms (Irwin-Hall), mixed as integers
+ * and scaled once at the end, so neither a mathematical library nor a fused multiply-add can change
+ * a bit. */
 #include "data/synth_internal.h"
 
 #include <string.h>

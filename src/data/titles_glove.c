@@ -1,5 +1,6 @@
 /* Titles to mean GloVe vectors.
- * Invariant: only words that occur in a title are kept, so a GloVe file of any size costs little memory. */
+ * Invariant: only words that occur in a title are kept, so a GloVe file of any size costs little
+ * memory. */
 #include "data/titles_glove.h"
 
 #include <math.h>
@@ -36,7 +37,8 @@ static mr_status add_title(work *w, int64_t item, char *title)
         char *from = p;
         for (; is_word_byte((unsigned char)*p); p++)
             if (*p >= 'A' && *p <= 'Z') *p = (char)(*p + 32);
-        MR_TRY(mr_grow((void **)&w->token, &w->token_cap, w->tokens + 1, sizeof *w->token, "words"));
+        MR_TRY(
+            mr_grow((void **)&w->token, &w->token_cap, w->tokens + 1, sizeof *w->token, "words"));
         MR_TRY(mr_id_intern(&w->words, from, p - from, &w->token[w->tokens]));
         w->tokens++;
     }
@@ -135,7 +137,8 @@ static mr_status read_glove(work *w, mr_stream *s)
     return MR_OK;
 }
 
-/* Mean over the known words of each title; items without one get the mean over the items with one. */
+/* Mean over the known words of each title; items without one get the mean over the items with one.
+ */
 static mr_status average(float *out, const work *w, int64_t items, mr_title_report *rep)
 {
     double *sum = NULL;
@@ -163,7 +166,8 @@ static mr_status average(float *out, const work *w, int64_t items, mr_title_repo
         }
     }
     if (st == MR_OK && with == 0)
-        st = MR_RAISE(MR_ERR_DATA, "no title of any item has a word of the GloVe file; are both in the "
+        st = MR_RAISE(MR_ERR_DATA,
+                      "no title of any item has a word of the GloVe file; are both in the "
                       "same language, and are the item ids those of the interactions?");
     for (int64_t i = 0; i < items && st == MR_OK; i++)
         for (int64_t j = 0; j < d && !has[i]; j++) out[i * d + j] = (float)(all[j] / (double)with);
@@ -194,7 +198,8 @@ static mr_status run(work *w, float **out, mr_title_report *rep, const char *con
         w->first[i] = -1;
     }
     MR_TRY(with_stream(w, titles, true));
-    MR_CHECK(w->words.n > 0, MR_ERR_DATA, "%s has no word in the title of any item of the log", titles);
+    MR_CHECK(w->words.n > 0, MR_ERR_DATA, "%s has no word in the title of any item of the log",
+             titles);
     MR_TRY(MR_ALLOC(&w->known, w->words.n, "known words"));
     MR_TRY(with_stream(w, glove, false));
     MR_TRY(MR_ALLOC(out, items * w->width, "text features"));

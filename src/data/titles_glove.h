@@ -13,9 +13,10 @@ typedef struct mr_title_report {
 } mr_title_report;
 
 /* ids[i] = original id of item i, [items]. *out = [items, *width] float32, caller frees.
- * titles: CSV with a header that names `item` and `title`. Words are runs of ASCII letters and digits and
- * of bytes >= 128, ASCII letters lowercased. An item without a title or without a known word gets the mean
- * over the other items. ERR_NO_INPUT, ERR_DATA (also when no item has a known word), ERR_IO. */
+ * titles: CSV with a header that names `item` and `title`. Words are runs of ASCII letters and
+ * digits and of bytes >= 128, ASCII letters lowercased. An item without a title or without a known
+ * word gets the mean over the other items. ERR_NO_INPUT, ERR_DATA (also when no item has a known
+ * word), ERR_IO. */
 mr_status mr_titles_glove(float **out, int64_t *width, mr_title_report *report,
                           const char *const *ids, int64_t items, const char *titles,
                           const char *glove);

@@ -1,7 +1,8 @@
 /* Strict reader of data set files, on one rank or many.
- * What it is not: tolerant. Order of work: bytes of the file (size, signature), then every object's kind,
- * type, shape and place on this rank alone, then an agreement of all ranks, and only then memory,
- * collective reads, checksums and meaning. A refused file therefore never leaves a rank in a collective. */
+ * What it is not: tolerant. Order of work: bytes of the file (size, signature), then every object's
+ * kind, type, shape and place on this rank alone, then an agreement of all ranks, and only then
+ * memory, collective reads, checksums and meaning. A refused file therefore never leaves a rank in
+ * a collective. */
 #include "io/h5_dataset.h"
 
 #include <errno.h>
@@ -78,10 +79,11 @@ static mr_status read_attr(const reader *r, hid_t where, const char *name, int k
     if (type >= 0) H5Tclose(type);
     if (a >= 0) H5Aclose(a);
     H5Tclose(want);
-    MR_CHECK(ok, MR_ERR_DATA,
-             "%s: attribute %s is missing or not of the type of a %s data set; make the data set with "
-             "`mealrec-dist import`",
-             r->path, name, MR_DATASET_SCHEMA);
+    MR_CHECK(
+        ok, MR_ERR_DATA,
+        "%s: attribute %s is missing or not of the type of a %s data set; make the data set with "
+        "`mealrec-dist import`",
+        r->path, name, MR_DATASET_SCHEMA);
     return MR_OK;
 }
 
@@ -124,7 +126,8 @@ static bool is_plain(const reader *r, hid_t ds, int64_t bytes)
            (haddr_t)bytes <= (haddr_t)r->file_bytes - at;
 }
 
-/* Dims against limits, and the number of bytes without overflow. want[i] < 0: free, up to -want[i]. */
+/* Dims against limits, and the number of bytes without overflow. want[i] < 0: free, up to -want[i].
+ */
 static mr_status check_dims(const reader *r, mr_part *p, hid_t space, const int64_t want[3])
 {
     hsize_t dims[3] = {0};
@@ -182,15 +185,15 @@ static bool has_link(hid_t file, const char *name, bool *is_bad)
     *is_bad = false;
     htri_t there = H5Lexists(file, name, H5P_DEFAULT);
     if (there == 0) return false;
-    *is_bad = there < 0 || H5Lget_info(file, name, &info, H5P_DEFAULT) < 0 ||
-              info.type != H5L_TYPE_HARD;
+    *is_bad =
+        there < 0 || H5Lget_info(file, name, &info, H5P_DEFAULT) < 0 || info.type != H5L_TYPE_HARD;
     return !*is_bad;
 }
 
 static mr_status read_part_header(reader *r, hid_t file, int i, int *n_found)
 {
-    static const char *const names[MR_PART_COUNT] = {"offset",   "items",    "visual",  "frames",
-                                                     "text",     "user_ids", "item_ids"};
+    static const char *const names[MR_PART_COUNT] = {"offset", "items",    "visual",  "frames",
+                                                     "text",   "user_ids", "item_ids"};
     static const int ranks[MR_PART_COUNT] = {1, 1, 2, 3, 2, 2, 2};
     static const mr_dtype fixed[MR_PART_COUNT] = {MR_I64, MR_I32, MR_F32, MR_F32,
                                                   MR_F32, MR_U8,  MR_U8};
@@ -264,8 +267,8 @@ static mr_status read_metadata(reader *r)
 static mr_status alloc_parts(reader *r)
 {
     mr_dataset *d = &r->d;
-    void **slot[MR_PART_COUNT] = {(void **)&d->offset,   (void **)&d->items,   &d->visual.data,
-                                  &d->frames.data,       &d->text.data,        (void **)&d->user_ids,
+    void **slot[MR_PART_COUNT] = {(void **)&d->offset,  (void **)&d->items, &d->visual.data,
+                                  &d->frames.data,      &d->text.data,      (void **)&d->user_ids,
                                   (void **)&d->item_ids};
     for (int i = 0; i < MR_PART_COUNT; i++) {
         if (!r->parts[i].rank) continue;
@@ -307,8 +310,7 @@ static mr_status read_round(const reader *r, hid_t ds, hid_t type, hid_t dxpl, c
                       (long long)(first + lo), (long long)(first + hi), p->name, mr_h5_reason());
     if (!shared) return st;
     MR_TRY(agree(shared, st));
-    for (int k = 0; k < size; k++)
-        counts[k] = (n * (k + 1) / size - n * k / size) * row_bytes;
+    for (int k = 0; k < size; k++) counts[k] = (n * (k + 1) / size - n * k / size) * row_bytes;
     char *base = (char *)p->data + first * row_bytes;
     return shared->allgatherv(shared, base + lo * row_bytes, base, counts, MR_U8);
 }
@@ -356,8 +358,7 @@ static mr_status read_arrays(const reader *r, mr_comm *shared)
     H5Pset_fclose_degree(fapl, H5F_CLOSE_STRONG);
     hid_t file = H5Fopen(r->path, H5F_ACC_RDONLY, fapl);
     H5Pclose(fapl);
-    if (file < 0)
-        st = MR_RAISE(MR_ERR_DATA, "%s cannot be opened: %s", r->path, mr_h5_reason());
+    if (file < 0) st = MR_RAISE(MR_ERR_DATA, "%s cannot be opened: %s", r->path, mr_h5_reason());
     if (shared) st = agree(shared, st);
     for (int i = 0; i < MR_PART_COUNT && st == MR_OK; i++)
         if (r->parts[i].rank) st = read_part(r, file, &r->parts[i], shared, counts);
@@ -391,7 +392,8 @@ static mr_comm *sharing(mr_comm *comm)
     return size == comm->size ? comm : NULL;
 }
 
-/* Folders of the same name on two hosts may hold different files; shapes must agree before a gather. */
+/* Folders of the same name on two hosts may hold different files; shapes must agree before a
+ * gather. */
 static mr_status same_everywhere(const reader *r, mr_comm *comm)
 {
     if (!comm || comm->size < 2) return MR_OK;
@@ -399,11 +401,11 @@ static mr_status same_everywhere(const reader *r, mr_comm *comm)
     MR_TRY(comm->bcast(comm, first, 2, MR_I64, 0));
     mr_status st = MR_OK;
     if (memcmp(mine, first, sizeof mine) != 0)
-        st = MR_RAISE(MR_ERR_DATA,
-                      "%s on rank %d (checksum %016llx) is not the file that rank 0 sees (%016llx); "
-                      "copy the same file to every host",
-                      r->path, comm->rank, (unsigned long long)mine[0],
-                      (unsigned long long)first[0]);
+        st = MR_RAISE(
+            MR_ERR_DATA,
+            "%s on rank %d (checksum %016llx) is not the file that rank 0 sees (%016llx); "
+            "copy the same file to every host",
+            r->path, comm->rank, (unsigned long long)mine[0], (unsigned long long)first[0]);
     return agree(comm, st);
 }
 

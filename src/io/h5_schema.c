@@ -20,7 +20,8 @@ const mr_h5_attr mr_h5_attrs[MR_H5_ATTRS] = {
 
 void mr_h5_quiet(void)
 {
-    /* After a failed write 1.10.8 crashes when it tidies up at exit; every file is closed by hand. */
+    /* After a failed write 1.10.8 crashes when it tidies up at exit; every file is closed by hand.
+     */
     H5dont_atexit();
     H5Eset_auto2(H5E_DEFAULT, NULL, NULL);
     H5PLset_loading_state(0);

@@ -14,7 +14,8 @@
 #define MR_H5_SLICE_BYTES (INT64_C(1) << 30) /* HDF5 1.10 fails above 2 GiB a call */
 #define MR_H5_TEXT 64                        /* bytes of the text attributes, zero padded */
 
-/* The attributes of the file, as one struct; header_sum covers everything else in it and the shapes. */
+/* The attributes of the file, as one struct; header_sum covers everything else in it and the
+ * shapes. */
 typedef struct mr_h5_header {
     char schema[MR_H5_TEXT], name[MR_H5_TEXT];
     uint32_t version;
@@ -39,7 +40,7 @@ uint64_t mr_h5_header_sum(const mr_h5_header *h, const mr_part parts[MR_PART_COU
 /* Visit every attribute of the file with its type; used by both directions. */
 typedef struct mr_h5_attr {
     const char *name;
-    int kind; /* 0 text, 1 u32, 2 u8, 3 i64, 4 u64 */
+    int kind;      /* 0 text, 1 u32, 2 u8, 3 i64, 4 u64 */
     size_t offset; /* into mr_h5_header */
 } mr_h5_attr;
 #define MR_H5_ATTRS 9

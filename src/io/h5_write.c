@@ -1,6 +1,6 @@
-/* Writer of data set files: one process, serial HDF5 (collective writes that fail can hang in close).
- * What it is not: reading. Invariants: the final name appears only when the whole file is on disk;
- * libver bounds are fixed to 1.10, whose object headers carry their own checksums. */
+/* Writer of data set files: one process, serial HDF5 (collective writes that fail can hang in
+ * close). What it is not: reading. Invariants: the final name appears only when the whole file is
+ * on disk; libver bounds are fixed to 1.10, whose object headers carry their own checksums. */
 #include "io/h5_dataset.h"
 
 #include <errno.h>
@@ -28,8 +28,8 @@ static mr_status write_header(hid_t file, const mr_h5_header *h)
 {
     for (int i = 0; i < MR_H5_ATTRS; i++) {
         hid_t type = mr_h5_attr_type(mr_h5_attrs[i].kind);
-        mr_status st = write_attr(file, mr_h5_attrs[i].name, type,
-                                  (const char *)h + mr_h5_attrs[i].offset);
+        mr_status st =
+            write_attr(file, mr_h5_attrs[i].name, type, (const char *)h + mr_h5_attrs[i].offset);
         H5Tclose(type);
         MR_TRY(st);
     }
@@ -45,7 +45,8 @@ static bool write_rows(hid_t ds, hid_t type, const mr_part *p, int64_t first, in
         count[i] = (hsize_t)p->dims[i];
         row_elems *= p->dims[i];
     }
-    const char *from = (const char *)p->data + first * row_elems * (int64_t)mr_dtype_bytes(p->dtype);
+    const char *from =
+        (const char *)p->data + first * row_elems * (int64_t)mr_dtype_bytes(p->dtype);
     hid_t fs = H5Dget_space(ds), ms = H5Screate_simple(p->rank, count, NULL);
     bool ok = fs >= 0 && ms >= 0 &&
               H5Sselect_hyperslab(fs, H5S_SELECT_SET, start, NULL, count, NULL) >= 0 &&
@@ -136,21 +137,26 @@ static mr_status publish(const char *tmp, const char *path, bool force)
         int rc = link(tmp, path);
         MR_CHECK(rc == 0 || errno != EEXIST, MR_ERR_USAGE,
                  "%s exists and was not touched; choose another --out or add --force", path);
-        if (rc != 0) rc = rename(tmp, path); /* a file system without hard links */
-        else unlink(tmp);
+        if (rc != 0)
+            rc = rename(tmp, path); /* a file system without hard links */
+        else
+            unlink(tmp);
         MR_CHECK(rc == 0, MR_ERR_IO, "%s cannot be renamed to %s: %s", tmp, path, strerror(errno));
     }
     char dir[4096];
     snprintf(dir, sizeof dir, "%s", path);
     char *slash = strrchr(dir, '/');
-    if (slash == dir) slash[1] = '\0';
-    else if (slash) *slash = '\0';
-    else snprintf(dir, sizeof dir, ".");
+    if (slash == dir)
+        slash[1] = '\0';
+    else if (slash)
+        *slash = '\0';
+    else
+        snprintf(dir, sizeof dir, ".");
     return sync_path(dir, O_RDONLY | O_DIRECTORY);
 }
 
-/* Is there room? HDF5 1.10 deals badly with a disk that fills up, so it is asked beforehand: reserve the
- * bytes in a file of the temporary name, then remove it. */
+/* Is there room? HDF5 1.10 deals badly with a disk that fills up, so it is asked beforehand:
+ * reserve the bytes in a file of the temporary name, then remove it. */
 static mr_status check_room(const char *tmp, const mr_part *parts)
 {
     int64_t bytes = 65536; /* more than all headers */
@@ -170,7 +176,8 @@ mr_status mr_h5_check_out(const char *path, bool force)
 {
     struct stat sb;
     if (lstat(path, &sb) != 0) return MR_OK;
-    MR_CHECK(S_ISREG(sb.st_mode), MR_ERR_USAGE, "%s is not a regular file; choose another --out", path);
+    MR_CHECK(S_ISREG(sb.st_mode), MR_ERR_USAGE, "%s is not a regular file; choose another --out",
+             path);
     MR_CHECK(force, MR_ERR_USAGE,
              "%s exists and was not touched; choose another --out or add --force", path);
     return MR_OK;

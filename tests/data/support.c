@@ -27,8 +27,10 @@ const char *tmp_path(const char *name)
     static char ring[8][512];
     static int at;
     if (!folder[0]) {
+        /* Memory when there is: thousands of small files would wait for a disk. */
         const char *base = getenv("TMPDIR");
-        snprintf(folder, sizeof folder, "%s/mr_data_XXXXXX", base ? base : "/tmp");
+        if (!base) base = access("/dev/shm", W_OK) == 0 ? "/dev/shm" : "/tmp";
+        snprintf(folder, sizeof folder, "%s/mr_data_XXXXXX", base);
         assert_non_null(mkdtemp(folder));
         atexit(remove_folder);
     }

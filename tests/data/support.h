@@ -11,7 +11,8 @@
 
 #include "data/dataset.h"
 
-/* A new empty folder under $TMPDIR or /tmp; removed at exit. Path of a name in it (static ring of 8). */
+/* A new empty folder under $TMPDIR or /tmp; removed at exit. Path of a name in it (static ring of
+ * 8). */
 const char *tmp_path(const char *name);
 void write_bytes(const char *path, const void *data, size_t n);
 void write_text(const char *path, const char *text);

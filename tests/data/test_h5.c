@@ -233,8 +233,8 @@ static void test_rows(void **state)
         int64_t offset[U + 1] = {0};
         for (int u = 0; u < U; u++) offset[u + 1] = offset[u] + (int64_t)(next_random(&rng) % 7);
         int32_t items[64];
-        mr_dataset d = {.n_users = U, .n_items = 5, .n_inter = offset[U], .offset = offset,
-                        .items = items};
+        mr_dataset d = {
+            .n_users = U, .n_items = 5, .n_inter = offset[U], .offset = offset, .items = items};
         for (int split = 0; split < 3; split++) {
             mr_rows r;
             assert_int_equal(mr_rows_make(&r, &d, (mr_split)split), MR_OK);
@@ -261,8 +261,7 @@ static void test_half(void **state)
     for (uint32_t h = 0; h < 65536; h++) {
         float f = mr_half_to_float((uint16_t)h);
         int e = (int)(h >> 10) & 31, m = (int)h & 1023;
-        double want = e == 31 ? (m ? NAN : INFINITY)
-                              : ldexp(e ? 1024 + m : m, (e ? e : 1) - 25);
+        double want = e == 31 ? (m ? NAN : INFINITY) : ldexp(e ? 1024 + m : m, (e ? e : 1) - 25);
         if (h & 0x8000u) want = -want;
         if (isnan(want)) {
             assert_true(isnan(f) && isnan(mr_half_to_float(mr_float_to_half(f))));
@@ -286,11 +285,16 @@ static void test_half(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_round_trip),  cmocka_unit_test(test_never_overwrites),
-        cmocka_unit_test(test_missing_and_foreign), cmocka_unit_test(test_bit_flips),
-        cmocka_unit_test(test_truncation),  cmocka_unit_test(test_mutations),
-        cmocka_unit_test(test_write_failure), cmocka_unit_test(test_checks),
-        cmocka_unit_test(test_rows),        cmocka_unit_test(test_half),
+        cmocka_unit_test(test_round_trip),
+        cmocka_unit_test(test_never_overwrites),
+        cmocka_unit_test(test_missing_and_foreign),
+        cmocka_unit_test(test_bit_flips),
+        cmocka_unit_test(test_truncation),
+        cmocka_unit_test(test_mutations),
+        cmocka_unit_test(test_write_failure),
+        cmocka_unit_test(test_checks),
+        cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_half),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

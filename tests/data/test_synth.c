@@ -12,7 +12,7 @@
 static void test_counts(void **state)
 {
     (void)state;
-    static const int64_t want[][3] = {{600, 300, 4800},
+    static const int64_t want[][3] = {{600, 800, 4800},
                                       {8694, 8265, 50838},
                                       {86073, 18700, 597104},
                                       {3460, 84192, 240843},
@@ -70,11 +70,144 @@ static void test_same_seed(void **state)
     mr_dataset_free(&c);
 }
 
+/* ---- does content predict the next item? ---- */
+
+enum { ROWS_MAX = 4000, FEATURES_MAX = 64, STEPS = 15 };
+
+typedef struct rows_of {
+    int64_t n;
+    int32_t last[ROWS_MAX], target[ROWS_MAX]; /* item ids */
+} rows_of;
+
+static void make_rows(rows_of *r, const mr_dataset *d, mr_split split)
+{
+    mr_rows rows;
+    assert_int_equal(mr_rows_make(&rows, d, split), MR_OK);
+    assert_true(rows.n <= ROWS_MAX);
+    r->n = rows.n;
+    for (int64_t i = 0; i < rows.n; i++) {
+        r->target[i] = d->items[rows.target[i]];
+        r->last[i] = d->items[rows.target[i] - 1];
+    }
+    mr_rows_free(&rows);
+}
+
+static bool is_hit(const float *score, int64_t items, int32_t target)
+{
+    int better = 0;
+    for (int64_t i = 1; i <= items; i++)
+        better += score[i] > score[target] || (score[i] == score[target] && i < target);
+    return better < 10;
+}
+
+/* Hit@10 of counts: popularity (weight 0), or what followed the last item, popularity as a
+ * tie-break. */
+static double hit_counts(const mr_dataset *d, const rows_of *train, const rows_of *test,
+                         float weight)
+{
+    int64_t w = d->n_items + 1, hits = 0;
+    float *score = NULL, *pair = NULL, *pop = NULL;
+    assert_int_equal(MR_ALLOC(&score, w, "score"), MR_OK);
+    assert_int_equal(MR_ALLOC(&pop, w, "pop"), MR_OK);
+    assert_int_equal(MR_ALLOC(&pair, w * w, "pairs"), MR_OK);
+    for (int64_t i = 0; i < train->n; i++) {
+        pop[train->target[i]] += 1;
+        pair[train->last[i] * w + train->target[i]] += 1;
+    }
+    for (int64_t i = 0; i < test->n; i++) {
+        for (int64_t k = 1; k < w; k++) score[k] = pop[k] + weight * pair[test->last[i] * w + k];
+        hits += is_hit(score, d->n_items, test->target[i]);
+    }
+    MR_FREE(score);
+    MR_FREE(pair);
+    MR_FREE(pop);
+    return (double)hits / (double)test->n;
+}
+
+/* Mean frame, text and a constant of an item; item_of permutes items (the control). */
+static int64_t features_of(const mr_dataset *d, int64_t item, float *x)
+{
+    int64_t n = 0, K = d->frames.count, D = d->frames.width, h = d->text.width;
+    for (int64_t j = 0; j < D; j++, n++) {
+        x[n] = 0;
+        for (int64_t k = 0; k < K; k++)
+            x[n] += 2.0f / (float)K * ((float *)d->frames.data)[(item * K + k) * D + j];
+    }
+    for (int64_t j = 0; j < h; j++) x[n++] = ((float *)d->text.data)[item * h + j];
+    x[n++] = 1;
+    assert_true(n <= FEATURES_MAX);
+    return n;
+}
+
+/* Hit@10 of softmax regression from the last item's content, by plain gradient steps. */
+static double hit_content(const mr_dataset *d, const rows_of *train, const rows_of *test,
+                          const int32_t *item_of)
+{
+    int64_t w = d->n_items + 1, n = 0, hits = 0;
+    static float x[1000][FEATURES_MAX];
+    for (int64_t i = 0; i < d->n_items; i++) n = features_of(d, item_of[i], x[i + 1]);
+    float *W = NULL, *score = NULL;
+    assert_int_equal(MR_ALLOC(&W, w * n, "weights"), MR_OK);
+    assert_int_equal(MR_ALLOC(&score, w, "score"), MR_OK);
+    for (int step = 0; step <= STEPS; step++) {
+        const rows_of *r = step < STEPS ? train : test;
+        for (int64_t i = 0; i < r->n; i++) {
+            const float *in = x[r->last[i]];
+            float top = -1e30f, sum = 0;
+            for (int64_t k = 1; k < w; k++) {
+                score[k] = 0;
+                for (int64_t j = 0; j < n; j++) score[k] += W[k * n + j] * in[j];
+                top = fmaxf(top, score[k]);
+            }
+            if (step == STEPS) {
+                hits += is_hit(score, d->n_items, r->target[i]);
+                continue;
+            }
+            for (int64_t k = 1; k < w; k++) sum += score[k] = expf(score[k] - top);
+            for (int64_t k = 1; k < w; k++) {
+                float g = 0.05f * ((k == r->target[i] ? 1.0f : 0.0f) - score[k] / sum);
+                for (int64_t j = 0; j < n; j++) W[k * n + j] += g * in[j];
+            }
+        }
+    }
+    MR_FREE(W);
+    MR_FREE(score);
+    return (double)hits / (double)test->n;
+}
+
+static void test_planted(void **state)
+{
+    (void)state;
+    static rows_of train, test;
+    static int32_t item_of[1000], other[1000];
+    mr_synth_spec s;
+    mr_dataset d;
+    assert_int_equal(mr_synth_spec_for("demo", &s), MR_OK);
+    assert_int_equal(mr_synth(&d, &s), MR_OK);
+    make_rows(&train, &d, MR_SPLIT_TRAIN);
+    make_rows(&test, &d, MR_SPLIT_TEST);
+    for (int32_t i = 0; i < d.n_items; i++) {
+        item_of[i] = i;
+        other[i] = (int32_t)((i * 7 + 113) % d.n_items);
+    }
+    double pop = hit_counts(&d, &train, &test, 0), ids = hit_counts(&d, &train, &test, 1000);
+    double content = hit_content(&d, &train, &test, item_of);
+    double control = hit_content(&d, &train, &test, other);
+    print_message("hit@10: popularity %.3f, ids %.3f, content %.3f, content of another item %.3f\n",
+                  pop, ids, content, control);
+    assert_true(ids > pop);
+    assert_true(content > 1.25 * ids);
+    assert_true(content > 1.5 * pop);
+    assert_true(content > 1.25 * control);
+    mr_dataset_free(&d);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_counts),
         cmocka_unit_test(test_same_seed),
+        cmocka_unit_test(test_planted),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
