@@ -1,6 +1,6 @@
 /* Time of full ranking with best-20 lists against the score product alone.
- * Run by hand: `bench_rank [users] [items] [width] [repeats]`; one line of JSON each without and with
- * lists. The product is OpenBLAS's, timed in the same run on blocks of 256 users. */
+ * Run by hand: `bench_rank [users] [items] [width] [repeats]`; one line of JSON each without and
+ * with lists. The product is OpenBLAS's, timed in the same run on blocks of 256 users. */
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -53,8 +53,15 @@ int main(int argc, char **argv)
     }
     for (int lists = 0; lists < 2; lists++) {
         mr_ranker *rk;
-        mr_rank_spec spec = {.dev = dev, .k = k, .table = e, .row_hi = v, .n_items = items, .d = d,
-                             .is_cosine = true, .rows_cap = n, .top_k = lists * 20};
+        mr_rank_spec spec = {.dev = dev,
+                             .k = k,
+                             .table = e,
+                             .row_hi = v,
+                             .n_items = items,
+                             .d = d,
+                             .is_cosine = true,
+                             .rows_cap = n,
+                             .top_k = lists * 20};
         mr_rank_block b = {.x = x, .counts = &n, .target = target, .rank = rank, .top_id = top};
         must(mr_ranker_create(&rk, &spec));
         double best = 1e9;
