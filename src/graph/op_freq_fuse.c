@@ -1,6 +1,6 @@
-/* freq_fuse: TedRec's frequency fusion (F§3.3) in its real form. The product of two ortho real FFTs is a
- * circular convolution with 1/sqrt(L), and the filter acts as the time-domain kernel irfft(filter):
- * for L = 10 ten multiply-adds an output beat any FFT, and nothing complex exists.
+/* freq_fuse: TedRec's frequency fusion (F§3.3) in its real form. The product of two ortho real FFTs
+ * is a circular convolution with 1/sqrt(L), and the filter acts as the time-domain kernel
+ * irfft(filter): for L = 10 ten multiply-adds an output beat any FFT, and nothing complex exists.
  * a, u [B,L,d] take part at all positions, PAD included; only valid positions are produced and
  * differentiated, h [N,d]. */
 #include "graph/op_softmax.h"
@@ -25,8 +25,7 @@ static fuse fuse_of(mr_run *r, const mr_node *n)
     f.wf = mr_pval(r, n, P_GF_W);
     f.bf = mr_pval(r, n, P_GF_B);
     f.k = mr_saved(r, n, 0);
-    f.sums = (char *)r->ex.scratch +
-             mr_fuse_scratch(f.B, f.L, f.d) * (int64_t)r->g->real_bytes;
+    f.sums = (char *)r->ex.scratch + mr_fuse_scratch(f.B, f.L, f.d) * (int64_t)r->g->real_bytes;
     return f;
 }
 
@@ -60,10 +59,8 @@ static mr_status freq_fuse_backward(mr_run *r, const mr_node *n)
     return MR_OK;
 }
 
-const mr_op mr_op_freq_fuse = {.name = "freq_fuse",
-                               .bwd_in = 3,
-                               .forward = freq_fuse_forward,
-                               .backward = freq_fuse_backward};
+const mr_op mr_op_freq_fuse = {
+    .name = "freq_fuse", .bwd_in = 3, .forward = freq_fuse_forward, .backward = freq_fuse_backward};
 
 int mr_g_freq_fuse(mr_graph *g, int a, int u, int filter, int gate_p_w, int gate_p_b, int gate_f_w,
                    int gate_f_b)

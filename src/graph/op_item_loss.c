@@ -1,12 +1,11 @@
-/* item_loss: mean cross-entropy of x [B,d] over the candidate rows 0..n_items of the item table (paper
- * eq. 15), the table being spread by rows over r->items. Scores are dot products, or
- * cos(x, E_i) / temperature.
- * One fused pass: rows of all ranks are gathered, each rank works on its own ids, dE stays where it is
- * and dx comes back by a reduce-scatter. Cosine: x is normalised before it is sent; the columns' inverse
- * norms enter as scales, and both projections (norm_project) are applied to the finished gradients, so
- * a normalised table never exists (the table's side is in op_softmax.c).
- * Invariants: rows of the shard beyond n_items + 1 (CL4SRec's MASK) get no gradient; the same number of
- * collectives on all ranks, also on one without rows. */
+/* item_loss: mean cross-entropy of x [B,d] over the candidate rows 0..n_items of the item table
+ * (paper eq. 15), the table being spread by rows over r->items. Scores are dot products, or cos(x,
+ * E_i) / temperature. One fused pass: rows of all ranks are gathered, each rank works on its own
+ * ids, dE stays where it is and dx comes back by a reduce-scatter. Cosine: x is normalised before
+ * it is sent; the columns' inverse norms enter as scales, and both projections (norm_project) are
+ * applied to the finished gradients, so a normalised table never exists (the table's side is in
+ * op_softmax.c). Invariants: rows of the shard beyond n_items + 1 (CL4SRec's MASK) get no gradient;
+ * the same number of collectives on all ranks, also on one without rows. */
 #include "graph/op_softmax.h"
 #include "graph/ops.h"
 
@@ -21,8 +20,8 @@ typedef struct item {
     double *ce;
 } item;
 
-static void carve(mr_carve *c, item *it, int64_t rows_cap, int64_t rows_all, int64_t v_max, int size,
-                  int64_t real)
+static void carve(mr_carve *c, item *it, int64_t rows_cap, int64_t rows_all, int64_t v_max,
+                  int size, int64_t real)
 {
     int64_t own = rows_cap * it->d * real, all = rows_all * it->d * real;
     it->x_own = mr_carve_take(c, it->is_cosine ? own : 0);
@@ -53,8 +52,8 @@ static mr_status set_up(item *it, mr_run *r, const mr_node *n)
     mr_carve c = {r->ex.scratch, 0};
     carve(&c, it, n->i[1], n->i[2], n->i[3], it->rows.size, (int64_t)r->g->real_bytes);
     MR_CHECK(c.used <= (int64_t)n->scratch_bytes && it->rows.total <= n->i[2], MR_ERR_INTERNAL,
-             "item_loss: compiled for %lld rows of %d ranks, got %lld rows of %d", (long long)n->i[2],
-             r->g->dims.n_ranks, (long long)it->rows.total, it->rows.size);
+             "item_loss: compiled for %lld rows of %d ranks, got %lld rows of %d",
+             (long long)n->i[2], r->g->dims.n_ranks, (long long)it->rows.total, it->rows.size);
     return MR_OK;
 }
 
@@ -66,9 +65,18 @@ static mr_status pass(mr_run *r, const mr_node *n, bool with_grad)
     const mr_exec *ex = &r->ex;
     const void *x = mr_val(r, n->in[0]), *table = mr_pval(r, n, 0);
     mr_dtype real = r->dev->real;
-    mr_softmax s = {.x = x, .table = table, .target = r->in.target, .n = it.rows.total, .v = it.v,
-                    .w = it.d, .lo = it.lo, .scale = 1.0, .weight = mr_loss_weight(r, n),
-                    .comm = it.is_shared ? r->items : NULL, .v_max = n->i[3], .ce = it.ce,
+    mr_softmax s = {.x = x,
+                    .table = table,
+                    .target = r->in.target,
+                    .n = it.rows.total,
+                    .v = it.v,
+                    .w = it.d,
+                    .lo = it.lo,
+                    .scale = 1.0,
+                    .weight = mr_loss_weight(r, n),
+                    .comm = it.is_shared ? r->items : NULL,
+                    .v_max = n->i[3],
+                    .ce = it.ce,
                     .work = it.work};
     if (it.is_cosine) {
         k->row_inv_norm(it.inv_x, x, it.B, it.d, ex);

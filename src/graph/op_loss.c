@@ -1,5 +1,5 @@
-/* mse: mean over the global rows and the inner elements of (target - pred)^2. The softmax losses are in
- * op_item_loss.c and op_ntxent.c. */
+/* mse: mean over the global rows and the inner elements of (target - pred)^2. The softmax losses
+ * are in op_item_loss.c and op_ntxent.c. */
 #include "graph/ops.h"
 #include "graph/run.h"
 

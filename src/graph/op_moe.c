@@ -1,13 +1,12 @@
-/* moe: TedRec's mixture-of-experts text adaptor (F§3.2). text x [N,dh] of packed tokens -> u [B,L,d]:
- *   y_j = W_j (dropout_j(x) - b_j[l]),  u = sum_j softmax_j(g) y_j,
- *   g = x Wg (+ eps (softplus(x Wn) + 0.01) when training)
- * At a PAD position x = 0, so y_j is the row-independent -W_j b_j[l]: the table t[j,l] = W_j b_j[l] is
- * computed once a step and only tokens go through the large products.
- * Memory: y [N,E,d] without t is saved. To compute it again would cost a third large product where
- * backward has only one (there is no gradient into the frozen text), half as much again; dropped x and
- * everything else of that size lives for one chunk of rows only.
- * Invariants: the draws depend on (rid, position, expert, column) alone, also for the gate noise of PAD
- * positions; chunks change nothing but the grouping of the sums in the gradients of weights. */
+/* moe: TedRec's mixture-of-experts text adaptor (F§3.2). text x [N,dh] of packed tokens -> u
+ * [B,L,d]: y_j = W_j (dropout_j(x) - b_j[l]),  u = sum_j softmax_j(g) y_j, g = x Wg (+ eps
+ * (softplus(x Wn) + 0.01) when training) At a PAD position x = 0, so y_j is the row-independent
+ * -W_j b_j[l]: the table t[j,l] = W_j b_j[l] is computed once a step and only tokens go through the
+ * large products. Memory: y [N,E,d] without t is saved. To compute it again would cost a third
+ * large product where backward has only one (there is no gradient into the frozen text), half as
+ * much again; dropped x and everything else of that size lives for one chunk of rows only.
+ * Invariants: the draws depend on (rid, position, expert, column) alone, also for the gate noise of
+ * PAD positions; chunks change nothing but the grouping of the sums in the gradients of weights. */
 #include "graph/op_softmax.h"
 #include "graph/ops.h"
 #include "kernels/shared/dropout.h"
@@ -50,9 +49,15 @@ static int64_t chunk_rows(int64_t L) { return L < CHUNK_TOKENS ? CHUNK_TOKENS / 
 static moe moe_of(mr_run *r, const mr_node *n)
 {
     const mr_param *w = &r->params->p[n->param[P_W]];
-    moe m = {.E = (int)w->dim[0], .B = r->host->rows, .L = r->g->dims.L, .d = w->dim[1],
-             .dh = w->dim[2], .real = (int64_t)r->g->real_bytes, .use_noise = n->i[0] != 0,
-             .drop = n->f[0], .purpose = mr_rand_purpose(r, n)};
+    moe m = {.E = (int)w->dim[0],
+             .B = r->host->rows,
+             .L = r->g->dims.L,
+             .d = w->dim[1],
+             .dh = w->dim[2],
+             .real = (int64_t)r->g->real_bytes,
+             .use_noise = n->i[0] != 0,
+             .drop = n->f[0],
+             .purpose = mr_rand_purpose(r, n)};
     m.chunk = chunk_rows(m.L);
     mr_carve c = {r->ex.scratch, 0};
     carve(&c, &m);
@@ -89,8 +94,7 @@ static void forward_part(const moe *m, mr_run *r, const mr_node *n, const part *
         k->gemm(m->noisy, q->x, mr_pval(r, n, P_NOISE), q->n, E, dh, 0, 1, dh, dh, E, 1.0, 0.0, ex);
     k->moe_gate_fwd(p, factor, m->clean, m->noisy, q->start, r->in.rid + q->b0, q->nb, m->L, m->E,
                     m->use_noise, m->purpose, ex);
-    if (m->drop <= 0.0)
-        k->gemm(y, q->x, w, q->n, E * d, dh, 0, 1, dh, dh, E * d, 1.0, 0.0, ex);
+    if (m->drop <= 0.0) k->gemm(y, q->x, w, q->n, E * d, dh, 0, 1, dh, dh, E * d, 1.0, 0.0, ex);
     for (int j = 0; m->drop > 0.0 && j < m->E; j++) {
         k->moe_drop(m->xd, q->x, q->rows, q->n, dh, j, m->E, m->drop, m->purpose, ex);
         k->gemm(y + j * d * real, m->xd, w + j * d * dh * real, q->n, d, dh, 0, 1, dh, dh, E * d,
@@ -148,7 +152,8 @@ static void backward_part(const moe *m, mr_run *r, const mr_node *n, const part 
                     m->t, m->factor + q->n0 * E * real, q->start, q->nb, m->L, m->E, d, ex);
     k->gemm(mr_pgrad(r, n, P_GATE), m->clean, q->x, E, dh, q->n, 1, 0, E, dh, dh, 1.0, 1.0, ex);
     if (m->use_noise)
-        k->gemm(mr_pgrad(r, n, P_NOISE), m->noisy, q->x, E, dh, q->n, 1, 0, E, dh, dh, 1.0, 1.0, ex);
+        k->gemm(mr_pgrad(r, n, P_NOISE), m->noisy, q->x, E, dh, q->n, 1, 0, E, dh, dh, 1.0, 1.0,
+                ex);
     if (m->drop <= 0.0) {
         for (int j = 0; j < m->E; j++)
             k->moe_weigh(m->z + j * d * real, du, p, q->start, q->nb, m->L, m->E, j, d, E * d, ex);
@@ -201,8 +206,12 @@ int mr_g_moe(mr_graph *g, int text, int w, int bias, int gate, int noise, double
     if (x->space != MR_SPACE_TOK0 || !shapes_fit(g, w, bias, gate, noise, dh))
         return mr_graph_fail(g, "moe: text tokens of width %lld do not fit %s and its parameters",
                              (long long)dh, g->params->p[w].name);
-    moe m = {.E = (int)g->params->p[w].dim[0], .L = L, .d = g->params->p[w].dim[1], .dh = dh,
-             .real = (int64_t)g->real_bytes, .chunk = chunk_rows(L)};
+    moe m = {.E = (int)g->params->p[w].dim[0],
+             .L = L,
+             .d = g->params->p[w].dim[1],
+             .dh = dh,
+             .real = (int64_t)g->real_bytes,
+             .chunk = chunk_rows(L)};
     if (m.E > MR_MOE_MAX_EXPERTS)
         return mr_graph_fail(g, "moe: %d experts, at most %d", m.E, MR_MOE_MAX_EXPERTS);
     if (!mr_drop_is_valid(dropout))

@@ -1,19 +1,19 @@
-/* ntxent: NT-Xent over the global batch (F§2.1). Anchors are z = [z1 of all ranks ; z2 of all ranks],
- * N = 2 rows_global; logits are dot products / temperature; an anchor's target is its other view and
- * it is left out of its own softmax; the loss is the mean over the N anchors.
- * A rank takes its own anchors as rows and the gathered z as the table: the row side of the gradient is
- * its own, the table side is a partial sum for all rows and comes back by a reduce-scatter.
- * Invariant: two all-gathers and two reduce-scatters on every rank, also on one without rows. */
+/* ntxent: NT-Xent over the global batch (F§2.1). Anchors are z = [z1 of all ranks ; z2 of all
+ * ranks], N = 2 rows_global; logits are dot products / temperature; an anchor's target is its other
+ * view and it is left out of its own softmax; the loss is the mean over the N anchors. A rank takes
+ * its own anchors as rows and the gathered z as the table: the row side of the gradient is its own,
+ * the table side is a partial sum for all rows and comes back by a reduce-scatter. Invariant: two
+ * all-gathers and two reduce-scatters on every rank, also on one without rows. */
 #include "graph/op_softmax.h"
 #include "graph/ops.h"
 
 typedef struct views {
-    int64_t d, B, G;               /* own rows, rows of all ranks */
+    int64_t d, B, G; /* own rows, rows of all ranks */
     mr_rank_rows rows;
     int64_t counts[MR_MAX_RANKS];
     char *z, *dz, *x, *dx, *part, *work; /* z, dz [2G,d]; x, dx [2B,d]; part [B,d] */
-    int32_t *target, *skip;        /* [2B] */
-    double *ce;                    /* [2B] */
+    int32_t *target, *skip;              /* [2B] */
+    double *ce;                          /* [2B] */
 } views;
 
 static void carve(mr_carve *c, views *v, int64_t rows_cap, int64_t rows_all, int64_t real)
@@ -65,9 +65,17 @@ static mr_status pass(mr_run *r, const mr_node *n, bool with_grad)
     views v;
     MR_TRY(set_up(&v, r, n));
     MR_TRY(gather(&v, r, n));
-    mr_softmax s = {.x = v.x, .table = v.z, .target = v.target, .skip = v.skip, .n = 2 * v.B,
-                    .v = 2 * v.G, .w = v.d, .scale = 1.0 / n->f[0],
-                    .weight = 0.5 * mr_loss_weight(r, n), .v_max = 2 * n->i[1], .ce = v.ce,
+    mr_softmax s = {.x = v.x,
+                    .table = v.z,
+                    .target = v.target,
+                    .skip = v.skip,
+                    .n = 2 * v.B,
+                    .v = 2 * v.G,
+                    .w = v.d,
+                    .scale = 1.0 / n->f[0],
+                    .weight = 0.5 * mr_loss_weight(r, n),
+                    .v_max = 2 * n->i[1],
+                    .ce = v.ce,
                     .work = v.work};
     if (with_grad) {
         s.dtable = v.dz;

@@ -1,7 +1,8 @@
 /* Chunked softmax cross-entropy over a table whose rows may be spread over ranks.
- * What it is not: an op. item_loss and ntxent prepare x, targets and scales and finish the gradients.
- * Invariants: three matrix products a chunk; one all-gather of [rows,3] doubles a chunk when the table
- * is shared; every rank makes the same number of collective calls whatever it holds. */
+ * What it is not: an op. item_loss and ntxent prepare x, targets and scales and finish the
+ * gradients. Invariants: three matrix products a chunk; one all-gather of [rows,3] doubles a chunk
+ * when the table is shared; every rank makes the same number of collective calls whatever it holds.
+ */
 #include "graph/op_softmax.h"
 
 void *mr_carve_take(mr_carve *c, int64_t bytes)
@@ -18,8 +19,8 @@ mr_status mr_rank_rows_get(const mr_run *r, const mr_comm *comm, int rank0, mr_r
     out->total = out->counts[0] = r->host->rows;
     if (out->size == 1) return MR_OK;
     MR_CHECK(out->size <= MR_MAX_RANKS && rank0 + out->size <= r->host->n_ranks, MR_ERR_INTERNAL,
-             "ranks %d to %d share a softmax, but the batch is dealt to %d ranks (at most %d)", rank0,
-             rank0 + out->size - 1, r->host->n_ranks, MR_MAX_RANKS);
+             "ranks %d to %d share a softmax, but the batch is dealt to %d ranks (at most %d)",
+             rank0, rank0 + out->size - 1, r->host->n_ranks, MR_MAX_RANKS);
     out->total = 0;
     for (int i = 0; i < out->size; i++) {
         if (i == comm->rank) out->first = out->total;
@@ -92,7 +93,8 @@ static ids ids_at(const mr_run *r, const mr_softmax *s, const pieces *p, int64_t
     return k;
 }
 
-/* Logits of m rows. The first chunk also takes the norms, while the rows of the table are in cache. */
+/* Logits of m rows. The first chunk also takes the norms, while the rows of the table are in cache.
+ */
 static void raw_logits(mr_run *r, const mr_softmax *s, const pieces *p, const char *x, int64_t m,
                        bool is_first)
 {
@@ -105,7 +107,8 @@ static void raw_logits(mr_run *r, const mr_softmax *s, const pieces *p, const ch
     }
 }
 
-/* Both gradients of m rows. The last chunk finishes the table's with the projection of cosine scores. */
+/* Both gradients of m rows. The last chunk finishes the table's with the projection of cosine
+ * scores. */
 static void gradients(mr_run *r, const mr_softmax *s, const pieces *p, int64_t at, int64_t m)
 {
     const mr_kernels *k = r->k;

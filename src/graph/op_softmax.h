@@ -1,6 +1,6 @@
-/* Softmax cross-entropy of rows against a table, in chunks, so that the logits of a batch never exist.
- * Shared by item_loss (table spread over ranks) and ntxent (table = all gathered rows).
- * Raw device pointers; knows no graph. */
+/* Softmax cross-entropy of rows against a table, in chunks, so that the logits of a batch never
+ * exist. Shared by item_loss (table spread over ranks) and ntxent (table = all gathered rows). Raw
+ * device pointers; knows no graph. */
 #ifndef MR_GRAPH_OP_SOFTMAX_H
 #define MR_GRAPH_OP_SOFTMAX_H
 
@@ -12,28 +12,28 @@
 #define MR_MAX_RANKS 4096
 
 typedef struct mr_softmax {
-    const void *x;         /* [n,w] rows, all ranks' in the same order */
-    const void *table;     /* [v,w] this rank's rows, ids lo .. lo+v-1 */
-    bool is_cosine;        /* scores x . table_i / |table_i|: x is normalised by the caller */
-    void *inv, *dot;       /* [v] work memory when is_cosine: inverse norms; table . dtable before */
+    const void *x;     /* [n,w] rows, all ranks' in the same order */
+    const void *table; /* [v,w] this rank's rows, ids lo .. lo+v-1 */
+    bool is_cosine;    /* scores x . table_i / |table_i|: x is normalised by the caller */
+    void *inv, *dot;   /* [v] work memory when is_cosine: inverse norms; table . dtable before */
     const int32_t *target; /* [n] ids */
     const int32_t *skip;   /* [n] ids left out, or NULL */
     int64_t n, v, w, lo;
     double scale, weight;
-    mr_comm *comm;         /* ranks that share the table; NULL = this one alone */
-    int64_t v_max;         /* largest v of all ranks: decides the chunk, equal on all ranks */
-    void *dtable;          /* [v,w], NULL = value only */
-    void *dx;              /* [n,w] = partial gradient of this rank's ids */
+    mr_comm *comm; /* ranks that share the table; NULL = this one alone */
+    int64_t v_max; /* largest v of all ranks: decides the chunk, equal on all ranks */
+    void *dtable;  /* [v,w], NULL = value only */
+    void *dx;      /* [n,w] = partial gradient of this rank's ids */
     int acc_table;
-    double *ce;            /* [n] out */
-    void *work;            /* mr_softmax_work bytes */
+    double *ce; /* [n] out */
+    void *work; /* mr_softmax_work bytes */
 } mr_softmax;
 
 /* Rows of a chunk and bytes of work memory (v_max as above, size ranks). */
 int64_t mr_softmax_chunk(int64_t v_max, size_t real_bytes);
 int64_t mr_softmax_work(int64_t v_max, int64_t w, int size, size_t real_bytes);
-/* ce, and with dtable and dx the gradients of weight * sum ce / rows_global. Collective over comm; the
- * number of collectives depends on n and v_max alone. */
+/* ce, and with dtable and dx the gradients of weight * sum ce / rows_global. Collective over comm;
+ * the number of collectives depends on n and v_max alone. */
 mr_status mr_softmax_pass(mr_run *r, const mr_softmax *s);
 
 /* Hands out 64-byte aligned pieces of scratch; with base NULL it only counts. */
@@ -43,8 +43,8 @@ typedef struct mr_carve {
 } mr_carve;
 void *mr_carve_take(mr_carve *c, int64_t bytes);
 
-/* Rows of every rank of a communicator in this batch: counts[size], rows before this rank's, and their
- * total. comm NULL = this rank alone; rank0: world rank of its rank 0. */
+/* Rows of every rank of a communicator in this batch: counts[size], rows before this rank's, and
+ * their total. comm NULL = this rank alone; rank0: world rank of its rank 0. */
 typedef struct mr_rank_rows {
     int size;
     int64_t counts[MR_MAX_RANKS], first, total;

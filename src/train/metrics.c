@@ -13,8 +13,8 @@ enum { N_KINDS = 3 };
 mr_status mr_metrics_begin(mr_metrics *m, const int *k, int n_k)
 {
     memset(m, 0, sizeof *m);
-    MR_CHECK(n_k >= 1 && n_k <= MR_METRIC_CUTOFFS, MR_ERR_CONFIG,
-             "%d metric cutoffs; give 1 to %d", n_k, MR_METRIC_CUTOFFS);
+    MR_CHECK(n_k >= 1 && n_k <= MR_METRIC_CUTOFFS, MR_ERR_CONFIG, "%d metric cutoffs; give 1 to %d",
+             n_k, MR_METRIC_CUTOFFS);
     for (int i = 0; i < n_k; i++)
         MR_CHECK(k[i] >= 1 && k[i] <= MR_METRIC_K_MAX, MR_ERR_CONFIG,
                  "metric cutoff %d is not in 1..%d", k[i], MR_METRIC_K_MAX);

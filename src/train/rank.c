@@ -1,7 +1,8 @@
 /* Full ranking over a table spread by rows.
  * What it is not: metrics (metrics.h) or the walk over a split.
  * Invariants: every rank makes the same collective calls whatever rows or items it holds; memory is
- * O(rows_cap * (d + top_k)) plus one tile of scores, allocated once (lists of left-out items grow). */
+ * O(rows_cap * (d + top_k)) plus one tile of scores, allocated once (lists of left-out items grow).
+ */
 #include "train/rank.h"
 
 #include <math.h>
@@ -90,9 +91,10 @@ void mr_ranker_free(mr_ranker **r_p)
 {
     mr_ranker *r = r_p ? *r_p : NULL;
     if (!r) return;
-    void *dev[] = {r->x_own, r->x, r->inv_x, r->inv_e, r->scores, r->target_score, r->target_own,
-                   r->target, r->count, r->len_own, r->len, r->skip_start, r->top_score, r->top_id,
-                   r->top_in_score, r->top_in_id, r->skip_own, r->skip_id, r->ex.scratch};
+    void *dev[] = {r->x_own,        r->x,          r->inv_x,     r->inv_e,     r->scores,
+                   r->target_score, r->target_own, r->target,    r->count,     r->len_own,
+                   r->len,          r->skip_start, r->top_score, r->top_id,    r->top_in_score,
+                   r->top_in_id,    r->skip_own,   r->skip_id,   r->ex.scratch};
     for (size_t i = 0; i < sizeof dev / sizeof *dev; i++) r->s.dev->free(r->s.dev, dev[i]);
     MR_FREE(r->h_count);
     MR_FREE(r->h_start);

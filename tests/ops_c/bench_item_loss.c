@@ -1,7 +1,8 @@
-/* Time of item_loss (value and gradients) against its three matrix products alone, and the memory it adds.
- * Not a test of the suite: run by hand, `bench_item_loss [rows] [items] [width] [repeats]`; one line of
- * JSON for the dot product and one for cosine scores. The products are timed in the same run with the
- * whole batch as one chunk, each in the shape that item_loss needs, and at 1536^3. */
+/* Time of item_loss (value and gradients) against its three matrix products alone, and the memory
+ * it adds. Not a test of the suite: run by hand, `bench_item_loss [rows] [items] [width]
+ * [repeats]`; one line of JSON for the dot product and one for cosine scores. The products are
+ * timed in the same run with the whole batch as one chunk, each in the shape that item_loss needs,
+ * and at 1536^3. */
 #include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -111,8 +112,10 @@ static double item_loss(const bench *b, bool cosine, double *value_ms, int64_t *
 
 int main(int argc, char **argv)
 {
-    bench b = {.rows = argc > 1 ? atoll(argv[1]) : 256, .items = argc > 2 ? atoll(argv[2]) : 18700,
-               .d = argc > 3 ? atoll(argv[3]) : 300, .repeats = argc > 4 ? atoi(argv[4]) : 5};
+    bench b = {.rows = argc > 1 ? atoll(argv[1]) : 256,
+               .items = argc > 2 ? atoll(argv[2]) : 18700,
+               .d = argc > 3 ? atoll(argv[3]) : 300,
+               .repeats = argc > 4 ? atoi(argv[4]) : 5};
     must(mr_device_open(&b.dev, "cpu", 0));
     must(mr_kernels_for(&b.k, "cpu"));
     double square, p = products(&b, &square);

@@ -1,5 +1,6 @@
-/* Values of the ops against formulas written out naively: softmax cross-entropy by brute force, NT-Xent,
- * the adaptor with its own dropout and noise draws, the fusion by a complex Fourier transform. */
+/* Values of the ops against formulas written out naively: softmax cross-entropy by brute force,
+ * NT-Xent, the adaptor with its own dropout and noise draws, the fusion by a complex Fourier
+ * transform. */
 #include <complex.h>
 #include <math.h>
 #include <setjmp.h>
@@ -28,8 +29,8 @@ typedef struct value_rig {
     int node;
 } value_rig;
 
-static void rig_run(value_rig *v, const op_sizes *s, bool train, int (*build)(mr_graph *, const void *),
-                    const void *arg, bool is_loss)
+static void rig_run(value_rig *v, const op_sizes *s, bool train,
+                    int (*build)(mr_graph *, const void *), const void *arg, bool is_loss)
 {
     memset(v, 0, sizeof *v);
     op_world_make(&v->w, s);
@@ -215,8 +216,8 @@ static void moe_naive(const value_rig *v, double drop, const double *x, int64_t 
         for (int c = 0; c < DH; c++) {
             double xc = x ? x[c] : 0;
             if (v->g->train && drop > 0) {
-                bool kept = mr_drop_bits_at(SEED, purpose, step, rid, first, c) >=
-                            mr_drop_threshold(drop);
+                bool kept =
+                    mr_drop_bits_at(SEED, purpose, step, rid, first, c) >= mr_drop_threshold(drop);
                 xc = kept ? xc * mr_drop_scale(drop) : 0;
             }
             for (int k = 0; k < D; k++)
@@ -265,8 +266,8 @@ static int build_fuse(mr_graph *g, const void *arg)
     return mr_g_freq_fuse(g, a, u, f, pw, pb, fw, fb);
 }
 
-/* Ortho real transform of one channel, and back: the inverse takes bins 0..L/2 and uses the real part
- * of bins 0 and L/2 alone. */
+/* Ortho real transform of one channel, and back: the inverse takes bins 0..L/2 and uses the real
+ * part of bins 0 and L/2 alone. */
 static void forward_ft(double complex *out, const double *x, int64_t L, int64_t stride)
 {
     for (int64_t k = 0; k <= L / 2; k++) {

@@ -112,7 +112,8 @@ static void test_early_stop(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_values), cmocka_unit_test(test_refusals),
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_values),
+                                       cmocka_unit_test(test_refusals),
                                        cmocka_unit_test(test_early_stop)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -1,5 +1,5 @@
-/* Ops of the losses and of TedRec through the op harness: differences in float64, both accumulate bits,
- * private memory, guard device, float32, 0 rows. */
+/* Ops of the losses and of TedRec through the op harness: differences in float64, both accumulate
+ * bits, private memory, guard device, float32, 0 rows. */
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
@@ -23,8 +23,8 @@ static void test_mse(void **state)
 {
     (void)state;
     op_check(&(op_case){"mse", small, .build = build_mse, .is_loss = true});
-    op_check(&(op_case){
-        "mse detached", small, .build = build_mse, .arg = "", .is_loss = true, .detached = "target"});
+    op_check(&(op_case){"mse detached", small, .build = build_mse, .arg = "", .is_loss = true,
+                        .detached = "target"});
 }
 
 /* ---- item_loss ---- */
@@ -44,14 +44,17 @@ static int build_item_loss(mr_graph *g, const void *arg)
 static void test_item_loss(void **state)
 {
     (void)state;
-    static const loss_args args[] = {{false, false, 1.0}, {false, true, 1.0}, {true, false, 0.3},
-                                     {true, true, 0.07}};
+    static const loss_args args[] = {
+        {false, false, 1.0}, {false, true, 1.0}, {true, false, 0.3}, {true, true, 0.07}};
     for (int i = 0; i < 4; i++)
         op_check(&(op_case){"item_loss", small, .build = build_item_loss, .arg = &args[i],
                             .is_loss = true});
     /* several chunks of rows */
-    op_check(&(op_case){"item_loss of 300 rows", {.rows = 300, .L = 2, .n_items = 23},
-                        .build = build_item_loss, .arg = &args[2], .is_loss = true});
+    op_check(&(op_case){"item_loss of 300 rows",
+                        {.rows = 300, .L = 2, .n_items = 23},
+                        .build = build_item_loss,
+                        .arg = &args[2],
+                        .is_loss = true});
 }
 
 /* ---- ntxent ---- */
@@ -67,8 +70,11 @@ static void test_ntxent(void **state)
     (void)state;
     static const double one = 1.0, half = 0.5;
     op_check(&(op_case){"ntxent", small, .build = build_ntxent, .arg = &one, .is_loss = true});
-    op_check(&(op_case){"ntxent of 150 rows", {.rows = 150, .L = 2, .n_items = 9},
-                        .build = build_ntxent, .arg = &half, .is_loss = true});
+    op_check(&(op_case){"ntxent of 150 rows",
+                        {.rows = 150, .L = 2, .n_items = 9},
+                        .build = build_ntxent,
+                        .arg = &half,
+                        .is_loss = true});
 }
 
 /* ---- moe ---- */
@@ -100,11 +106,14 @@ static void test_moe(void **state)
     }
     op_sizes s = small;
     s.len = full;
-    op_check(&(op_case){"moe without PAD", s, .build = build_moe, .arg = &args[1],
-                        .detached = "text"});
+    op_check(
+        &(op_case){"moe without PAD", s, .build = build_moe, .arg = &args[1], .detached = "text"});
     /* several chunks of rows */
-    op_check(&(op_case){"moe of 130 rows", {.rows = 130, .L = 10, .n_items = 9}, .build = build_moe,
-                        .arg = &args[1], .detached = "text"});
+    op_check(&(op_case){"moe of 130 rows",
+                        {.rows = 130, .L = 10, .n_items = 9},
+                        .build = build_moe,
+                        .arg = &args[1],
+                        .detached = "text"});
 }
 
 /* ---- freq_fuse ---- */
@@ -125,18 +134,20 @@ static void test_fuse(void **state)
     (void)state;
     static const int64_t lengths[] = {1, 2, 5, 10};
     for (int i = 0; i < 4; i++)
-        op_check(&(op_case){"freq_fuse", {.rows = 5, .L = lengths[i], .n_items = 9},
-                            .build = build_fuse, .zero_grad = NULL});
+        op_check(&(op_case){"freq_fuse",
+                            {.rows = 5, .L = lengths[i], .n_items = 9},
+                            .build = build_fuse,
+                            .zero_grad = NULL});
     /* several blocks of rows */
-    op_check(&(op_case){"freq_fuse of 70 rows", {.rows = 70, .L = 3, .n_items = 9},
-                        .build = build_fuse});
+    op_check(&(op_case){
+        "freq_fuse of 70 rows", {.rows = 70, .L = 3, .n_items = 9}, .build = build_fuse});
 }
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_mse),  cmocka_unit_test(test_item_loss), cmocka_unit_test(test_ntxent),
-        cmocka_unit_test(test_moe),  cmocka_unit_test(test_fuse),
+        cmocka_unit_test(test_mse), cmocka_unit_test(test_item_loss), cmocka_unit_test(test_ntxent),
+        cmocka_unit_test(test_moe), cmocka_unit_test(test_fuse),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

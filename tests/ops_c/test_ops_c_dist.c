@@ -1,5 +1,6 @@
-/* item_loss and ntxent on several ranks against one rank that holds everything: loss, gradient of x,
- * gradient of the table's rows, float64. Uneven rows, a rank without rows, a rank without items. */
+/* item_loss and ntxent on several ranks against one rank that holds everything: loss, gradient of
+ * x, gradient of the table's rows, float64. Uneven rows, a rank without rows, a rank without items.
+ */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -65,7 +66,10 @@ static void job_make(job *j, const dist_case *c, mr_comm *comm)
     memset(j, 0, sizeof *j);
     make_batch(j, c, comm);
     int size = comm ? comm->size : 1;
-    mr_graph_dims dims = {.rows_cap = j->b.rows_cap, .L = 2, .n_items = c->n_items, .n_ranks = size,
+    mr_graph_dims dims = {.rows_cap = j->b.rows_cap,
+                          .L = 2,
+                          .n_items = c->n_items,
+                          .n_ranks = size,
                           .rows_global_cap = j->b.rows_global};
     assert_int_equal(mr_device_open(&j->dev, "cpu64", 0), MR_OK);
     assert_int_equal(mr_graph_create(&j->g, &dims, &j->ps, 8, true), MR_OK);
@@ -153,7 +157,8 @@ static void run_case(const dist_case *c)
     job_free(&whole);
 }
 
-static const int64_t uneven[4] = {5, 1, 7, 2}, with_zero[4] = {3, 0, 6, 4}, many[4] = {190, 77, 301, 9};
+static const int64_t uneven[4] = {5, 1, 7, 2}, with_zero[4] = {3, 0, 6, 4},
+                     many[4] = {190, 77, 301, 9};
 
 static void each_split(dist_case c)
 {
@@ -169,7 +174,8 @@ static void test_dot(void **state)
 {
     (void)state;
     each_split((dist_case){.n_items = 30});
-    each_split((dist_case){.n_items = 9, .has_mask = true}); /* MASK alone on a rank, or with items */
+    each_split(
+        (dist_case){.n_items = 9, .has_mask = true}); /* MASK alone on a rank, or with items */
     each_split((dist_case){.n_items = 2, .has_mask = true, .table_twice = true});
 }
 
@@ -189,8 +195,8 @@ static void test_ntxent(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_dot), cmocka_unit_test(test_cosine), cmocka_unit_test(test_ntxent)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_dot), cmocka_unit_test(test_cosine),
+                                       cmocka_unit_test(test_ntxent)};
     if (mr_comm_mpi_world(&world) != MR_OK) return 1;
     int failed = cmocka_run_group_tests(tests, NULL, NULL);
     if (failed) mr_comm_abort(1); /* the others may wait in a collective */

@@ -1,5 +1,5 @@
-/* Full ranking against a brute-force sort: ties, left-out items, best-k lists, several ranks; scores whose
- * bits do not depend on their place. */
+/* Full ranking against a brute-force sort: ties, left-out items, best-k lists, several ranks;
+ * scores whose bits do not depend on their place. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -20,7 +20,7 @@ static mr_comm *world;
 typedef struct problem {
     int64_t rows, n_items, d, k;
     bool cosine, has_mask, skip, integers;
-    double *x, *e;         /* [rows,d], [n_items+1+mask,d] */
+    double *x, *e; /* [rows,d], [n_items+1+mask,d] */
     int32_t *target, *skip_id;
     int64_t *skip_start;
 } problem;
@@ -105,7 +105,8 @@ static int by_score(const void *a, const void *b)
     return p->id < q->id ? -1 : 1;
 }
 
-/* Sort everything. Cosine with integers: squared norms are exact, so the score is one rounding off. */
+/* Sort everything. Cosine with integers: squared norms are exact, so the score is one rounding off.
+ */
 static void brute(const problem *p, answer *a)
 {
     scored *all;
@@ -157,13 +158,21 @@ static void solve(const problem *p, const char *device, mr_comm *comm, int64_t b
     size_t real = mr_dtype_bytes(dev->real);
     void *table, *x, *host = NULL;
     assert_int_equal(mr_alloc(&host, (n_table + p->rows) * p->d, 8, "host"), MR_OK);
-    assert_int_equal(dev->alloc(dev, &table, (size_t)((hi - lo) * p->d) * real + 8, "table"), MR_OK);
+    assert_int_equal(dev->alloc(dev, &table, (size_t)((hi - lo) * p->d) * real + 8, "table"),
+                     MR_OK);
     assert_int_equal(dev->alloc(dev, &x, (size_t)(block * p->d) * real + 8, "x"), MR_OK);
     to_real(host, p->e + lo * p->d, (hi - lo) * p->d, dev->real);
     assert_int_equal(dev->to_device(dev, table, host, (size_t)((hi - lo) * p->d) * real), MR_OK);
-    mr_rank_spec spec = {.dev = dev, .comm = comm, .table = table, .row_lo = lo, .row_hi = hi,
-                         .n_items = p->n_items, .d = p->d, .is_cosine = p->cosine,
-                         .rows_cap = block, .top_k = p->k};
+    mr_rank_spec spec = {.dev = dev,
+                         .comm = comm,
+                         .table = table,
+                         .row_lo = lo,
+                         .row_hi = hi,
+                         .n_items = p->n_items,
+                         .d = p->d,
+                         .is_cosine = p->cosine,
+                         .rows_cap = block,
+                         .top_k = p->k};
     assert_int_equal(mr_kernels_for(&spec.k, device), MR_OK);
     assert_int_equal(mr_ranker_create(&rk, &spec), MR_OK);
     mr_ranker_refresh(rk);
@@ -173,15 +182,20 @@ static void solve(const problem *p, const char *device, mr_comm *comm, int64_t b
     for (int64_t b0 = 0; b0 < p->rows; b0 += block) {
         int64_t n = p->rows - b0 < block ? p->rows - b0 : block, counts[8], at = b0;
         /* uneven: the first rank has no row, the last one the remainder */
-        for (int i = 0; i < size; i++) counts[i] = i == size - 1 ? n : (i == 0 ? 0 : n / (size + 1));
+        for (int i = 0; i < size; i++)
+            counts[i] = i == size - 1 ? n : (i == 0 ? 0 : n / (size + 1));
         for (int i = 1; i < size - 1; i++) counts[size - 1] -= counts[i];
         for (int i = 0; i < me; i++) at += counts[i];
         to_real(host, p->x + at * p->d, counts[me] * p->d, dev->real);
         assert_int_equal(dev->to_device(dev, x, host, (size_t)(counts[me] * p->d) * real), MR_OK);
-        mr_rank_block b = {.x = x, .counts = counts, .target = p->target + at,
+        mr_rank_block b = {.x = x,
+                           .counts = counts,
+                           .target = p->target + at,
                            .skip_start = p->skip ? p->skip_start + at : NULL,
-                           .skip_id = p->skip_id, .rank = a->rank + at,
-                           .top_id = a->id + at * p->k, .top_score = a->score + at * p->k};
+                           .skip_id = p->skip_id,
+                           .rank = a->rank + at,
+                           .top_id = a->id + at * p->k,
+                           .top_score = a->score + at * p->k};
         assert_int_equal(mr_ranker_run(rk, &b), MR_OK);
     }
     if (comm) {
@@ -233,8 +247,14 @@ static void test_ties(void **state)
     (void)state;
     /* small integers: every score is exact and most are tied */
     check((problem){.rows = 29, .n_items = 83, .d = 5, .k = 10, .integers = true}, 0.0);
-    check((problem){.rows = 29, .n_items = 83, .d = 5, .k = 10, .integers = true, .skip = true,
-                    .has_mask = true}, 0.0);
+    check((problem){.rows = 29,
+                    .n_items = 83,
+                    .d = 5,
+                    .k = 10,
+                    .integers = true,
+                    .skip = true,
+                    .has_mask = true},
+          0.0);
     check((problem){.rows = 3, .n_items = 2, .d = 3, .k = 4, .integers = true}, 0.0);
     check((problem){.rows = 1, .n_items = 5000, .d = 3, .k = 20, .integers = true, .skip = true},
           0.0);
@@ -281,8 +301,10 @@ static void score_bits(const char *device, int64_t d)
     assert_int_equal(dev->alloc(dev, (void **)&u, (size_t)N * real, "u"), MR_OK);
     assert_int_equal(dev->alloc(dev, &ex.scratch, (size_t)mr_score_scratch(d, (int64_t)real), "w"),
                      MR_OK);
-    for (int64_t i = 0; i < N * d; i++) to_real(x + i * real, &(double){op_random(5, i)}, 1, dev->real);
-    for (int64_t i = 0; i < M * d; i++) to_real(e + i * real, &(double){op_random(6, i)}, 1, dev->real);
+    for (int64_t i = 0; i < N * d; i++)
+        to_real(x + i * real, &(double){op_random(5, i)}, 1, dev->real);
+    for (int64_t i = 0; i < M * d; i++)
+        to_real(e + i * real, &(double){op_random(6, i)}, 1, dev->real);
     k->score_tile(s, x, e, NULL, N, M, d, &ex);
     for (int64_t r0 = 0; r0 < N; r0 += 9)
         for (int64_t c0 = 0; c0 < M; c0 += 23) {

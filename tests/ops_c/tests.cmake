@@ -8,3 +8,5 @@ mr_add_test(rank SOURCES ops_c/test_rank.c NPROCS 1 2 3 LABELS train dist)
 # Run by hand: times of item_loss and of full ranking.
 add_executable(bench_item_loss ops_c/bench_item_loss.c)
 target_link_libraries(bench_item_loss PRIVATE mealrec)
+add_executable(bench_rank ops_c/bench_rank.c)
+target_link_libraries(bench_rank PRIVATE mealrec)

@@ -1,6 +1,7 @@
 /* Losses and the parts of the sharded softmax cross-entropy.
- * What it is not: the matrix products between them, nor the exchange between ranks (graph/op_softmax.c).
- * Invariant: sums are taken in an order that does not depend on the number of threads. */
+ * What it is not: the matrix products between them, nor the exchange between ranks
+ * (graph/op_softmax.c). Invariant: sums are taken in an order that does not depend on the number of
+ * threads. */
 #include "kernels/cpu/real.h"
 #include "kernels/shared/act.h"
 
@@ -108,8 +109,8 @@ void MR_FN(norm_project)(void *yv, const void *hv, const void *xv, const void *i
     }
 }
 
-/* One row: largest l, then q in place and the sum of exponentials. Partial sums of SUM_BLOCK elements
- * go into a double, so that 100,000 items cost no accuracy in float. */
+/* One row: largest l, then q in place and the sum of exponentials. Partial sums of SUM_BLOCK
+ * elements go into a double, so that 100,000 items cost no accuracy in float. */
 enum { SUM_BLOCK = 1024 };
 
 static REAL row_max(const REAL *raw, const REAL *cs, int64_t v, REAL scale)

@@ -1,7 +1,7 @@
 /* TedRec: gates, dropout and mixing of the experts; circular convolutions with gates.
  * What it is not: the experts' matrix products (graph/op_moe.c calls gemm).
- * Invariant: sums over rows are kept per block of MR_FUSE_BLOCK rows and added in order, so the result
- * does not depend on the number of threads. */
+ * Invariant: sums over rows are kept per block of MR_FUSE_BLOCK rows and added in order, so the
+ * result does not depend on the number of threads. */
 #include "kernels/cpu/real.h"
 #include "kernels/shared/act.h"
 #include "kernels/shared/dropout.h"
@@ -160,7 +160,8 @@ void MR_FN(fuse_filter_fwd)(void *kv, const void *filterv, int64_t L, int64_t d,
             double co, si;
             bin(&co, &si, b, m, L);
             const REAL *fb = f + b * d * 2;
-            for (int64_t c = 0; c < d; c++) km[c] += (REAL)co * fb[2 * c] - (REAL)si * fb[2 * c + 1];
+            for (int64_t c = 0; c < d; c++)
+                km[c] += (REAL)co * fb[2 * c] - (REAL)si * fb[2 * c + 1];
         }
     }
 }

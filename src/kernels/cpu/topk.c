@@ -1,7 +1,8 @@
 /* Full ranking: scores with bits that do not depend on tiles, counting, best-k lists.
- * Invariant: every score is the sum over k = 0, 1, .. of fused (or, without FMA, separate) multiply-adds
- * in that order, whichever row block, panel or lane computes it. OpenBLAS promises nothing of the kind
- * (its Haswell kernels give a column other bits at other places), hence the product of its own. */
+ * Invariant: every score is the sum over k = 0, 1, .. of fused (or, without FMA, separate)
+ * multiply-adds in that order, whichever row block, panel or lane computes it. OpenBLAS promises
+ * nothing of the kind (its Haswell kernels give a column other bits at other places), hence the
+ * product of its own. */
 #include <omp.h>
 
 #include "kernels/cpu/real.h"
