@@ -2,6 +2,7 @@
  * is killed while it writes leaves the last complete checkpoint usable. */
 #include "support.h"
 
+#include <dirent.h>
 #include <fcntl.h>
 #include <signal.h>
 #include <stdio.h>
@@ -155,11 +156,64 @@ static void test_evil_manifests(void **state)
     mr_errors_to_log(true);
 }
 
+/* Mutations of a manifest whose checksum is right again: refused or whole, never a crash or a leak.
+ */
+static void test_manifest_fuzz(void **state)
+{
+    (void)state;
+    enum { TAIL = 60 }; /* ,\n"manifest_xxh3_128": "<32 digits>"\n}\n */
+    static const char alphabet[] = "0123456789{}[]\",:-.eE\\u nt/";
+    char path[600], *good = NULL, *text;
+    size_t n;
+    int refused = 0;
+    snprintf(path, sizeof path, "%s/step-000000010", dir);
+    int fd;
+    assert_int_equal(mr_folder_open(path, &fd), MR_OK);
+    assert_int_equal(mr_file_read_text(fd, path, MR_MANIFEST_NAME, 1 << 20, &good, &n), MR_OK);
+    close(fd);
+    text = malloc(n + 64);
+    assert_non_null(text);
+    mr_errors_to_log(false);
+    int64_t before = mr_mem_now_bytes();
+    for (uint32_t i = 0; i < 3000; i++) {
+        char hex[MR_XXH_HEX];
+        mr_manifest m;
+        size_t body = n - TAIL;
+        memcpy(text, good, n);
+        for (uint32_t k = 0; k < 1 + draw(i, 90) % 3; k++) {
+            size_t at = draw(i, 10 + 3 * k) % body;
+            text[at] = alphabet[draw(i, 11 + 3 * k) % (sizeof alphabet - 1)];
+        }
+        mr_hash_text(text, body, hex);
+        memcpy(text + n - 36, hex, 32);
+        mr_status st = mr_manifest_parse(&m, text, n, "MANIFEST.json");
+        assert_true(st == MR_OK || st == MR_ERR_DATA);
+        if (st == MR_OK) mr_manifest_free(&m);
+        refused += st != MR_OK;
+        assert_int_equal(mr_mem_now_bytes(), before);
+    }
+    mr_errors_to_log(true);
+    assert_true(refused > 1000 && refused < 3000); /* some change a number and stay valid */
+    free(text);
+    mr_free_ptr((void **)&good);
+}
+
+static int has_leftover(void)
+{
+    int n = 0;
+    DIR *d = opendir(dir);
+    assert_non_null(d);
+    for (struct dirent *e; (e = readdir(d));) n += strstr(e->d_name, ".tmp-") != NULL;
+    closedir(d);
+    return n > 0;
+}
+
 /* Child: saves for ever. Killed at a random moment, 40 times. */
 static void test_kill_while_writing(void **state)
 {
     (void)state;
     int64_t before = 10;
+    int interrupted = 0;
     mr_log_init(-1, MR_LOG_ERROR);
     for (uint32_t i = 0; i < 40; i++) {
         pid_t child = fork();
@@ -174,6 +228,7 @@ static void test_kill_while_writing(void **state)
         int how;
         assert_int_equal(waitpid(child, &how, 0), child);
         assert_true(WIFSIGNALED(how));
+        interrupted += has_leftover();
         mr_train_state s;
         toy_fill(&model, 0);
         assert_int_equal(mr_checkpoint_load(dir, &model.ps, &s, self), MR_OK);
@@ -183,6 +238,7 @@ static void test_kill_while_writing(void **state)
     }
     mr_log_init(-1, MR_LOG_INFO);
     assert_true(before > 10); /* otherwise nothing was ever written */
+    assert_true(interrupted > 0);
 }
 
 int main(void)
@@ -191,6 +247,7 @@ int main(void)
         cmocka_unit_test(test_flips),
         cmocka_unit_test(test_truncations),
         cmocka_unit_test(test_evil_manifests),
+        cmocka_unit_test(test_manifest_fuzz),
         cmocka_unit_test(test_kill_while_writing),
     };
     return cmocka_run_group_tests(tests, setup, teardown);

@@ -9,3 +9,4 @@ add_executable(test_write_files io/write_files.c io/support.c)
 target_link_libraries(test_write_files PRIVATE mr_test_support)
 mr_add_script(files io/test_files.py LABELS io
               ARGS ${MPIEXEC_EXECUTABLE} $<TARGET_FILE:test_write_files>)
+mr_add_script(full_disk io/test_full_disk.sh LABELS io fault ARGS $<TARGET_FILE:test_write_files>)
