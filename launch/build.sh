@@ -11,8 +11,9 @@ echo "build: configuring and building in build/release (log: $log)" >&2
 targets=()
 for target in "$@"; do targets+=(--target "$target"); done
 if ! { cmake --preset release && cmake --build --preset release "${targets[@]}"; } >"$log" 2>&1; then
-    tail -n 40 "$log" >&2
-    echo "build: failed; the lines above are the end of $log" >&2
+    # The messages, without the progress lines and the compiler's command lines.
+    grep -vE '^\[[0-9]+/[0-9]+\]|^/[^ :]+ ' "$log" | tail -n 40 >&2
+    echo "build: failed; the whole log is $log" >&2
     exit 1
 fi
 echo "build: done in $((SECONDS - started)) s" >&2
