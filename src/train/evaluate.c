@@ -77,7 +77,8 @@ static int ascending(const void *a, const void *b)
 static mr_status list_seen(evaluation *e)
 {
     const mr_dataset *d = e->t->data;
-    int64_t cut = e->what->split == MR_SPLIT_TEST ? 1 : 2, n = 0;
+    mr_split split = e->what->split; /* NEXT has no target: the whole history was seen */
+    int64_t cut = split == MR_SPLIT_NEXT ? 0 : split == MR_SPLIT_TEST ? 1 : 2, n = 0;
     for (int64_t i = 0; i < e->batch.rows; i++) {
         int32_t u = e->batch.user[i];
         int64_t len = d->offset[u + 1] - d->offset[u] - cut;
