@@ -121,10 +121,11 @@ static mr_status epoch_event(mr_loop *l, double seconds)
 }
 
 /* ---- checkpoints ---- */
-static mr_status save(mr_loop *l, bool is_best)
+static mr_status write_checkpoint(mr_loop *l, bool is_best)
 {
     if (!l->checkpoint_dir) return MR_OK;
     l->state.step = l->t->step;
+    l->state.skipped_in_row = l->t->skipped_in_row;
     mr_checkpoint_save_args a = {.dir = l->checkpoint_dir,
                                  .params = &l->t->params,
                                  .state = &l->state,
@@ -132,8 +133,13 @@ static mr_status save(mr_loop *l, bool is_best)
                                  .world = l->t->world,
                                  .is_best = is_best,
                                  .keep = l->t->cfg->checkpoint.keep};
-    /* A failed checkpoint costs the checkpoint, not the training: it has said so itself. */
-    mr_status st = mr_checkpoint_save(&a);
+    return mr_checkpoint_save(&a);
+}
+
+/* A failed checkpoint costs the checkpoint, not the training: it has said so itself. */
+static mr_status save(mr_loop *l, bool is_best)
+{
+    mr_status st = write_checkpoint(l, is_best);
     return st == MR_ERR_COMM ? st : MR_OK;
 }
 
@@ -165,6 +171,11 @@ static bool steps_are_over(const mr_loop *l)
     return most > 0 && l->t->step >= most;
 }
 
+static bool limit_reached(const mr_loop *l)
+{
+    return l->state.epoch >= l->t->cfg->train.epochs || steps_are_over(l);
+}
+
 static mr_status train_epoch(mr_loop *l, double *seconds)
 {
     mr_trainer *t = l->t;
@@ -178,7 +189,7 @@ static mr_status train_epoch(mr_loop *l, double *seconds)
         MR_TRY(asked_to_stop(l, &stop));
         if (stop) {
             mr_progress_clear(&bar);
-            MR_TRY(save(l, false));
+            MR_TRY(write_checkpoint(l, false)); /* MR_STOPPED promises one */
             return MR_STOPPED;
         }
         MR_TRY(mr_trainer_step(t, l->state.epoch, l->state.batch_in_epoch));
@@ -252,10 +263,14 @@ static mr_status one_epoch(mr_loop *l, bool *is_over)
     MR_TRY(epoch_event(l, seconds));
     MR_TRY(validate(l, &is_best, is_over));
     l->epochs_done++;
-    l->state.epoch++;
-    l->state.batch_in_epoch = 0;
-    *is_over |= l->state.epoch >= c->train.epochs || steps_are_over(l);
+    /* Only early stopping ends a run for good: a run that reached train.epochs or train.max_steps,
+     * the latter perhaps inside an epoch, goes on when the limit is raised. */
     l->state.is_finished = *is_over;
+    if (l->state.batch_in_epoch >= mr_sampler_batches(l->t->sampler)) {
+        l->state.epoch++;
+        l->state.batch_in_epoch = 0;
+    }
+    *is_over |= limit_reached(l);
     if (is_best || *is_over ||
         (c->checkpoint.every_epochs > 0 && l->state.epoch % c->checkpoint.every_epochs == 0))
         MR_TRY(save(l, is_best));
@@ -276,8 +291,9 @@ static mr_status load_best(mr_loop *l)
 
 mr_status mr_loop_run(mr_loop *l)
 {
-    bool is_over = l->state.is_finished || l->state.epoch >= l->t->cfg->train.epochs;
     l->t->step = l->state.step;
+    l->t->skipped_in_row = (int)l->state.skipped_in_row;
+    bool is_over = l->state.is_finished || limit_reached(l);
     while (!is_over) MR_TRY(one_epoch(l, &is_over));
     MR_TRY(load_best(l));
     return score(l, MR_SPLIT_TEST, &l->test);

@@ -33,7 +33,10 @@ static mr_status reduce_bucket(void *user, int64_t lo, int64_t hi)
     mr_trainer *t = user;
     if (t->world->size == 1) return MR_OK;
     char *g = (char *)t->params.grad + lo * (int64_t)t->params.real_bytes;
-    return t->world->iallreduce(t->world, g, hi - lo, t->dev->real);
+    t->dev->enter(t->dev);
+    mr_status st = t->world->iallreduce(t->world, g, hi - lo, t->dev->real);
+    t->dev->leave(t->dev);
+    return st;
 }
 
 /* The rows of the sharded table, after the dense part and the loss slots. */
@@ -44,12 +47,15 @@ mr_status mr_trainer_gradients(mr_trainer *t)
     mr_run *r = t->train_run;
     MR_TRY(mr_run_forward(r));
     MR_TRY(mr_run_backward(r, reduce_bucket, t));
-    MR_TRY(t->world->wait_all(t->world));
-    if (t->replicas) {
+    t->dev->enter(t->dev);
+    mr_status st = t->world->wait_all(t->world);
+    if (st == MR_OK && t->replicas) {
         char *g = (char *)t->params.grad + shard_begin(t) * (int64_t)t->params.real_bytes;
-        MR_TRY(t->replicas->allreduce(t->replicas, g, t->params.n_total - shard_begin(t),
-                                      t->dev->real, MR_SUM));
+        st = t->replicas->allreduce(t->replicas, g, t->params.n_total - shard_begin(t), t->dev->real,
+                                    MR_SUM);
     }
+    t->dev->leave(t->dev);
+    MR_TRY(st);
     return mr_run_losses(r, t->losses);
 }
 

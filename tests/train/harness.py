@@ -1,0 +1,144 @@
+"""What the end-to-end tests of this folder share: a small data set, runs of the program, their events.
+
+The program is $MR_BINARY. Widths are tiny and the data synthetic: these tests are about equality of
+numbers and about behaviour, never about accuracy.
+"""
+import atexit
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "golden"))
+sys.dont_write_bytecode = True
+
+BINARY = os.environ.get("MR_BINARY", "")
+LIMIT = 120  # seconds for one run of the program; a hang is a failure
+
+# Dropout 0.5 would now and then drop all 12 elements of a row, and the norm of a row of zeros (eps 1e-12)
+# makes gradients of 1e6 and more: true, but no place for comparing rounding.
+SMALL = ["--model.dropout=0.2", "--model.attention_dropout=0.2", "--model.hidden=12", "--model.inner=16", "--tcd.unet_width=16", "--tcd.heads=4",
+         "--npd.inner=16", "--diffusion.steps=3", "--train.batch=64", "--train.log_every=1"]
+MODELS = ["sasrec", "cl4srec", "tedrec", "mealrec"]
+
+folder = tempfile.mkdtemp(prefix="mealrec-train-")
+atexit.register(shutil.rmtree, folder, ignore_errors=True)
+failures = []
+checks = 0
+
+
+def check(good, text):
+    """Count a check; keep and show the text of a failed one."""
+    global checks
+    checks += 1
+    if not good:
+        failures.append(text)
+        print("FAIL " + text, flush=True)
+    return bool(good)
+
+
+def finish():
+    print("%d checks, %d failures" % (checks, len(failures)))
+    sys.exit(1 if failures or not checks else 0)
+
+
+def environment():
+    env = dict(os.environ, OMP_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1",
+               OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_mpi_yield_when_idle="1",
+               OMPI_MCA_btl_vader_single_copy_mechanism="none")
+    return env
+
+
+def words(args, ranks=0):
+    """The command line; ranks 0 runs the program without a launcher."""
+    launcher = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", str(ranks)]
+    return (launcher if ranks else []) + [BINARY] + list(args)
+
+
+def run(args, ranks=0, limit=LIMIT):
+    """CompletedProcess with text output; a run over the limit has returncode None."""
+    try:
+        return subprocess.run(words(args, ranks), cwd=folder, env=environment(), text=True,
+                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=limit)
+    except subprocess.TimeoutExpired as e:
+        return subprocess.CompletedProcess(e.cmd, None, "", "no end within %d s" % limit)
+
+
+def must(args, ranks=0):
+    """A run that has to succeed."""
+    r = run(args, ranks)
+    if r.returncode != 0:
+        print("%s\nexit %s\n%s%s" % (" ".join(words(args, ranks)), r.returncode, r.stdout, r.stderr))
+        sys.exit(1)
+    return r
+
+
+def synth(name, *args, users=150, items=90, interactions=1500):
+    """A synthetic data set file in the folder; its name."""
+    must(["synth", "--out", name, "--users", str(users), "--items", str(items), "--interactions",
+          str(interactions), "--frames", "3", "--width", "16", "--text-width", "10", *args])
+    return name
+
+
+def train_args(name, data, *args):
+    return ["train", "--data.path=" + data, "--run.name=" + name] + SMALL + list(args)
+
+
+def train(name, data, *args, ranks=0):
+    return must(train_args(name, data, *args), ranks)
+
+
+def events(name, kind=None):
+    with open(os.path.join(folder, "runs", name, "metrics.jsonl")) as f:
+        all_of_them = [json.loads(line) for line in f]
+    return [e for e in all_of_them if kind is None or e["event"] == kind]
+
+
+def losses(name, key="loss"):
+    """{step: loss}"""
+    return {e["step"]: e[key] for e in events(name, "step")}
+
+
+def worst_difference(a, b):
+    """Largest relative difference of two {step: loss}, or infinity when the steps differ."""
+    if set(a) != set(b) or not a:
+        return float("inf")
+    worst = 0.0
+    for s in a:
+        d = abs(a[s] - b[s]) / max(abs(a[s]), abs(b[s]), 1e-300)
+        worst = d if not d <= worst else worst  # a NaN stays
+    return worst
+
+
+def scores(name):
+    """Everything of the validation and test events except the time they took."""
+    return [{k: v for k, v in e.items() if k != "seconds"}
+            for e in events(name) if e["event"] in ("valid", "test")]
+
+
+def checkpoint(name, which="latest"):
+    """({"value/item.weight": array, ...}, the state) of a run's checkpoint, put together from its files."""
+    import numpy as np
+    import safetensors_io
+    top = os.path.join(folder, "runs", name, "checkpoints")
+    with open(os.path.join(top, which)) as f:
+        top = os.path.join(top, f.read().strip())
+    with open(os.path.join(top, "MANIFEST.json")) as f:
+        m = json.load(f)
+    shards = [safetensors_io.load(os.path.join(top, f["name"]))[0] for f in m["files"]]
+    out = {}
+    for t in m["tensors"]:
+        for section in m["sections"]:
+            key = section + "/" + t["name"]
+            out[key] = np.concatenate([shards[p["file"]][key] for p in t["parts"]])
+            assert list(out[key].shape) == t["shape"], key
+    return out, m["state"]
+
+
+def same_tensors(a, b):
+    """Names whose bytes differ between two checkpoints (all of them when the names differ)."""
+    if set(a) != set(b):
+        return sorted(set(a) ^ set(b))
+    return [n for n in a if a[n].tobytes() != b[n].tobytes()]
