@@ -65,6 +65,7 @@ static mr_status write_part(hid_t file, const mr_part *p, uint64_t sum)
     H5Pset_layout(plist, H5D_CONTIGUOUS);
     H5Pset_alloc_time(plist, H5D_ALLOC_TIME_EARLY);
     H5Pset_fill_time(plist, H5D_FILL_TIME_NEVER);
+    H5Pset_obj_track_times(plist, false);
     hid_t ds = H5Dcreate2(file, p->name, type, space, H5P_DEFAULT, plist, H5P_DEFAULT);
     bool ok = ds >= 0;
     int64_t row = mr_part_bytes(p) / p->dims[0];
@@ -96,6 +97,7 @@ static mr_status write_file(const char *tmp, const mr_h5_header *h, const mr_par
     /* Attributes stay in the object header: a heap would bring bytes without a checksum. */
     hid_t fcpl = H5Pcreate(H5P_FILE_CREATE);
     H5Pset_attr_phase_change(fcpl, 16, 12);
+    H5Pset_obj_track_times(fcpl, false); /* the same data give the same bytes at any time */
     hid_t file = H5Fcreate(tmp, H5F_ACC_EXCL, fcpl, fapl);
     H5Pclose(fcpl);
     H5Pclose(fapl);

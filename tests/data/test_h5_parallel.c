@@ -146,6 +146,7 @@ static void test_different_files(void **state)
     mr_errors_to_log(false);
     assert_int_equal(mr_h5_dataset_read(&d, own, world), MR_ERR_DATA);
     mr_errors_to_log(true);
+    if (world->rank) assert_non_null(strstr(mr_last_error(), "is not the file that rank 0 sees"));
     assert_null(d.offset);
     mr_dataset_free(&a);
 }

@@ -9,6 +9,7 @@ import random
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 
 try:
@@ -146,10 +147,13 @@ def test_logs():
 def test_features():
     rng, g = random.Random(8), np.random.default_rng(8)
     log, out = TMP / "f.log", TMP / "f.h5"
-    rows = write_log(log, random_rows(rng, 1), "inter")
+    # Two items that the filter drops, early and in the middle of the ascending ids.
+    rare = [("u1", "u00", 1), ("u2", "u2x", 2)]
+    rows = write_log(log, random_rows(rng, 1) + rare, "inter")
     want = expected(rows, 3)
     items, every = want[1], want[4]
     kept = [every.index(i) for i in items]
+    assert kept != list(range(len(kept))), kept
     base = ("import", "--interactions", log, "--out", out, "--k-core", 3, "--force")
     for dtype, flag, stored in (("f4", None, "f4"), ("f8", None, "f4"), ("f2", None, "f2"),
                                 ("f4", "f16", "f2"), ("f2", "f32", "f4")):
@@ -215,6 +219,7 @@ def test_files():
     ok("synth", "--out", out)
     reference = out.read_bytes()
     refused(2, "--force", "synth", "--out", out)
+    time.sleep(1.1)  # no time of day in the file
     ok("synth", "--out", out, "--force")
     assert out.read_bytes() == reference
     ok("synth", "--out", out, "--force", "--seed", 1)
@@ -299,6 +304,8 @@ def build_foreign():
                "bomb": (bomb, "more bytes than the file"), "group": (group, "not a dataset"),
                "extra": (lambda b: b.create_dataset("more", data=[1]), "outside the schema"),
                "vlen": (vlen_attribute, "attribute name"),
+               "label": (lambda b: b.attrs.modify("is_synthetic", np.uint8(0)), "names and shapes"),
+               "value": (lambda b: b["items"].__setitem__(0, 5), "checksum of items"),
                "missing": (lambda b: b.__delitem__("items"), "missing"),
                "version": (lambda b: b.attrs.modify("schema_version", np.uint32(9)), "version 9")}
     return copy, changes
