@@ -125,6 +125,7 @@ static mr_status save(mr_loop *l, bool is_best)
 {
     if (!l->checkpoint_dir) return MR_OK;
     l->state.step = l->t->step;
+    l->state.skipped_in_row = l->t->skipped_in_row;
     mr_checkpoint_save_args a = {.dir = l->checkpoint_dir,
                                  .params = &l->t->params,
                                  .state = &l->state,
@@ -278,6 +279,7 @@ mr_status mr_loop_run(mr_loop *l)
 {
     bool is_over = l->state.is_finished || l->state.epoch >= l->t->cfg->train.epochs;
     l->t->step = l->state.step;
+    l->t->skipped_in_row = (int)l->state.skipped_in_row;
     while (!is_over) MR_TRY(one_epoch(l, &is_over));
     MR_TRY(load_best(l));
     return score(l, MR_SPLIT_TEST, &l->test);
