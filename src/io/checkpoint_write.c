@@ -255,7 +255,7 @@ static mr_status write_manifest(const saver *s)
     char *text = NULL;
     size_t bytes = 0;
     mr_status st = MR_ALLOC(&file_of, s->a->world->size, "files of a manifest");
-    if (s->a->config_json) m.config_json = strdup(s->a->config_json);
+    if (st == MR_OK && s->a->config_json) st = mr_copy_text(&m.config_json, s->a->config_json);
     if (st == MR_OK) st = describe(s, &m, file_of);
     if (st == MR_OK) st = mr_manifest_text(&m, &text, &bytes);
     if (st == MR_OK) st = mr_file_replace(s->tmp_fd, s->tmp_path, MR_MANIFEST_NAME, text, bytes);

@@ -83,6 +83,14 @@ mr_status mr_file_read_at(int fd, void *out, size_t bytes, int64_t offset, const
     return MR_OK;
 }
 
+mr_status mr_copy_text(char **out_p, const char *text)
+{
+    size_t bytes = strlen(text) + 1;
+    MR_TRY(mr_alloc((void **)out_p, (int64_t)bytes, 1, "text"));
+    memcpy(*out_p, text, bytes);
+    return MR_OK;
+}
+
 mr_status mr_file_read_text(int dir_fd, const char *dir, const char *name, int64_t limit,
                             char **text_p, size_t *bytes_p)
 {

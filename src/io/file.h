@@ -28,6 +28,8 @@ mr_status mr_folder_open(const char *path, int *fd_p);
 mr_status mr_file_write_all(int fd, const void *data, size_t bytes, const char *path);
 /* Read exactly `bytes` at `offset`. ERR_DATA when the file ends earlier. */
 mr_status mr_file_read_at(int fd, void *out, size_t bytes, int64_t offset, const char *path);
+/* A copy of a text; the caller MR_FREEs. */
+mr_status mr_copy_text(char **out_p, const char *text);
 /* Whole small file as NUL-terminated text, at most `limit` bytes (ERR_DATA). Caller MR_FREEs. */
 mr_status mr_file_read_text(int dir_fd, const char *dir, const char *name, int64_t limit,
                             char **text_p, size_t *bytes_p);

@@ -270,9 +270,11 @@ static mr_status parse_object(mr_manifest *m, const json_t *o, const char *path)
              "%s: 'state' is incomplete", path);
     MR_TRY(parse_files(m, json_object_get(o, "files"), path));
     MR_TRY(parse_tensors(m, json_object_get(o, "tensors"), path));
-    m->config_json = json_dumps(config, JSON_COMPACT | JSON_ENCODE_ANY);
-    MR_CHECK(m->config_json, MR_ERR_DATA, "%s: 'config' is missing", path);
-    return MR_OK;
+    char *text = json_dumps(config, JSON_COMPACT | JSON_ENCODE_ANY);
+    MR_CHECK(text, MR_ERR_DATA, "%s: 'config' is missing", path);
+    mr_status st = mr_copy_text(&m->config_json, text);
+    free(text);
+    return st;
 }
 
 mr_status mr_manifest_parse(mr_manifest *m, const char *text, size_t bytes, const char *path)
@@ -293,6 +295,6 @@ void mr_manifest_free(mr_manifest *m)
     for (int i = 0; i < m->n_tensors; i++) MR_FREE(m->tensor[i].part);
     MR_FREE(m->tensor);
     MR_FREE(m->file);
-    free(m->config_json);
+    MR_FREE(m->config_json);
     memset(m, 0, sizeof *m);
 }

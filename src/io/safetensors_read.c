@@ -78,10 +78,9 @@ static mr_status parse_metadata(mr_st_file *f, json_t *meta)
     {
         MR_CHECK(json_is_string(value), MR_ERR_DATA, "%s: metadata '%.80s' is not a text", f->path,
                  key);
-        f->key[f->n_metadata] = strdup(key);
-        f->value[f->n_metadata++] = strdup(json_string_value(value));
-        MR_CHECK(f->key[f->n_metadata - 1] && f->value[f->n_metadata - 1], MR_ERR_MEMORY,
-                 "%s: no memory for the metadata", f->path);
+        int i = f->n_metadata++;
+        MR_TRY(mr_copy_text(&f->key[i], key));
+        MR_TRY(mr_copy_text(&f->value[i], json_string_value(value)));
     }
     return MR_OK;
 }
@@ -191,8 +190,8 @@ void mr_st_close(mr_st_file **f_p)
     if (!f) return;
     if (f->fd >= 0) close(f->fd);
     for (int i = 0; i < f->n_metadata; i++) {
-        free(f->key[i]);
-        free(f->value[i]);
+        MR_FREE(f->key[i]);
+        MR_FREE(f->value[i]);
     }
     MR_FREE(f->key);
     MR_FREE(f->value);

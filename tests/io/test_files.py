@@ -94,7 +94,8 @@ def read_events(path):
         (n, crc) = struct.unpack_from("<QI", raw, at)
         assert masked(raw[at:at + 8]) == crc
         payload = raw[at + 12:at + 12 + n]
-        assert len(payload) == n and struct.unpack_from("<I", raw, at + 12 + n)[0] == masked(payload)
+        assert len(payload) == n
+        assert struct.unpack_from("<I", raw, at + 12 + n)[0] == masked(payload)
         events.append(dict(fields(payload)))
         at += 16 + n
     return events

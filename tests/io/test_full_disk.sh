@@ -1,6 +1,6 @@
 #!/bin/bash
-# A disk that really is full, at 30 fill levels: the save fails with exit code 74 and says so, the older
-# checkpoint still loads, nothing is left behind; with room again the next save works.
+# A disk that really is full, at 30 fill levels: the save fails with exit code 74 and says so, the
+# older checkpoint still loads, nothing is left behind; with room again the next save works.
 # usage: test_full_disk.sh WRITER      (skips where a private tmpfs cannot be mounted)
 set -u
 if [ "${2:-}" != inside ]; then
@@ -25,10 +25,11 @@ for i in $(seq 0 29); do
     [ $code -eq 74 ] || fail "exit code $code: $said"
     case $said in *"$disk/c"*) ;; *) fail "the path is not named: $said" ;; esac
     case $said in *"No space left on device"*) ;; *) fail "the reason is not named: $said" ;; esac
-    left=$(ls -A $disk/c | tr '\n' ' ')
+    left=$(find $disk/c -mindepth 1 -maxdepth 1 -printf '%f\n' | sort | tr '\n' ' ')
     [ "$left" = "latest step-000000010 " ] || fail "left behind: $left"
     "$writer" $disk/c load 10 2>/dev/null || fail "the older checkpoint does not load"
 done
 rm $disk/filler
-"$writer" $disk/c save 20 2>/dev/null && "$writer" $disk/c load 20 2>/dev/null || fail "with room again"
+"$writer" $disk/c save 20 2>/dev/null || fail "save with room again"
+"$writer" $disk/c load 20 2>/dev/null || fail "load with room again"
 echo "30 fill levels"

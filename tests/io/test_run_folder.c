@@ -131,8 +131,9 @@ static void test_foreign_folders(void **state)
     snprintf(path, sizeof path, "%s/foreign", cfg.run.dir);
     if (world->rank == 0) {
         assert_int_equal(mkdir(path, 0700), 0);
-        strcat(path, "/thesis.tex");
-        FILE *f = fopen(path, "w");
+        char file[620];
+        snprintf(file, sizeof file, "%s/thesis.tex", path);
+        FILE *f = fopen(file, "w");
         assert_non_null(f);
         fclose(f);
     }

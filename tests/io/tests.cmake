@@ -10,3 +10,5 @@ target_link_libraries(test_write_files PRIVATE mr_test_support)
 mr_add_script(files io/test_files.py LABELS io
               ARGS ${MPIEXEC_EXECUTABLE} $<TARGET_FILE:test_write_files>)
 mr_add_script(full_disk io/test_full_disk.sh LABELS io fault ARGS $<TARGET_FILE:test_write_files>)
+mr_add_script(resume io/test_resume.py LABELS io dist TIMEOUT 300
+              ARGS ${MPIEXEC_EXECUTABLE} $<TARGET_FILE:mealrec-dist>)

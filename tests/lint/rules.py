@@ -35,7 +35,7 @@ LIBRARIES = [
     (r"nccl.*\.h", r"src/dist/comm_nccl\.c"),
     (r"hdf5.*\.h|H5.*\.h", r"src/io/.*"),
     (r"hwloc.*", r"src/dist/topo\.c"),
-    (r"cblas\.h", r"src/(kernels/cpu/.*|cli/blas_core\.c|train/bench.*|cli/cmd_bench.*)"),
+    (r"cblas\.h", r"src/(kernels/cpu/.*|cli/blas_core\.c|io/environment\.c|train/bench.*|cli/cmd_bench.*)"),
 ]
 
 
