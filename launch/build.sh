@@ -10,7 +10,10 @@ started=$SECONDS
 echo "build: configuring and building in build/release (log: $log)" >&2
 targets=()
 for target in "$@"; do targets+=(--target "$target"); done
-if ! { cmake --preset release && cmake --build --preset release "${targets[@]}"; } >"$log" 2>&1; then
+build() {
+    cmake --preset release && cmake --build --preset release "${targets[@]}"
+}
+if ! build >"$log" 2>&1; then
     # The messages, without the progress lines and the compiler's command lines.
     grep -vE '^\[[0-9]+/[0-9]+\]|^/[^ :]+ ' "$log" | tail -n 40 >&2
     echo "build: failed; the whole log is $log" >&2

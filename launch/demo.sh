@@ -1,29 +1,31 @@
 #!/bin/bash
-# The demonstration: builds mealrec-dist and trains on a synthetic data set made on the spot, first the
-# backbone alone, then MealRec, on two ranks; under three minutes on two cores.
-#   launch/demo.sh [--ranks N] [--no-install] [--section.key=value]...
+# The demonstration: builds mealrec-dist and trains on a synthetic data set made on the spot, first
+# the backbone alone, then MealRec, on two ranks; under three minutes on two cores.
+#   launch/demo.sh [--ranks N] [--no-install]
 # Missing Debian packages are installed first (deps.sh); --no-install leaves that out.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 # shellcheck source=launch/mpi_env.sh
 . launch/mpi_env.sh
 
-ranks=2 deps=() options=()
+ranks=2 deps=()
 while [ $# -gt 0 ]; do
     case $1 in
         --ranks)
             ranks=${2-}
             case $ranks in
                 [1-9] | [1-9][0-9] | [1-9][0-9][0-9]) ;;
-                *) echo "demo.sh: --ranks wants a number from 1 to 999, not '$ranks'" >&2; exit 2 ;;
+                *)
+                    echo "demo.sh: --ranks wants a number from 1 to 999, not '$ranks'" >&2
+                    exit 2
+                    ;;
             esac
             shift
             ;;
         --no-install) deps+=(--no-install) ;;
-        --*.*=*) options+=("$1") ;;
         -h | --help) sed -n '2,5s/^# //p' "$0"; exit 0 ;;
         *)
-            echo "demo.sh: unknown option '$1'; known: --ranks N, --no-install, --section.key=value" >&2
+            echo "demo.sh: unknown option '$1'; known: --ranks N, --no-install" >&2
             exit 2
             ;;
     esac
@@ -35,7 +37,7 @@ launch/build.sh mealrec-dist || exit
 
 mr_mpi_env "$ranks"
 started=$SECONDS
-command=(mpirun -np "$ranks" "${mr_mpirun_args[@]}" build/release/mealrec-dist "${options[@]}")
+command=(mpirun -np "$ranks" "${mr_mpirun_args[@]}" build/release/mealrec-dist)
 echo "demo: ${command[*]}" >&2
 "${command[@]}"
 code=$?

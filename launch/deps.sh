@@ -49,9 +49,11 @@ needed=$build_packages
 
 if ! command -v dpkg-query >/dev/null 2>&1; then
     say "this is not Debian, so nothing is installed. Needed, with their development files:"
-    say "  a C11 compiler, CMake >= 3.25, Ninja, pkg-config, an MPI, parallel HDF5, hwloc, OpenBLAS,"
-    say "  libyaml, jansson, xxhash, Random123, cmocka, xz"
-    [ "$with_tests" = 1 ] && say "  and for the tests python3 with numpy, h5py and torch, shellcheck, clang-format"
+    say "  a C11 compiler, CMake >= 3.25, Ninja, pkg-config, an MPI, parallel HDF5, hwloc,"
+    say "  OpenBLAS, libyaml, jansson, xxhash, Random123, cmocka, xz"
+    if [ "$with_tests" = 1 ]; then
+        say "  and for the tests python3 with numpy, h5py and torch, shellcheck, clang-format"
+    fi
     say "CMake stops and names the library if one is not found."
     exit 0
 fi
@@ -86,7 +88,8 @@ if [ "$(id -u)" != 0 ]; then
 fi
 
 apt() {
-    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get -q -o DPkg::Lock::Timeout=300 "$@" >&2
+    "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive \
+        apt-get -q -o DPkg::Lock::Timeout=300 "$@" >&2
 }
 say "installing them with apt-get"
 if ! apt update || ! apt install -y --no-install-recommends "${missing[@]}"; then

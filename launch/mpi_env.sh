@@ -16,7 +16,8 @@ mr_mpi_env() {
     fi
     # Containers often forbid one process to read the memory of another; PMIx's shared store
     # prints warnings there.
-    export OMPI_MCA_btl_vader_single_copy_mechanism=${OMPI_MCA_btl_vader_single_copy_mechanism:-none}
+    : "${OMPI_MCA_btl_vader_single_copy_mechanism:=none}"
+    export OMPI_MCA_btl_vader_single_copy_mechanism
     export PMIX_MCA_gds=${PMIX_MCA_gds:-hash}
     # Share the cores among the ranks.
     local threads=$((cores / ranks))

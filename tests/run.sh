@@ -3,8 +3,8 @@
 #   tests/run.sh -L dist       tests with a label (unit, kernel, op, dist, cli, lint, ...)
 #   tests/run.sh -R config     tests whose name matches
 # Missing Debian packages are installed first (launch/deps.sh).
-# The last line is "N passed, N failed, N skipped". Exit code 0 only when something passed and nothing
-# failed.
+# The last line is "N passed, N failed, N skipped". Exit code 0 only when something passed and
+# nothing failed.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 
@@ -27,8 +27,8 @@ ctest --test-dir build/release -j "$(nproc)" --output-on-failure --timeout 300 \
 code=$?
 
 # One testcase element a test: name, seconds and verdict, tab separated.
-cases=$(sed -n 's/^.*<testcase name="\([^"]*\)".* time="\([^"]*\)" status="\([^"]*\)".*$/\1\t\2\t\3/p' \
-    "$junit" 2>/dev/null)
+test_case='.*<testcase name="\([^"]*\)".* time="\([^"]*\)" status="\([^"]*\)".*'
+cases=$(sed -n "s/^$test_case\$/\1\t\2\t\3/p" "$junit" 2>/dev/null)
 # ctest calls a skipped test "notrun", like one that could not be started; only the former has the
 # element <skipped message="SKIP_RETURN_CODE=77"/>.
 skipped=$(grep -c '<skipped message="SKIP_' "$junit" 2>/dev/null)

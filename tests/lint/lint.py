@@ -3,7 +3,8 @@
   lint.py code [ROOT]      the rules of rules.py
   lint.py format [ROOT]    clang-format, with .clang-format
   lint.py shell [ROOT]     bash -n and shellcheck
-Prints path:line: rule: message. Exit codes: 0 clean, 1 violations, 2 usage, 77 tool not installed."""
+Prints path:line: rule: message.
+Exit codes: 0 clean, 1 violations, 2 usage, 77 tool not installed."""
 import os
 import shutil
 import subprocess
@@ -31,8 +32,8 @@ def format_(root):
     for f in load(root):
         if not f.is_c:
             continue
-        run = subprocess.run([tool, "--style=file", "--assume-filename=" + os.path.join(root, f.path)],
-                             input=f.raw, capture_output=True)
+        name = "--assume-filename=" + os.path.join(root, f.path)
+        run = subprocess.run([tool, "--style=file", name], input=f.raw, capture_output=True)
         if run.returncode != 0:
             yield f"{f.path}:0: format: clang-format: {run.stderr.decode().strip()}"
         elif run.stdout != f.raw:
@@ -45,7 +46,8 @@ def format_(root):
 def shell(root):
     scripts = [f for f in load(root) if f.is_shell]
     for f in scripts:
-        run = subprocess.run(["bash", "-n", os.path.join(root, f.path)], capture_output=True, text=True)
+        run = subprocess.run(["bash", "-n", os.path.join(root, f.path)], capture_output=True,
+                             text=True)
         if run.returncode != 0:
             yield f"{f.path}:0: bash -n: {run.stderr.strip()}"
         if f.text.startswith("#!") and not os.access(os.path.join(root, f.path), os.X_OK):
@@ -70,7 +72,8 @@ def main():
     if len(sys.argv) not in (2, 3) or sys.argv[1] not in checks:
         print(__doc__, file=sys.stderr)
         return 2
-    root = sys.argv[2] if len(sys.argv) == 3 else os.path.join(os.path.dirname(__file__), "..", "..")
+    here = os.path.dirname(os.path.abspath(__file__))
+    root = sys.argv[2] if len(sys.argv) == 3 else os.path.join(here, "..", "..")
     found = list(checks[sys.argv[1]](os.path.abspath(root)))
     for text in found:
         print(text)

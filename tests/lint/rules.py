@@ -1,4 +1,4 @@
-"""The rules for code. Each is a generator rule(files) -> (path, line, message); line 0 = whole file.
+"""The rules for code: generators rule(files) -> (path, line, message); line 0 = whole file.
 RULES maps their names to them; test_lint.py breaks each one on purpose."""
 import posixpath
 import re
@@ -128,12 +128,14 @@ CALLS = [
                r"asprintf|alloca)\s*\(",
      r"src/.*", r"src/base/mem\.c", "host memory comes from base/mem.h"),
     ("stdout", r"(?<![\w.>])(printf|vprintf|puts|putchar)\s*\(|\bstdout\b",
-     r"src/.*", r"src/(cli/.*|train/report.*)", "standard output belongs to src/cli and reports"),
+     r"src/.*", r"src/(cli/.*|train/(report|demo).*)",
+     "standard output belongs to src/cli and reports"),
     ("process", r"(?<![\w.>])(system|popen)\s*\(", r"src/.*", None,
      "no shell is started with text of users"),
     ("string", r"(?<![\w.>])(strcpy|strcat|sprintf|vsprintf|gets|stpcpy)\s*\(", r"(src|tests)/.*",
      None, "unbounded; use snprintf"),
-    ("atomic", r"#\s*pragma\s+omp\s+atomic|_Atomic\s*\(?\s*(float|double)|atomic(Add|Sub|Exch|CAS)\w*",
+    ("atomic", r"#\s*pragma\s+omp\s+atomic|_Atomic\s*\(?\s*(float|double)|"
+               r"atomic(Add|Sub|Exch|CAS)\w*",
      r"src/.*", None, "sums in the order of arrival differ from run to run; "
                       "an atomic on integers says /* integer */ on its line"),
     ("thread_sum", r"#\s*pragma\s+omp\s+[^\n]*\bparallel\b[^\n]*\breduction\s*\(", r"src/.*", None,

@@ -1,4 +1,4 @@
-"""What the lint rules read: the repository's files, C text without comments, functions of a C file."""
+"""What the lint rules read: the repository's files, C text without comments, functions of C."""
 import os
 import re
 

