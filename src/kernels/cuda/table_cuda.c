@@ -18,4 +18,10 @@ const mr_kernels mr_kernels_cuda = {
     /* embed.cu */
     ENTRY(gather_rows), ENTRY(gather_padded), ENTRY(add_rows), ENTRY(position_fwd),
     ENTRY(position_bwd), ENTRY(last_fwd), ENTRY(last_bwd), ENTRY(feature_gather), ENTRY(context),
+    /* attention.cu */
+    ENTRY(attention_fwd), ENTRY(attention_bwd),
+    /* unet.cu */
+    ENTRY(conv3_fwd), ENTRY(conv3_bwd_x), ENTRY(conv3_bwd_w), ENTRY(conv3_bwd_add),
+    ENTRY(frame_add), ENTRY(upsample_fwd), ENTRY(upsample_bwd), ENTRY(concat_fwd),
+    ENTRY(concat_bwd), ENTRY(time_embed), ENTRY(silu_fwd), ENTRY(silu_bwd),
 };
