@@ -24,4 +24,13 @@ const mr_kernels mr_kernels_cuda = {
     ENTRY(conv3_fwd), ENTRY(conv3_bwd_x), ENTRY(conv3_bwd_w), ENTRY(conv3_bwd_add),
     ENTRY(frame_add), ENTRY(upsample_fwd), ENTRY(upsample_bwd), ENTRY(concat_fwd),
     ENTRY(concat_bwd), ENTRY(time_embed), ENTRY(silu_fwd), ENTRY(silu_bwd),
+    /* groupnorm.cu */
+    ENTRY(group_norm_fwd), ENTRY(group_norm_bwd),
+    /* diffusion.cu */
+    ENTRY(noise_fwd), ENTRY(noise_bwd), ENTRY(posterior), ENTRY(pool_concat_fwd),
+    ENTRY(pool_concat_bwd),
+    /* loss.cu */
+    ENTRY(zero), ENTRY(mse_fwd), ENTRY(mse_bwd), ENTRY(row_inv_norm), ENTRY(row_scale),
+    ENTRY(row_dot), ENTRY(norm_project), ENTRY(ce_rows), ENTRY(ce_combine), ENTRY(ce_target),
+    ENTRY(ce_sum), ENTRY(pair_ids),
 };
