@@ -33,4 +33,10 @@ const mr_kernels mr_kernels_cuda = {
     ENTRY(zero), ENTRY(mse_fwd), ENTRY(mse_bwd), ENTRY(row_inv_norm), ENTRY(row_scale),
     ENTRY(row_dot), ENTRY(norm_project), ENTRY(ce_rows), ENTRY(ce_combine), ENTRY(ce_target),
     ENTRY(ce_sum), ENTRY(pair_ids),
+    /* topk.cu */
+    ENTRY(score_tile), ENTRY(score_target), ENTRY(score_skip), ENTRY(rank_count),
+    ENTRY(topk_merge),
+    /* tedrec.cu */
+    ENTRY(moe_drop), ENTRY(moe_gate_fwd), ENTRY(moe_mix_fwd), ENTRY(moe_gate_bwd),
+    ENTRY(moe_weigh),
 };
