@@ -112,6 +112,7 @@ mr_status mr_run_create(mr_run **out_p, const mr_plan *plan, mr_device *dev, mr_
     r->dev = dev;
     r->params = params;
     r->ex.seed = seed;
+    r->ex.stream = dev->stream;
     MR_TRY_GOTO(mr_kernels_for(&r->k, dev->name), st, fail);
     MR_TRY_GOTO(dev->alloc(dev, (void **)&r->ws, (size_t)plan->ws_bytes, "step workspace"), st,
                 fail);

@@ -22,7 +22,7 @@ typedef struct mr_exec {
     const mr_step_state *state; /* device memory */
     void *scratch;              /* device memory, at least what the op asked for */
     size_t scratch_bytes;
-    void *stream;               /* CUDA stream, NULL on a CPU */
+    void *stream;               /* mr_device.stream: mr_cuda_queue on cuda, NULL on a CPU */
 } mr_exec;
 
 /* Where the rows of a matrix come from, for random draws that do not depend on batch layout:

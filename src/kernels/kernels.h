@@ -57,5 +57,8 @@ const char *mr_kernels_name(int i);
 const char *mr_kernels_missing(const mr_kernels *k);
 
 extern const mr_kernels mr_kernels_cpu32, mr_kernels_cpu64;
+#ifdef MR_HAVE_CUDA
+extern const mr_kernels mr_kernels_cuda; /* entries without a kernel are NULL */
+#endif
 
 #endif

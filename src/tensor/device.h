@@ -26,6 +26,7 @@ struct mr_device {
     void (*leave)(mr_device *d);
     mr_status (*sync)(mr_device *d);
     void (*close)(mr_device *d); /* release impl; NULL = nothing to release */
+    void *stream; /* for mr_exec.stream: mr_cuda_queue on cuda, NULL elsewhere */
     void *impl;
 };
 

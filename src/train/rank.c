@@ -54,6 +54,7 @@ static mr_status allocate(mr_ranker *r)
     MR_TRY(device_mem(r, &r->top_id, n * k * 4));
     MR_TRY(device_mem(r, &r->top_in_score, n * k * r->size * real));
     MR_TRY(device_mem(r, &r->top_in_id, n * k * r->size * 4));
+    r->ex.stream = r->s.dev->stream;
     r->ex.scratch_bytes = (size_t)mr_score_scratch(d, real);
     MR_TRY(device_mem(r, &r->ex.scratch, mr_score_scratch(d, real)));
     MR_TRY(MR_ALLOC(&r->h_count, n, "ranks"));

@@ -1,0 +1,141 @@
+/* Shared by the CUDA kernel files: launching, fixed-order reductions, dropout factors.
+ * Invariants: no floating-point atomics; a reduction's order depends on sizes alone, never on the
+ * GPU. A launch error stays with the runtime until the device's next copy or sync reports it. */
+#ifndef MR_KERNELS_CUDA_COMMON_CUH
+#define MR_KERNELS_CUDA_COMMON_CUH
+
+#include <math.h>
+#include <stdint.h>
+#include <string.h>
+
+#include "kernels/kernels.h"
+#include "kernels/shared/act.h"
+#include "tensor/cuda_queue.h"
+
+/* Declarations of all entries: a definition with other arguments does not compile. */
+extern "C" {
+#define X(name, args) void name##_cuda args;
+MR_KERNEL_LIST(X)
+#undef X
+}
+
+enum { BLOCK = 256, WARP = 32 };
+#define ALL_LANES 0xffffffffu
+
+static inline mr_cuda_queue *queue_of(const mr_exec *ex) { return (mr_cuda_queue *)ex->stream; }
+static inline cudaStream_t stream_of(const mr_exec *ex) { return queue_of(ex)->stream; }
+static inline int64_t pieces(int64_t n, int64_t size) { return (n + size - 1) / size; }
+/* Threads for a block that walks w columns. */
+static inline unsigned threads_for(int64_t w)
+{
+    return w <= 32 ? 32 : w <= 64 ? 64 : w <= 128 ? 128 : BLOCK;
+}
+
+template <class F> __global__ void each_kernel(int64_t n, F f)
+{
+    int64_t i = (int64_t)blockIdx.x * blockDim.x + threadIdx.x;
+    if (i < n) f(i);
+}
+
+/* f(i) for i < n, one thread each. */
+template <class F> static void each(int64_t n, const mr_exec *ex, F f)
+{
+    if (n > 0) each_kernel<<<(unsigned)pieces(n, BLOCK), BLOCK, 0, stream_of(ex)>>>(n, f);
+}
+
+template <class F> __global__ void cells_kernel(int64_t w, F f)
+{
+    for (int64_t j = threadIdx.x; j < w; j += blockDim.x) f((int64_t)blockIdx.x, j);
+}
+
+/* f(i, j) for i < n, j < w: one block a row, neighbouring threads on neighbouring columns. */
+template <class F> static void cells(int64_t n, int64_t w, const mr_exec *ex, F f)
+{
+    if (n > 0 && w > 0) cells_kernel<<<(unsigned)n, threads_for(w), 0, stream_of(ex)>>>(w, f);
+}
+
+__device__ static inline void put(float *y, float v, int acc) { *y = acc ? *y + v : v; }
+
+/* The same value in every lane. */
+template <class T> __device__ static inline T warp_sum(T v)
+{
+    for (int o = WARP / 2; o > 0; o /= 2) v += __shfl_xor_sync(ALL_LANES, v, o);
+    return v;
+}
+
+template <class T> __device__ static inline T warp_max(T v)
+{
+    for (int o = WARP / 2; o > 0; o /= 2) {
+        T other = __shfl_xor_sync(ALL_LANES, v, o);
+        v = other > v ? other : v;
+    }
+    return v;
+}
+
+/* Sum over the block, the same in every thread; all threads take part. blockDim.x is a multiple of
+ * 32. Lanes by the tree of warp_sum, warps in order. */
+template <class T> __device__ static inline T block_sum(T v)
+{
+    __shared__ T part[WARP];
+    v = warp_sum(v);
+    __syncthreads(); /* part may still be read by the call before */
+    if (threadIdx.x % WARP == 0) part[threadIdx.x / WARP] = v;
+    __syncthreads();
+    T s = part[0];
+    for (unsigned i = 1; i < blockDim.x / WARP; i++) s += part[i];
+    return s;
+}
+
+template <class T> __device__ static inline T block_max(T v)
+{
+    __shared__ T part[WARP];
+    v = warp_max(v);
+    __syncthreads();
+    if (threadIdx.x % WARP == 0) part[threadIdx.x / WARP] = v;
+    __syncthreads();
+    T s = part[0];
+    for (unsigned i = 1; i < blockDim.x / WARP; i++) s = part[i] > s ? part[i] : s;
+    return s;
+}
+
+/* mr_drop with everything that is constant over a call resolved; passed to kernels by value. */
+struct mask {
+    bool is_on;
+    float scale;
+    uint32_t threshold, purpose;
+    uint64_t seed;
+    const mr_step_state *state;
+    const uint32_t *rid;
+    const int32_t *pos;
+    int64_t per_row;
+
+    /* Factor of element j of matrix row i of width w. */
+    __device__ float factor(int64_t i, int64_t w, int64_t j) const
+    {
+        if (!is_on) return 1.0f;
+        int64_t lead = per_row == 1 ? i : i / per_row;
+        int64_t position = pos[lead] * per_row + (i - lead * per_row);
+        uint32_t bits = mr_drop_bits_at(seed, purpose, state->step, rid[lead],
+                                        mr_drop_first_block(position, w), j);
+        return bits >= threshold ? scale : 0.0f;
+    }
+};
+
+static inline mask mask_of(const mr_drop *d, const mr_exec *ex)
+{
+    mask m = {};
+    m.is_on = d && d->p > 0;
+    m.per_row = 1;
+    if (!m.is_on) return m;
+    m.scale = (float)mr_drop_scale(d->p);
+    m.threshold = mr_drop_threshold(d->p);
+    m.purpose = d->purpose;
+    m.seed = ex->seed;
+    m.state = ex->state;
+    m.rid = d->rows.rid;
+    m.pos = d->rows.pos;
+    m.per_row = d->per_row;
+    return m;
+}
+
+#endif

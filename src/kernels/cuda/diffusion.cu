@@ -1,0 +1,121 @@
+/* Diffusion kernels: forward noise, its gradient, the posterior step, pooled condition.
+ * A thread makes the four normals of one Philox block and uses them at once.
+ * Invariant: what a row gets depends on its global row index alone. */
+#include "kernels/cuda/common.cuh"
+#include "kernels/shared/draw.h"
+
+/* How the t of a row is drawn; by value, the list is host memory otherwise. */
+struct t_draw {
+    uint64_t seed;
+    const mr_step_state *state;
+    uint32_t purpose;
+    int64_t t, t_max;
+    mr_int_list set;
+
+    __device__ int64_t of(uint32_t rid) const
+    {
+        return t ? t : mr_draw_t(seed, purpose, state->step, rid, t_max, &set);
+    }
+};
+
+static t_draw t_draw_of(const mr_noise *nz, const mr_exec *ex)
+{
+    t_draw d = {};
+    d.seed = ex->seed;
+    d.state = ex->state;
+    d.purpose = nz->purpose_t;
+    d.t = nz->t;
+    d.t_max = nz->t_max;
+    if (nz->t_set) d.set = *nz->t_set;
+    return d;
+}
+
+__device__ static inline void normals4(float eps[4], uint64_t seed, uint32_t purpose,
+                                       uint32_t step, uint32_t rid, int64_t block)
+{
+    double e[4];
+    mr_draw_normal4(e, seed, purpose, step, rid, (uint32_t)block);
+    for (int i = 0; i < 4; i++) eps[i] = (float)e[i];
+}
+
+void noise_fwd_cuda(void *xtv, const void *x0v, const double *abar, const uint32_t *rid, int64_t n,
+                    int64_t w, const mr_noise *nz, const mr_exec *ex)
+{
+    float *xt = (float *)xtv;
+    const float *x0 = (const float *)x0v;
+    t_draw draw = t_draw_of(nz, ex);
+    uint32_t purpose = nz->purpose_eps;
+    bool pure = nz->pure;
+    cells(n, pieces(w, 4), ex, [=] __device__(int64_t i, int64_t q) {
+        float eps[4], a = 0, s = 1;
+        normals4(eps, draw.seed, purpose, draw.state->step, rid[i], q);
+        if (!pure) {
+            double ab = abar[draw.of(rid[i])];
+            a = (float)sqrt(ab);
+            s = (float)sqrt(1.0 - ab);
+        }
+        for (int64_t j = 4 * q; j < 4 * q + 4 && j < w; j++)
+            xt[i * w + j] = (pure ? 0.0f : a * x0[i * w + j]) + s * eps[j - 4 * q];
+    });
+}
+
+void noise_bwd_cuda(void *dx0v, const void *dxtv, const double *abar, const uint32_t *rid,
+                    int64_t n, int64_t w, const mr_noise *nz, int acc, const mr_exec *ex)
+{
+    float *dx0 = (float *)dx0v;
+    const float *dxt = (const float *)dxtv;
+    t_draw draw = t_draw_of(nz, ex);
+    cells(n, w, ex, [=] __device__(int64_t i, int64_t j) {
+        float a = (float)sqrt(abar[draw.of(rid[i])]);
+        put(&dx0[i * w + j], a * dxt[i * w + j], acc);
+    });
+}
+
+void posterior_cuda(void *outv, const void *xhatv, const void *xtv, const uint32_t *rid, int64_t n,
+                    int64_t w, double c1, double c2, double sd, uint32_t purpose,
+                    const mr_exec *ex)
+{
+    float *out = (float *)outv, a = (float)c1, b = (float)c2, s = (float)sd;
+    const float *xhat = (const float *)xhatv, *xt = (const float *)xtv;
+    uint64_t seed = ex->seed;
+    const mr_step_state *state = ex->state;
+    bool noisy = sd != 0.0;
+    cells(n, pieces(w, 4), ex, [=] __device__(int64_t i, int64_t q) {
+        float eps[4] = {0, 0, 0, 0};
+        if (noisy) normals4(eps, seed, purpose, state->step, rid[i], q);
+        for (int64_t j = 4 * q; j < 4 * q + 4 && j < w; j++)
+            out[i * w + j] = a * xhat[i * w + j] + b * xt[i * w + j] + s * eps[j - 4 * q];
+    });
+}
+
+void pool_concat_fwd_cuda(void *outv, const void *x0v, const void *framesv, const void *textv,
+                          int64_t n, int64_t K, int64_t d, const mr_exec *ex)
+{
+    float *out = (float *)outv, inv = (float)(1.0 / (double)K);
+    const float *x0 = (const float *)x0v, *frames = (const float *)framesv;
+    const float *text = (const float *)textv;
+    cells(n, d, ex, [=] __device__(int64_t i, int64_t j) {
+        float s = 0;
+        for (int64_t k = 0; k < K; k++) s += frames[(i * K + k) * d + j];
+        float *o = out + i * 3 * d + j;
+        o[0] = x0[i * d + j];
+        o[d] = s * inv;
+        o[2 * d] = text[i * d + j];
+    });
+}
+
+void pool_concat_bwd_cuda(void *dx0v, void *dframesv, void *dtextv, const void *doutv, int64_t n,
+                          int64_t K, int64_t d, int acc_x0, int acc_frames, int acc_text,
+                          const mr_exec *ex)
+{
+    float *dx0 = (float *)dx0v, *dframes = (float *)dframesv, *dtext = (float *)dtextv;
+    float inv = (float)(1.0 / (double)K);
+    const float *dout = (const float *)doutv;
+    cells(n, d, ex, [=] __device__(int64_t i, int64_t j) {
+        const float *g = dout + i * 3 * d + j;
+        if (dx0) put(&dx0[i * d + j], g[0], acc_x0);
+        for (int64_t k = 0; dframes && k < K; k++)
+            put(&dframes[(i * K + k) * d + j], inv * g[d], acc_frames);
+        if (dtext) put(&dtext[i * d + j], g[2 * d], acc_text);
+    });
+}

@@ -1,0 +1,138 @@
+/* Rows by index, positions, frozen features.
+ * What it is not: the exchange of rows between ranks (graph/op_embed.c).
+ * Sums follow the order of the inverse index or of the rows: one thread owns a column. */
+#include <cuda_fp16.h>
+
+#include "kernels/cuda/common.cuh"
+
+void gather_rows_cuda(void *outv, const void *tablev, const int32_t *row, int64_t n, int64_t w,
+                      const mr_exec *ex)
+{
+    float *out = (float *)outv;
+    const float *table = (const float *)tablev;
+    cells(n, w, ex, [=] __device__(int64_t i, int64_t j) {
+        out[i * w + j] = table[row[i] * w + j];
+    });
+}
+
+void gather_padded_cuda(void *outv, const void *tablev, const int32_t *row, const int32_t *start,
+                        const int32_t *len, int64_t B, int64_t L, int64_t w, int64_t pad,
+                        const mr_exec *ex)
+{
+    float *out = (float *)outv;
+    const float *table = (const float *)tablev;
+    cells(B * L, w, ex, [=] __device__(int64_t i, int64_t j) {
+        int64_t b = i / L, l = i % L, at = l < len[b] ? start[b] + l : pad;
+        out[i * w + j] = table[row[at] * w + j];
+    });
+}
+
+void add_rows_cuda(void *outv, const void *xv, const int32_t *row, const int32_t *start,
+                   const int32_t *pos, int64_t n, int64_t w, int64_t R, int acc, int32_t skip,
+                   const int32_t *tok_row, const int32_t *tok_pos, int64_t L, const mr_exec *ex)
+{
+    float *out = (float *)outv;
+    const float *x = (const float *)xv;
+    if (!acc) each(R * w, ex, [=] __device__(int64_t i) { out[i] = 0; });
+    cells(n, w, ex, [=] __device__(int64_t i, int64_t j) {
+        int64_t to = row ? row[i] : i;
+        if (to == skip) return;
+        float s = out[to * w + j];
+        for (int64_t k = start[i]; k < start[i + 1]; k++) {
+            int64_t t = pos[k], src = tok_row ? tok_row[t] * L + tok_pos[t] : t;
+            s += x[src * w + j];
+        }
+        out[to * w + j] = s;
+    });
+}
+
+void position_fwd_cuda(void *yv, const void *xv, const void *tablev, const int32_t *pos, int64_t n,
+                       int64_t w, const mr_exec *ex)
+{
+    float *y = (float *)yv;
+    const float *x = (const float *)xv, *table = (const float *)tablev;
+    cells(n, w, ex, [=] __device__(int64_t i, int64_t j) {
+        y[i * w + j] = x[i * w + j] + table[pos[i] * w + j];
+    });
+}
+
+void position_bwd_cuda(void *dtablev, const void *dyv, const int32_t *start, const int32_t *len,
+                       int64_t B, int64_t L, int64_t w, int acc, const mr_exec *ex)
+{
+    float *dtable = (float *)dtablev;
+    const float *dy = (const float *)dyv;
+    each(L * w, ex, [=] __device__(int64_t i) {
+        int64_t l = i / w, j = i % w;
+        float s = 0;
+        for (int64_t b = 0; b < B; b++)
+            if (len[b] > l) s += dy[(start[b] + l) * w + j];
+        put(&dtable[i], s, acc);
+    });
+}
+
+void last_fwd_cuda(void *yv, const void *xv, const int32_t *start, const int32_t *len, int64_t B,
+                   int64_t w, const mr_exec *ex)
+{
+    float *y = (float *)yv;
+    const float *x = (const float *)xv;
+    cells(B, w, ex, [=] __device__(int64_t b, int64_t j) {
+        y[b * w + j] = x[(start[b] + len[b] - 1) * w + j];
+    });
+}
+
+void last_bwd_cuda(void *dxv, const void *dyv, const int32_t *start, const int32_t *len, int64_t B,
+                   int64_t w, int acc, const mr_exec *ex)
+{
+    float *dx = (float *)dxv;
+    const float *dy = (const float *)dyv;
+    cells(B, w, ex, [=] __device__(int64_t b, int64_t j) {
+        float *d = dx + start[b] * w + j;
+        int64_t last = len[b] - 1;
+        for (int64_t l = 0; !acc && l < last; l++) d[l * w] = 0;
+        put(&d[last * w], dy[b * w + j], acc);
+    });
+}
+
+/* Element `at` of a feature matrix. */
+__device__ static inline float feature(const void *data, mr_dtype dtype, int64_t at)
+{
+    return dtype == MR_F16 ? __half2float(((const __half *)data)[at]) : ((const float *)data)[at];
+}
+
+void feature_gather_cuda(void *outv, const void *data, mr_dtype dtype, const int32_t *id, int64_t n,
+                         int64_t w, int64_t n_items, const mr_exec *ex)
+{
+    float *out = (float *)outv;
+    cells(n, w, ex, [=] __device__(int64_t i, int64_t j) {
+        bool known = id[i] >= 1 && id[i] <= n_items;
+        out[i * w + j] = known ? feature(data, dtype, (id[i] - (int64_t)1) * w + j) : 0.0f;
+    });
+}
+
+__global__ static void context_kernel(float *out, const void *data, mr_dtype dtype,
+                                      const int32_t *id, const int32_t *start, const int32_t *len,
+                                      int64_t w, int64_t n_items, double gamma)
+{
+    int64_t b = blockIdx.x, n = len[b];
+    double total = 0;
+    for (int64_t k = 0; k < n; k++) total += exp(-gamma * (double)k);
+    for (int64_t j = threadIdx.x; j < w; j += blockDim.x) {
+        float s = 0;
+        for (int64_t k = 0; k < n; k++) {
+            int64_t item = id[start[b] + k];
+            if (item < 1 || item > n_items) continue;
+            float a = (float)(exp(-gamma * (double)(n - 1 - k)) / total);
+            s += a * feature(data, dtype, (item - 1) * w + j);
+        }
+        out[b * w + j] = s;
+    }
+}
+
+void context_cuda(void *out, const void *data, mr_dtype dtype, const int32_t *id,
+                  const int32_t *start, const int32_t *len, int64_t B, int64_t w, int64_t n_items,
+                  double gamma, const mr_exec *ex)
+{
+    if (B > 0)
+        context_kernel<<<(unsigned)B, threads_for(w), 0, stream_of(ex)>>>(
+            (float *)out, data, dtype, id, start, len, w, n_items, gamma);
+}

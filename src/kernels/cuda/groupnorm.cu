@@ -1,0 +1,203 @@
+/* Group norm + FiLM + SiLU + dropout. Only mean and 1/std are kept; the rest is computed again.
+ * Invariants: forward does one sample a block; backward one block of MR_GN_BLOCK samples, a thread
+ * owning its channels throughout, so every sum has a fixed order. */
+#include "kernels/cuda/common.cuh"
+
+struct gn_args {
+    const float *x, *gamma, *beta, *film, *mean, *rstd, *dy;
+    int64_t n, S, c, G, cg, film_ld;
+    mask drop;
+
+    /* Dropout of element e of sample i: the sample is one row of width S * c. */
+    __device__ float factor(int64_t i, int64_t e) const { return drop.factor(i, S * c, e); }
+    /* 1 + scale and shift of channel j of sample i */
+    __device__ float scale1(int64_t i, int64_t j) const
+    {
+        return film ? 1 + film[i * film_ld + j] : 1.0f;
+    }
+    __device__ float shift(int64_t i, int64_t j) const
+    {
+        return film ? film[i * film_ld + c + j] : 0.0f;
+    }
+};
+
+static gn_args make_args(const void *x, const void *gamma, const void *beta, const void *film,
+                         const mr_gn *gn, const mr_exec *ex)
+{
+    gn_args a = {};
+    a.x = (const float *)x;
+    a.gamma = (const float *)gamma;
+    a.beta = (const float *)beta;
+    a.film = (const float *)film;
+    a.n = gn->n;
+    a.S = gn->S;
+    a.c = gn->c;
+    a.G = gn->groups;
+    a.cg = gn->c / gn->groups;
+    a.film_ld = gn->film_ld;
+    a.drop = mask_of(&gn->drop, ex);
+    a.drop.per_row = 1;
+    return a;
+}
+
+/* mean and rstd of sample i, a warp per group. */
+__device__ static void sample_stats(float *mean, float *rstd, const gn_args &a, int64_t i,
+                                    float eps)
+{
+    int lane = (int)threadIdx.x % WARP;
+    const float *x = a.x + i * a.S * a.c;
+    float count = (float)(a.S * a.cg);
+    for (int64_t g = threadIdx.x / WARP; g < a.G; g += blockDim.x / WARP) {
+        float s = 0, q = 0;
+        for (int64_t f = 0; f < a.S; f++)
+            for (int64_t j = lane; j < a.cg; j += WARP) s += x[f * a.c + g * a.cg + j];
+        float mu = warp_sum(s) / count;
+        for (int64_t f = 0; f < a.S; f++)
+            for (int64_t j = lane; j < a.cg; j += WARP) {
+                float d = x[f * a.c + g * a.cg + j] - mu;
+                q += d * d;
+            }
+        float rs = 1 / sqrtf(warp_sum(q) / count + eps);
+        if (lane) continue;
+        mean[i * a.G + g] = mu;
+        rstd[i * a.G + g] = rs;
+    }
+}
+
+__global__ static void group_norm_fwd_kernel(float *y, float *mean, float *rstd, gn_args a,
+                                             float eps)
+{
+    int64_t i = blockIdx.x, w = a.S * a.c;
+    sample_stats(mean, rstd, a, i, eps);
+    __syncthreads();
+    for (int64_t j = threadIdx.x; j < a.c; j += blockDim.x) {
+        int64_t g = j / a.cg;
+        float mu = mean[i * a.G + g], up = a.scale1(i, j);
+        float slope = rstd[i * a.G + g] * a.gamma[j] * up, add = a.beta[j] * up + a.shift(i, j);
+        for (int64_t f = 0; f < a.S; f++) {
+            int64_t e = f * a.c + j;
+            float v = (a.x[i * w + e] - mu) * slope + add;
+            y[i * w + e] = mr_siluf(v) * a.factor(i, e);
+        }
+    }
+}
+
+void group_norm_fwd_cuda(void *y, void *mean, void *rstd, const void *x, const void *gamma,
+                         const void *beta, const void *film, const mr_gn *gn, const mr_exec *ex)
+{
+    if (gn->n > 0)
+        group_norm_fwd_kernel<<<(unsigned)gn->n, BLOCK, 0, stream_of(ex)>>>(
+            (float *)y, (float *)mean, (float *)rstd, make_args(x, gamma, beta, film, gn, ex),
+            (float)gn->eps);
+}
+
+struct gn_grads {
+    float *dx, *dfilm;
+    float *part_gamma, *part_beta; /* [blocks,c] */
+    float *sums;                   /* [blocks,2,c] terms of the group means */
+    int acc_x, acc_film;
+};
+
+/* Channel j of sample i with everything its elements share. */
+struct gn_channel {
+    float mu, rs, slope, add;
+
+    __device__ gn_channel(const gn_args &a, int64_t i, int64_t j)
+    {
+        mu = a.mean[i * a.G + j / a.cg];
+        rs = a.rstd[i * a.G + j / a.cg];
+        float up = a.scale1(i, j);
+        slope = rs * a.gamma[j] * up;
+        add = a.beta[j] * up + a.shift(i, j);
+    }
+    /* Gradient of v at element e of sample i, where d = x - mean. */
+    __device__ float dv(const gn_args &a, int64_t i, int64_t e, float d) const
+    {
+        return a.dy[i * a.S * a.c + e] * a.factor(i, e) * mr_silu_gradf(d * slope + add);
+    }
+};
+
+/* Parameter and FiLM gradients of sample i; leaves the terms of the group means in term0, term1. */
+__device__ static void sample_params(const gn_args &a, const gn_grads &g, int64_t i, float *term0,
+                                     float *term1)
+{
+    int64_t k = blockIdx.x;
+    for (int64_t j = threadIdx.x; j < a.c; j += blockDim.x) {
+        gn_channel ch(a, i, j);
+        float P = 0, Q = 0;
+        for (int64_t f = 0; f < a.S; f++) {
+            int64_t e = f * a.c + j;
+            float d = a.x[i * a.S * a.c + e] - ch.mu, dv = ch.dv(a, i, e, d);
+            P += dv;
+            Q += dv * d;
+        }
+        Q *= ch.rs;
+        if (g.dfilm) {
+            float *df = g.dfilm + i * 2 * a.c;
+            put(&df[j], a.gamma[j] * Q + a.beta[j] * P, g.acc_film);
+            put(&df[a.c + j], P, g.acc_film);
+        }
+        float up = a.scale1(i, j);
+        g.part_gamma[k * a.c + j] += up * Q;
+        g.part_beta[k * a.c + j] += up * P;
+        term0[j] = a.gamma[j] * up * P;
+        term1[j] = a.gamma[j] * up * Q;
+    }
+}
+
+__global__ static void group_norm_bwd_kernel(gn_args a, gn_grads g)
+{
+    extern __shared__ float total[]; /* [2,G] */
+    int64_t k = blockIdx.x, w = a.S * a.c;
+    int64_t end = (k + 1) * MR_GN_BLOCK < a.n ? (k + 1) * MR_GN_BLOCK : a.n;
+    float *term0 = g.sums + k * 2 * a.c, *term1 = term0 + a.c, count = (float)(a.S * a.cg);
+    for (int64_t j = threadIdx.x; j < a.c; j += blockDim.x)
+        g.part_gamma[k * a.c + j] = g.part_beta[k * a.c + j] = 0;
+    for (int64_t i = k * MR_GN_BLOCK; i < end; i++) {
+        sample_params(a, g, i, term0, term1);
+        __syncthreads();
+        for (int64_t q = threadIdx.x / WARP; q < a.G; q += blockDim.x / WARP) {
+            float s0 = 0, s1 = 0;
+            for (int64_t j = threadIdx.x % WARP; j < a.cg; j += WARP) {
+                s0 += term0[q * a.cg + j];
+                s1 += term1[q * a.cg + j];
+            }
+            s0 = warp_sum(s0);
+            s1 = warp_sum(s1);
+            if (threadIdx.x % WARP) continue;
+            total[q] = s0 / count;
+            total[a.G + q] = s1 / count;
+        }
+        __syncthreads();
+        for (int64_t j = threadIdx.x; g.dx && j < a.c; j += blockDim.x) {
+            gn_channel ch(a, i, j);
+            float m0 = total[j / a.cg] * ch.rs, m1 = total[a.G + j / a.cg] * ch.rs * ch.rs;
+            for (int64_t f = 0; f < a.S; f++) {
+                int64_t e = f * a.c + j;
+                float d = a.x[i * w + e] - ch.mu, dv = ch.dv(a, i, e, d);
+                put(&g.dx[i * w + e], ch.slope * dv - m0 - d * m1, g.acc_x);
+            }
+        }
+        __syncthreads();
+    }
+}
+
+void group_norm_bwd_cuda(void *dx, void *dgamma, void *dbeta, void *dfilm, const void *dy,
+                         const void *x, const void *mean, const void *rstd, const void *gamma,
+                         const void *beta, const void *film, const mr_gn *gn, int acc_x,
+                         int acc_gamma, int acc_beta, int acc_film, const mr_exec *ex)
+{
+    gn_args a = make_args(x, gamma, beta, film, gn, ex);
+    a.mean = (const float *)mean;
+    a.rstd = (const float *)rstd;
+    a.dy = (const float *)dy;
+    int64_t blocks = pieces(gn->n, MR_GN_BLOCK), c = gn->c;
+    float *part = (float *)ex->scratch;
+    gn_grads g = {(float *)dx, (float *)dfilm, part, part + blocks * c, part + 2 * blocks * c,
+                  acc_x, acc_film};
+    if (blocks)
+        group_norm_bwd_kernel<<<(unsigned)blocks, BLOCK, (size_t)(2 * a.G) * sizeof(float),
+                                stream_of(ex)>>>(a, g);
+    col_sum_cuda(dgamma, g.part_gamma, blocks, c, acc_gamma, ex);
+    col_sum_cuda(dbeta, g.part_beta, blocks, c, acc_beta, ex);
+}

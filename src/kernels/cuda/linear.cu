@@ -1,0 +1,101 @@
+/* Matrix products (cuBLAS), bias, activation, column sums. */
+#include "kernels/cuda/common.cuh"
+
+/* cuBLAS is column-major: the transpose of a row-major matrix. c^T = op(b)^T op(a)^T. */
+void gemm_cuda(void *c, const void *a, const void *b, int64_t m, int64_t n, int64_t k, int ta,
+               int tb, int64_t lda, int64_t ldb, int64_t ldc, double alpha, double beta,
+               const mr_exec *ex)
+{
+    mr_cuda_queue *q = queue_of(ex);
+    float al = (float)alpha, be = (float)beta;
+    if (m == 0 || n == 0) return;
+    cublasStatus_t st = cublasSgemm_64(
+        q->blas, tb ? CUBLAS_OP_T : CUBLAS_OP_N, ta ? CUBLAS_OP_T : CUBLAS_OP_N, n, m, k, &al,
+        (const float *)b, ldb, (const float *)a, lda, &be, (float *)c, ldc);
+    if (q->blas_status == CUBLAS_STATUS_SUCCESS) q->blas_status = st;
+}
+
+__device__ static inline float activate(float x, int act)
+{
+    return act == MR_ACT_GELU ? mr_geluf(x) : act == MR_ACT_SILU ? mr_siluf(x) : x;
+}
+
+__device__ static inline float activate_grad(float x, int act)
+{
+    return act == MR_ACT_GELU ? mr_gelu_gradf(x) : mr_silu_gradf(x);
+}
+
+void bias_act_fwd_cuda(void *yv, void *prev, const void *biasv, int64_t n, int64_t w, int act,
+                       const mr_exec *ex)
+{
+    float *y = (float *)yv, *pre = act != MR_ACT_NONE ? (float *)prev : NULL;
+    const float *bias = (const float *)biasv;
+    cells(n, w, ex, [=] __device__(int64_t i, int64_t j) {
+        float v = y[i * w + j] + (bias ? bias[j] : 0.0f);
+        if (pre) pre[i * w + j] = v;
+        y[i * w + j] = activate(v, act);
+    });
+}
+
+void act_bwd_cuda(void *dprev, const void *dyv, const void *prev, int64_t n, int64_t w, int act,
+                  const mr_exec *ex)
+{
+    float *d = (float *)dprev;
+    const float *g = (const float *)dyv, *p = (const float *)prev;
+    if (act == MR_ACT_NONE)
+        each(n * w, ex, [=] __device__(int64_t i) { d[i] = g[i]; });
+    else
+        each(n * w, ex, [=] __device__(int64_t i) { d[i] = g[i] * activate_grad(p[i], act); });
+}
+
+/* 32 columns a block; thread row y sums rows y, y + 32, ..; the 32 partial sums are added in order.
+ */
+__global__ static void col_sum_kernel(float *out, const float *x, int64_t n, int64_t w, int acc)
+{
+    __shared__ float part[WARP][WARP];
+    int64_t j = (int64_t)blockIdx.x * WARP + threadIdx.x;
+    float s = 0;
+    if (j < w)
+        for (int64_t i = threadIdx.y; i < n; i += WARP) s += x[i * w + j];
+    part[threadIdx.y][threadIdx.x] = s;
+    __syncthreads();
+    if (threadIdx.y || j >= w) return;
+    for (int i = 1; i < WARP; i++) s += part[i][threadIdx.x];
+    put(&out[j], s, acc);
+}
+
+void col_sum_cuda(void *out, const void *x, int64_t n, int64_t w, int acc, const mr_exec *ex)
+{
+    if (w > 0)
+        col_sum_kernel<<<(unsigned)pieces(w, WARP), dim3(WARP, WARP), 0, stream_of(ex)>>>(
+            (float *)out, (const float *)x, n, w, acc);
+}
+
+void axpy_cuda(void *yv, const void *xv, int64_t n, double alpha, int acc, const mr_exec *ex)
+{
+    float *y = (float *)yv, a = (float)alpha;
+    const float *x = (const float *)xv;
+    each(n, ex, [=] __device__(int64_t i) { put(&y[i], a * x[i], acc); });
+}
+
+__global__ static void probe_kernel(float *out, const float *x, int64_t n)
+{
+    double s = 0;
+    for (int64_t i = threadIdx.x; i < n; i += blockDim.x)
+        s += (double)x[i] * cos(0.37 * (double)i + 1.0);
+    s = block_sum(s);
+    if (threadIdx.x == 0) *out = (float)s;
+}
+
+void probe_fwd_cuda(void *out, const void *x, int64_t n, const mr_exec *ex)
+{
+    probe_kernel<<<1, BLOCK, 0, stream_of(ex)>>>((float *)out, (const float *)x, n);
+}
+
+void probe_bwd_cuda(void *dxv, int64_t n, double weight, int acc, const mr_exec *ex)
+{
+    float *dx = (float *)dxv;
+    each(n, ex, [=] __device__(int64_t i) {
+        put(&dx[i], (float)(weight * cos(0.37 * (double)i + 1.0)), acc);
+    });
+}

@@ -1,0 +1,233 @@
+/* Losses and the parts of the sharded softmax cross-entropy.
+ * What it is not: the matrix products between them, nor the exchange between ranks
+ * (graph/op_softmax.c). Sums have a fixed order, those over many numbers are taken in double. */
+#include "kernels/cuda/common.cuh"
+
+#define NORM_MIN 1e-12
+
+void zero_cuda(void *y, int64_t n, const mr_exec *ex)
+{
+    float *p = (float *)y;
+    each(n, ex, [=] __device__(int64_t i) { p[i] = 0; });
+}
+
+enum { MSE_BLOCKS = 512 }; /* fixed: the order depends on n w alone */
+
+__global__ static void mse_parts(double *part, const float *pred, const float *target, int64_t n)
+{
+    double s = 0;
+    for (int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x; i < n;
+         i += (int64_t)MSE_BLOCKS * BLOCK) {
+        double d = (double)(target[i] - pred[i]);
+        s += d * d;
+    }
+    s = block_sum(s);
+    if (threadIdx.x == 0) part[blockIdx.x] = s;
+}
+
+/* loss = factor * sum of v[n] / (rows_global * w) */
+__global__ static void sum_kernel(float *loss, const double *v, int64_t n, double factor,
+                                  int64_t w, const mr_step_state *state)
+{
+    double s = 0;
+    for (int64_t i = threadIdx.x; i < n; i += BLOCK) s += v[i];
+    s = block_sum(s);
+    if (threadIdx.x == 0) *loss = (float)(factor * s / ((double)state->rows_global * (double)w));
+}
+
+void mse_fwd_cuda(void *loss, const void *pred, const void *target, int64_t n, int64_t w,
+                  const mr_exec *ex)
+{
+    double *part = queue_of(ex)->partials;
+    mse_parts<<<MSE_BLOCKS, BLOCK, 0, stream_of(ex)>>>(part, (const float *)pred,
+                                                       (const float *)target, n * w);
+    sum_kernel<<<1, BLOCK, 0, stream_of(ex)>>>((float *)loss, part, MSE_BLOCKS, 1.0, w, ex->state);
+}
+
+void mse_bwd_cuda(void *dpredv, void *dtargetv, const void *predv, const void *targetv, int64_t n,
+                  int64_t w, double weight, int acc_pred, int acc_target, const mr_exec *ex)
+{
+    float *dp = (float *)dpredv, *dt = (float *)dtargetv;
+    const float *pred = (const float *)predv, *target = (const float *)targetv;
+    const mr_step_state *state = ex->state;
+    each(n * w, ex, [=] __device__(int64_t i) {
+        float c = (float)(2.0 * weight / ((double)state->rows_global * (double)w));
+        float g = c * (pred[i] - target[i]);
+        if (dp) put(&dp[i], g, acc_pred);
+        if (dt) put(&dt[i], -g, acc_target);
+    });
+}
+
+/* Dot product of two rows by a block; the same in every thread. */
+__device__ static inline float row_product(const float *a, const float *b, int64_t w)
+{
+    float s = 0;
+    for (int64_t j = threadIdx.x; j < w; j += blockDim.x) s += a[j] * b[j];
+    return block_sum(s);
+}
+
+__global__ static void inv_norm_kernel(float *inv, const float *x, int64_t w)
+{
+    const float *r = x + blockIdx.x * w;
+    double norm = sqrt((double)row_product(r, r, w));
+    if (threadIdx.x == 0) inv[blockIdx.x] = (float)(1.0 / (norm > NORM_MIN ? norm : NORM_MIN));
+}
+
+void row_inv_norm_cuda(void *inv, const void *x, int64_t n, int64_t w, const mr_exec *ex)
+{
+    if (n > 0)
+        inv_norm_kernel<<<(unsigned)n, threads_for(w), 0, stream_of(ex)>>>((float *)inv,
+                                                                           (const float *)x, w);
+}
+
+void row_scale_cuda(void *yv, const void *xv, const void *sv, int64_t n, int64_t w,
+                    const mr_exec *ex)
+{
+    float *y = (float *)yv;
+    const float *x = (const float *)xv, *s = (const float *)sv;
+    cells(n, w, ex, [=] __device__(int64_t i, int64_t j) { y[i * w + j] = s[i] * x[i * w + j]; });
+}
+
+__global__ static void row_dot_kernel(float *s, const float *a, const float *b, int64_t w)
+{
+    float v = row_product(a + blockIdx.x * w, b + blockIdx.x * w, w);
+    if (threadIdx.x == 0) s[blockIdx.x] = v;
+}
+
+void row_dot_cuda(void *s, const void *a, const void *b, int64_t n, int64_t w, const mr_exec *ex)
+{
+    if (n > 0)
+        row_dot_kernel<<<(unsigned)n, threads_for(w), 0, stream_of(ex)>>>(
+            (float *)s, (const float *)a, (const float *)b, w);
+}
+
+__global__ static void norm_project_kernel(float *y, const float *h, const float *x,
+                                           const float *inv, const float *s0, int64_t w, int acc)
+{
+    int64_t i = blockIdx.x;
+    double v = (double)inv[i];
+    float c = 0;
+    if (v * NORM_MIN < 1.0) { /* the whole block alike */
+        double d = (double)row_product(x + i * w, h + i * w, w) - (s0 ? (double)s0[i] : 0.0);
+        c = (float)(v * v * d);
+    }
+    for (int64_t j = i * w + threadIdx.x; j < (i + 1) * w; j += blockDim.x)
+        put(&y[j], h[j] - c * x[j], acc);
+}
+
+void norm_project_cuda(void *y, const void *h, const void *x, const void *inv, const void *s0,
+                       int64_t n, int64_t w, int acc, const mr_exec *ex)
+{
+    if (n > 0)
+        norm_project_kernel<<<(unsigned)n, threads_for(w), 0, stream_of(ex)>>>(
+            (float *)y, (const float *)h, (const float *)x, (const float *)inv, (const float *)s0,
+            w, acc);
+}
+
+/* One row a block: largest l, then q in place and the sum of exponentials. */
+__global__ static void ce_rows_kernel(float *rawv, double *stats, const int32_t *target,
+                                      const int32_t *skip, const float *cs, int64_t v, int64_t lo,
+                                      float scale)
+{
+    int64_t b = blockIdx.x, t = target[b] - lo, k = skip ? skip[b] - lo : -1;
+    float *raw = rawv + b * v, m = -INFINITY;
+    double sum = 0, l_target = 0;
+    if (threadIdx.x == 0 && t >= 0 && t < v)
+        l_target = (double)(raw[t] * (cs ? cs[t] * scale : scale));
+    for (int64_t c = threadIdx.x; c < v; c += blockDim.x) {
+        if (c == k) continue;
+        float l = raw[c] * (cs ? cs[c] * scale : scale);
+        m = l > m ? l : m;
+    }
+    m = block_max(m); /* its barrier: the target's logit is read before it is overwritten */
+    for (int64_t c = threadIdx.x; c < v; c += blockDim.x) {
+        float f = cs ? cs[c] * scale : scale;
+        float e = c == k ? 0.0f : mr_expf(raw[c] * f - m);
+        sum += (double)e;
+        raw[c] = f * e;
+    }
+    sum = block_sum(sum);
+    if (threadIdx.x) return;
+    stats[3 * b] = (double)m;
+    stats[3 * b + 1] = sum;
+    stats[3 * b + 2] = l_target;
+}
+
+void ce_rows_cuda(void *raw, double *stats, const int32_t *target, const int32_t *skip,
+                  const void *col_scale, int64_t n, int64_t v, int64_t lo, double scale,
+                  const mr_exec *ex)
+{
+    if (n > 0)
+        ce_rows_kernel<<<(unsigned)n, BLOCK, 0, stream_of(ex)>>>(
+            (float *)raw, stats, target, skip, (const float *)col_scale, v, lo, (float)scale);
+}
+
+void ce_combine_cuda(void *coefv, double *ce, const double *stats, int64_t n, int size, int rank,
+                     double weight, const mr_exec *ex)
+{
+    float *coef = (float *)coefv;
+    const mr_step_state *state = ex->state;
+    each(n, ex, [=] __device__(int64_t b) {
+        double m = -INFINITY, z = 0, t = 0;
+        for (int r = 0; r < size; r++) {
+            double mr = stats[(r * n + b) * 3];
+            m = mr <= m ? m : mr; /* written so that a NaN is kept */
+        }
+        for (int r = 0; r < size; r++) {
+            const double *s = stats + (r * n + b) * 3;
+            z += s[1] * exp(s[0] - m);
+            t += s[2];
+        }
+        ce[b] = m + log(z) - t;
+        double w = weight / (double)state->rows_global;
+        coef[b] = (float)(w * exp(stats[(rank * n + b) * 3] - m) / z);
+    });
+}
+
+/* Rows may share a target. The block of the first such row does them all, in order. */
+__global__ static void ce_target_kernel(float *dtable, float *dx, const float *table,
+                                        const float *x, const int32_t *target, const float *cs,
+                                        int64_t n, int64_t v, int64_t w, int64_t lo, double g0,
+                                        const mr_step_state *state)
+{
+    int64_t b = blockIdx.x, t = target[b] - lo;
+    if (t < 0 || t >= v) return;
+    double scaled = g0 / (double)state->rows_global;
+    float g = (float)(cs ? scaled * (double)cs[t] : scaled);
+    int earlier = 0;
+    for (int64_t i = threadIdx.x; i < b; i += blockDim.x) earlier |= target[i] == target[b];
+    bool is_first = !__syncthreads_or(earlier);
+    for (int64_t j = threadIdx.x; j < w; j += blockDim.x) {
+        if (dx) dx[b * w + j] -= g * table[t * w + j];
+        if (!dtable || !is_first) continue;
+        float s = dtable[t * w + j];
+        for (int64_t i = b; i < n; i++)
+            if (target[i] == target[b]) s -= g * x[i * w + j];
+        dtable[t * w + j] = s;
+    }
+}
+
+void ce_target_cuda(void *dtable, void *dx, const void *table, const void *x,
+                    const int32_t *target, const void *col_scale, int64_t n, int64_t v, int64_t w,
+                    int64_t lo, double scale, double weight, const mr_exec *ex)
+{
+    if (n > 0)
+        ce_target_kernel<<<(unsigned)n, threads_for(w), 0, stream_of(ex)>>>(
+            (float *)dtable, (float *)dx, (const float *)table, (const float *)x, target,
+            (const float *)col_scale, n, v, w, lo, weight * scale, ex->state);
+}
+
+void ce_sum_cuda(void *loss, const double *ce, int64_t n, double alpha, const mr_exec *ex)
+{
+    sum_kernel<<<1, BLOCK, 0, stream_of(ex)>>>((float *)loss, ce, n, alpha, 1, ex->state);
+}
+
+void pair_ids_cuda(int32_t *target, int32_t *skip, int64_t B, int64_t first, int64_t G,
+                   const mr_exec *ex)
+{
+    each(2 * B, ex, [=] __device__(int64_t r) {
+        int64_t s = r / B, i = r % B;
+        skip[r] = (int32_t)(s * G + first + i);
+        target[r] = (int32_t)((1 - s) * G + first + i);
+    });
+}

@@ -1,0 +1,146 @@
+/* Layer normalisation with its residual and dropouts; dropout alone.
+ * What it is not: group normalisation (groupnorm.cu).
+ * A block owns a row and a thread the same columns in every pass, so that outputs may alias inputs
+ * as the contract allows. Masks are drawn again in every pass instead of being kept. */
+#include "kernels/cuda/common.cuh"
+
+/* Everything the passes share; passed by value. */
+struct norm_args {
+    const float *x, *res, *gamma, *beta, *mean, *rstd, *dy;
+    int64_t n, w;
+    mask in, out;
+
+    __device__ float input(int64_t i, int64_t j) const
+    {
+        float u = x[i * w + j] * in.factor(i, w, j);
+        return res ? u + res[i * w + j] : u;
+    }
+};
+
+__global__ static void norm_fwd_kernel(float *y, float *mean, float *rstd, norm_args a, float eps)
+{
+    int64_t i = blockIdx.x, w = a.w;
+    float sum = 0, square = 0;
+    for (int64_t j = threadIdx.x; j < w; j += blockDim.x) {
+        float u = a.input(i, j);
+        y[i * w + j] = u;
+        sum += u;
+    }
+    float mu = block_sum(sum) / (float)w;
+    for (int64_t j = threadIdx.x; j < w; j += blockDim.x) {
+        float d = y[i * w + j] - mu;
+        square += d * d;
+    }
+    float rs = 1 / sqrtf(block_sum(square) / (float)w + eps);
+    for (int64_t j = threadIdx.x; j < w; j += blockDim.x) {
+        float v = (y[i * w + j] - mu) * rs;
+        v = v * (a.gamma ? a.gamma[j] : 1) + (a.beta ? a.beta[j] : 0);
+        y[i * w + j] = v * a.out.factor(i, w, j);
+    }
+    if (threadIdx.x) return;
+    if (mean) mean[i] = mu;
+    if (rstd) rstd[i] = rs;
+}
+
+static norm_args make_args(const void *x, const void *res, const void *gamma, int64_t n, int64_t w,
+                           const mr_drop *in, const mr_drop *out, const mr_exec *ex)
+{
+    norm_args a = {};
+    a.x = (const float *)x;
+    a.res = (const float *)res;
+    a.gamma = (const float *)gamma;
+    a.n = n;
+    a.w = w;
+    a.in = mask_of(in, ex);
+    a.out = mask_of(out, ex);
+    return a;
+}
+
+void layer_norm_fwd_cuda(void *y, void *mean, void *rstd, const void *x, const void *residual,
+                         const void *gamma, const void *beta, int64_t n, int64_t w, double eps,
+                         const mr_drop *in, const mr_drop *out, const mr_exec *ex)
+{
+    norm_args a = make_args(x, residual, gamma, n, w, in, out, ex);
+    a.beta = (const float *)beta;
+    if (n > 0)
+        norm_fwd_kernel<<<(unsigned)n, threads_for(w), 0, stream_of(ex)>>>(
+            (float *)y, (float *)mean, (float *)rstd, a, (float)eps);
+}
+
+/* part[p][0][w], part[p][1][w]: sums of g xhat and of g over the rows of part p. */
+__global__ static void norm_parts_kernel(float *part, norm_args a, int64_t per_part)
+{
+    int64_t j = (int64_t)blockIdx.y * blockDim.x + threadIdx.x, p = blockIdx.x, w = a.w;
+    int64_t end = (p + 1) * per_part < a.n ? (p + 1) * per_part : a.n;
+    if (j >= w) return;
+    float sum_gamma = 0, sum_beta = 0;
+    for (int64_t i = p * per_part; i < end; i++) {
+        float g = a.dy[i * w + j] * a.out.factor(i, w, j);
+        sum_gamma += g * ((a.input(i, j) - a.mean[i]) * a.rstd[i]);
+        sum_beta += g;
+    }
+    part[(2 * p) * w + j] = sum_gamma;
+    part[(2 * p + 1) * w + j] = sum_beta;
+}
+
+__global__ static void norm_bwd_kernel(float *dx, float *dres, norm_args a, int acc_x, int acc_res)
+{
+    int64_t i = blockIdx.x, w = a.w;
+    float mu = a.mean[i], rs = a.rstd[i], s1 = 0, s2 = 0;
+    for (int64_t j = threadIdx.x; j < w; j += blockDim.x) {
+        float g = a.dy[i * w + j] * a.out.factor(i, w, j) * (a.gamma ? a.gamma[j] : 1);
+        s1 += g;
+        s2 += g * ((a.input(i, j) - mu) * rs);
+    }
+    s1 = block_sum(s1) / (float)w;
+    s2 = block_sum(s2) / (float)w;
+    for (int64_t j = threadIdx.x; j < w; j += blockDim.x) {
+        float g = a.dy[i * w + j] * a.out.factor(i, w, j) * (a.gamma ? a.gamma[j] : 1);
+        float du = rs * (g - s1 - (a.input(i, j) - mu) * rs * s2);
+        if (dx) put(&dx[i * w + j], du * a.in.factor(i, w, j), acc_x);
+        if (dres) put(&dres[i * w + j], du, acc_res);
+    }
+}
+
+void layer_norm_bwd_cuda(void *dxv, void *dresv, void *dgammav, void *dbetav, const void *dy,
+                         const void *x, const void *residual, const void *gamma, const void *mean,
+                         const void *rstd, int64_t n, int64_t w, int acc_x, int acc_res,
+                         int acc_gamma, int acc_beta, const mr_drop *in, const mr_drop *out,
+                         const mr_exec *ex)
+{
+    float *dgamma = (float *)dgammav, *dbeta = (float *)dbetav, *part = (float *)ex->scratch;
+    norm_args a = make_args(x, residual, gamma, n, w, in, out, ex);
+    a.mean = (const float *)mean;
+    a.rstd = (const float *)rstd;
+    a.dy = (const float *)dy;
+    int64_t per_part = pieces(n, MR_NORM_PARTS), parts = n > 0 ? pieces(n, per_part) : 0;
+    /* The sums first: dx and dres may be where x or dy was. */
+    if (parts && (dgamma || dbeta)) {
+        dim3 grid((unsigned)parts, (unsigned)pieces(w, threads_for(w)));
+        norm_parts_kernel<<<grid, threads_for(w), 0, stream_of(ex)>>>(part, a, per_part);
+    }
+    if (dgamma || dbeta)
+        each(w, ex, [=] __device__(int64_t j) {
+            float s = 0, t = 0;
+            for (int64_t p = 0; p < parts; p++) {
+                s += part[(2 * p) * w + j];
+                t += part[(2 * p + 1) * w + j];
+            }
+            if (dgamma) put(&dgamma[j], s, acc_gamma);
+            if (dbeta) put(&dbeta[j], t, acc_beta);
+        });
+    if (n > 0 && (dxv || dresv))
+        norm_bwd_kernel<<<(unsigned)n, threads_for(w), 0, stream_of(ex)>>>(
+            (float *)dxv, (float *)dresv, a, acc_x, acc_res);
+}
+
+void dropout_cuda(void *yv, const void *xv, int64_t n, int64_t w, int acc, const mr_drop *drop,
+                  const mr_exec *ex)
+{
+    float *y = (float *)yv;
+    const float *x = (const float *)xv;
+    mask m = mask_of(drop, ex);
+    cells(n, w, ex, [=] __device__(int64_t i, int64_t j) {
+        put(&y[i * w + j], x[i * w + j] * m.factor(i, w, j), acc);
+    });
+}

@@ -1,0 +1,60 @@
+/* Adam and gradient statistics over flat buffers. */
+#include "kernels/cuda/common.cuh"
+
+void adam_cuda(void *pv, void *mv, void *vv, const void *gv, int64_t n, double beta1, double beta2,
+               double eps, double decay, const mr_exec *ex)
+{
+    float *p = (float *)pv, *m = (float *)mv, *v = (float *)vv;
+    const float *g = (const float *)gv;
+    const mr_step_state *s = ex->state;
+    float b1 = (float)beta1, b2 = (float)beta2, c1 = (float)(1.0 - beta1),
+          c2 = (float)(1.0 - beta2), e = (float)eps, wd = (float)decay;
+    each(n, ex, [=] __device__(int64_t i) {
+        if (s->skip) return;
+        float rate = (float)(s->lr / s->bias1), inv2 = (float)(1.0 / sqrt(s->bias2));
+        float gi = g[i] * (float)s->grad_scale + wd * p[i];
+        float mi = b1 * m[i] + c1 * gi, vi = b2 * v[i] + c2 * gi * gi;
+        m[i] = mi;
+        v[i] = vi;
+        p[i] -= rate * mi / (sqrtf(vi) * inv2 + e);
+    });
+}
+
+/* The number of blocks is fixed, so the order of additions depends on n alone. */
+enum { STAT_BLOCKS = MR_CUDA_PARTIALS / 2 };
+
+__global__ static void stats_parts(double *part, const float *g, int64_t n)
+{
+    double sum = 0, bad = 0;
+    for (int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x; i < n;
+         i += (int64_t)STAT_BLOCKS * BLOCK) {
+        sum += (double)g[i] * (double)g[i];
+        bad += isfinite(g[i]) ? 0.0 : 1.0;
+    }
+    sum = block_sum(sum);
+    bad = block_sum(bad);
+    if (threadIdx.x) return;
+    part[2 * blockIdx.x] = sum;
+    part[2 * blockIdx.x + 1] = bad;
+}
+
+__global__ static void stats_total(double *out, const double *part)
+{
+    double sum = 0, bad = 0;
+    for (int i = (int)threadIdx.x; i < STAT_BLOCKS; i += BLOCK) {
+        sum += part[2 * i];
+        bad += part[2 * i + 1];
+    }
+    sum = block_sum(sum);
+    bad = block_sum(bad);
+    if (threadIdx.x) return;
+    out[0] = sum;
+    out[1] = bad;
+}
+
+void grad_stats_cuda(double *out, const void *g, int64_t n, const mr_exec *ex)
+{
+    double *part = queue_of(ex)->partials;
+    stats_parts<<<STAT_BLOCKS, BLOCK, 0, stream_of(ex)>>>(part, (const float *)g, n);
+    stats_total<<<1, BLOCK, 0, stream_of(ex)>>>(out, part);
+}

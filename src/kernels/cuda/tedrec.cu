@@ -1,0 +1,144 @@
+/* TedRec: gates, dropout and mixing of the experts; circular convolutions with gates.
+ * What it is not: the experts' matrix products (graph/op_moe.c calls gemm).
+ * Invariant: sums over rows are kept per block of MR_FUSE_BLOCK rows and added in order; in such a
+ * block a thread owns its columns throughout. */
+#include "kernels/cuda/common.cuh"
+
+void moe_drop_cuda(void *yv, const void *xv, mr_rows_of rows, int64_t n, int64_t w, int e, int E,
+                   double p, uint32_t purpose, const mr_exec *ex)
+{
+    float *y = (float *)yv, scale = (float)mr_drop_scale(p);
+    const float *x = (const float *)xv;
+    uint32_t limit = mr_drop_threshold(p);
+    uint64_t seed = ex->seed;
+    const mr_step_state *state = ex->state;
+    cells(n, w, ex, [=] __device__(int64_t i, int64_t c) {
+        uint32_t first = mr_drop_first_block((int64_t)rows.pos[i] * E + e, w);
+        uint32_t bits = mr_drop_bits_at(seed, purpose, state->step, rows.rid[i], first, c);
+        y[i * w + c] = bits >= limit ? x[i * w + c] * scale : 0.0f;
+    });
+}
+
+enum { PER_LANE = MR_MOE_MAX_EXPERTS / WARP }; /* experts of a lane: lane, lane + 32 */
+
+__device__ static inline double softplus(double x) { return x > 30.0 ? x : log1p(exp(x)); }
+
+/* Standard normal of expert j at a position. */
+__device__ static double gate_noise(int j, int E, int64_t pos, uint32_t rid, uint64_t seed,
+                                    uint32_t purpose, uint32_t step)
+{
+    uint32_t base = MR_MOE_NOISE + (uint32_t)(pos * ((E + 3) / 4));
+    mr_u32x4 r = mr_philox(seed, purpose, step, rid, base + (uint32_t)(j / 4));
+    double n0, n1;
+    mr_normal2(j & 2 ? r.v[2] : r.v[0], j & 2 ? r.v[3] : r.v[1], &n0, &n1);
+    return j & 1 ? n1 : n0;
+}
+
+/* A warp does one position, a lane its experts. */
+__global__ static void gate_kernel(float *p, float *factor, const float *clean, const float *noisy,
+                                   const int32_t *start, const uint32_t *rid, int64_t L, int E,
+                                   int use_noise, uint32_t purpose, uint64_t seed,
+                                   const mr_step_state *state)
+{
+    int64_t b = blockIdx.x / L, l = blockIdx.x % L, n = start[b] - start[0] + l;
+    bool is_token = l < start[b + 1] - start[b];
+    double g[PER_LANE], m = -INFINITY, sum = 0;
+    for (int q = 0; q < PER_LANE; q++) {
+        int j = (int)threadIdx.x + q * WARP;
+        g[q] = -INFINITY;
+        if (j >= E) continue;
+        g[q] = is_token ? (double)clean[n * E + j] : 0.0;
+        if (use_noise) {
+            double z = is_token ? (double)noisy[n * E + j] : 0.0;
+            double eps = gate_noise(j, E, l, rid[b], seed, purpose, state->step);
+            g[q] += eps * (softplus(z) + 0.01);
+            if (is_token) factor[n * E + j] = (float)(eps * mr_sigmoid_f64(z));
+        }
+        m = g[q] > m ? g[q] : m;
+    }
+    m = warp_max(m);
+    for (int q = 0; q < PER_LANE; q++) sum += g[q] = exp(g[q] - m);
+    sum = warp_sum(sum);
+    for (int q = 0; q < PER_LANE; q++) {
+        int j = (int)threadIdx.x + q * WARP;
+        if (j < E) p[(b * L + l) * E + j] = (float)(g[q] / sum);
+    }
+}
+
+void moe_gate_fwd_cuda(void *p, void *factor, const void *clean, const void *noisy,
+                       const int32_t *start, const uint32_t *rid, int64_t B, int64_t L, int E,
+                       int use_noise, uint32_t purpose, const mr_exec *ex)
+{
+    if (B * L > 0)
+        gate_kernel<<<(unsigned)(B * L), WARP, 0, stream_of(ex)>>>(
+            (float *)p, (float *)factor, (const float *)clean, (const float *)noisy, start, rid, L,
+            E, use_noise, purpose, ex->seed, ex->state);
+}
+
+void moe_mix_fwd_cuda(void *uv, const void *yv, const void *pv, const void *tv,
+                      const int32_t *start, int64_t B, int64_t L, int E, int64_t d,
+                      const mr_exec *ex)
+{
+    float *u = (float *)uv;
+    const float *y = (const float *)yv, *p = (const float *)pv, *t = (const float *)tv;
+    cells(B * L, d, ex, [=] __device__(int64_t i, int64_t c) {
+        int64_t b = i / L, l = i % L, n = start[b] - start[0] + l;
+        bool is_token = l < start[b + 1] - start[b];
+        float s = 0;
+        for (int64_t j = 0; j < E; j++) {
+            float v = is_token ? y[(n * E + j) * d + c] : 0.0f;
+            s += p[i * E + j] * (v - t[(j * L + l) * d + c]);
+        }
+        u[i * d + c] = s;
+    });
+}
+
+/* A warp does one position; every lane knows all dot products, and keeps those of its experts. */
+__global__ static void gate_bwd_kernel(float *dclean, float *dnoisy, const float *du,
+                                       const float *y, const float *p, const float *t,
+                                       const float *factor, const int32_t *start, int64_t L, int E,
+                                       int64_t d)
+{
+    int64_t b = blockIdx.x / L, l = blockIdx.x % L, n = start[b] - start[0] + l;
+    if (l >= start[b + 1] - start[b]) return;
+    const float *g = du + (b * L + l) * d, *q = p + (b * L + l) * E;
+    double own[PER_LANE] = {}, mean = 0;
+    for (int64_t j = 0; j < E; j++) {
+        const float *yj = y + (n * E + j) * d, *tj = t + (j * L + l) * d;
+        float s = 0;
+        for (int64_t c = threadIdx.x; c < d; c += WARP) s += g[c] * (yj[c] - tj[c]);
+        double a = (double)warp_sum(s);
+        mean += (double)q[j] * a;
+        for (int k = 0; k < PER_LANE; k++)
+            if (j == (int64_t)threadIdx.x + k * WARP) own[k] = a;
+    }
+    for (int k = 0; k < PER_LANE; k++) {
+        int64_t j = (int64_t)threadIdx.x + k * WARP;
+        if (j >= E) continue;
+        double v = (double)q[j] * (own[k] - mean);
+        dclean[n * E + j] = (float)v;
+        if (dnoisy) dnoisy[n * E + j] = (float)(v * (double)factor[n * E + j]);
+    }
+}
+
+void moe_gate_bwd_cuda(void *dclean, void *dnoisy, const void *du, const void *y, const void *p,
+                       const void *t, const void *factor, const int32_t *start, int64_t B,
+                       int64_t L, int E, int64_t d, const mr_exec *ex)
+{
+    if (B * L > 0)
+        gate_bwd_kernel<<<(unsigned)(B * L), WARP, 0, stream_of(ex)>>>(
+            (float *)dclean, (float *)dnoisy, (const float *)du, (const float *)y,
+            (const float *)p, (const float *)t, (const float *)factor, start, L, E, d);
+}
+
+void moe_weigh_cuda(void *zv, const void *duv, const void *pv, const int32_t *start, int64_t B,
+                    int64_t L, int E, int e, int64_t d, int64_t ldz, const mr_exec *ex)
+{
+    float *z = (float *)zv;
+    const float *du = (const float *)duv, *p = (const float *)pv;
+    cells(B * L, d, ex, [=] __device__(int64_t i, int64_t c) {
+        int64_t b = i / L, l = i % L;
+        if (l < start[b + 1] - start[b])
+            z[(start[b] - start[0] + l) * ldz + c] = p[i * E + e] * du[i * d + c];
+    });
+}

@@ -1,0 +1,168 @@
+/* A CUDA GPU as a device: memory of the CUDA runtime, one stream, one cuBLAS handle.
+ * What it is not: kernels; those are in kernels/cuda.
+ * Invariants: everything happens in order on one stream; to_device and to_host return when the copy
+ * is done, so host memory may be reused at once. A kernel cannot return an error: what went wrong
+ * in one is reported by the next copy or sync. */
+#include "base/mem.h"
+#include "tensor/cuda_queue.h"
+#include "tensor/device.h"
+
+enum { MIN_CHIP = 80, BLAS_SPACE_BYTES = 32 << 20 };
+
+static mr_status cuda_failed(cudaError_t e, const char *what)
+{
+    return MR_RAISE(MR_ERR_DEVICE, "GPU: %s failed: %s (%s)", what, cudaGetErrorString(e),
+                    cudaGetErrorName(e));
+}
+
+#define CUDA_TRY(call, what)                                                                       \
+    do {                                                                                           \
+        cudaError_t cuda_e_ = (call);                                                              \
+        if (cuda_e_ != cudaSuccess) return cuda_failed(cuda_e_, (what));                           \
+    } while (0)
+
+static mr_status cuda_sync(mr_device *d)
+{
+    const mr_cuda_queue *q = d->impl;
+    CUDA_TRY(cudaGetLastError(), "starting a kernel");
+    CUDA_TRY(cudaStreamSynchronize(q->stream), "a kernel or copy");
+    MR_CHECK(q->blas_status == CUBLAS_STATUS_SUCCESS, MR_ERR_DEVICE,
+             "GPU: a matrix product failed: %s", cublasGetStatusString(q->blas_status));
+    return MR_OK;
+}
+
+static mr_status cuda_alloc(mr_device *d, void **out_p, size_t bytes, const char *what)
+{
+    (void)d;
+    void *p = NULL;
+    cudaError_t e = cudaMalloc(&p, bytes ? bytes : 1);
+    if (e == cudaErrorMemoryAllocation) {
+        size_t free_bytes = 0, total = 0;
+        (void)cudaGetLastError(); /* not sticky: forget it */
+        (void)cudaMemGetInfo(&free_bytes, &total);
+        return MR_RAISE(MR_ERR_MEMORY, "%s: the GPU has no %zu bytes, %zu of %zu are free", what,
+                        bytes, free_bytes, total);
+    }
+    if (e != cudaSuccess) return cuda_failed(e, what);
+    *out_p = p;
+    return MR_OK;
+}
+
+static void cuda_free(mr_device *d, void *ptr)
+{
+    (void)d;
+    if (ptr) (void)cudaFree(ptr);
+}
+
+static mr_status cuda_copy(mr_device *d, void *dst, const void *src, size_t bytes,
+                           enum cudaMemcpyKind kind)
+{
+    const mr_cuda_queue *q = d->impl;
+    if (bytes) CUDA_TRY(cudaMemcpyAsync(dst, src, bytes, kind, q->stream), "a copy");
+    return cuda_sync(d);
+}
+
+static mr_status cuda_to_device(mr_device *d, void *dst, const void *src, size_t bytes)
+{
+    return cuda_copy(d, dst, src, bytes, cudaMemcpyHostToDevice);
+}
+
+static mr_status cuda_to_host(mr_device *d, void *dst, const void *src, size_t bytes)
+{
+    return cuda_copy(d, dst, src, bytes, cudaMemcpyDeviceToHost);
+}
+
+static mr_status cuda_fill(mr_device *d, void *dst, int byte, size_t bytes)
+{
+    const mr_cuda_queue *q = d->impl;
+    if (bytes) CUDA_TRY(cudaMemsetAsync(dst, byte, bytes, q->stream), "filling memory");
+    return MR_OK;
+}
+
+static void cuda_nothing(mr_device *d) { (void)d; }
+
+static void cuda_close(mr_device *d)
+{
+    mr_cuda_queue *q = d->impl;
+    if (q->stream) (void)cudaStreamSynchronize(q->stream);
+    if (q->blas) (void)cublasDestroy(q->blas);
+    cuda_free(d, q->blas_space);
+    cuda_free(d, q->partials);
+    if (q->stream) (void)cudaStreamDestroy(q->stream);
+    MR_FREE(d->impl);
+}
+
+/* Is there a driver, a GPU of that number, and can it run what was compiled? */
+static mr_status choose(int index)
+{
+    int count = 0, major = 0, minor = 0;
+    cudaError_t e = cudaGetDeviceCount(&count);
+    MR_CHECK(e != cudaErrorInsufficientDriver, MR_ERR_DEVICE,
+             "run.device=cuda: there is no NVIDIA driver here, or it is older than this program's "
+             "CUDA %d.%d; use --run.device=cpu",
+             CUDART_VERSION / 1000, CUDART_VERSION % 1000 / 10);
+    MR_CHECK(e != cudaErrorNoDevice && (e != cudaSuccess || count > 0), MR_ERR_DEVICE,
+             "run.device=cuda: this machine has no CUDA GPU; use --run.device=cpu");
+    MR_CHECK(e == cudaSuccess, MR_ERR_DEVICE,
+             "run.device=cuda: the GPUs cannot be counted: %s; use --run.device=cpu",
+             cudaGetErrorString(e));
+    MR_CHECK(index >= 0 && index < count, MR_ERR_DEVICE,
+             "run.device=cuda: there is no GPU %d, this machine has %d", index, count);
+    CUDA_TRY(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index), "a query");
+    CUDA_TRY(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index), "a query");
+    MR_CHECK(major * 10 + minor >= MIN_CHIP, MR_ERR_DEVICE,
+             "run.device=cuda: GPU %d has compute capability %d.%d, this program needs %d.%d; use "
+             "--run.device=cpu",
+             index, major, minor, MIN_CHIP / 10, MIN_CHIP % 10);
+    CUDA_TRY(cudaSetDevice(index), "choosing the GPU");
+    return MR_OK;
+}
+
+static mr_status queue_open(mr_device *d, mr_cuda_queue *q)
+{
+    CUDA_TRY(cudaStreamCreateWithFlags(&q->stream, cudaStreamNonBlocking), "making a stream");
+    MR_TRY(cuda_alloc(d, (void **)&q->partials, MR_CUDA_PARTIALS * sizeof(double),
+                      "partial sums on the GPU"));
+    MR_TRY(cuda_alloc(d, &q->blas_space, BLAS_SPACE_BYTES, "workspace of cuBLAS"));
+    cublasStatus_t b = cublasCreate(&q->blas);
+    if (b == CUBLAS_STATUS_SUCCESS) b = cublasSetStream(q->blas, q->stream);
+    if (b == CUBLAS_STATUS_SUCCESS)
+        b = cublasSetWorkspace(q->blas, q->blas_space, BLAS_SPACE_BYTES);
+    if (b == CUBLAS_STATUS_SUCCESS) b = cublasSetMathMode(q->blas, CUBLAS_PEDANTIC_MATH);
+    if (b == CUBLAS_STATUS_SUCCESS) b = cublasSetAtomicsMode(q->blas, CUBLAS_ATOMICS_NOT_ALLOWED);
+    MR_CHECK(b == CUBLAS_STATUS_SUCCESS, MR_ERR_DEVICE, "GPU: cuBLAS does not start: %s",
+             cublasGetStatusString(b));
+    return MR_OK;
+}
+
+mr_status mr_device_open_cuda(mr_device **out_p, int index)
+{
+    mr_device *d = NULL;
+    mr_cuda_queue *q = NULL;
+    mr_status st;
+    MR_TRY(choose(index));
+    MR_TRY(MR_ALLOC(&d, 1, "device"));
+    MR_TRY_GOTO(MR_ALLOC(&q, 1, "CUDA device"), st, fail);
+    *d = (mr_device){.name = "cuda",
+                     .real = MR_F32,
+                     .host_memory = false,
+                     .alloc = cuda_alloc,
+                     .free = cuda_free,
+                     .to_device = cuda_to_device,
+                     .to_host = cuda_to_host,
+                     .fill = cuda_fill,
+                     .enter = cuda_nothing,
+                     .leave = cuda_nothing,
+                     .sync = cuda_sync,
+                     .close = cuda_close,
+                     .stream = q,
+                     .impl = q};
+    MR_TRY_GOTO(queue_open(d, q), st, fail_queue);
+    *out_p = d;
+    return MR_OK;
+fail_queue:
+    cuda_close(d);
+fail:
+    MR_FREE(d);
+    return st;
+}
