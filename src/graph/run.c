@@ -106,6 +106,10 @@ mr_status mr_run_create(mr_run **out_p, const mr_plan *plan, mr_device *dev, mr_
 {
     mr_run *r = NULL;
     mr_status st;
+    /* docs/gpu.md lists what is open. */
+    MR_CHECK(strcmp(dev->name, "cuda") != 0, MR_ERR_DEVICE,
+             "run.device=cuda: its kernels are compiled but were never run, and the noise schedule "
+             "and row exchange are still handed to them in host memory; use --run.device=cpu");
     MR_TRY(MR_ALLOC(&r, 1, "run"));
     r->plan = plan;
     r->g = plan->g;

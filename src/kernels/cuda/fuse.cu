@@ -1,0 +1,212 @@
+/* TedRec's frequency fusion: circular convolutions with gates, forward and backward.
+ * Invariants: a thread owns its columns in every pass; sums over rows are kept per block of
+ * MR_FUSE_BLOCK rows, as the scratch is laid out, and added in order. */
+#include "kernels/cuda/common.cuh"
+
+/* Weight of bin k in irfft, times the cosine and sine of position m. */
+__device__ static void bin(float *c, float *s, int64_t k, int64_t m, int64_t L)
+{
+    bool is_real = k == 0 || 2 * k == L;
+    double w = 6.283185307179586476925 * (double)((k * m) % L) / (double)L;
+    double f = (is_real ? 1.0 : 2.0) / (double)L;
+    *c = (float)(f * cos(w));
+    *s = is_real ? 0.0f : (float)(f * sin(w));
+}
+
+void fuse_filter_fwd_cuda(void *kv, const void *filterv, int64_t L, int64_t d, const mr_exec *ex)
+{
+    float *k = (float *)kv;
+    const float *filter = (const float *)filterv;
+    cells(L, d, ex, [=] __device__(int64_t m, int64_t c) {
+        float sum = 0;
+        for (int64_t b = 0; b <= L / 2; b++) {
+            float co, si;
+            bin(&co, &si, b, m, L);
+            const float *f = filter + (b * d + c) * 2;
+            sum += co * f[0] - si * f[1];
+        }
+        k[m * d + c] = sum;
+    });
+}
+
+void fuse_filter_bwd_cuda(void *dfilterv, const void *dkv, int64_t L, int64_t d, int acc,
+                          const mr_exec *ex)
+{
+    float *dfilter = (float *)dfilterv;
+    const float *dk = (const float *)dkv;
+    cells(L / 2 + 1, d, ex, [=] __device__(int64_t b, int64_t c) {
+        float re = 0, im = 0;
+        for (int64_t m = 0; m < L; m++) {
+            float co, si;
+            bin(&co, &si, b, m, L);
+            re += co * dk[m * d + c];
+            im -= si * dk[m * d + c];
+        }
+        put(&dfilter[(b * d + c) * 2], re, acc);
+        put(&dfilter[(b * d + c) * 2 + 1], im, acc);
+    });
+}
+
+struct fuse_args {
+    const float *a, *u, *k, *wp, *bp, *wf, *bf;
+    const int32_t *start;
+    int64_t B, L, d;
+};
+
+/* p and f of row b at position n, column c. */
+__device__ static inline void convolve(float *p, float *f, const fuse_args &q, int64_t b,
+                                       int64_t n, int64_t c)
+{
+    const float *a = q.a + b * q.L * q.d + c, *u = q.u + b * q.L * q.d + c, *k = q.k + c;
+    float sp = 0, sf = 0;
+    for (int64_t m = 0; m < q.L; m++) {
+        int64_t o = n >= m ? n - m : n - m + q.L;
+        sp += a[m * q.d] * k[o * q.d];
+        sf += a[m * q.d] * u[o * q.d];
+    }
+    *p = sp;
+    *f = sf * rsqrtf((float)q.L);
+}
+
+/* One position a block. */
+__global__ static void fuse_fwd_kernel(float *h, fuse_args q)
+{
+    extern __shared__ float row[]; /* p[d], f[d] */
+    int64_t b = blockIdx.x / q.L, n = blockIdx.x % q.L;
+    if (n >= q.start[b + 1] - q.start[b]) return; /* the whole block alike */
+    float *p = row, *f = row + q.d, zp = 0, zf = 0;
+    for (int64_t c = threadIdx.x; c < q.d; c += blockDim.x) {
+        convolve(&p[c], &f[c], q, b, n, c);
+        zp += p[c] * q.wp[c];
+        zf += f[c] * q.wf[c];
+    }
+    float gp = 2 * mr_sigmoidf(block_sum(zp) + *q.bp), gf = 2 * mr_sigmoidf(block_sum(zf) + *q.bf);
+    for (int64_t c = threadIdx.x; c < q.d; c += blockDim.x)
+        h[(q.start[b] + n) * q.d + c] = gp * p[c] + gf * f[c];
+}
+
+static fuse_args make_args(const void *a, const void *u, const void *k, const void *wp,
+                           const void *bp, const void *wf, const void *bf, const int32_t *start,
+                           int64_t B, int64_t L, int64_t d)
+{
+    fuse_args q = {(const float *)a,  (const float *)u,  (const float *)k, (const float *)wp,
+                   (const float *)bp, (const float *)wf, (const float *)bf, start, B, L, d};
+    return q;
+}
+
+void fuse_fwd_cuda(void *h, const void *a, const void *u, const void *k, const void *wp,
+                   const void *bp, const void *wf, const void *bf, const int32_t *start, int64_t B,
+                   int64_t L, int64_t d, const mr_exec *ex)
+{
+    if (B * L > 0)
+        fuse_fwd_kernel<<<(unsigned)(B * L), threads_for(d), (size_t)(2 * d) * sizeof(float),
+                          stream_of(ex)>>>((float *)h,
+                                           make_args(a, u, k, wp, bp, wf, bf, start, B, L, d));
+}
+
+/* Scratch of one block of rows. */
+struct fuse_work {
+    float *dk, *dwp, *dwf, *db; /* sums: [L,d], [d], [d], [2] */
+    float *p, *f, *dp, *df;     /* [L,d] of the row at hand */
+};
+
+/* Gates of row b backward: fills dp and df (with f's 1/sqrt(L)) and adds to dwp, dwf, db. */
+__device__ static void gates_back(const fuse_work &t, const fuse_args &q, const float *dh,
+                                  int64_t b, int64_t len, float *dbp, float *dbf)
+{
+    for (int64_t n = 0; n < len; n++) {
+        const float *g = dh + (q.start[b] + n) * q.d;
+        float zp = 0, zf = 0, hp = 0, hf = 0;
+        for (int64_t c = threadIdx.x; c < q.d; c += blockDim.x) {
+            float p, f;
+            convolve(&p, &f, q, b, n, c);
+            t.p[n * q.d + c] = p;
+            t.f[n * q.d + c] = f;
+            zp += p * q.wp[c];
+            zf += f * q.wf[c];
+            hp += p * g[c];
+            hf += f * g[c];
+        }
+        float sp = mr_sigmoidf(block_sum(zp) + *q.bp), sf = mr_sigmoidf(block_sum(zf) + *q.bf);
+        float ep = 2 * block_sum(hp) * sp * (1 - sp), ef = 2 * block_sum(hf) * sf * (1 - sf);
+        *dbp += ep;
+        *dbf += ef;
+        for (int64_t c = threadIdx.x; c < q.d; c += blockDim.x) {
+            int64_t e = n * q.d + c;
+            t.dp[e] = 2 * sp * g[c] + ep * q.wp[c];
+            t.df[e] = (2 * sf * g[c] + ef * q.wf[c]) * rsqrtf((float)q.L);
+            t.dwp[c] += ep * t.p[e];
+            t.dwf[c] += ef * t.f[e];
+        }
+    }
+}
+
+/* Convolutions of row b backward, column c. da, du may be NULL. */
+__device__ static void convolve_back(float *da, float *du, const fuse_work &t, const fuse_args &q,
+                                     int64_t b, int64_t len, int64_t c, int acc_a, int acc_u)
+{
+    int64_t at = b * q.L * q.d + c;
+    const float *a = q.a + at, *u = q.u + at, *k = q.k + c, *dp = t.dp + c, *df = t.df + c;
+    for (int64_t m = 0; m < q.L; m++) {
+        float sa = 0, su = 0, sk = 0;
+        for (int64_t n = 0; n < len; n++) {
+            int64_t o = (n >= m ? n - m : n - m + q.L) * q.d;
+            sa += dp[n * q.d] * k[o] + df[n * q.d] * u[o];
+            /* n - m and m change places: what position m of u and k gets */
+            su += df[n * q.d] * a[o];
+            sk += dp[n * q.d] * a[o];
+        }
+        if (da) put(&da[at + m * q.d], sa, acc_a);
+        if (du) put(&du[at + m * q.d], su, acc_u);
+        t.dk[m * q.d + c] += sk;
+    }
+}
+
+/* One block of MR_FUSE_BLOCK rows. */
+__global__ static void fuse_bwd_kernel(float *da, float *du, float *scratch, const float *dh,
+                                       fuse_args q, int acc_a, int acc_u)
+{
+    int64_t Ld = q.L * q.d, first = (int64_t)blockIdx.x * MR_FUSE_BLOCK;
+    int64_t end = first + MR_FUSE_BLOCK < q.B ? first + MR_FUSE_BLOCK : q.B;
+    fuse_work t;
+    t.dk = scratch + blockIdx.x * ((5 * q.L + 2) * q.d + 16); /* mr_fuse_block_reals */
+    t.dwp = t.dk + Ld;
+    t.dwf = t.dwp + q.d;
+    t.db = t.dwf + q.d;
+    t.p = t.db + 2;
+    t.f = t.p + Ld;
+    t.dp = t.f + Ld;
+    t.df = t.dp + Ld;
+    float dbp = 0, dbf = 0; /* the same in every thread */
+    for (int64_t c = threadIdx.x; c < q.d; c += blockDim.x) {
+        for (int64_t m = 0; m < q.L; m++) t.dk[m * q.d + c] = 0;
+        t.dwp[c] = t.dwf[c] = 0;
+    }
+    for (int64_t b = first; b < end; b++) {
+        int64_t len = q.start[b + 1] - q.start[b];
+        gates_back(t, q, dh, b, len, &dbp, &dbf);
+        for (int64_t c = threadIdx.x; c < q.d; c += blockDim.x)
+            convolve_back(da, du, t, q, b, len, c, acc_a, acc_u);
+    }
+    if (threadIdx.x) return;
+    t.db[0] = dbp;
+    t.db[1] = dbf;
+}
+
+void fuse_bwd_cuda(void *da, void *du, void *sumsv, const void *dh, const void *a, const void *u,
+                   const void *k, const void *wp, const void *bp, const void *wf, const void *bf,
+                   const int32_t *start, int64_t B, int64_t L, int64_t d, int acc_a, int acc_u,
+                   const mr_exec *ex)
+{
+    float *sums = (float *)sumsv, *scratch = (float *)ex->scratch;
+    int64_t blocks = pieces(B, MR_FUSE_BLOCK), stride = mr_fuse_block_reals(L, d);
+    if (blocks)
+        fuse_bwd_kernel<<<(unsigned)blocks, threads_for(d), 0, stream_of(ex)>>>(
+            (float *)da, (float *)du, scratch, (const float *)dh,
+            make_args(a, u, k, wp, bp, wf, bf, start, B, L, d), acc_a, acc_u);
+    each((L + 2) * d + 2, ex, [=] __device__(int64_t c) {
+        float s = 0;
+        for (int64_t i = 0; i < blocks; i++) s += scratch[i * stride + c];
+        sums[c] = s;
+    });
+}

@@ -1,0 +1,106 @@
+/* Cases of attention, U-Net and diffusion. Odd sizes; every dropout on. */
+#include "twin.h"
+
+enum { B = 37, L = 6, D = 30, S = 8 };
+
+static void attention(twin_world *w, int mode, bool has_first)
+{
+    twin *len = twin_ints(w, B, 5, 2, L), *rid = twin_ints(w, B, 3, 7, 1000);
+    for (int i = 0; i < B; i++) ((int32_t *)len->host)[i] += 1;
+    w->dev->to_device(w->dev, len->dev, len->host, B * 4);
+    twin *start = twin_starts(w, len), *pos = twin_ints(w, B, 0, 0, 1);
+    bool ragged = mode == MR_ATT_CAUSAL || mode == MR_ATT_LAST;
+    int64_t T = ragged ? ((int32_t *)start->host)[B] : B * (L - has_first);
+    int64_t Q = mode == MR_ATT_CAUSAL ? T : mode == MR_ATT_FULL ? B * L : B;
+    mr_att_shape s[2];
+    mr_drop drop[2];
+    for (int side_ = 0; side_ < 2; side_++) {
+        s[side_] = (mr_att_shape){mode, B, L, 2, D, A(start), A(len)};
+        drop[side_] = (mr_drop){0.3, 5, {A(rid), A(pos)}, 1};
+    }
+    twin *q = twin_reals(w, Q * D), *kv = twin_reals(w, T * 2 * D), *out = twin_reals(w, Q * D);
+    twin *first = twin_reals(w, B * 2 * D), *prob = twin_reals(w, Q * 2 * L);
+    twin *dq = twin_reals(w, Q * D), *dkv = twin_reals(w, T * 2 * D);
+    twin *df = twin_reals(w, B * 2 * D), *dout = twin_reals(w, Q * D);
+    BOTH(attention_fwd, A(out), A(prob), A(q), A(kv), has_first ? A(first) : NULL, &s[side_],
+         &drop[side_], EX);
+    twin_same(w, "attention_fwd", "out", out, D);
+    twin_same(w, "attention_fwd", "prob", prob, D);
+    BOTH(attention_bwd, A(dq), A(dkv), has_first ? A(df) : NULL, A(dout), A(prob), A(q), A(kv),
+         has_first ? A(first) : NULL, &s[side_], 1, mode & 1, 0, &drop[side_], EX);
+    twin_same(w, "attention_bwd", "dq", dq, D);
+    twin_same(w, "attention_bwd", "dkv", dkv, D);
+    twin_same(w, "attention_bwd", "dkv_first", df, D);
+    twin_release(w);
+}
+
+static void convolution(twin_world *w, int stride)
+{
+    mr_conv cv = {B, S, (S + stride - 1) / stride, 6, 10, stride};
+    twin *x = twin_reals(w, B * S * 6), *wt = twin_reals(w, 10 * 3 * 6);
+    twin *y = twin_reals(w, B * cv.So * 10), *dx = twin_reals(w, B * S * 6);
+    twin *dw = twin_reals(w, 180), *bias = twin_reals(w, 10), *ctx = twin_reals(w, B * 10);
+    twin *dres = twin_reals(w, B * cv.So * 10), *res = twin_reals(w, B * cv.So * 10);
+    BOTH(conv3_fwd, A(y), A(x), A(wt), A(bias), A(res), A(ctx), &cv, EX);
+    BOTH(conv3_bwd_x, A(dx), A(y), A(wt), &cv, stride == 2, EX);
+    BOTH(conv3_bwd_w, A(dw), A(y), A(x), &cv, stride == 2, EX);
+    BOTH(conv3_bwd_add, A(bias), A(dres), A(ctx), A(y), B, cv.So, 10, 1, 1, 0, EX);
+    twin_same(w, "conv3_fwd", "y", y, 18);
+    twin_same(w, "conv3_bwd_x", "dx", dx, 30);
+    twin_same(w, "conv3_bwd_w", "dw", dw, B * S);
+    twin_same(w, "conv3_bwd_add", "dbias", bias, B * S);
+    twin_same(w, "conv3_bwd_add", "dres", dres, 1);
+    twin_same(w, "conv3_bwd_add", "dctx", ctx, S);
+    twin_release(w);
+}
+
+static void group_norm(twin_world *w)
+{
+    enum { C = 12, G = 3 };
+    twin *rid = twin_ints(w, B, 3, 7, 1000), *pos = twin_ints(w, B, 0, 0, 1);
+    mr_gn gn[2];
+    for (int side_ = 0; side_ < 2; side_++)
+        gn[side_] = (mr_gn){B, S, C, G, 2 * C, 1e-5, {0.2, 9, {A(rid), A(pos)}, 1}};
+    twin *x = twin_reals(w, B * S * C), *y = twin_reals(w, B * S * C), *film = twin_reals(w, B * 24);
+    twin *gamma = twin_reals(w, C), *beta = twin_reals(w, C), *mean = twin_reals(w, B * G);
+    twin *rstd = twin_reals(w, B * G), *dx = twin_reals(w, B * S * C), *dy = twin_reals(w, B * S * C);
+    twin *dg = twin_reals(w, C), *db = twin_reals(w, C), *dfilm = twin_reals(w, B * 24);
+    BOTH(group_norm_fwd, A(y), A(mean), A(rstd), A(x), A(gamma), A(beta), A(film), &gn[side_], EX);
+    BOTH(group_norm_bwd, A(dx), A(dg), A(db), A(dfilm), A(dy), A(x), A(mean), A(rstd), A(gamma),
+         A(beta), A(film), &gn[side_], 1, 0, 1, 0, EX);
+    twin_same(w, "group_norm_fwd", "y", y, S * C);
+    twin_same(w, "group_norm_fwd", "mean", mean, S * C);
+    twin_same(w, "group_norm_fwd", "rstd", rstd, S * C);
+    twin_same(w, "group_norm_bwd", "dx", dx, S * C);
+    twin_same(w, "group_norm_bwd", "dgamma", dg, B * S);
+    twin_same(w, "group_norm_bwd", "dbeta", db, B * S);
+    twin_same(w, "group_norm_bwd", "dfilm", dfilm, S);
+    twin_release(w);
+}
+
+static void diffusion(twin_world *w)
+{
+    mr_int_list set = {2, {2, 5}};
+    mr_noise nz = {4, 6, 0, 7, &set, false};
+    twin *x0 = twin_reals(w, B * D), *xt = twin_reals(w, B * D), *out = twin_reals(w, B * D);
+    twin *abar = twin_doubles(w, 8), *rid = twin_ints(w, B, 3, 7, 1000), *te = twin_reals(w, B * 16);
+    BOTH(noise_fwd, A(xt), A(x0), A(abar), A(rid), B, D, &nz, EX);
+    BOTH(noise_bwd, A(out), A(x0), A(abar), A(rid), B, D, &nz, 1, EX);
+    twin_same(w, "noise_fwd", "xt", xt, 1);
+    twin_same(w, "noise_bwd", "dx0", out, 1);
+    BOTH(posterior, A(out), A(x0), A(xt), A(rid), B, D, 0.3, 0.6, 0.1, 8, EX);
+    twin_same(w, "posterior", "out", out, 1);
+    BOTH(time_embed, A(te), A(rid), B, 16, 4, 7, &set, EX);
+    twin_same(w, "time_embed", "out", te, 1);
+    twin_release(w);
+}
+
+void cases_b(twin_world *w)
+{
+    for (int mode = 0; mode < 4; mode++) attention(w, mode, false);
+    attention(w, MR_ATT_ONE, true);
+    convolution(w, 1);
+    convolution(w, 2);
+    group_norm(w);
+    diffusion(w);
+}

@@ -1,0 +1,126 @@
+/* CUDA kernels against the CPU's, float32, on the same random inputs. No GPU: exit 77.
+ * With the argument `dry` the CPU table stands in for the CUDA table: that checks the cases.
+ * Entries that have no case are named; docs/gpu.md keeps the list of what is open. */
+#include <stdio.h>
+#include <string.h>
+
+#include "twin.h"
+
+static void linear(twin_world *w)
+{
+    enum { M = 37, N = 29, K = 53 };
+    twin *a = twin_reals(w, M * K), *b = twin_reals(w, K * N), *c = twin_reals(w, M * N);
+    twin *pre = twin_reals(w, M * N), *bias = twin_reals(w, N), *d = twin_reals(w, M * N);
+    for (int t = 0; t < 4; t++) {
+        BOTH(gemm, A(c), A(a), A(b), M, N, K, t & 1, t >> 1, t & 1 ? M : K, t >> 1 ? K : N, N, 0.5,
+             t ? 0.3 : 0.0, EX);
+        twin_same(w, "gemm", "c", c, K);
+    }
+    for (int act = MR_ACT_NONE; act <= MR_ACT_SILU; act++) {
+        BOTH(bias_act_fwd, A(c), A(pre), A(bias), M, N, act, EX);
+        twin_same(w, "bias_act_fwd", "y", c, 1);
+        twin_same(w, "bias_act_fwd", "pre", pre, 1);
+        BOTH(act_bwd, A(d), A(c), A(pre), M, N, act, EX);
+        twin_same(w, "act_bwd", "dpre", d, 1);
+    }
+    BOTH(col_sum, A(bias), A(c), M, N, 1, EX);
+    twin_same(w, "col_sum", "out", bias, M);
+    BOTH(axpy, A(d), A(c), M * N, 0.7, 1, EX);
+    twin_same(w, "axpy", "y", d, 1);
+    BOTH(probe_fwd, A(bias), A(c), M * N, EX);
+    twin_same(w, "probe_fwd", "out", bias, M * N);
+    BOTH(probe_bwd, A(d), M * N, 0.5, 0, EX);
+    twin_same(w, "probe_bwd", "dx", d, 1);
+    BOTH(silu_fwd, A(d), A(c), M * N, EX);
+    twin_same(w, "silu_fwd", "y", d, 1);
+    BOTH(silu_bwd, A(d), A(c), A(pre), M * N, 1, EX);
+    twin_same(w, "silu_bwd", "dx", d, 1);
+    twin_release(w);
+}
+
+static void optim(twin_world *w)
+{
+    enum { N = 100003 };
+    twin *p = twin_reals(w, N), *m = twin_reals(w, N), *v = twin_reals(w, N), *g = twin_reals(w, N);
+    twin *stats = twin_doubles(w, 2);
+    BOTH(axpy, A(v), A(v), N, 0.0, 0, EX);
+    BOTH(adam, A(p), A(m), A(v), A(g), N, 0.9, 0.99, 1e-8, 0.01, EX);
+    twin_same(w, "adam", "p", p, 1);
+    twin_same(w, "adam", "m", m, 1);
+    twin_same(w, "adam", "v", v, 1);
+    BOTH(grad_stats, A(stats), A(g), N, EX);
+    twin_same(w, "grad_stats", "out", stats, 1);
+    twin_release(w);
+}
+
+static void norm(twin_world *w)
+{
+    enum { N = 301, W = 61 };
+    twin *rid = twin_ints(w, N, 3, 7, 1000), *pos = twin_ints(w, N, 1, 0, 5);
+    mr_drop in[2], out[2];
+    for (int side_ = 0; side_ < 2; side_++) {
+        in[side_] = (mr_drop){0.2, 5, {A(rid), A(pos)}, 1};
+        out[side_] = (mr_drop){0.4, 6, {A(rid), A(pos)}, 7};
+    }
+    twin *x = twin_reals(w, N * W), *res = twin_reals(w, N * W), *y = twin_reals(w, N * W);
+    twin *gamma = twin_reals(w, W), *beta = twin_reals(w, W), *mean = twin_reals(w, N);
+    twin *rstd = twin_reals(w, N), *dx = twin_reals(w, N * W), *dr = twin_reals(w, N * W);
+    twin *dg = twin_reals(w, W), *db = twin_reals(w, W);
+    BOTH(layer_norm_fwd, A(y), A(mean), A(rstd), A(x), A(res), A(gamma), A(beta), N, W, 1e-5,
+         &in[side_], &out[side_], EX);
+    twin_same(w, "layer_norm_fwd", "y", y, W);
+    twin_same(w, "layer_norm_fwd", "rstd", rstd, W);
+    BOTH(layer_norm_bwd, A(dx), A(dr), A(dg), A(db), A(y), A(x), A(res), A(gamma), A(mean),
+         A(rstd), N, W, 0, 1, 1, 0, &in[side_], &out[side_], EX);
+    twin_same(w, "layer_norm_bwd", "dx", dx, W);
+    twin_same(w, "layer_norm_bwd", "dres", dr, W);
+    twin_same(w, "layer_norm_bwd", "dgamma", dg, N);
+    twin_same(w, "layer_norm_bwd", "dbeta", db, N);
+    BOTH(dropout, A(y), A(x), N, W, 1, &out[side_], EX);
+    twin_same(w, "dropout", "y", y, 1);
+    twin_release(w);
+}
+
+static void ranking(twin_world *w)
+{
+    enum { N = 70, M = 301, W = 61, K = 9 };
+    twin *x = twin_reals(w, N * W), *e = twin_reals(w, M * W), *cs = twin_reals(w, M);
+    twin *s = twin_reals(w, N * M), *ts = twin_reals(w, N), *count = twin_ints(w, N, 1, 0, 9);
+    twin *target = twin_ints(w, N, 11, 3, M), *id = twin_ints(w, N * K, 1, 0, 9);
+    twin *best = twin_reals(w, N * K);
+    BOTH(score_tile, A(s), A(x), A(e), A(cs), N, M, W, EX);
+    twin_same(w, "score_tile", "s", s, W);
+    BOTH(score_target, A(ts), A(x), A(e), A(cs), A(target), N, M, W, 0, EX);
+    twin_same(w, "score_target", "s", ts, W);
+    /* The same bits on both sides, so that what follows is exact. */
+    w->dev->to_device(w->dev, s->dev, s->host, N * M * 4);
+    w->dev->to_device(w->dev, ts->dev, ts->host, N * 4);
+    BOTH(rank_count, A(count), A(s), A(ts), A(target), N, M, 0, EX);
+    twin_equal(w, "rank_count", "count", count);
+    BOTH(topk_merge, A(id), A(best), A(s), N, M, K, 0, 1, EX);
+    twin_equal(w, "topk_merge", "ids", id);
+    twin_release(w);
+}
+
+int main(int argc, char **argv)
+{
+    mr_device *dev = NULL;
+    bool is_dry = argc > 1 && !strcmp(argv[1], "dry");
+    twin_world w;
+    int open = 0;
+    if (is_dry ? mr_device_open_cpu(&dev, MR_F32) : mr_device_open_cuda(&dev, 0)) return 77;
+    twin_world_make(&w, dev, is_dry ? &mr_kernels_cpu32 : &mr_kernels_cuda);
+    linear(&w);
+    optim(&w);
+    norm(&w);
+    ranking(&w);
+    cases_b(&w);
+    for (int i = 0; i < mr_kernels_count(); i++)
+        if (!w.covered[i]) printf("%s%s", open++ ? ", " : "no case yet: ", mr_kernels_name(i));
+    printf("\n%d kernels compared, %d without a case, %d differences\n", mr_kernels_count() - open,
+           open, w.failed);
+    int failed = w.failed;
+    twin_world_free(&w);
+    mr_device_close(&dev);
+    return failed ? 1 : 0;
+}

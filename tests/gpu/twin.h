@@ -1,0 +1,56 @@
+/* Buffers held twice, for the CPU table on the host and for the tested table on its device. */
+#ifndef MR_TESTS_TWIN_H
+#define MR_TESTS_TWIN_H
+
+#include "kernels/kernels.h"
+#include "tensor/device.h"
+
+typedef struct twin {
+    void *host, *dev;
+    int64_t n;
+    size_t width; /* bytes of an element */
+} twin;
+
+typedef struct twin_world {
+    mr_device *dev;
+    const mr_kernels *cpu, *tested;
+    mr_step_state state;
+    mr_exec cpu_ex, ex;
+    twin slot[64];
+    int n_made, failed;
+    bool covered[256]; /* by index of the kernel list */
+} twin_world;
+
+void twin_world_make(twin_world *w, mr_device *dev, const mr_kernels *tested);
+void twin_world_free(twin_world *w);
+/* n reals in [-1, 1); the same on both sides. They live until twin_release. */
+twin *twin_reals(twin_world *w, int64_t n);
+twin *twin_doubles(twin_world *w, int64_t n);
+/* n 4-byte integers, f(i) = (mul * i + add) % mod */
+twin *twin_ints(twin_world *w, int64_t n, int64_t mul, int64_t add, int64_t mod);
+/* [n + 1] starts of rows with the lengths of `len` */
+twin *twin_starts(twin_world *w, const twin *len);
+void twin_release(twin_world *w);
+/* Compares both sides: |difference| <= 2e-5 (1 + sqrt(K / 100)) RMS. */
+void twin_same(twin_world *w, const char *kernel, const char *what, const twin *t, int64_t K);
+/* As bytes: integers, and what must be exact. */
+void twin_equal(twin_world *w, const char *kernel, const char *what, const twin *t);
+void twin_cover(twin_world *w, const char *kernel);
+
+/* Calls kernel `name` of both tables. Inside, A(t) is the address of a twin on the side at hand and
+ * EX its mr_exec. */
+#define A(t) (side_ ? (t)->dev : (t)->host)
+#define EX (side_ ? &w->ex : &w->cpu_ex)
+#define BOTH(name, ...)                                                                            \
+    do {                                                                                           \
+        twin_cover(w, #name);                                                                      \
+        for (int side_ = 0; side_ < 2; side_++) {                                                  \
+            if (side_) w->dev->enter(w->dev);                                                      \
+            (side_ ? w->tested : w->cpu)->name(__VA_ARGS__);                                       \
+            if (side_) w->dev->leave(w->dev);                                                      \
+        }                                                                                          \
+    } while (0)
+
+void cases_b(twin_world *w);
+
+#endif
