@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <spawn.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -50,7 +51,7 @@ static mr_status start_tool(mr_stream *s)
      */
     posix_spawn_file_actions_addopen(&acts, 2, "/dev/null", O_WRONLY, 0);
     char tool[8], flag[] = "-dc";
-    strcpy(tool, s->tool);
+    snprintf(tool, sizeof tool, "%s", s->tool);
     char *argv[] = {tool, flag, NULL};
     int err = posix_spawnp(&s->child, s->tool, &acts, NULL, argv, environ);
     posix_spawn_file_actions_destroy(&acts);

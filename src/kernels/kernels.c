@@ -1,6 +1,7 @@
 /* Kernel tables by device name, and the start-up check that none is missing. */
 #include "kernels/kernels.h"
 
+#include <stdio.h>
 #include <string.h>
 
 static const char *const names[] = {
@@ -29,9 +30,10 @@ static mr_status cuda_table(const mr_kernels **out_p)
 {
     const mr_kernels *k = &mr_kernels_cuda;
     char list[128] = "";
-    int missing = 0;
+    int missing = 0, at = 0;
 #define X(name, args)                                                                              \
-    if (!k->name && ++missing <= 3) strcat(strcat(list, missing > 1 ? ", " : ""), #name);
+    if (!k->name && ++missing <= 3)                                                                \
+        at += snprintf(list + at, sizeof list - (size_t)at, "%s%s", at ? ", " : "", #name);
     MR_KERNEL_LIST(X)
 #undef X
     MR_CHECK(missing == 0, MR_ERR_DEVICE,

@@ -274,8 +274,7 @@ static mr_status write_file(dump *d, const char *path)
     mr_st_writer *w = NULL;
     mr_status st;
     char abar[32 * 1024], *json = mr_config_json(d->t->cfg);
-    size_t at = 1;
-    strcpy(abar, "[");
+    size_t at = (size_t)snprintf(abar, sizeof abar, "[");
     for (int64_t t = 0; t <= d->t->sched.T && at < sizeof abar - 40; t++)
         at += (size_t)snprintf(abar + at, sizeof abar - at, "%s%.17g", t ? ", " : "",
                                d->t->sched.abar[t]);

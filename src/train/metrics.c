@@ -58,6 +58,7 @@ void mr_metrics_at(const mr_metrics *m, int i, char name[24], double *value)
 mr_status mr_metrics_get(const mr_metrics *m, const char *name, double *value)
 {
     char known[N_KINDS * MR_METRIC_CUTOFFS * 24] = "", one[24];
+    size_t at = 0; /* known has room for every name and separator */
     double v;
     for (int i = 0; i < mr_metrics_count(m); i++) {
         mr_metrics_at(m, i, one, &v);
@@ -65,7 +66,7 @@ mr_status mr_metrics_get(const mr_metrics *m, const char *name, double *value)
             *value = v;
             return MR_OK;
         }
-        strcat(strcat(known, i ? ", " : ""), one);
+        at += (size_t)snprintf(known + at, sizeof known - at, "%s%s", i ? ", " : "", one);
     }
     return MR_RAISE(MR_ERR_CONFIG, "there is no metric '%s'; known: %s", name, known);
 }

@@ -69,7 +69,7 @@ static void test_bad_logs(void **state)
     expect_log("user_id:token\titem_id:token\n1\n", MR_ERR_DATA, "1 fields");
     char text[600] = GOOD;
     memset(text + strlen(GOOD), 'x', 300);
-    strcpy(text + strlen(GOOD) + 300, "\t10\n");
+    memcpy(text + strlen(GOOD) + 300, "\t10\n", sizeof "\t10\n");
     expect_log(text, MR_ERR_DATA, "300 bytes");
     write_bytes(tmp_path("nul.log"), "1\t10 \0 20\n", 10);
     mr_import_spec s = spec_of(tmp_path("nul.log"));

@@ -2,6 +2,7 @@
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <cmocka.h>
@@ -100,7 +101,7 @@ static const char *advice(const char *bound_to, int local_size, int sharers)
     mr_topo t = machine(big, bound_to);
     t.local_size = local_size;
     t.sharers = sharers;
-    strcpy(t.host, "node7");
+    snprintf(t.host, sizeof t.host, "node7");
     return mr_topo_advice(&t, text, sizeof text) ? text : NULL;
 }
 

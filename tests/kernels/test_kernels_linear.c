@@ -1,0 +1,138 @@
+/* Kernels of the family linear except the matrix product itself (OpenBLAS; the op tests cover its
+ * use): against plain double loops, both precisions, both accumulate bits, 1 and 3 threads. */
+#include <math.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "kernel_ways.h"
+
+static const int64_t sizes[][2] = {{1, 1},  {0, 5},    {3, 7},   {131, 13},
+                                   {5, 64}, {67, 257}, {2, 1031}};
+
+static double act_of(int act, double x)
+{
+    if (act == MR_ACT_GELU) return 0.5 * x * erfc(-x / sqrt(2.0));
+    if (act == MR_ACT_SILU) return x / (1 + exp(-x));
+    return x;
+}
+
+static double act_slope(int act, double x)
+{
+    double s = 1 / (1 + exp(-x));
+    if (act == MR_ACT_GELU)
+        return 0.5 * erfc(-x / sqrt(2.0)) + x * exp(-x * x / 2) / sqrt(2 * acos(-1.0));
+    return act == MR_ACT_SILU ? s + x * s * (1 - s) : 1;
+}
+
+/* Numbers over [-6, 6): both tails of the activations. */
+static pair wide_pair(int64_t n, uint32_t stream)
+{
+    pair p = pair_make(n, stream);
+    for (int64_t i = 0; i < n; i++) {
+        p.f[i] *= 6;
+        p.d[i] = (double)p.f[i];
+    }
+    return p;
+}
+
+static void check_act(int64_t n, int64_t w, int act, bool has_bias, bool has_pre)
+{
+    mr_exec ex = {0};
+    pair y = wide_pair(n * w, 1), pre = pair_make(n * w, 0), bias = pair_make(w, 2);
+    pair wy = pair_copy(&y), wpre = pair_copy(&y);
+    for (int64_t i = 0; i < n * w; i++) {
+        wpre.d[i] = y.d[i] + (has_bias ? bias.d[i % w] : 0);
+        wy.d[i] = act_of(act, wpre.d[i]);
+    }
+    outputs o = outputs_of(2, &y, &pre);
+    EVERY_WAY(o, k->bias_act_fwd(P(y), has_pre ? P(pre) : NULL, has_bias ? P(bias) : NULL, n, w,
+                                 act, &ex));
+    pair_compare("y", &y, wy.d, 1);
+    if (has_pre && act != MR_ACT_NONE) pair_compare("pre", &pre, wpre.d, 1);
+    for (int64_t i = 0; i < n * w; i++)
+        if (!has_pre) assert_true(isnan(pre.d[i]) && isnan(pre.f[i]));
+
+    pair dy = pair_make(n * w, 3), x = wide_pair(n * w, 4), dx = pair_make(n * w, 0);
+    pair same = pair_copy(&dy), want = pair_copy(&dy);
+    for (int64_t i = 0; i < n * w; i++) want.d[i] = dy.d[i] * act_slope(act, x.d[i]);
+    outputs od = outputs_of(2, &dx, &same);
+    EVERY_WAY(od, k->act_bwd(P(dx), P(dy), P(x), n, w, act, &ex);
+              k->act_bwd(P(same), P(same), P(x), n, w, act, &ex));
+    pair_compare("dpre", &dx, want.d, 1);
+    pair_compare("dpre over dy", &same, want.d, 1);
+    FREE_ALL(&y, &pre, &bias, &wy, &wpre, &dy, &x, &dx, &same, &want);
+}
+
+static void test_activation(void **state)
+{
+    (void)state;
+    for (int i = 0; i < COUNT(sizes); i++)
+        for (int t = 0; t < 12; t++)
+            check_act(sizes[i][0], sizes[i][1], t / 4, (t & 1) != 0, (t & 2) != 0);
+}
+
+static void test_col_sum(void **state)
+{
+    (void)state;
+    mr_exec ex = {0};
+    for (int i = 0; i < COUNT(sizes); i++)
+        for (int acc = 0; acc < 2; acc++) {
+            int64_t n = sizes[i][0], w = sizes[i][1];
+            pair x = pair_make(n * w, 1), out = pair_make(w, acc ? 2 : 0), want = pair_copy(&out);
+            for (int64_t j = 0; j < w; j++) {
+                if (!acc) want.d[j] = 0;
+                for (int64_t r = 0; r < n; r++) want.d[j] += x.d[r * w + j];
+            }
+            outputs o = outputs_of(1, &out);
+            EVERY_WAY(o, k->col_sum(P(out), P(x), n, w, acc, &ex));
+            pair_compare("col_sum", &out, want.d, n);
+            FREE_ALL(&x, &out, &want);
+        }
+}
+
+static void test_flat(void **state)
+{
+    (void)state;
+    mr_exec ex = {0};
+    const int64_t n_of[] = {0, 1, 7, 64, 1031, 20011};
+    for (int i = 0; i < COUNT(n_of); i++)
+        for (int acc = 0; acc < 2; acc++) {
+            int64_t n = n_of[i];
+            pair x = pair_make(n, 1), y = pair_make(n, acc ? 2 : 0), want = pair_copy(&y);
+            pair dx = pair_make(n, acc ? 3 : 0), wdx = pair_copy(&dx), same = pair_copy(&x);
+            pair wsame = pair_copy(&x), sum = pair_make(1, 0), clear = pair_make(n, 4);
+            double probe = 0;
+            for (int64_t j = 0; j < n; j++) {
+                double c = cos(0.37 * (double)j + 1);
+                want.d[j] = (acc ? want.d[j] : 0) - 1.75 * x.d[j];
+                wsame.d[j] = 0.3 * x.d[j];
+                wdx.d[j] = (acc ? wdx.d[j] : 0) + 0.7 * c;
+                probe += x.d[j] * c;
+            }
+            outputs o = outputs_of(4, &y, &dx, &sum, &same), oz = outputs_of(1, &clear);
+            EVERY_WAY(o, k->axpy(P(y), P(x), n, -1.75, acc, &ex);
+                      k->axpy(P(same), P(same), n, 0.3, 0, &ex); k->probe_fwd(P(sum), P(x), n, &ex);
+                      k->probe_bwd(P(dx), n, 0.7, acc, &ex));
+            EVERY_WAY(oz, k->zero(P(clear), n, &ex));
+            pair_compare("axpy", &y, want.d, 1);
+            pair_compare("axpy in place", &same, wsame.d, 1);
+            pair_compare("probe_fwd", &sum, &probe, n);
+            pair_compare("probe_bwd", &dx, wdx.d, 1);
+            for (int64_t j = 0; j < n; j++) assert_true(clear.d[j] == 0 && clear.f[j] == 0);
+            FREE_ALL(&x, &y, &want, &dx, &wdx, &same, &wsame, &sum, &clear);
+        }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_activation),
+        cmocka_unit_test(test_col_sum),
+        cmocka_unit_test(test_flat),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
