@@ -6,7 +6,7 @@ cd "$(dirname "$0")/.." || exit 1
 build=${1:-build/release}
 program=$build/tests/test_kernels_cuda
 if [ ! -x "$program" ]; then
-    echo "gpu.sh: $program is missing; build with: cmake --preset cuda && cmake --build --preset cuda" >&2
+    echo "gpu.sh: $program is missing; first cmake --preset cuda && cmake --build --preset cuda" >&2
     exit 1
 fi
 nvidia-smi --query-gpu=name,driver_version --format=csv,noheader 2>/dev/null

@@ -13,7 +13,7 @@
 typedef struct mr_cuda_queue {
     cudaStream_t stream;
     cublasHandle_t blas;        /* bound to stream; float32 products, never TF32 */
-    cublasStatus_t blas_status; /* first failure of a product: kernels cannot return one, sync does */
+    cublasStatus_t blas_status; /* first failure of a product; sync returns it */
     double *partials;           /* [MR_CUDA_PARTIALS] device memory */
     void *blas_space;           /* device memory of the library: fixed, so results repeat */
 } mr_cuda_queue;

@@ -61,9 +61,11 @@ static void group_norm(twin_world *w)
     mr_gn gn[2];
     for (int side_ = 0; side_ < 2; side_++)
         gn[side_] = (mr_gn){B, S, C, G, 2 * C, 1e-5, {0.2, 9, {A(rid), A(pos)}, 1}};
-    twin *x = twin_reals(w, B * S * C), *y = twin_reals(w, B * S * C), *film = twin_reals(w, B * 24);
+    twin *x = twin_reals(w, B * S * C), *y = twin_reals(w, B * S * C);
+    twin *film = twin_reals(w, B * 24);
     twin *gamma = twin_reals(w, C), *beta = twin_reals(w, C), *mean = twin_reals(w, B * G);
-    twin *rstd = twin_reals(w, B * G), *dx = twin_reals(w, B * S * C), *dy = twin_reals(w, B * S * C);
+    twin *rstd = twin_reals(w, B * G), *dx = twin_reals(w, B * S * C);
+    twin *dy = twin_reals(w, B * S * C);
     twin *dg = twin_reals(w, C), *db = twin_reals(w, C), *dfilm = twin_reals(w, B * 24);
     BOTH(group_norm_fwd, A(y), A(mean), A(rstd), A(x), A(gamma), A(beta), A(film), &gn[side_], EX);
     BOTH(group_norm_bwd, A(dx), A(dg), A(db), A(dfilm), A(dy), A(x), A(mean), A(rstd), A(gamma),
@@ -83,7 +85,8 @@ static void diffusion(twin_world *w)
     mr_int_list set = {2, {2, 5}};
     mr_noise nz = {4, 6, 0, 7, &set, false};
     twin *x0 = twin_reals(w, B * D), *xt = twin_reals(w, B * D), *out = twin_reals(w, B * D);
-    twin *abar = twin_doubles(w, 8), *rid = twin_ints(w, B, 3, 7, 1000), *te = twin_reals(w, B * 16);
+    twin *abar = twin_doubles(w, 8), *rid = twin_ints(w, B, 3, 7, 1000);
+    twin *te = twin_reals(w, B * 16);
     BOTH(noise_fwd, A(xt), A(x0), A(abar), A(rid), B, D, &nz, EX);
     BOTH(noise_bwd, A(out), A(x0), A(abar), A(rid), B, D, &nz, 1, EX);
     twin_same(w, "noise_fwd", "xt", xt, 1);

@@ -1,8 +1,8 @@
 # CUDA kernels against the CPU kernels; skipped (77) where there is no GPU. Without nvcc there is
 # nothing to compare. The dry run checks the test itself: the CPU table against itself.
 if(MR_HAVE_CUDA)
-  mr_add_test(kernels_cuda SOURCES gpu/test_kernels_cuda.c gpu/twin.c gpu/cases_b.c LABELS gpu
-              TIMEOUT 300)
+  mr_add_test(kernels_cuda SOURCES gpu/test_kernels_cuda.c gpu/twin.c gpu/cases_b.c gpu/cases_c.c
+              LABELS gpu TIMEOUT 300)
   add_test(NAME kernels_cuda_dry COMMAND test_kernels_cuda dry)
   mr_register(kernels_cuda_dry "" LABELS gpu)
 endif()

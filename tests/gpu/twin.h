@@ -52,5 +52,6 @@ void twin_cover(twin_world *w, const char *kernel);
     } while (0)
 
 void cases_b(twin_world *w);
+void cases_c(twin_world *w);
 
 #endif

@@ -1,6 +1,6 @@
 /* Full ranking: scores with bits that do not depend on tiles, counting, best-k lists.
- * Invariant: every score is the sum over k = 0, 1, .. of fused multiply-adds in that order, whichever
- * tile or thread computes it; hence a product of its own instead of cuBLAS. */
+ * Invariant: every score is the sum over k = 0, 1, .. of fused multiply-adds in that order,
+ * whichever tile or thread computes it; hence a product of its own instead of cuBLAS. */
 #include "kernels/cuda/common.cuh"
 
 /* A block makes a TILE x TILE piece of s, a thread EACH x EACH of it; DEPTH columns of both inputs
