@@ -5,3 +5,5 @@ mr_add_test(kernels_linear SOURCES kernels/test_kernels_linear.c ${MR_WAYS} LABE
 mr_add_test(kernels_loss SOURCES kernels/test_kernels_loss.c ${MR_WAYS} LABELS kernel)
 mr_add_test(ops_basic SOURCES kernels/test_ops_basic.c LABELS op)
 mr_add_test(kernels_tedrec SOURCES kernels/test_kernels_tedrec.c ${MR_WAYS} LABELS kernel)
+mr_add_test(kernels_rank SOURCES kernels/test_kernels_rank.c ${MR_WAYS} LABELS kernel)
+mr_add_test(kernels_fuse SOURCES kernels/test_kernels_fuse.c ${MR_WAYS} LABELS kernel)

@@ -46,6 +46,7 @@ PLANTS = [
     ("includes", "src/dist/comm_mpi.c", 2, "/* T. */\n#include <nccl.h>\n"),
     ("includes", "src/graph/run.c", 2, "/* T. */\n#include <cuda_runtime_api.h>\n"),
     ("includes", "src/tensor/device.c", 2, "/* T. */\n#include <cublasLt.h>\n"),
+    ("includes", "src/model/m.c", 2, "/* T. */\n#include <cblas.h>\n"),
     ("includes", "src/extra/e.c", 0, "/* A folder that is no layer. */\n"),
     ("file_size", "src/base/long.c", 0, "/* Long. */\n" + "int x;\n" * 600),
     ("function_size", "src/base/f.c", 3,
