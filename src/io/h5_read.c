@@ -241,10 +241,13 @@ static mr_status read_metadata(reader *r)
     hid_t fapl = H5Pcreate(H5P_FILE_ACCESS);
     H5Pset_fclose_degree(fapl, H5F_CLOSE_STRONG);
     hid_t file = H5Fopen(r->path, H5F_ACC_RDONLY, fapl);
+    mr_status st = MR_OK; /* raised before H5Pclose, which clears HDF5's reason */
+    if (file < 0)
+        st = MR_RAISE(MR_ERR_DATA, "%s is damaged or truncated: %s", r->path, mr_h5_reason());
     H5Pclose(fapl);
-    MR_CHECK(file >= 0, MR_ERR_DATA, "%s is damaged or truncated: %s", r->path, mr_h5_reason());
+    MR_TRY(st);
     int n_found = 0;
-    mr_status st = read_header(r, file);
+    st = read_header(r, file);
     for (int i = 0; i < MR_PART_COUNT && st == MR_OK; i++)
         st = read_part_header(r, file, i, &n_found);
     H5G_info_t g;

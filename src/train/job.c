@@ -121,8 +121,9 @@ mr_status mr_job_run(mr_job *j)
                         .argc = j->argc,
                         .argv = j->argv};
     mr_status st;
-    MR_TRY_GOTO(mr_run_folder_open(&f, j->cfg, &info, s->world), st, done);
+    /* First what can refuse the configuration: a refused one leaves no run folder behind. */
     MR_TRY_GOTO(mr_trainer_create(&t, j->cfg, &s->data, s->world, &o), st, done);
+    MR_TRY_GOTO(mr_run_folder_open(&f, j->cfg, &info, s->world), st, done);
     describe(j, t);
     MR_TRY_GOTO(run_loop(j, f, t), st, done);
 done:

@@ -5,10 +5,13 @@
 #include <string.h>
 
 #include "base/log.h"
+#include "base/mem.h"
 #include "data/noise.h"
 #include "data/synth.h"
 #include "dist/topo.h"
 #include "io/h5_dataset.h"
+
+#define VALUE_BYTES (2 * MR_STR) /* of an option as text */
 
 /* Features that the demo's model does not read would only cost time; the demo shape is small anyway. */
 static mr_status load_data(mr_session *s, const mr_config *cfg)
@@ -21,6 +24,36 @@ static mr_status load_data(mr_session *s, const mr_config *cfg)
     return mr_synth(&s->data, &spec);
 }
 
+/* Ranks started with different arguments would wait for each other or compute nonsense. Where the data set
+ * lies may differ: what it holds is compared when it is read. */
+static mr_status compare_with_first(const mr_config *cfg, const char *first, int rank)
+{
+    char mine[VALUE_BYTES];
+    for (int i = 0; i < mr_config_count(); i++, first += VALUE_BYTES) {
+        mr_config_format(cfg, i, mine, sizeof mine);
+        if (!strcmp(mr_config_key(i), "data.path")) continue;
+        MR_CHECK(!strcmp(mine, first), MR_ERR_CONFIG,
+                 "%s is %s on rank %d and %s on rank 0; start all ranks with the same arguments and "
+                 "files",
+                 mr_config_key(i), mine, rank, first);
+    }
+    return MR_OK;
+}
+
+static mr_status same_configuration(mr_comm *world, const mr_config *cfg)
+{
+    char *first = NULL;
+    int64_t n = mr_config_count();
+    if (world->size == 1) return MR_OK;
+    mr_status st = mr_comm_agree(world, mr_alloc((void **)&first, n, VALUE_BYTES, "configuration"));
+    for (int i = 0; st == MR_OK && i < n; i++)
+        mr_config_format(cfg, i, first + (int64_t)i * VALUE_BYTES, VALUE_BYTES);
+    if (st == MR_OK) st = world->bcast(world, first, n * VALUE_BYTES, MR_U8, 0);
+    if (st == MR_OK) st = mr_comm_agree(world, compare_with_first(cfg, first, world->rank));
+    MR_FREE(first);
+    return st;
+}
+
 mr_status mr_session_start(mr_session *s, const mr_config *cfg)
 {
     memset(s, 0, sizeof *s);
@@ -29,6 +62,7 @@ mr_status mr_session_start(mr_session *s, const mr_config *cfg)
     bool self = !strcmp(cfg->dist.comm, "self");
     MR_TRY(self ? mr_comm_self(&s->world) : mr_comm_mpi_world(&s->world));
     mr_log_init(s->world->size > 1 ? s->world->rank : -1, MR_LOG_INFO);
+    MR_TRY(same_configuration(s->world, cfg));
     omp_set_num_threads(mr_topo_decide_threads(s->world));
     return MR_OK;
 }

@@ -1,5 +1,7 @@
 # The training program end to end: equality over ranks, resuming, variants, evaluation, refusals.
 mr_add_test(trainer SOURCES train/test_trainer.c LABELS train TIMEOUT 300)
+add_executable(baseline_ranks train/baseline_ranks.c)
+target_link_libraries(baseline_ranks PRIVATE mealrec)
 if(TARGET mealrec-dist)
   foreach(model sasrec cl4srec tedrec mealrec)
     mr_add_script(train_ranks_${model} train/test_ranks.py ARGS ${model} LABELS train dist TIMEOUT 300)
@@ -11,5 +13,9 @@ if(TARGET mealrec-dist)
     mr_add_script(train_${part} train/test_variants.py ARGS ${part} LABELS train TIMEOUT 300)
   endforeach()
   mr_add_script(train_counts train/test_counts.py LABELS train)
+  mr_add_script(train_evaluate train/test_evaluate.py LABELS train dist TIMEOUT 300)
+  mr_add_script(train_baselines train/test_baselines.py ARGS $<TARGET_FILE:baseline_ranks>
+                LABELS train TIMEOUT 300)
+  mr_add_script(train_refusals train/test_refusals.py LABELS train cli dist TIMEOUT 300)
   mr_add_script(train_demo train/test_demo.py LABELS train TIMEOUT 400)
 endif()

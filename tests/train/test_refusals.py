@@ -1,0 +1,187 @@
+#!/usr/bin/env python3
+"""What the program refuses: one sentence with the place, the documented exit code, no file touched.
+
+Every case runs alone, and those that several ranks can meet also under mpirun -np 2, where the sentence
+must still appear once. Details of single files and of the configuration have their own tests.
+"""
+import hashlib
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import harness as h
+
+USAGE, DATA, NO_INPUT, INTERNAL, IO, STOPPED, CONFIG = 2, 65, 66, 70, 74, 75, 78
+
+
+def path(*parts):
+    return os.path.join(h.folder, *parts)
+
+
+def snapshot():
+    """{file: hash of its bytes}; a lock is rewritten by everybody who asks."""
+    out = {}
+    for top, _, names in os.walk(h.folder):
+        for n in names:
+            if n == "lock":
+                continue
+            with open(os.path.join(top, n), "rb") as f:
+                out[os.path.relpath(os.path.join(top, n), h.folder)] = hashlib.sha1(
+                    f.read()).hexdigest()
+    return out
+
+
+def judge(what, r, code, texts, before):
+    said = [line for line in r.stderr.splitlines() if re.match(r"mealrec-dist:.* error: ", line)]
+    h.check(r.returncode == code, "%s: exit %s instead of %d: %s" % (
+        what, r.returncode, code, r.stderr[-600:]))
+    h.check(len(said) == 1 and all(t in said[0] for t in texts), "%s: says %s, not once %s" % (
+        what, said or r.stderr[-600:], texts))
+    after = snapshot()
+    touched = sorted(n for n in set(before) | set(after) if before.get(n) != after.get(n))
+    h.check(not touched, "%s: touched %s" % (what, touched))
+
+
+def refused(code, texts, *args, ranks=(0, 2)):
+    for n in ranks:
+        before = snapshot()
+        judge("%s, %d ranks" % (" ".join(args), n), h.run(args, n), code, texts, before)
+
+
+def no_train(code, texts, *keys, data="small.h5", ranks=(0, 2), name="refused"):
+    refused(code, texts, *h.train_args(name, data, "--train.max_steps=3", *keys), ranks=ranks)
+    if name == "refused":
+        h.check(not os.path.exists(path("runs", name)), "%s: left a run folder" % (keys,))
+
+
+def make_files():
+    h.synth("small.h5", users=60, items=50, interactions=500)
+    h.synth("other.h5", "--seed", "3", users=60, items=50, interactions=500)
+    h.must(["synth", "--out", "bare.h5", "--users", "60", "--items", "50", "--interactions", "500",
+            "--width", "0", "--text-width", "0"])
+    with open(path("small.h5"), "rb") as f:
+        whole = f.read()
+    flipped = bytearray(whole)
+    flipped[len(whole) // 2] ^= 16
+    for name, content in (("half.h5", whole[:len(whole) // 2]), ("flipped.h5", bytes(flipped)),
+                          ("empty.h5", b""), ("text.h5", b"user item\n1 2\n"), ("empty.tsv", b""),
+                          ("one.tsv", b"1\t5 6 7 8\n"), ("short.tsv", b"1\t5 6 7\n2\t6 7 5\n"),
+                          ("words.tsv", b"1\t5 6\n2\t\n"), ("bad.yaml", b"train:\n  lr: fast\n")):
+        with open(path(name), "wb") as f:
+            f.write(content)
+
+
+def configuration():
+    no_train(CONFIG, ["command line", "unknown key 'data.pth'", "data.path"], "--data.pth=x")
+    no_train(CONFIG, ["train.batch = '1.5' is not an integer"], "--train.batch=1.5")
+    no_train(CONFIG, ["bad.yaml:2: train.lr = 'fast' is not a number"], "--config", "bad.yaml")
+    no_train(CONFIG, ["train.valid_metric = ndcg@7"], "--train.valid_metric=ndcg@7", ranks=(0,))
+    no_train(CONFIG, ["tcd.heads=3", "visual width 16"], "--tcd.heads=3")
+    no_train(CONFIG, ["needs a text vector", "--text"], "--model.name=tedrec", data="bare.h5")
+    no_train(CONFIG, ["needs a text vector"], data="bare.h5", ranks=(0,))
+    no_train(CONFIG, ["dist.item_shard=2", "3 ranks"], "--dist.item_shard=2", ranks=(3,))
+    no_train(CONFIG, ["2 ranks but only 1 virtual shards"], "--dist.virtual_shards=1", ranks=(2,))
+    no_train(INTERNAL, ["run.device", "cuda"], "--run.device=cuda", ranks=(0,)) \
+        if "cuda' is not compiled" in h.run(["plan", "--run.device=cuda"]).stderr else None
+
+
+def data_files():
+    no_train(NO_INPUT, ["nowhere.h5", "No such file"], data="nowhere.h5")
+    no_train(DATA, ["half.h5", "truncated file"], data="half.h5")
+    no_train(DATA, ["flipped.h5", "damaged"], data="flipped.h5")
+    no_train(DATA, ["empty.h5 is not an HDF5 file"], data="empty.h5")
+    no_train(DATA, ["text.h5 is not an HDF5 file"], data="text.h5", ranks=(0,))
+    no_train(DATA, ["not a regular file"], data=".", ranks=(0,))
+    for log, texts in (("empty.tsv", ["empty.tsv is empty"]), ("one.tsv", ["1 user", "at least 2"]),
+                       ("words.tsv", ["words.tsv", "line 2"]),
+                       ("short.tsv", ["no user has 4 interactions", "nothing to train on"])):
+        refused(DATA, texts, "import", "--interactions", log, "--k-core", "0", "--out", "new.h5",
+                ranks=(0,))
+    refused(NO_INPUT, ["nowhere.tsv", "No such file"], "import", "--interactions", "nowhere.tsv",
+            "--out", "new.h5", ranks=(0,))
+    refused(USAGE, ["small.h5", "--force"], "synth", "--out", "small.h5", ranks=(0,))
+    try:
+        import numpy as np
+    except ImportError:
+        return
+    frames = np.random.default_rng(1).standard_normal((4, 1, 16)).astype(np.float32)
+    np.save(path("frames.npy"), frames)
+    np.save(path("text.npy"), frames[:, 0])
+    with open(path("log.tsv"), "w") as f:
+        f.write("1\t5 6 7 8 5\n2\t6 7 5 8 6\n")
+    refused(DATA, ["frames.npy", "2"], "import", "--interactions", "log.tsv", "--k-core", "0",
+            "--frames", "frames.npy", "--text", "text.npy", "--out", "single.h5", ranks=(0,))
+
+
+def run_folders():
+    keys = ["--model.name=sasrec", "--train.max_steps=3"]
+    h.train("mine", "small.h5", *keys)
+    same = dict(name="mine")
+    no_train(CONFIG, ["runs/mine", "train.lr is 0.001 there and 0.1 here", "--run.name"], *keys,
+             "--train.lr=0.1", **same)
+    no_train(CONFIG, ["runs/mine", "other data"], *keys, data="other.h5", **same)
+    no_train(CONFIG, ["runs/mine", "checkpoint.resume is never"], *keys, "--checkpoint.resume=never",
+             ranks=(0,), **same)
+    no_train(IO, ["one.tsv/x", "Not a directory"], *keys, "--run.dir=one.tsv/x")
+    no_train(CONFIG, ["run.name = ../up"], *keys, "--run.name=../up", ranks=(0,))
+    os.makedirs(path("runs", "foreign"))
+    with open(path("runs", "foreign", "notes.txt"), "w") as f:
+        f.write("mine\n")
+    no_train(CONFIG, ["runs/foreign holds files but no run.json"], *keys, name="foreign")
+    refused(NO_INPUT, ["nowhere"], "eval", "--checkpoint", "nowhere")
+    refused(USAGE, ["--split tset"], "eval", "--checkpoint", "runs/mine", "--split", "tset",
+            ranks=(0,))
+    refused(IO, ["one.tsv", "File exists"], "dump-step", "--out", "one.tsv", "--data.path=small.h5",
+            *h.SMALL)
+    in_use(keys)
+
+
+def in_use(keys):
+    long = h.train_args("busy", "small.h5", *keys, "--train.max_steps=1000000",
+                        "--train.epochs=1000000", "--train.patience=1000000")
+    p = subprocess.Popen(h.words(long), cwd=h.folder, env=h.environment(), text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    end = time.time() + h.LIMIT
+    while not os.path.exists(path("runs", "busy", "metrics.jsonl")) and time.time() < end:
+        time.sleep(0.01)
+    for n in (0, 2):
+        r = h.run(h.train_args("busy", "small.h5", *keys), n)
+        said = [x for x in r.stderr.splitlines() if " error: " in x]
+        h.check(r.returncode == CONFIG and len(said) == 1 and
+                "runs/busy is in use by process %d on " % p.pid in said[0],
+                "in use, %d ranks: exit %s: %s" % (n, r.returncode, r.stderr))
+    h.check(p.poll() is None, "the first run did not survive the second")
+    p.send_signal(signal.SIGTERM)
+    _, err = p.communicate(timeout=h.LIMIT)
+    h.check(p.returncode == STOPPED, "first run: exit %s: %s" % (p.returncode, err))
+
+
+def different_ranks():
+    """mpirun starts ranks with different arguments."""
+    for more, texts in ((["--train.lr=0.1"], ["train.lr is 0.1 on rank 1 and 0.001 on rank 0"]),
+                        (["--train.max_steps=2"], ["train.max_steps is 2 on rank 1 and 3"]),
+                        (["--model.hidden=24"], ["model.hidden is 24 on rank 1 and 12"]),
+                        (["--train.topk=[10,30]"], ["train.topk is [10, 30] on rank 1"])):
+        first = h.words(h.train_args("mixed", "small.h5", "--train.max_steps=3"), 1)
+        second = ["-np", "1", h.BINARY] + h.train_args("mixed", "small.h5", "--train.max_steps=3",
+                                                       *more)
+        before = snapshot()
+        r = subprocess.run(first + [":"] + second, cwd=h.folder, env=h.environment(), text=True,
+                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=h.LIMIT)
+        judge("ranks with %s" % more, r, CONFIG, texts, before)
+
+
+def main():
+    make_files()
+    configuration()
+    data_files()
+    run_folders()
+    different_ranks()
+    h.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
