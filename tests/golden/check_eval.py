@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Recompute the ranks of a trained model in PyTorch: check_eval.py WEIGHTS DATA RANKS [--split test].
+"""Recompute the ranks of a trained model in PyTorch:
+  check_eval.py WEIGHTS DATA RANKS [--split test]
 
 WEIGHTS  what `mealrec-dist export --out` wrote (its metadata hold the configuration)
 DATA     the data set file (HDF5; needs h5py)

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Two recommenders without parameters, as exact integers: popularity and a first-order Markov chain.
+"""Two recommenders without parameters, as exact integers: popularity and a first-order Markov
+chain.
 
 A second implementation of the same definition must give the same integers.
 

@@ -1,4 +1,5 @@
-"""What the end-to-end tests of this folder share: a small data set, runs of the program, their events.
+"""What the end-to-end tests of this folder share: a small data set, runs of the program, their
+events.
 
 The program is $MR_BINARY. Widths are tiny and the data synthetic: these tests are about equality of
 numbers and about behaviour, never about accuracy.
@@ -17,10 +18,11 @@ sys.dont_write_bytecode = True
 BINARY = os.environ.get("MR_BINARY", "")
 LIMIT = 120  # seconds for one run of the program; a hang is a failure
 
-# Dropout 0.5 would now and then drop all 12 elements of a row, and the norm of a row of zeros (eps 1e-12)
-# makes gradients of 1e6 and more: true, but no place for comparing rounding.
-SMALL = ["--model.dropout=0.2", "--model.attention_dropout=0.2", "--model.hidden=12", "--model.inner=16", "--tcd.unet_width=16", "--tcd.heads=4",
-         "--npd.inner=16", "--diffusion.steps=3", "--train.batch=64", "--train.log_every=1"]
+# Dropout 0.5 would now and then drop all 12 elements of a row, and the norm of a row of zeros (eps
+# 1e-12) makes gradients of 1e6 and more: true, but no place for comparing rounding.
+SMALL = ["--model.dropout=0.2", "--model.attention_dropout=0.2", "--model.hidden=12",
+         "--model.inner=16", "--tcd.unet_width=16", "--tcd.heads=4", "--npd.inner=16",
+         "--diffusion.steps=3", "--train.batch=64", "--train.log_every=1"]
 MODELS = ["sasrec", "cl4srec", "tedrec", "mealrec"]
 
 folder = tempfile.mkdtemp(prefix="mealrec-train-")
@@ -70,7 +72,8 @@ def must(args, ranks=0):
     """A run that has to succeed."""
     r = run(args, ranks)
     if r.returncode != 0:
-        print("%s\nexit %s\n%s%s" % (" ".join(words(args, ranks)), r.returncode, r.stdout, r.stderr))
+        command = " ".join(words(args, ranks))
+        print("%s\nexit %s\n%s%s" % (command, r.returncode, r.stdout, r.stderr))
         sys.exit(1)
     return r
 
@@ -119,7 +122,8 @@ def scores(name):
 
 
 def checkpoint(name, which="latest"):
-    """({"value/item.weight": array, ...}, the state) of a run's checkpoint, put together from its files."""
+    """({"value/item.weight": array, ...}, the state) of a run's checkpoint, put together from its
+    files."""
     import numpy as np
     import safetensors_io
     top = os.path.join(folder, "runs", name, "checkpoints")

@@ -1,9 +1,11 @@
 #!/usr/bin/env python3
-"""Scoring of trained checkpoints against the PyTorch twin: every user's rank, the metrics, recommendations.
+"""Scoring of trained checkpoints against the PyTorch twin: every user's rank, the metrics,
+recommendations.
 
-The twin computes user vectors from exported weights and the data set file, ranks by brute force and derives
-hit, ndcg and mrr itself. Float64 and no posterior noise, so that ranks are integers to be met exactly.
-Also: the same integers for any block size and number of ranks. Exit 77 without torch or h5py.
+The twin computes user vectors from exported weights and the data set file, ranks by brute force
+and derives hit, ndcg and mrr itself. Float64 and no posterior noise, so that ranks are integers
+to be met exactly. Also: the same integers for any block size and number of ranks. Exit 77 without
+torch or h5py.
 """
 import os
 import re
@@ -77,7 +79,8 @@ def scores(name, data, histories):
 
 
 def expected_ranks(score, targets, seen):
-    """Rank of each target; an equal score counts before it only with a lower id; seen items do not."""
+    """Rank of each target; an equal score counts before it only with a lower id, seen items never.
+    """
     out = np.zeros(len(targets), np.int64)
     for r, t in enumerate(targets):
         s = score[r].copy()
@@ -157,8 +160,9 @@ def check_recommendations(name, data, keys, ranks):
     h.check(lines[0] == ["user", "rank", "item", "score"], "recommend: %s" % lines[0])
     got = [tuple(x[:3]) for x in lines[1:]]
     bad = [(a, b) for a, b in zip(got, want) if a != b]
-    h.check(len(got) == len(want) and not bad, "%s recommend %s, %d ranks: %d of %d lines differ: %s" % (
-        name, keys, ranks, len(bad), len(want), bad[:3]))
+    h.check(len(got) == len(want) and not bad,
+            "%s recommend %s, %d ranks: %d of %d lines differ: %s" % (
+                name, keys, ranks, len(bad), len(want), bad[:3]))
 
 
 DATA = "small.h5"

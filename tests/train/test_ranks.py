@@ -27,7 +27,8 @@ def main():
         h.train("alone-" + device, data, *keys)
         alone, metrics = h.losses("alone-" + device), h.scores("alone-" + device)
         h.check(sorted(alone) == list(range(1, args.steps + 1)), "one rank: steps %s" % list(alone))
-        h.check([m["event"] for m in metrics] == ["valid", "valid", "test"], "one rank: %s" % metrics)
+        h.check([m["event"] for m in metrics] == ["valid", "valid", "test"],
+                "one rank: %s" % metrics)
         for ranks in args.ranks:
             p, _, group = ranks.partition("/")
             name = "%s-%s" % (device, ranks.replace("/", "-"))

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Going on from a checkpoint: the same bits as without the interruption, on 1 and 2 ranks.
 
-Limits (train.max_steps) and signals interrupt; a signal comes at any time, so each run that one stopped
-says itself where. Part "bits": cuts inside an epoch and at its end. Part "signals": every signal,
-through mpirun too. Part "reshard": written by P ranks, continued by Q.
+Limits (train.max_steps) and signals interrupt; a signal comes at any time, so each run that one
+stopped says itself where. Part "bits": cuts inside an epoch and at its end. Part "signals": every
+signal, through mpirun too. Part "reshard": written by P ranks, continued by Q.
 """
 import argparse
 import os
@@ -38,8 +38,8 @@ def compare(name, reference, what):
 
 
 def bits():
-    for model, ranks, cuts in (("mealrec", 0, (13,)), ("sasrec", 0, (17, 34)), ("cl4srec", 2, (5, 17)),
-                               ("mealrec", 2, (13, 33))):
+    for model, ranks, cuts in (("mealrec", 0, (13,)), ("sasrec", 0, (17, 34)),
+                               ("cl4srec", 2, (5, 17)), ("mealrec", 2, (13, 33))):
         reference = whole("whole-%s-%d" % (model, ranks), model, ranks)
         name = "cut-%s-%d" % (model, ranks)
         for limit in cuts + (STEPS,):

@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Every variant through the program: gradients against differences, and the guard device.
 
-Part "gradcheck": all backbones x {full, -TCD, -NPD, -TCD -NPD, alone} and the options of both modules,
-a few elements of every tensor. Part "guard": five steps and both scorings on the device whose memory the
-host cannot touch give the digits of the plain CPU, and the same checkpoint bytes.
+Part "gradcheck": all backbones x {full, -TCD, -NPD, -TCD -NPD, alone} and the options of both
+modules, a few elements of every tensor. Part "guard": five steps and both scorings on the device
+whose memory the host cannot touch give the digits of the plain CPU, and the same checkpoint bytes.
 """
 import argparse
 import itertools
@@ -39,12 +39,12 @@ def gradcheck(per_tensor):
         h.check(not good or (len(worst) == 1 and tensors >= 30), "%s: %s" % (name, r.stdout[-300:]))
         print("%-34s %3d tensors, worst %s" % (name, tensors, " ".join(worst)), flush=True)
     r = h.run(["gradcheck", "--data.path=small.h5", "--npd.detach_target=true"] + h.SMALL)
-    h.check(r.returncode == 78 and "cannot see a detached target" in r.stderr, "detach: exit %s: %s" % (
-        r.returncode, r.stderr))
+    h.check(r.returncode == 78 and "cannot see a detached target" in r.stderr,
+            "detach: exit %s: %s" % (r.returncode, r.stderr))
     r = h.run(["gradcheck", "--per-tensor", "9", "--step", "0.1", "--data.path=small.h5"]
               + h.SMALL)
-    h.check(r.returncode == 70 and len(r.stderr.strip().splitlines()) >= 1 and
-            "gradcheck: " in r.stderr, "far too long a step: exit %s: %s" % (r.returncode, r.stderr))
+    h.check(r.returncode == 70 and "gradcheck: " in r.stderr,
+            "far too long a step: exit %s: %s" % (r.returncode, r.stderr))
 
 
 def guard():
