@@ -1,6 +1,6 @@
 /* The configuration: one struct, one option table (options.def) that gives the parser, line numbers
- * in errors, command line overrides, help text, `config show`, `config doc` and the run's config.yaml.
- * What it is not: validation against data; that is done where the data is known.
+ * in errors, command line overrides, help text, `config show`, `config doc` and the run's
+ * config.yaml. What it is not: validation against data; that is done where the data is known.
  * Priority: command line > later file > earlier file > default. */
 #ifndef MR_BASE_CONFIG_H
 #define MR_BASE_CONFIG_H
@@ -11,8 +11,8 @@
 
 #include "base/status.h"
 
-#define MR_STR 512   /* longest string value, with its NUL */
-#define MR_LIST 32   /* longest list value */
+#define MR_STR 512 /* longest string value, with its NUL */
+#define MR_LIST 32 /* longest list value */
 
 typedef struct mr_int_list {
     int n;
@@ -84,8 +84,8 @@ typedef struct mr_config {
         char valid_metric[MR_STR];
         mr_int_list topk;
         int64_t log_every;
-        bool mask_seen;      /* added: leave already seen items out of the ranking */
-        int64_t eval_batch;  /* added: users per evaluation block, all ranks together */
+        bool mask_seen;     /* added: leave already seen items out of the ranking */
+        int64_t eval_batch; /* added: users per evaluation block, all ranks together */
     } train;
     struct {
         char comm[MR_STR];       /* auto | self | mpi | nccl */
@@ -124,11 +124,11 @@ mr_status mr_config_set(mr_config *c, const char *key, const char *value, const 
 /* Relations between values (hidden divisible by heads, beta ranges, ...). ERR_CONFIG. */
 mr_status mr_config_check(const mr_config *c);
 
-void mr_config_write_yaml(const mr_config *c, FILE *f);            /* loads back to the same values */
-void mr_config_show(const mr_config *c, FILE *f);                  /* with the origin of every value */
-void mr_config_doc_page(FILE *f);                                  /* docs/config.md */
-void mr_config_help(FILE *f);                                      /* the keys part of --help */
-char *mr_config_json(const mr_config *c);                          /* one object; caller frees with free() */
+void mr_config_write_yaml(const mr_config *c, FILE *f); /* loads back to the same values */
+void mr_config_show(const mr_config *c, FILE *f);       /* with the origin of every value */
+void mr_config_doc_page(FILE *f);                       /* docs/config.md */
+void mr_config_help(FILE *f);                           /* the keys part of --help */
+char *mr_config_json(const mr_config *c);               /* one object; caller frees with free() */
 /* 64-bit XXH3 over every value that changes what is computed (not run.name, run.dir, device, dist
  * layout, checkpoint timing); equal hashes mean a checkpoint may be resumed. */
 uint64_t mr_config_hash(const mr_config *c);

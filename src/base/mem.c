@@ -8,8 +8,8 @@
 
 /* A header in front of every block; 64 bytes keep the alignment. */
 #define HEADER 64
-/* From this size on memory comes from the kernel directly: zeroed, and a page that is never touched (the
- * unused capacity of a batch buffer) costs nothing. */
+/* From this size on memory comes from the kernel directly: zeroed, and a page that is never touched
+ * (the unused capacity of a batch buffer) costs nothing. */
 #define MAP_FROM ((size_t)1 << 20)
 
 typedef struct block_header {
@@ -42,9 +42,9 @@ mr_status mr_alloc(void **out_p, int64_t count, size_t elem_bytes, const char *w
     size_t bytes = (size_t)count * elem_bytes, total = (bytes + HEADER + 63) / 64 * 64;
     MR_CHECK(!must_fail((int64_t)bytes), MR_ERR_MEMORY, "%s: no memory for %zu bytes", what, bytes);
     block_header h = {.bytes = bytes, .mapped_bytes = total >= MAP_FROM ? total : 0};
-    char *base = h.mapped_bytes ? mmap(NULL, total, PROT_READ | PROT_WRITE,
-                                       MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
-                                : aligned_alloc(64, total);
+    char *base = h.mapped_bytes
+                     ? mmap(NULL, total, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0)
+                     : aligned_alloc(64, total);
     MR_CHECK(base && base != MAP_FAILED, MR_ERR_MEMORY,
              "%s: no memory for %zu bytes; use fewer or smaller tensors", what, bytes);
     if (!h.mapped_bytes) memset(base, 0, total);

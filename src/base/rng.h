@@ -18,18 +18,18 @@
 
 /* Purposes: the fourth counter word. Ops add their own op number (graph order) to MR_RNG_OP. */
 enum {
-    MR_RNG_INIT = 1,      /* parameter initialisation: row = parameter number */
-    MR_RNG_SHUFFLE = 2,   /* epoch order of a virtual shard */
-    MR_RNG_AUGMENT = 3,   /* CL4SRec views */
-    MR_RNG_T_TCD = 4,     /* diffusion step of a row, TCD */
+    MR_RNG_INIT = 1,    /* parameter initialisation: row = parameter number */
+    MR_RNG_SHUFFLE = 2, /* epoch order of a virtual shard */
+    MR_RNG_AUGMENT = 3, /* CL4SRec views */
+    MR_RNG_T_TCD = 4,   /* diffusion step of a row, TCD */
     MR_RNG_T_NPD = 5,
-    MR_RNG_EPS_TCD = 6,   /* forward noise */
+    MR_RNG_EPS_TCD = 6, /* forward noise */
     MR_RNG_EPS_NPD = 7,
     MR_RNG_FRAMES = 8,    /* robustness noise on visual features: row = item */
     MR_RNG_SYNTH = 9,     /* synthetic data sets */
     MR_RNG_POST_TCD = 16, /* + reverse step t: posterior noise, up to 4096 steps */
     MR_RNG_POST_NPD = 16 + 4096,
-    MR_RNG_OP = 65536     /* + node number: dropout and gate noise */
+    MR_RNG_OP = 65536 /* + node number: dropout and gate noise */
 };
 
 typedef struct mr_u32x4 {
@@ -66,7 +66,8 @@ MR_HD double mr_u01(uint32_t x) { return ((double)x + 1.0) * (1.0 / 4294967296.0
 /* Two standard normals from two 32-bit words (Box-Muller, in double). */
 MR_HD void mr_normal2(uint32_t a, uint32_t b, double *n0, double *n1)
 {
-    double r = sqrt(-2.0 * log(mr_u01(a))), w = 6.283185307179586476925 * ((double)b * (1.0 / 4294967296.0));
+    double r = sqrt(-2.0 * log(mr_u01(a))),
+           w = 6.283185307179586476925 * ((double)b * (1.0 / 4294967296.0));
     *n0 = r * cos(w);
     *n1 = r * sin(w);
 }

@@ -1,6 +1,6 @@
 /* Status codes, error raising and error propagation.
- * What it is: every function that can fail returns mr_status; whoever decides the error logs it once.
- * What it is not: recovery; a local failure ends the job from main() or the watchdog.
+ * What it is: every function that can fail returns mr_status; whoever decides the error logs it
+ * once. What it is not: recovery; a local failure ends the job from main() or the watchdog.
  * Invariant: the numbers of mr_exit_code() are the documented exit codes of the program. */
 #ifndef MR_BASE_STATUS_H
 #define MR_BASE_STATUS_H
@@ -38,7 +38,8 @@ int mr_exit_code(mr_status st);
 /* Log one error line ("what, where, what to do") with the rank and return st. printf-style. */
 mr_status mr_raise(mr_status st, const char *file, int line, const char *fmt, ...)
     __attribute__((format(printf, 4, 5)));
-/* Text of the last error raised in this thread ("" if none); for tests and for agreement on rank 0. */
+/* Text of the last error raised in this thread ("" if none); for tests and for agreement on rank 0.
+ */
 const char *mr_last_error(void);
 /* Silence (false) or restore (true) the logging of raised errors; tests of bad input use it. */
 void mr_errors_to_log(bool on);

@@ -1,6 +1,6 @@
-/* mealrec-dist bench: measured times. `bench step`: one training step, beside the matrix-product rate of
- * the same machine in the same run, and the memory it takes.
- * What it is not: a test; nothing here fails because something is slow. */
+/* mealrec-dist bench: measured times. `bench step`: one training step, beside the matrix-product
+ * rate of the same machine in the same run, and the memory it takes. What it is not: a test;
+ * nothing here fails because something is slow. */
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -14,11 +14,10 @@
 #include "train/session.h"
 #include "train/trainer.h"
 
-static const mr_cli_option options[] = {
-    {"steps", "N", "timed steps (default 20)"},
-    {"warmup", "N", "steps before them (default 5)"},
-    {"json", "FILE", "also write the figures as JSON"},
-    {NULL, NULL, NULL}};
+static const mr_cli_option options[] = {{"steps", "N", "timed steps (default 20)"},
+                                        {"warmup", "N", "steps before them (default 5)"},
+                                        {"json", "FILE", "also write the figures as JSON"},
+                                        {NULL, NULL, NULL}};
 
 static double now(void)
 {
@@ -94,22 +93,23 @@ static mr_status time_steps(mr_trainer *t, int64_t warmup, int64_t n, double *se
     return MR_OK;
 }
 
-static mr_status report(const mr_args *a, mr_trainer *t, const double *s, int64_t n, double rss_start,
-                        double rss_ready, double rate)
+static mr_status report(const mr_args *a, mr_trainer *t, const double *s, int64_t n,
+                        double rss_start, double rss_ready, double rate)
 {
     const char *path = mr_args_value(a, "json");
     double peak = peak_mib(), median = s[n / 2];
-    json_t *o = json_pack("{s:s, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "bench", "step",
-                          "ranks", t->world->size, "rows", (json_int_t)t->batch.rows_global,
-                          "step_s_median", median, "step_s_min", s[0], "step_s_max", s[n - 1],
-                          "rows_per_s", (double)t->batch.rows_global / median, "gemm_gflops", rate,
-                          "rss_start_mib", rss_start, "step_mib", peak - rss_ready, "whole_mib",
-                          peak - rss_start);
+    json_t *o =
+        json_pack("{s:s, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "bench", "step",
+                  "ranks", t->world->size, "rows", (json_int_t)t->batch.rows_global,
+                  "step_s_median", median, "step_s_min", s[0], "step_s_max", s[n - 1], "rows_per_s",
+                  (double)t->batch.rows_global / median, "gemm_gflops", rate, "rss_start_mib",
+                  rss_start, "step_mib", peak - rss_ready, "whole_mib", peak - rss_start);
     printf("step: median %.4f s (min %.4f, max %.4f over %lld), %.0f rows/s, %d rank(s)\n", median,
            s[0], s[n - 1], (long long)n, (double)t->batch.rows_global / median, t->world->size);
     printf("matrix product 1280 x 768 x 768: %.1f GFLOP/s\n", rate);
-    printf("memory of rank 0: at start %.0f MiB, highest %.0f MiB above it, of that steps %.0f MiB\n",
-           rss_start, peak - rss_start, peak - rss_ready);
+    printf(
+        "memory of rank 0: at start %.0f MiB, highest %.0f MiB above it, of that steps %.0f MiB\n",
+        rss_start, peak - rss_start, peak - rss_ready);
     mr_status st = MR_OK;
     if (path && json_dump_file(o, path, JSON_INDENT(1)))
         st = MR_RAISE(MR_ERR_IO, "--json %s: cannot write it", path);
@@ -141,8 +141,8 @@ done:
 static mr_status run(const mr_args *a)
 {
     mr_session s;
-    MR_CHECK(!strcmp(a->words[0], "step"), MR_ERR_USAGE, "bench does not know '%.40s'; accepted: step",
-             a->words[0]);
+    MR_CHECK(!strcmp(a->words[0], "step"), MR_ERR_USAGE,
+             "bench does not know '%.40s'; accepted: step", a->words[0]);
     MR_TRY(mr_session_start(&s, &a->config));
     double rss_start = resident_mib();
     mr_status st = mr_session_load(&s, &a->config);

@@ -5,10 +5,9 @@
 #include "train/dump.h"
 #include "train/session.h"
 
-static const mr_cli_option options[] = {
-    {"out", "FILE", "file to write; must not exist"},
-    {"rows", "N", "rows of the step (default: train.batch)"},
-    {NULL, NULL, NULL}};
+static const mr_cli_option options[] = {{"out", "FILE", "file to write; must not exist"},
+                                        {"rows", "N", "rows of the step (default: train.batch)"},
+                                        {NULL, NULL, NULL}};
 
 static mr_status run(const mr_args *a)
 {
@@ -26,8 +25,8 @@ static mr_status run(const mr_args *a)
     mr_status st = mr_trainer_create(&t, &cfg, &s.data, s.world, &o);
     if (st == MR_OK) st = mr_dump_step(t, out);
     if (st == MR_OK && s.world->rank == 0)
-        printf("%s: one step of %lld rows, total loss %.9g\n", out,
-               (long long)t->batch.rows_global, mr_trainer_total_loss(t));
+        printf("%s: one step of %lld rows, total loss %.9g\n", out, (long long)t->batch.rows_global,
+               mr_trainer_total_loss(t));
     mr_trainer_free(&t);
     mr_session_close(&s);
     return st;

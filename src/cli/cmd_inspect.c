@@ -57,7 +57,8 @@ static mr_status run(const mr_args *a)
     if (mr_h5_is_hdf5(path)) return inspect_dataset(path);
     if (S_ISDIR(sb.st_mode)) return mr_inspect_checkpoint(path);
     if (mr_is_safetensors(path)) return mr_inspect_safetensors(path);
-    return MR_RAISE(MR_ERR_DATA, "%s is neither a data set, nor a checkpoint, nor safetensors", path);
+    return MR_RAISE(MR_ERR_DATA, "%s is neither a data set, nor a checkpoint, nor safetensors",
+                    path);
 }
 
 const mr_command mr_cmd_inspect = {.name = "inspect",

@@ -92,8 +92,8 @@ static mr_status recommend(const mr_args *a, mr_restored *m, const char *out, in
     mr_evaluation what = {
         .split = MR_SPLIT_NEXT, .exclude_seen = mr_args_has(a, "exclude-seen"), .topk = &top};
     mr_status st;
-    MR_CHECK(k <= d->n_items, MR_ERR_USAGE, "--topk %lld: the data set has %lld items", (long long)k,
-             (long long)d->n_items);
+    MR_CHECK(k <= d->n_items, MR_ERR_USAGE, "--topk %lld: the data set has %lld items",
+             (long long)k, (long long)d->n_items);
     MR_TRY_GOTO(MR_ALLOC(&unused, 1, "metrics"), st, done);
     MR_TRY_GOTO(MR_ALLOC(&top.id, d->n_users * k, "top items"), st, done);
     MR_TRY_GOTO(MR_ALLOC(&top.score, d->n_users * k, "top scores"), st, done);

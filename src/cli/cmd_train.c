@@ -1,5 +1,5 @@
-/* mealrec-dist train: trains, validates, keeps the best checkpoint, tests once at the end. Without a
- * configuration it runs the demo: backbone and MealRec on the built-in synthetic data set. */
+/* mealrec-dist train: trains, validates, keeps the best checkpoint, tests once at the end. Without
+ * a configuration it runs the demo: backbone and MealRec on the built-in synthetic data set. */
 #include <stdio.h>
 #include <string.h>
 
@@ -32,8 +32,8 @@ static mr_status dry_run(const mr_config *c, mr_session *s)
 
 static void print_results(const mr_job *j)
 {
-    printf("best epoch %lld of %lld, training %.1f s, evaluation %.1f s\n", (long long)j->best_epoch,
-           (long long)j->epochs, j->train_seconds, j->eval_seconds);
+    printf("best epoch %lld of %lld, training %.1f s, evaluation %.1f s\n",
+           (long long)j->best_epoch, (long long)j->epochs, j->train_seconds, j->eval_seconds);
     printf("test  ");
     for (int i = 0; i < mr_metrics_count(&j->test); i++) {
         char name[24];

@@ -12,19 +12,9 @@
 #include "dist/comm.h"
 
 static const mr_command *const commands[] = {
-    &mr_cmd_bench,
-    &mr_cmd_compare,
-    &mr_cmd_config,
-    &mr_cmd_dump_step,
-    &mr_cmd_eval,
-    &mr_cmd_export,
-    &mr_cmd_gradcheck,
-    &mr_cmd_import,
-    &mr_cmd_inspect,
-    &mr_cmd_plan,
-    &mr_cmd_recommend,
-    &mr_cmd_synth,
-    &mr_cmd_train,
+    &mr_cmd_bench,     &mr_cmd_compare,   &mr_cmd_config, &mr_cmd_dump_step, &mr_cmd_eval,
+    &mr_cmd_export,    &mr_cmd_gradcheck, &mr_cmd_import, &mr_cmd_inspect,   &mr_cmd_plan,
+    &mr_cmd_recommend, &mr_cmd_synth,     &mr_cmd_train,
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 

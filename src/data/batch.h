@@ -1,8 +1,8 @@
 /* Batches: the rows of one global batch that this rank owns, packed for the kernels.
  * What it is not: features (kernels gather those by item id).
- * Invariants: users are dealt to `virtual_shards` shards and ranks own contiguous ranges of shards; the
- * global batch of a step is the same set of rows for every number of ranks; every rank can compute
- * how many rows each rank has, so counts never travel. */
+ * Invariants: users are dealt to `virtual_shards` shards and ranks own contiguous ranges of shards;
+ * the global batch of a step is the same set of rows for every number of ranks; every rank can
+ * compute how many rows each rank has, so counts never travel. */
 #ifndef MR_DATA_BATCH_H
 #define MR_DATA_BATCH_H
 
@@ -16,29 +16,29 @@
 
 /* One set of sequences, right-padded [rows, L] and packed (valid tokens only, row after row). */
 typedef struct mr_seq {
-    int32_t *ids;       /* [rows_cap, L] item ids, 0 = PAD (n_items + 1 = CL4SRec's MASK) */
-    int32_t *len;       /* [rows_cap] 1..L */
-    int32_t *start;     /* [rows_cap + 1] first packed token of a row */
-    int32_t *tok_id;    /* [rows_cap * L] packed item ids */
-    int32_t *tok_pos;   /* [rows_cap * L] position 0..L-1 of a packed token */
-    int32_t *tok_row;   /* [rows_cap * L] local row of a packed token */
-    uint32_t *tok_rid;  /* [rows_cap * L] global row index of a packed token, for random draws */
-    int64_t tokens;     /* number of packed tokens */
+    int32_t *ids;      /* [rows_cap, L] item ids, 0 = PAD (n_items + 1 = CL4SRec's MASK) */
+    int32_t *len;      /* [rows_cap] 1..L */
+    int32_t *start;    /* [rows_cap + 1] first packed token of a row */
+    int32_t *tok_id;   /* [rows_cap * L] packed item ids */
+    int32_t *tok_pos;  /* [rows_cap * L] position 0..L-1 of a packed token */
+    int32_t *tok_row;  /* [rows_cap * L] local row of a packed token */
+    uint32_t *tok_rid; /* [rows_cap * L] global row index of a packed token, for random draws */
+    int64_t tokens;    /* number of packed tokens */
 } mr_seq;
 
 typedef struct mr_batch {
-    int64_t rows_cap, L;     /* capacities: allocation never changes */
-    int64_t rows;            /* rows of this rank in this batch; may be 0 */
-    int64_t rows_global;     /* rows of the global batch: the divisor of every loss */
+    int64_t rows_cap, L; /* capacities: allocation never changes */
+    int64_t rows;        /* rows of this rank in this batch; may be 0 */
+    int64_t rows_global; /* rows of the global batch: the divisor of every loss */
     int n_ranks;
-    int32_t *rank_rows;      /* [n_ranks] rows of each rank */
-    uint32_t step;           /* third word of the random counter: training step, 0 in evaluation */
-    uint32_t *rid;           /* [rows_cap] global row index: training row, or user in evaluation */
-    int32_t *zero_pos;       /* [rows_cap] zeros: the position of a whole row, for row-space dropout */
-    int32_t *user;           /* [rows_cap] */
-    int32_t *target;         /* [rows_cap] item id */
-    int32_t *last;           /* [rows_cap] item id of the last history item */
-    int n_seq;               /* 1, or 3 with augmented views */
+    int32_t *rank_rows; /* [n_ranks] rows of each rank */
+    uint32_t step;      /* third word of the random counter: training step, 0 in evaluation */
+    uint32_t *rid;      /* [rows_cap] global row index: training row, or user in evaluation */
+    int32_t *zero_pos;  /* [rows_cap] zeros: the position of a whole row, for row-space dropout */
+    int32_t *user;      /* [rows_cap] */
+    int32_t *target;    /* [rows_cap] item id */
+    int32_t *last;      /* [rows_cap] item id of the last history item */
+    int n_seq;          /* 1, or 3 with augmented views */
     mr_seq seq[MR_MAX_SEQ];
 } mr_batch;
 
@@ -52,8 +52,8 @@ typedef struct mr_sampler mr_sampler;
 typedef struct mr_sampler_spec {
     const mr_dataset *data;
     mr_split split;
-    int64_t batch;          /* global batch (users per block in evaluation) */
-    int64_t max_len;        /* L */
+    int64_t batch;   /* global batch (users per block in evaluation) */
+    int64_t max_len; /* L */
     int virtual_shards, rank, n_ranks;
     uint64_t seed;
     const mr_config *augment; /* non-NULL: also make CL4SRec's two views (model.md §2, F§2.1) */
@@ -64,8 +64,8 @@ void mr_sampler_free(mr_sampler **s_p);
 int64_t mr_sampler_rows(const mr_sampler *s);     /* rows of the split, all ranks */
 int64_t mr_sampler_batches(const mr_sampler *s);  /* global batches an epoch; last may be partial */
 int64_t mr_sampler_rows_cap(const mr_sampler *s); /* most rows this rank ever has in a batch */
-/* Fill b with this rank's part of global batch i of `epoch` (evaluation: epoch ignored, order fixed).
- * step is stored in b->step. Same global set of rows for every n_ranks. */
+/* Fill b with this rank's part of global batch i of `epoch` (evaluation: epoch ignored, order
+ * fixed). step is stored in b->step. Same global set of rows for every n_ranks. */
 void mr_sampler_get(mr_sampler *s, int64_t epoch, int64_t i, uint32_t step, mr_batch *b);
 
 #endif

@@ -21,15 +21,15 @@ typedef struct mr_dataset {
     char name[64];
     bool is_synthetic;
     int64_t n_users, n_items, n_inter;
-    int64_t *offset;          /* [n_users+1] into items */
-    int32_t *items;           /* [n_inter], oldest first within a user */
-    mr_feature visual;        /* [I, D]      v */
-    mr_feature frames;        /* [I, K, D]   F */
-    mr_feature text;          /* [I, d_h]    h */
+    int64_t *offset;   /* [n_users+1] into items */
+    int32_t *items;    /* [n_inter], oldest first within a user */
+    mr_feature visual; /* [I, D]      v */
+    mr_feature frames; /* [I, K, D]   F */
+    mr_feature text;   /* [I, d_h]    h */
     int64_t user_id_bytes, item_id_bytes;
-    char *user_ids;           /* [n_users, user_id_bytes], zero padded original ids */
-    char *item_ids;           /* [n_items, item_id_bytes] */
-    uint64_t checksum;        /* XXH3-64 over the checksums of all datasets of the file */
+    char *user_ids;    /* [n_users, user_id_bytes], zero padded original ids */
+    char *item_ids;    /* [n_items, item_id_bytes] */
+    uint64_t checksum; /* XXH3-64 over the checksums of all datasets of the file */
 } mr_dataset;
 
 void mr_dataset_free(mr_dataset *d);
@@ -44,10 +44,11 @@ typedef enum mr_split { MR_SPLIT_TRAIN, MR_SPLIT_VALID, MR_SPLIT_TEST, MR_SPLIT_
 typedef struct mr_rows {
     int64_t n;       /* rows of this split in the whole data set */
     int32_t *user;   /* [n] */
-    int32_t *target; /* [n] index into dataset.items of the target interaction; NEXT: one past the history */
+    int32_t *target; /* [n] index into dataset.items of the target interaction; NEXT: one past the
+                        history */
 } mr_rows;
-/* Canonical row order: users ascending, then j ascending; the row number is the global row index that
- * every random draw uses. Caller frees with mr_rows_free. */
+/* Canonical row order: users ascending, then j ascending; the row number is the global row index
+ * that every random draw uses. Caller frees with mr_rows_free. */
 mr_status mr_rows_make(mr_rows *out, const mr_dataset *d, mr_split split);
 void mr_rows_free(mr_rows *r);
 

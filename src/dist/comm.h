@@ -15,17 +15,21 @@
 typedef enum mr_reduce { MR_SUM, MR_MAX, MR_MIN } mr_reduce;
 
 typedef enum mr_coll {
-    MR_COLL_ALLREDUCE, MR_COLL_ALLGATHER, MR_COLL_REDUCE_SCATTER, MR_COLL_ALLTOALL,
-    MR_COLL_BCAST, MR_COLL_BARRIER, MR_COLL_COUNT
+    MR_COLL_ALLREDUCE,
+    MR_COLL_ALLGATHER,
+    MR_COLL_REDUCE_SCATTER,
+    MR_COLL_ALLTOALL,
+    MR_COLL_BCAST,
+    MR_COLL_BARRIER,
+    MR_COLL_COUNT
 } mr_coll;
 
 typedef struct mr_comm_stats {
     int64_t calls[MR_COLL_COUNT];
-    /* Payload of this rank by the formulas of a ring of P ranks (what an optimal algorithm moves, not
-     * what the library happens to do), own data and the case P = 1 count nothing:
-     *   allreduce       in = out = floor(2 (P - 1) n b / P)     n elements of b bytes
-     *   allgatherv      in = (total - own) b,  out = (P - 1) own b
-     *   reduce_scatterv in = (P - 1) own b,    out = (total - own) b
+    /* Payload of this rank by the formulas of a ring of P ranks (what an optimal algorithm moves,
+     * not what the library happens to do), own data and the case P = 1 count nothing: allreduce in
+     * = out = floor(2 (P - 1) n b / P)     n elements of b bytes allgatherv      in = (total - own)
+     * b,  out = (P - 1) own b reduce_scatterv in = (P - 1) own b,    out = (total - own) b
      *   alltoallv       exactly what goes to and comes from other ranks
      *   bcast           in = n b but for the root, out = n b but for the last one after the root */
     int64_t bytes_in[MR_COLL_COUNT];
@@ -45,7 +49,8 @@ struct mr_comm {
      * is its own part of recv. */
     mr_status (*allgatherv)(mr_comm *c, const void *send, void *recv, const int64_t *counts,
                             mr_dtype t);
-    /* send holds sum(counts) elements; recv = the SUM over ranks of part `rank`, counts[rank] long. */
+    /* send holds sum(counts) elements; recv = the SUM over ranks of part `rank`, counts[rank] long.
+     */
     mr_status (*reduce_scatterv)(mr_comm *c, const void *send, void *recv, const int64_t *counts,
                                  mr_dtype t);
     mr_status (*alltoallv)(mr_comm *c, const void *send, const int64_t *send_counts, void *recv,
@@ -77,9 +82,10 @@ mr_status mr_comm_fake(mr_comm *inner, int64_t fail_at, mr_comm **out_p);
 void mr_comm_destroy(mr_comm **c_p);
 /* End MPI if it was started. Not to be followed by anything that matters. */
 void mr_comm_finalize(void);
-/* The end of a program whose work returned st on this rank; returns the exit code. After a failure the
- * other ranks are given 2 s to fail too: if all do, the failure was one of the whole job, the lowest rank's
- * sentence is printed and MPI ends in order; else mr_comm_abort ends the job for the ranks that wait. */
+/* The end of a program whose work returned st on this rank; returns the exit code. After a failure
+ * the other ranks are given 2 s to fail too: if all do, the failure was one of the whole job, the
+ * lowest rank's sentence is printed and MPI ends in order; else mr_comm_abort ends the job for the
+ * ranks that wait. */
 int mr_comm_end(mr_status st);
 /* Local failure: print rank and host, end the whole job with this exit code. Does not return. */
 void mr_comm_abort(int exit_code) __attribute__((noreturn));

@@ -1,5 +1,5 @@
-/* Row exchange of the sharded item table: which distinct rows a batch needs, from whom, and where each
- * of them is used. Host side only; ops move the rows themselves. */
+/* Row exchange of the sharded item table: which distinct rows a batch needs, from whom, and where
+ * each of them is used. Host side only; ops move the rows themselves. */
 #ifndef MR_DIST_SHARD_H
 #define MR_DIST_SHARD_H
 
@@ -9,33 +9,35 @@
 #include "dist/comm.h"
 
 typedef struct mr_exchange {
-    int64_t cap;           /* most ids in a list */
-    int64_t n;             /* ids in the current list */
-    int64_t n_unique;      /* distinct ids */
-    int32_t *unique_id;    /* [cap] ascending: rows of one owner are consecutive */
-    int32_t *inv;          /* [cap] list position -> index into unique_id */
-    int32_t *csr_start;    /* [cap + 1] first entry of csr_pos of a distinct id */
-    int32_t *csr_pos;      /* [cap] list positions of a distinct id, ascending */
-    int size;              /* ranks of the communicator */
-    int64_t *want;         /* [size] distinct rows this rank wants from each owner */
-    int64_t *give;         /* [size] rows that each rank wants from this one */
-    int64_t n_give;        /* sum of give */
-    int64_t give_cap;      /* size of the give arrays; grows in plan (host memory) */
-    int32_t *give_row;     /* [n_give] local rows (id - row_lo), by asking rank, ascending in each */
-    int64_t n_own;         /* distinct local rows among give_row */
-    int32_t *own_row;      /* [n_own] local row, ascending */
-    int32_t *own_start;    /* [n_own + 1] */
-    int32_t *own_pos;      /* [n_give] positions in give_row of a local row, in rank order */
+    int64_t cap;        /* most ids in a list */
+    int64_t n;          /* ids in the current list */
+    int64_t n_unique;   /* distinct ids */
+    int32_t *unique_id; /* [cap] ascending: rows of one owner are consecutive */
+    int32_t *inv;       /* [cap] list position -> index into unique_id */
+    int32_t *csr_start; /* [cap + 1] first entry of csr_pos of a distinct id */
+    int32_t *csr_pos;   /* [cap] list positions of a distinct id, ascending */
+    int size;           /* ranks of the communicator */
+    int64_t *want;      /* [size] distinct rows this rank wants from each owner */
+    int64_t *give;      /* [size] rows that each rank wants from this one */
+    int64_t n_give;     /* sum of give */
+    int64_t give_cap;   /* size of the give arrays; grows in plan (host memory) */
+    int32_t *give_row;  /* [n_give] local rows (id - row_lo), by asking rank, ascending in each */
+    int64_t n_own;      /* distinct local rows among give_row */
+    int32_t *own_row;   /* [n_own] local row, ascending */
+    int32_t *own_start; /* [n_own + 1] */
+    int32_t *own_pos;   /* [n_give] positions in give_row of a local row, in rank order */
     int32_t *sort_cap, *sort_give; /* [cap], [give_cap]: scratch of the sorts */
 } mr_exchange;
 
-/* cap: most ids in a list, below 2^31; size: ranks of the communicator. Not collective. Caller frees. */
+/* cap: most ids in a list, below 2^31; size: ranks of the communicator. Not collective. Caller
+ * frees. */
 mr_status mr_exchange_create(mr_exchange **out_p, int64_t cap, int size);
 void mr_exchange_free(mr_exchange **x_p);
-/* Plan for a list of n ids in [0, n_rows); collective over comm. Rows are owned in contiguous blocks of
- * ceil(n_rows / size). Ids may repeat and come in any order; n may be 0 and differ between ranks, n_rows
- * may not. One rank alone does not communicate. After an error x holds no plan.
- * ERR_INTERNAL: id out of range, list too long; ERR_COMM: as raised, or ranks that disagree on n_rows. */
+/* Plan for a list of n ids in [0, n_rows); collective over comm. Rows are owned in contiguous
+ * blocks of ceil(n_rows / size). Ids may repeat and come in any order; n may be 0 and differ
+ * between ranks, n_rows may not. One rank alone does not communicate. After an error x holds no
+ * plan. ERR_INTERNAL: id out of range, list too long; ERR_COMM: as raised, or ranks that disagree
+ * on n_rows. */
 mr_status mr_exchange_plan(mr_exchange *x, mr_comm *comm, int64_t n_rows, const int32_t *ids,
                            int64_t n);
 

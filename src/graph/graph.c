@@ -1,4 +1,5 @@
-/* Graph construction: append-only nodes with sticky errors. Shapes are checked by the op builders. */
+/* Graph construction: append-only nodes with sticky errors. Shapes are checked by the op builders.
+ */
 #include "graph/graph.h"
 
 #include <stdarg.h>
@@ -76,8 +77,8 @@ int mr_graph_fail(mr_graph *g, const char *fmt, ...)
     vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
     if (g->status == MR_OK)
-        g->status = MR_RAISE(MR_ERR_CONFIG, "model graph, %s: %s", g->scope[0] ? g->scope : "top",
-                             text);
+        g->status =
+            MR_RAISE(MR_ERR_CONFIG, "model graph, %s: %s", g->scope[0] ? g->scope : "top", text);
     return -1;
 }
 
@@ -85,7 +86,8 @@ int mr_graph_add(mr_graph *g, const mr_node *n)
 {
     if (g->status != MR_OK) return -1;
     if (g->n_nodes == MR_MAX_NODES)
-        return mr_graph_fail(g, "more than %d nodes; fewer diffusion steps or layers", MR_MAX_NODES);
+        return mr_graph_fail(g, "more than %d nodes; fewer diffusion steps or layers",
+                             MR_MAX_NODES);
     mr_node *t = &g->node[g->n_nodes];
     *t = *n;
     for (int i = 0; i < 4; i++)

@@ -1,8 +1,7 @@
-/* The static tape: a model is a list of nodes made by builder functions (ops.h), compiled once into a
- * plan (plan.h) that runs forward and backward.
- * What it is not: a framework. Nodes are integers into an append-only array, construction order is a
- * valid execution order, shapes are static up to the number of rows, there is no broadcasting beyond
- * what an op says.
+/* The static tape: a model is a list of nodes made by builder functions (ops.h), compiled once into
+ * a plan (plan.h) that runs forward and backward. What it is not: a framework. Nodes are integers
+ * into an append-only array, construction order is a valid execution order, shapes are static up to
+ * the number of rows, there is no broadcasting beyond what an op says.
  *
  * Spaces. The leading dimension of a node is one of
  *   FIXED  dim[0] as written,
@@ -29,7 +28,12 @@
 #define MR_MAX_OUTPUTS 32
 
 typedef enum mr_space {
-    MR_SPACE_FIXED, MR_SPACE_ROWS, MR_SPACE_TOK0, MR_SPACE_TOK1, MR_SPACE_TOK2, MR_N_SPACES
+    MR_SPACE_FIXED,
+    MR_SPACE_ROWS,
+    MR_SPACE_TOK0,
+    MR_SPACE_TOK1,
+    MR_SPACE_TOK2,
+    MR_N_SPACES
 } mr_space;
 
 typedef struct mr_run mr_run;
@@ -38,46 +42,46 @@ typedef struct mr_node mr_node;
 /* An op: its functions and what its backward reads. One `const mr_op` per op, listed in ops.def. */
 typedef struct mr_op {
     const char *name;
-    unsigned bwd_in;   /* bit i: backward reads the value of input i */
-    bool bwd_out;      /* backward reads the op's own output */
+    unsigned bwd_in; /* bit i: backward reads the value of input i */
+    bool bwd_out;    /* backward reads the op's own output */
     /* A loss whose forward and backward are one fused pass: a plan with backward skips forward, and
      * backward also writes the loss value. */
     bool fused_loss;
-    bool is_alias;     /* value (and gradient, unless detached) is the input's memory; no functions */
-    bool cut_grad;     /* no gradient passes (detach) */
+    bool is_alias; /* value (and gradient, unless detached) is the input's memory; no functions */
+    bool cut_grad; /* no gradient passes (detach) */
     mr_status (*forward)(mr_run *r, const mr_node *n);
     mr_status (*backward)(mr_run *r, const mr_node *n); /* NULL: no gradient passes */
 } mr_op;
 
 /* A buffer written by forward for backward (and, in both directions, nobody else). */
 typedef struct mr_saved_spec {
-    mr_space space;  /* capacity = cap(space) * inner; FIXED: inner alone */
+    mr_space space; /* capacity = cap(space) * inner; FIXED: inner alone */
     int64_t inner;
-    int elem;        /* bytes of an element; 0 = real */
+    int elem; /* bytes of an element; 0 = real */
 } mr_saved_spec;
 
 struct mr_node {
     const mr_op *op;
-    int n_in, in[MR_MAX_IN];           /* node ids; -1 = absent optional input */
+    int n_in, in[MR_MAX_IN];                /* node ids; -1 = absent optional input */
     int n_param, param[MR_MAX_NODE_PARAMS]; /* parameter ids; -1 = absent */
     mr_space space;
     int ndim;
-    int64_t dim[4];                    /* dim[0] = capacity of the space (or the size when FIXED) */
+    int64_t dim[4]; /* dim[0] = capacity of the space (or the size when FIXED) */
     int n_saved;
     mr_saved_spec saved[MR_MAX_SAVED];
-    unsigned saved_for_bwd;            /* bit k: saved[k] is absent (NULL) when no backward will run */
-    size_t scratch_bytes;              /* wanted in ex.scratch by forward and backward */
-    int64_t i[8];                      /* op attributes, meaning in the op file */
+    unsigned saved_for_bwd; /* bit k: saved[k] is absent (NULL) when no backward will run */
+    size_t scratch_bytes;   /* wanted in ex.scratch by forward and backward */
+    int64_t i[8];           /* op attributes, meaning in the op file */
     double f[4];
-    char label[48];                    /* "encoder.0.attention": for listings and traces */
+    char label[48]; /* "encoder.0.attention": for listings and traces */
 };
 
 /* Sizes that the graph is compiled for. */
 typedef struct mr_graph_dims {
-    int64_t rows_cap, L; /* local batch capacity, history length */
-    int64_t n_items;     /* |I|; the table has |I|+1 rows, +1 with MASK */
-    int64_t D, K, dh;    /* visual width, frames per item, text width; 0 = absent */
-    int n_ranks;         /* ranks that share the item table */
+    int64_t rows_cap, L;     /* local batch capacity, history length */
+    int64_t n_items;         /* |I|; the table has |I|+1 rows, +1 with MASK */
+    int64_t D, K, dh;        /* visual width, frames per item, text width; 0 = absent */
+    int n_ranks;             /* ranks that share the item table */
     int64_t rows_global_cap; /* rows of a global batch, at most */
 } mr_graph_dims;
 
@@ -89,12 +93,12 @@ typedef struct mr_loss_term {
 
 typedef struct mr_graph {
     mr_graph_dims dims;
-    mr_params *params;   /* borrowed; shared by the training and the evaluation graph */
-    size_t real_bytes;   /* 4 or 8 */
-    bool train;          /* dropout and gate noise are on (off in evaluation and in a step dump) */
+    mr_params *params; /* borrowed; shared by the training and the evaluation graph */
+    size_t real_bytes; /* 4 or 8 */
+    bool train;        /* dropout and gate noise are on (off in evaluation and in a step dump) */
     mr_status status;
     int n_nodes;
-    mr_node *node;       /* [MR_MAX_NODES], owned */
+    mr_node *node; /* [MR_MAX_NODES], owned */
     int n_losses;
     mr_loss_term loss[MR_MAX_LOSSES];
     int n_outputs;
@@ -102,7 +106,7 @@ typedef struct mr_graph {
         char name[32];
         int node;
     } output[MR_MAX_OUTPUTS];
-    char scope[48];      /* prefix of labels of nodes added from now on */
+    char scope[48]; /* prefix of labels of nodes added from now on */
 } mr_graph;
 
 mr_status mr_graph_create(mr_graph **out_p, const mr_graph_dims *dims, mr_params *params,
@@ -111,8 +115,8 @@ void mr_graph_free(mr_graph **g_p);
 mr_status mr_graph_status(const mr_graph *g);
 void mr_graph_scope(mr_graph *g, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* Used by the builders of ops. Start a node of `op` with space and shape; then set inputs, attributes,
- * saved buffers; then add it. mr_graph_add returns the node id, or -1 (sticky). */
+/* Used by the builders of ops. Start a node of `op` with space and shape; then set inputs,
+ * attributes, saved buffers; then add it. mr_graph_add returns the node id, or -1 (sticky). */
 mr_node mr_node_make(const mr_graph *g, const mr_op *op, mr_space space, int ndim, int64_t d0,
                      int64_t d1, int64_t d2, int64_t d3);
 int mr_graph_add(mr_graph *g, const mr_node *n);

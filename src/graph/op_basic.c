@@ -59,8 +59,8 @@ int mr_g_add(mr_graph *g, int a, int b)
     const mr_node *p = mr_node_at(g, a), *q = mr_node_at(g, b);
     if (p->space != q->space || mr_node_inner(g, a) != mr_node_inner(g, b))
         return mr_graph_fail(g, "add: shapes differ");
-    mr_node n = mr_node_make(g, &mr_op_add, p->space, p->ndim, p->dim[0], p->dim[1], p->dim[2],
-                             p->dim[3]);
+    mr_node n =
+        mr_node_make(g, &mr_op_add, p->space, p->ndim, p->dim[0], p->dim[1], p->dim[2], p->dim[3]);
     n.in[n.n_in++] = a;
     n.in[n.n_in++] = b;
     return mr_graph_add(g, &n);
@@ -97,8 +97,8 @@ int mr_g_add_param(mr_graph *g, int x, int param)
     const mr_param *p = &g->params->p[param];
     if (p->dim[0] * p->dim[1] * p->dim[2] * p->dim[3] != mr_node_inner(g, x))
         return mr_graph_fail(g, "add_param: %s does not fit a row", p->name);
-    mr_node n = mr_node_make(g, &mr_op_add_param, a->space, a->ndim, a->dim[0], a->dim[1], a->dim[2],
-                             a->dim[3]);
+    mr_node n = mr_node_make(g, &mr_op_add_param, a->space, a->ndim, a->dim[0], a->dim[1],
+                             a->dim[2], a->dim[3]);
     n.in[n.n_in++] = x;
     n.param[n.n_param++] = param;
     return mr_graph_add(g, &n);
@@ -131,8 +131,8 @@ int mr_g_leaf(mr_graph *g, int param, mr_space space)
 {
     if (param < 0) return mr_graph_fail(g, "leaf: no such parameter");
     const mr_param *p = &g->params->p[param];
-    mr_node n = mr_node_make(g, &mr_op_leaf, space, p->ndim, p->dim[0], p->dim[1], p->dim[2],
-                             p->dim[3]);
+    mr_node n =
+        mr_node_make(g, &mr_op_leaf, space, p->ndim, p->dim[0], p->dim[1], p->dim[2], p->dim[3]);
     if (n.dim[0] > p->dim[0]) return mr_graph_fail(g, "leaf: %s has too few rows", p->name);
     n.param[n.n_param++] = param;
     return mr_graph_add(g, &n);
@@ -233,8 +233,9 @@ int mr_g_linear(mr_graph *g, int x, int w, int b, int act)
     n.i[0] = act;
     if (act != MR_ACT_NONE)
         n.saved[n.n_saved++] =
-            (mr_saved_spec){a->space, a->space == MR_SPACE_FIXED
-                                          ? n.dim[0] * n.dim[1] * n.dim[2] * n.dim[3]
-                                          : n.dim[1] * n.dim[2] * n.dim[3], 0};
+            (mr_saved_spec){a->space,
+                            a->space == MR_SPACE_FIXED ? n.dim[0] * n.dim[1] * n.dim[2] * n.dim[3]
+                                                       : n.dim[1] * n.dim[2] * n.dim[3],
+                            0};
     return mr_graph_add(g, &n);
 }

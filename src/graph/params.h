@@ -1,10 +1,10 @@
 /* Parameters: declarations (name, shape, initialisation, flags) and their storage.
  * Storage is four flat buffers on the device (value, gradient, Adam's two moments), laid out
  *   [ dense parameters | loss slots | rows of the sharded table ]
- * so that gradients are reduced in a few large buckets, the losses travel with them, and the optimizer is
- * one kernel. Dense parameters are replicated on all ranks; a sharded one keeps only its rows here.
- * Names and shapes are those of model.md §10 (PyTorch's layouts); a convolution weight is stored as
- * [out, 3, in] and permuted when it is read or written by name. */
+ * so that gradients are reduced in a few large buckets, the losses travel with them, and the
+ * optimizer is one kernel. Dense parameters are replicated on all ranks; a sharded one keeps only
+ * its rows here. Names and shapes are those of model.md §10 (PyTorch's layouts); a convolution
+ * weight is stored as [out, 3, in] and permuted when it is read or written by name. */
 #ifndef MR_GRAPH_PARAMS_H
 #define MR_GRAPH_PARAMS_H
 
@@ -21,8 +21,8 @@
 typedef enum mr_init {
     MR_INIT_ZERO,
     MR_INIT_ONE,
-    MR_INIT_NORMAL,  /* N(0, scale) */
-    MR_INIT_UNIFORM  /* U(-scale, scale) */
+    MR_INIT_NORMAL, /* N(0, scale) */
+    MR_INIT_UNIFORM /* U(-scale, scale) */
 } mr_init;
 
 enum {
@@ -30,8 +30,8 @@ enum {
     MR_PARAM_CONV = 2     /* stored [out, 3, in], named [out, in, 3] */
 };
 
-/* A parameter may be several named tensors with consecutive rows (q|k|v), so that one matrix product
- * serves them all. */
+/* A parameter may be several named tensors with consecutive rows (q|k|v), so that one matrix
+ * product serves them all. */
 typedef struct mr_param_part {
     char name[64];
     int64_t row0, rows; /* rows of dim[0] */
@@ -40,31 +40,31 @@ typedef struct mr_param_part {
 typedef struct mr_param {
     char name[64];
     int ndim;
-    int64_t dim[4];   /* stored shape, global (all rows) */
+    int64_t dim[4]; /* stored shape, global (all rows) */
     mr_init init;
     double scale;
     unsigned flags;
-    int n_parts;      /* 1 = just the parameter itself under its own name */
+    int n_parts; /* 1 = just the parameter itself under its own name */
     mr_param_part part[MR_MAX_PARTS];
-    int64_t count;    /* stored elements on this rank */
-    int64_t offset;   /* element offset in the flat buffers */
+    int64_t count;          /* stored elements on this rank */
+    int64_t offset;         /* element offset in the flat buffers */
     int64_t row_lo, row_hi; /* rows present on this rank */
 } mr_param;
 
 typedef struct mr_params {
     int n;
     mr_param p[MR_MAX_PARAMS];
-    bool is_frozen;      /* storage exists: new names are an error */
-    mr_device *dev;      /* borrowed */
+    bool is_frozen; /* storage exists: new names are an error */
+    mr_device *dev; /* borrowed */
     size_t real_bytes;
-    int64_t n_dense;     /* elements of the dense part (a multiple of 16) */
-    int64_t n_total;     /* dense + loss slots + sharded rows */
+    int64_t n_dense;            /* elements of the dense part (a multiple of 16) */
+    int64_t n_total;            /* dense + loss slots + sharded rows */
     void *value, *grad, *m, *v; /* [n_total] device memory */
 } mr_params;
 
 /* Declare a parameter, or find an existing one of the same name (the shape must agree).
- * Returns its id, or -1 with an error raised. Global order of declaration = number used by the random
- * initialisation, so it must not depend on the number of ranks. */
+ * Returns its id, or -1 with an error raised. Global order of declaration = number used by the
+ * random initialisation, so it must not depend on the number of ranks. */
 int mr_param_declare(mr_params *ps, const char *name, int ndim, const int64_t *dim, mr_init init,
                      double scale, unsigned flags);
 /* Name the consecutive row blocks of a parameter; the numbers of rows must add up to dim[0]. */
@@ -73,11 +73,14 @@ mr_status mr_param_parts(mr_params *ps, int id, int n_parts, const char *const *
 int mr_param_find(const mr_params *ps, const char *name); /* id or -1 */
 
 /* Lay out and allocate; rank/n_ranks are those of the item communicator. with_optimizer = false
- * leaves grad, m, v NULL. Then initialise all values from seed, a function of the global element only. */
-mr_status mr_params_alloc(mr_params *ps, mr_device *dev, int rank, int n_ranks, bool with_optimizer);
+ * leaves grad, m, v NULL. Then initialise all values from seed, a function of the global element
+ * only. */
+mr_status mr_params_alloc(mr_params *ps, mr_device *dev, int rank, int n_ranks,
+                          bool with_optimizer);
 mr_status mr_params_init(mr_params *ps, uint64_t seed);
 void mr_params_free(mr_params *ps);
-int64_t mr_params_count(const mr_params *ps); /* parameters of the model, all ranks, as papers count */
+int64_t
+mr_params_count(const mr_params *ps); /* parameters of the model, all ranks, as papers count */
 
 /* Contiguous row blocks of a sharded parameter: rank r owns [r * ceil(n/size), ...). */
 void mr_shard_rows(int64_t n_rows, int rank, int n_ranks, int64_t *lo, int64_t *hi);
@@ -87,12 +90,13 @@ int mr_named_count(const mr_params *ps);
 typedef struct mr_named {
     char name[64];
     int param, part, ndim;
-    int64_t dim[4];          /* PyTorch's shape, global */
-    int64_t row_lo, row_hi;  /* rows of this tensor on this rank */
+    int64_t dim[4];         /* PyTorch's shape, global */
+    int64_t row_lo, row_hi; /* rows of this tensor on this rank */
 } mr_named;
 void mr_named_at(const mr_params *ps, int i, mr_named *out);
 /* Copy this rank's rows of named tensor i between a host buffer in PyTorch's layout
- * [row_hi - row_lo, ...] (elements of the device's real type) and flat buffer `which` (value, grad, m, v). */
+ * [row_hi - row_lo, ...] (elements of the device's real type) and flat buffer `which` (value, grad,
+ * m, v). */
 typedef enum mr_which { MR_VALUE, MR_GRAD, MR_M, MR_V } mr_which;
 mr_status mr_named_get(const mr_params *ps, int i, mr_which which, void *host);
 mr_status mr_named_set(mr_params *ps, int i, mr_which which, const void *host);

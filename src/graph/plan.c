@@ -1,6 +1,6 @@
-/* Compile a graph: reachability, order, who writes and who accumulates, lifetimes, gradient buckets.
- * Memory placement is in plan_memory.c, the listing in plan_print.c.
- * Invariant: a plan depends on the graph alone, so all ranks compile the same one. */
+/* Compile a graph: reachability, order, who writes and who accumulates, lifetimes, gradient
+ * buckets. Memory placement is in plan_memory.c, the listing in plan_print.c. Invariant: a plan
+ * depends on the graph alone, so all ranks compile the same one. */
 #include "graph/plan.h"
 
 #include <string.h>
@@ -14,7 +14,10 @@ typedef struct marks {
     int *fwd_at, *bwd_at; /* step of a node's forward and backward, -1 = none */
 } marks;
 
-static bool cuts(const mr_node *n) { return n->op->cut_grad || (!n->op->is_alias && !n->op->backward); }
+static bool cuts(const mr_node *n)
+{
+    return n->op->cut_grad || (!n->op->is_alias && !n->op->backward);
+}
 
 static void mark_live(const mr_graph *g, marks *m)
 {
@@ -27,7 +30,8 @@ static void mark_live(const mr_graph *g, marks *m)
     }
 }
 
-/* needs_grad: a parameter is upstream and a loss is downstream, with nothing in between that cuts. */
+/* needs_grad: a parameter is upstream and a loss is downstream, with nothing in between that cuts.
+ */
 static void mark_grads(const mr_graph *g, marks *m, mr_plan *p)
 {
     for (int id = 0; id < g->n_nodes; id++) {

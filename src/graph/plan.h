@@ -1,6 +1,6 @@
-/* A plan: the compiled form of a graph. Which nodes run, in which order forward and backward, who writes
- * and who accumulates, where every buffer lives in one workspace block, and when a gradient bucket is
- * complete. */
+/* A plan: the compiled form of a graph. Which nodes run, in which order forward and backward, who
+ * writes and who accumulates, where every buffer lives in one workspace block, and when a gradient
+ * bucket is complete. */
 #ifndef MR_GRAPH_PLAN_H
 #define MR_GRAPH_PLAN_H
 
@@ -11,25 +11,25 @@
 typedef struct mr_slot { /* one buffer of the workspace */
     int64_t offset;      /* bytes; -1 = none */
     int64_t bytes;
-    int first, last;     /* steps in which it is live: forward 0..n-1, backward n.. */
+    int first, last; /* steps in which it is live: forward 0..n-1, backward n.. */
 } mr_slot;
 
 typedef struct mr_bucket {
-    int64_t lo, hi;      /* elements of the dense gradient buffer, loss slots included in the last */
-    int after;           /* index into bwd[] after which it is complete; -1 = before backward */
+    int64_t lo, hi; /* elements of the dense gradient buffer, loss slots included in the last */
+    int after;      /* index into bwd[] after which it is complete; -1 = before backward */
 } mr_bucket;
 
 typedef struct mr_plan {
     const mr_graph *g;
-    bool backward;        /* has a backward part */
-    bool is_private;      /* check mode: no memory is shared, everything poisoned first */
-    int n_fwd, *fwd;      /* node ids in order */
+    bool backward;   /* has a backward part */
+    bool is_private; /* check mode: no memory is shared, everything poisoned first */
+    int n_fwd, *fwd; /* node ids in order */
     int n_bwd, *bwd;
-    int *root;            /* [n_nodes] node whose memory an alias uses */
-    bool *needs_grad;     /* [n_nodes] */
-    mr_slot *val, *grad;  /* [n_nodes] */
+    int *root;           /* [n_nodes] node whose memory an alias uses */
+    bool *needs_grad;    /* [n_nodes] */
+    mr_slot *val, *grad; /* [n_nodes] */
     mr_slot (*saved)[MR_MAX_SAVED];
-    unsigned *acc_in, *acc_param; /* [n_nodes] bit masks */
+    unsigned *acc_in, *acc_param;    /* [n_nodes] bit masks */
     int n_zero, zero[MR_MAX_PARAMS]; /* parameters without any gradient: zeroed before backward */
     int n_buckets;
     mr_bucket bucket[256];
@@ -41,7 +41,8 @@ typedef struct mr_plan {
 mr_status mr_plan_compile(mr_plan **out_p, const mr_graph *g, bool backward, bool is_private,
                           int64_t bucket_elems);
 void mr_plan_free(mr_plan **p_p);
-/* Brute force: no two buffers that are live in the same step overlap. ERR_INTERNAL names the pair. */
+/* Brute force: no two buffers that are live in the same step overlap. ERR_INTERNAL names the pair.
+ */
 mr_status mr_plan_verify(const mr_plan *p);
 /* The numbered list of the step: op, label, shape, buffers, parameters. */
 void mr_plan_print(const mr_plan *p, FILE *f);

@@ -1,5 +1,5 @@
-/* Greedy placement by size: the largest buffer first, each at the lowest offset that is free during its
- * whole life. Also the brute-force check that no two live buffers overlap. */
+/* Greedy placement by size: the largest buffer first, each at the lowest offset that is free during
+ * its whole life. Also the brute-force check that no two live buffers overlap. */
 #include "graph/plan_memory.h"
 
 #include <stdlib.h>

@@ -32,13 +32,12 @@ static void print_step(const mr_plan *p, int step, int id, bool forward, FILE *f
     char shape[64], at[64];
     shape_text(g, id, shape, sizeof shape);
     slot_text(forward ? &p->val[id] : &p->grad[id], at, sizeof at);
-    fprintf(f, "%4d %s %%%-4d %-34s %-18s %-24s", step, forward ? "fwd" : "bwd", id, n->label, shape,
-            at);
+    fprintf(f, "%4d %s %%%-4d %-34s %-18s %-24s", step, forward ? "fwd" : "bwd", id, n->label,
+            shape, at);
     for (int s = 0; s < n->n_in; s++) {
         if (n->in[s] < 0) continue;
         bool wants = !forward && p->needs_grad[n->in[s]];
-        fprintf(f, " %%%d%s", n->in[s],
-                wants ? (p->acc_in[id] >> s & 1 ? ":+=" : ":=") : "");
+        fprintf(f, " %%%d%s", n->in[s], wants ? (p->acc_in[id] >> s & 1 ? ":+=" : ":=") : "");
     }
     for (int s = 0; s < n->n_param; s++)
         if (n->param[s] >= 0)
@@ -69,8 +68,9 @@ void mr_plan_print(const mr_plan *p, FILE *f)
     for (int i = 0; i < p->g->n_losses; i++)
         fprintf(f, "loss %-8s weight %g, node %%%d\n", p->g->loss[i].name, p->g->loss[i].weight,
                 p->g->loss[i].node);
-    fprintf(f, "workspace %.1f MB, scratch %.1f MB, %d forward and %d backward steps, "
-               "%d gradient buckets\n",
+    fprintf(f,
+            "workspace %.1f MB, scratch %.1f MB, %d forward and %d backward steps, "
+            "%d gradient buckets\n",
             (double)p->ws_bytes / 1e6, (double)p->scratch_bytes / 1e6, p->n_fwd, p->n_bwd,
             p->n_buckets);
 }

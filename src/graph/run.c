@@ -19,9 +19,9 @@ static int loss_index(const mr_run *r, int id)
 
 static char *loss_base(const mr_run *r)
 {
-    return r->loss_slots ? r->loss_slots
-                         : (char *)r->params->grad +
-                               r->params->n_dense * (int64_t)r->params->real_bytes;
+    return r->loss_slots
+               ? r->loss_slots
+               : (char *)r->params->grad + r->params->n_dense * (int64_t)r->params->real_bytes;
 }
 
 void *mr_val(const mr_run *r, int id)
@@ -159,8 +159,10 @@ void mr_run_free(mr_run **r_p)
 #define BATCH_ARRAYS(X, b, rows, toks, L)                                                          \
     X(b rid, rows) X(b zero_pos, rows) X(b user, rows) X(b target, rows) X(b last, rows)
 #define SEQ_ARRAYS(X, q, rows, toks, L)                                                            \
-    X(q ids, (rows) * (L)) X(q len, rows) X(q start, (rows) + 1) X(q tok_id, toks)                 \
-    X(q tok_pos, toks) X(q tok_row, toks) X(q tok_rid, toks)
+    X(q ids, (rows) * (L))                                                                         \
+    X(q len, rows)                                                                                 \
+    X(q start, (rows) + 1)                                                                         \
+    X(q tok_id, toks) X(q tok_pos, toks) X(q tok_row, toks) X(q tok_rid, toks)
 
 static mr_status mirror(mr_run *r, void **dev_p, const void *src, int64_t cap, int64_t n)
 {
@@ -185,7 +187,7 @@ static mr_status copy_batch(mr_run *r, const mr_batch *b)
         const mr_seq *q = &b->seq[s];
         mr_seq *e = &d->seq[s];
         e->tokens = q->tokens;
-#define X(f, n) MR_TRY(mirror(r, (void **)&e->f, q->f, cap * L + 1, n));
+#define X(f, n) MR_TRY(mirror(r, (void **)&e->f, q->f, cap *L + 1, n));
         SEQ_ARRAYS(X, , b->rows, q->tokens, L)
 #undef X
     }
@@ -219,8 +221,9 @@ mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *st
     r->count[MR_SPACE_FIXED] = 1;
     r->count[MR_SPACE_ROWS] = b->rows;
     for (int s = 0; s < b->n_seq; s++) r->count[MR_SPACE_TOK0 + s] = b->seq[s].tokens;
-    MR_CHECK(b->rows <= r->g->dims.rows_cap, MR_ERR_INTERNAL, "batch of %lld rows in a plan for %lld",
-             (long long)b->rows, (long long)r->g->dims.rows_cap);
+    MR_CHECK(b->rows <= r->g->dims.rows_cap, MR_ERR_INTERNAL,
+             "batch of %lld rows in a plan for %lld", (long long)b->rows,
+             (long long)r->g->dims.rows_cap);
     r->state_host = *state;
     r->state_host.step = b->step;
     r->state_host.rows = b->rows;

@@ -1,5 +1,5 @@
-/* What an op sees while a plan runs: pointers to values, gradients, saved buffers, parameters, batch.
- * All pointers are device memory. Kernels are called as r->k->name(..., &r->ex). */
+/* What an op sees while a plan runs: pointers to values, gradients, saved buffers, parameters,
+ * batch. All pointers are device memory. Kernels are called as r->k->name(..., &r->ex). */
 #ifndef MR_GRAPH_RUN_H
 #define MR_GRAPH_RUN_H
 
@@ -25,20 +25,20 @@ struct mr_run {
     mr_exec ex;
     mr_params *params;
     const mr_features *feat;
-    const mr_batch *host;      /* the batch as the host sees it (counts, rank_rows) */
-    mr_batch in;               /* the same with device pointers */
-    int64_t count[MR_N_SPACES];/* actual leading rows of each space */
-    mr_comm *items;            /* ranks that share the item table */
-    mr_comm *world;            /* all ranks */
-    int group0;                /* world rank of items' rank 0: host->rank_rows[group0 + i] */
+    const mr_batch *host;         /* the batch as the host sees it (counts, rank_rows) */
+    mr_batch in;                  /* the same with device pointers */
+    int64_t count[MR_N_SPACES];   /* actual leading rows of each space */
+    mr_comm *items;               /* ranks that share the item table */
+    mr_comm *world;               /* all ranks */
+    int group0;                   /* world rank of items' rank 0: host->rank_rows[group0 + i] */
     mr_exchange *xch[MR_MAX_SEQ]; /* row exchange of each sequence set, planned for this batch */
     /* Diffusion schedule, length steps + 1, index t = 0..T (host memory, constant). */
     const double *abar, *c1, *c2, *s2;
     int64_t t_max;
-    const mr_int_list *t_set;  /* n = 0: t uniform in 1..T */
-    char *ws;                  /* workspace block */
-    char *loss_slots;          /* NULL: the slots behind the dense gradients */
-    bool has_mirror;           /* in's arrays are device copies owned by the run */
+    const mr_int_list *t_set; /* n = 0: t uniform in 1..T */
+    char *ws;                 /* workspace block */
+    char *loss_slots;         /* NULL: the slots behind the dense gradients */
+    bool has_mirror;          /* in's arrays are device copies owned by the run */
     mr_step_state state_host, *state_dev;
 };
 
@@ -64,7 +64,8 @@ mr_rows_of mr_rand_rows(const mr_run *r, mr_space s);
 /* Purpose word of a node's own draws. */
 uint32_t mr_rand_purpose(const mr_run *r, const mr_node *n);
 
-/* A run over a compiled plan. The caller fills feat, items, schedule after create. ws is allocated here. */
+/* A run over a compiled plan. The caller fills feat, items, schedule after create. ws is allocated
+ * here. */
 mr_status mr_run_create(mr_run **out_p, const mr_plan *plan, mr_device *dev, mr_params *params,
                         uint64_t seed);
 void mr_run_free(mr_run **r_p);

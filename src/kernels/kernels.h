@@ -1,12 +1,13 @@
-/* THE kernel interface: one table of leaf functions on raw device pointers, one implementation for the
- * CPU (float and double) and one for CUDA. Kernels know no graph, no model, no MPI.
+/* THE kernel interface: one table of leaf functions on raw device pointers, one implementation for
+ * the CPU (float and double) and one for CUDA. Kernels know no graph, no model, no MPI.
  *
  * The list is split by family; each family header holds, above each entry, the contract: formula,
  * shapes (slowest first), `=` or `+=`, aliasing, scratch.
  * Rules for all entries
  *  - outputs first, then inputs, sizes, scalars, `const mr_exec *ex` last;
  *  - `void *` is real-typed device memory (float; double on cpu64); contiguous, row-major;
- *  - `acc` != 0 means `+=` into that output, else `=`: the planner decides, so nothing is zeroed first;
+ *  - `acc` != 0 means `+=` into that output, else `=`: the planner decides, so nothing is zeroed
+ * first;
  *  - kernels never allocate: scratch comes from ex->scratch;
  *  - deterministic: no floating-point atomics; the result does not depend on the number of threads;
  *  - random numbers by base/rng.h from (ex->seed, purpose, ex->state->step, global row, element);
@@ -43,13 +44,13 @@
     MR_KERNELS_OPTIM(X)
 
 typedef struct mr_kernels {
-#define X(name, args) void (*name) args;
+#define X(name, args) void(*name) args;
     MR_KERNEL_LIST(X)
 #undef X
 } mr_kernels;
 
-/* Table of a device ("cpu", "cpu64", "guard", "cuda"). ERR_DEVICE when the backend is not compiled in
- * or lacks entries; the message names the missing ones. */
+/* Table of a device ("cpu", "cpu64", "guard", "cuda"). ERR_DEVICE when the backend is not compiled
+ * in or lacks entries; the message names the missing ones. */
 mr_status mr_kernels_for(const mr_kernels **out_p, const char *device);
 int mr_kernels_count(void);
 const char *mr_kernels_name(int i);

@@ -1,4 +1,5 @@
-/* Blocks shared by the models: named parameters, the post-LN Transformer layer, the sequence encoder. */
+/* Blocks shared by the models: named parameters, the post-LN Transformer layer, the sequence
+ * encoder. */
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -24,7 +25,8 @@ int mr_named_param(mr_build *m, int ndim, const int64_t *dim, mr_init init, doub
 mr_wb mr_linear_params(mr_build *m, const char *name, int64_t out, int64_t in)
 {
     mr_wb p;
-    p.w = mr_named_param(m, 2, (int64_t[]){out, in}, MR_INIT_NORMAL, INIT_STD, 0, "%s.weight", name);
+    p.w =
+        mr_named_param(m, 2, (int64_t[]){out, in}, MR_INIT_NORMAL, INIT_STD, 0, "%s.weight", name);
     p.b = mr_named_param(m, 1, (int64_t[]){out}, MR_INIT_ZERO, 0, 0, "%s.bias", name);
     return p;
 }

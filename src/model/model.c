@@ -1,4 +1,5 @@
-/* Building a model from its configuration: which backbone, which modules, which losses and outputs. */
+/* Building a model from its configuration: which backbone, which modules, which losses and outputs.
+ */
 #include "model/model.h"
 
 int mr_model_backbone(const mr_config *c)
@@ -35,14 +36,15 @@ static mr_status check_features(const mr_graph *g, const mr_config *c)
     MR_CHECK(!mr_model_uses_text(c) || d->dh > 0, MR_ERR_CONFIG,
              "this model needs a text vector per item, and the data set has none; import it with "
              "--text or --titles, or choose model.name=sasrec");
-    MR_CHECK(!mr_model_uses_frames(c) || d->K > 0, MR_ERR_CONFIG,
-             "this model needs frame vectors, and the data set has none; import them with --frames, or "
-             "ask for the variant without them by --tcd.enabled=false (with npd.enabled=true)");
+    MR_CHECK(
+        !mr_model_uses_frames(c) || d->K > 0, MR_ERR_CONFIG,
+        "this model needs frame vectors, and the data set has none; import them with --frames, or "
+        "ask for the variant without them by --tcd.enabled=false (with npd.enabled=true)");
     MR_CHECK(!mr_model_uses_frames(c) || d->K >= 2, MR_ERR_CONFIG,
              "TCD works over at least 2 frames per item, the data set has %lld", (long long)d->K);
-    MR_CHECK(!(mr_model_uses_frames(c) && c->tcd.enabled) || d->D % c->tcd.heads == 0, MR_ERR_CONFIG,
-             "tcd.heads=%lld does not divide the visual width %lld", (long long)c->tcd.heads,
-             (long long)d->D);
+    MR_CHECK(!(mr_model_uses_frames(c) && c->tcd.enabled) || d->D % c->tcd.heads == 0,
+             MR_ERR_CONFIG, "tcd.heads=%lld does not divide the visual width %lld",
+             (long long)c->tcd.heads, (long long)d->D);
     MR_CHECK(c->tcd.unet_width % 8 == 0, MR_ERR_CONFIG,
              "tcd.unet_width=%lld must be a multiple of 8 (group normalisation)",
              (long long)c->tcd.unet_width);
@@ -55,7 +57,8 @@ static int encode(mr_build *m)
                                                            : mr_sasrec_encode(m, 0);
 }
 
-/* The user vector of MealRec: TCD refines the frames, NPD the preference (or their replacements). */
+/* The user vector of MealRec: TCD refines the frames, NPD the preference (or their replacements).
+ */
 static int refine(mr_build *m, int x0)
 {
     mr_graph *g = m->g;
@@ -71,7 +74,8 @@ static int refine(mr_build *m, int x0)
     return mr_npd(m, x0, frames, mr_g_text_last(g));
 }
 
-mr_status mr_model_build(mr_graph *g, const mr_config *cfg, const mr_schedule *sched, mr_phase phase)
+mr_status mr_model_build(mr_graph *g, const mr_config *cfg, const mr_schedule *sched,
+                         mr_phase phase)
 {
     mr_build m = {.g = g, .cfg = cfg, .sched = sched, .phase = phase, .d = cfg->model.hidden};
     MR_TRY(check_features(g, cfg));

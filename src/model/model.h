@@ -1,9 +1,9 @@
-/* Models: a configuration and the sizes of a data set in, nodes on a graph out. Only composition; the
- * mathematics is in the ops. Normative text: the model page of the design, restated in docs/model.md.
- * What it is not: training; losses and outputs are all that the training loop sees.
+/* Models: a configuration and the sizes of a data set in, nodes on a graph out. Only composition;
+ * the mathematics is in the ops. Normative text: the model page of the design, restated in
+ * docs/model.md. What it is not: training; losses and outputs are all that the training loop sees.
  *
- * Every model is built twice from the same functions: for training (losses; dropout as g->train says)
- * and for evaluation (output "user" [B,d], the vector that items are scored with). */
+ * Every model is built twice from the same functions: for training (losses; dropout as g->train
+ * says) and for evaluation (output "user" [B,d], the vector that items are scored with). */
 #ifndef MR_MODEL_MODEL_H
 #define MR_MODEL_MODEL_H
 
@@ -19,14 +19,15 @@ typedef struct mr_build {
     const mr_config *cfg;
     const mr_schedule *sched;
     mr_phase phase;
-    int table;       /* parameter item.weight */
-    int64_t d;       /* hidden width */
+    int table; /* parameter item.weight */
+    int64_t d; /* hidden width */
 } mr_build;
 
 /* Build cfg's model on g. Training losses: "rank", and "tcd", "npd", "ntxent" where the variant has
  * them. Outputs: "x0", "xhat", and in training "z0", "zhat" where they exist; evaluation: "user".
  * Errors: ERR_CONFIG with one sentence when the data set lacks a feature the model needs. */
-mr_status mr_model_build(mr_graph *g, const mr_config *cfg, const mr_schedule *sched, mr_phase phase);
+mr_status mr_model_build(mr_graph *g, const mr_config *cfg, const mr_schedule *sched,
+                         mr_phase phase);
 /* Rows of the item table: |I| + 1, one more (MASK) with CL4SRec. */
 int64_t mr_model_table_rows(const mr_config *cfg, int64_t n_items);
 /* Effective backbone of a configuration (model.name may name one). */
@@ -56,7 +57,8 @@ mr_layer_params mr_block_layer_params(mr_build *m, const char *prefix, int64_t d
 /* Output projection, residual and feed-forward of a post-LN layer. */
 int mr_block_after_attention(mr_build *m, const mr_layer_params *p, int ctx, int residual,
                              double dropout);
-/* Post-LN Transformer layer (F§1.1). x [N,d] or [B,S,d]; mode MR_ATT_CAUSAL/LAST/FULL; LAST returns [B,d]. */
+/* Post-LN Transformer layer (F§1.1). x [N,d] or [B,S,d]; mode MR_ATT_CAUSAL/LAST/FULL; LAST returns
+ * [B,d]. */
 int mr_block_layer(mr_build *m, const char *prefix, int x, int64_t width, int64_t heads,
                    int64_t inner, double dropout, double attention_dropout, int mode, int seq);
 /* Input LayerNorm, positions and all encoder layers over h [N,d] of a sequence set -> x0 [B,d]. */
@@ -66,8 +68,8 @@ int mr_sasrec_encode(mr_build *m, int seq);
 int mr_tedrec_encode(mr_build *m);
 /* CL4SRec's contrastive loss term on top of an SASRec encoder. */
 void mr_cl4srec_loss(mr_build *m);
-/* TCD: frames of the last item, refined. Returns zhat [B,K,D] (training: single step; evaluation: T steps)
- * and adds loss "tcd" in training. */
+/* TCD: frames of the last item, refined. Returns zhat [B,K,D] (training: single step; evaluation: T
+ * steps) and adds loss "tcd" in training. */
 int mr_tcd(mr_build *m);
 /* U-Net over the frame axis: z [B,K,D] -> [B,K,D]. films, contexts from mr_unet_condition. */
 typedef struct mr_unet_cond {
@@ -76,7 +78,8 @@ typedef struct mr_unet_cond {
 } mr_unet_cond;
 void mr_unet_condition(mr_build *m, int c_v, mr_unet_cond *out);
 int mr_unet(mr_build *m, int z, const mr_unet_cond *cond, int64_t t);
-/* NPD: x0 [B,d], frames [B,K,D] (-1 = none), text [B,dh] -> xhat [B,d]; adds loss "npd" in training. */
+/* NPD: x0 [B,d], frames [B,K,D] (-1 = none), text [B,dh] -> xhat [B,d]; adds loss "npd" in
+ * training. */
 int mr_npd(mr_build *m, int x0, int frames, int text);
 
 #endif

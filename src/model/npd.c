@@ -1,6 +1,7 @@
-/* NPD: noise-unconditional preference denoising (paper §4.4), and the MLP that replaces it in "-NPD".
- * g never sees the diffusion step. Only token 0 is read and only token 0 changes over the reverse chain, so
- * the condition tokens' keys and values are made once and g asks one query a row. */
+/* NPD: noise-unconditional preference denoising (paper §4.4), and the MLP that replaces it in
+ * "-NPD". g never sees the diffusion step. Only token 0 is read and only token 0 changes over the
+ * reverse chain, so the condition tokens' keys and values are made once and g asks one query a row.
+ */
 #include <math.h>
 
 #include "model/model.h"
@@ -20,8 +21,8 @@ static mr_wb horizon_params(mr_build *m, int64_t d, mr_wb *kv)
     int64_t rows[] = {d, d};
     mr_wb q = {-1, -1};
     q.w = mr_named_param(m, 2, (int64_t[]){d, d}, MR_INIT_NORMAL, std, 0, "npd.block.q.weight");
-    kv->w = mr_named_param(m, 2, (int64_t[]){2 * d, d}, MR_INIT_NORMAL, std, 0,
-                           "npd.block.kv.weight");
+    kv->w =
+        mr_named_param(m, 2, (int64_t[]){2 * d, d}, MR_INIT_NORMAL, std, 0, "npd.block.kv.weight");
     kv->b = mr_named_param(m, 1, (int64_t[]){2 * d}, MR_INIT_ZERO, 0, 0, "npd.block.kv.bias");
     const char *w[] = {"npd.block.k.weight", "npd.block.v.weight"};
     const char *b[] = {"npd.block.k.bias", "npd.block.v.bias"};
@@ -55,8 +56,8 @@ static denoiser prepare(mr_build *m, int frames, int text)
     denoiser dn = {0};
     mr_graph_scope(g, "npd.condition");
     int64_t tokens = frames < 0 ? 2 : g->dims.K + 2;
-    dn.type = mr_named_param(m, 2, (int64_t[]){tokens, m->d}, MR_INIT_NORMAL, 0.02, 0,
-                             "npd.type.weight");
+    dn.type =
+        mr_named_param(m, 2, (int64_t[]){tokens, m->d}, MR_INIT_NORMAL, 0.02, 0, "npd.type.weight");
     int cond = condition_tokens(m, frames, text, dn.type);
     if (is_horizon(m)) {
         dn.p.q = horizon_params(m, m->d, &dn.p.kv);
@@ -104,8 +105,7 @@ static int reverse(mr_build *m, const denoiser *dn, int x0)
     int64_t T = m->sched->T;
     int start = m->cfg->diffusion.start, x = x0, xhat = -1;
     mr_graph_scope(g, "npd.reverse");
-    if (start != MR_START_X0)
-        x = mr_g_noise(g, x0, MR_DIFF_NPD, T, start == MR_START_NOISE);
+    if (start != MR_START_X0) x = mr_g_noise(g, x0, MR_DIFF_NPD, T, start == MR_START_NOISE);
     for (int64_t t = T; t >= 1; t--) {
         xhat = denoise(m, dn, x);
         mr_graph_scope(g, "npd.reverse");
@@ -124,6 +124,7 @@ int mr_npd(mr_build *m, int x0, int frames, int text)
     mr_graph_scope(g, "npd");
     int xhat = denoise(m, &dn, mr_g_noise(g, x0, MR_DIFF_NPD, 0, false));
     mr_graph_scope(g, "npd.loss");
-    mr_graph_loss(g, mr_g_mse(g, xhat, x0, c->npd.detach_target), c->npd.lambda, "npd"); /* eq. 14 */
+    mr_graph_loss(g, mr_g_mse(g, xhat, x0, c->npd.detach_target), c->npd.lambda,
+                  "npd"); /* eq. 14 */
     return xhat;
 }

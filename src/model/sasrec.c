@@ -1,4 +1,5 @@
-/* SASRec as in RecBole (post-LN, F§1) and CL4SRec's contrastive term on the same encoder (F§2.1). */
+/* SASRec as in RecBole (post-LN, F§1) and CL4SRec's contrastive term on the same encoder (F§2.1).
+ */
 #include "model/model.h"
 
 int mr_sasrec_encode(mr_build *m, int seq)

@@ -17,14 +17,14 @@ static int encode_frames(mr_build *m)
                           c->tcd.dropout, MR_ATT_FULL, 0);
 }
 
-/* T reverse steps from a corrupted z0 (paper eq. 9); the noise-free last step is the network's output. */
+/* T reverse steps from a corrupted z0 (paper eq. 9); the noise-free last step is the network's
+ * output. */
 static int reverse(mr_build *m, int z0, const mr_unet_cond *cond)
 {
     mr_graph *g = m->g;
     int64_t T = m->sched->T;
     int start = m->cfg->diffusion.start, z = z0, zhat = -1;
-    if (start != MR_START_X0)
-        z = mr_g_noise(g, z0, MR_DIFF_TCD, T, start == MR_START_NOISE);
+    if (start != MR_START_X0) z = mr_g_noise(g, z0, MR_DIFF_TCD, T, start == MR_START_NOISE);
     for (int64_t t = T; t >= 1; t--) {
         zhat = mr_unet(m, z, cond, t);
         mr_graph_scope(g, "tcd.reverse");
@@ -47,6 +47,7 @@ int mr_tcd(mr_build *m)
     int zt = mr_g_noise(g, z0, MR_DIFF_TCD, 0, false);
     int zhat = mr_unet(m, zt, &cond, 0);
     mr_graph_scope(g, "tcd.loss");
-    mr_graph_loss(g, mr_g_mse(g, zhat, z0, c->tcd.detach_target), c->tcd.lambda, "tcd"); /* eq. 11 */
+    mr_graph_loss(g, mr_g_mse(g, zhat, z0, c->tcd.detach_target), c->tcd.lambda,
+                  "tcd"); /* eq. 11 */
     return zhat;
 }

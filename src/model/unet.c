@@ -1,6 +1,7 @@
-/* The 1-D U-Net f of TCD: features as channels, convolutions over the K frames, one down and one up level
- * (model page §3, F§10.3). The cross-attention to the single context vector is exactly W_o W_v c_v + b_o
- * added to every frame, and it does not depend on the diffusion step, so it is made once. */
+/* The 1-D U-Net f of TCD: features as channels, convolutions over the K frames, one down and one up
+ * level (model page §3, F§10.3). The cross-attention to the single context vector is exactly W_o
+ * W_v c_v + b_o added to every frame, and it does not depend on the diffusion step, so it is made
+ * once. */
 #include <math.h>
 #include <stdio.h>
 
@@ -8,7 +9,8 @@
 
 #define GROUPS 8
 
-/* Residual blocks: name, input and output channels in units of C, and whether a context is added. */
+/* Residual blocks: name, input and output channels in units of C, and whether a context is added.
+ */
 static const struct {
     const char *name;
     int ci, co;
@@ -22,8 +24,8 @@ static mr_wb unet_linear(mr_build *m, const char *name, int64_t out, int64_t in,
 {
     double edge = 1.0 / sqrt((double)in);
     mr_wb p = {-1, -1};
-    p.w = mr_named_param(m, 2, (int64_t[]){out, in}, MR_INIT_UNIFORM, edge, 0,
-                         "tcd.unet.%s.weight", name);
+    p.w = mr_named_param(m, 2, (int64_t[]){out, in}, MR_INIT_UNIFORM, edge, 0, "tcd.unet.%s.weight",
+                         name);
     if (bias)
         p.b = mr_named_param(m, 1, (int64_t[]){out}, MR_INIT_UNIFORM, edge, 0, "tcd.unet.%s.bias",
                              name);
@@ -36,7 +38,8 @@ static mr_wb unet_conv(mr_build *m, const char *name, int64_t out, int64_t in)
     mr_wb p;
     p.w = mr_named_param(m, 3, (int64_t[]){out, 3, in}, MR_INIT_UNIFORM, edge, MR_PARAM_CONV,
                          "tcd.unet.%s.weight", name);
-    p.b = mr_named_param(m, 1, (int64_t[]){out}, MR_INIT_UNIFORM, edge, 0, "tcd.unet.%s.bias", name);
+    p.b =
+        mr_named_param(m, 1, (int64_t[]){out}, MR_INIT_UNIFORM, edge, 0, "tcd.unet.%s.bias", name);
     return p;
 }
 
@@ -54,7 +57,8 @@ static mr_wb unet_skip(mr_build *m, const char *name, int64_t out, int64_t in)
     mr_wb p;
     p.w = mr_named_param(m, 3, (int64_t[]){out, in, 1}, MR_INIT_UNIFORM, edge, 0,
                          "tcd.unet.%s.weight", name);
-    p.b = mr_named_param(m, 1, (int64_t[]){out}, MR_INIT_UNIFORM, edge, 0, "tcd.unet.%s.bias", name);
+    p.b =
+        mr_named_param(m, 1, (int64_t[]){out}, MR_INIT_UNIFORM, edge, 0, "tcd.unet.%s.bias", name);
     return p;
 }
 
@@ -70,7 +74,8 @@ void mr_unet_condition(mr_build *m, int c_v, mr_unet_cond *out)
     mr_graph *g = m->g;
     int64_t C = m->cfg->tcd.unet_width, D = g->dims.D;
     mr_graph_scope(g, "tcd.unet.time");
-    mr_wb t1 = unet_linear(m, "time1", 4 * C, C, true), t2 = unet_linear(m, "time2", 4 * C, 4 * C, true);
+    mr_wb t1 = unet_linear(m, "time1", 4 * C, C, true),
+          t2 = unet_linear(m, "time2", 4 * C, 4 * C, true);
     int t = m->phase == MR_PHASE_TRAIN ? mr_g_time_rows(g, C) : mr_g_time_all(g, C, m->sched->T);
     t = mr_g_linear(g, t, t1.w, t1.b, MR_ACT_SILU);
     t = mr_g_silu(g, mr_g_linear(g, t, t2.w, t2.b, MR_ACT_NONE));
@@ -88,7 +93,8 @@ void mr_unet_condition(mr_build *m, int c_v, mr_unet_cond *out)
     }
 }
 
-/* Res(ci,co) then XA. t >= 1: evaluation at that step (row t-1 of the FiLM table); 0: row by row. */
+/* Res(ci,co) then XA. t >= 1: evaluation at that step (row t-1 of the FiLM table); 0: row by row.
+ */
 static int residual(mr_build *m, int b, int x, const mr_unet_cond *cond, int64_t t)
 {
     mr_graph *g = m->g;

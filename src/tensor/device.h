@@ -13,20 +13,21 @@
 
 typedef struct mr_device mr_device;
 struct mr_device {
-    const char *name;  /* cpu, cpu64, guard, cuda */
-    mr_dtype real;     /* MR_F32, or MR_F64 for cpu64 */
-    bool host_memory;  /* ordinary loads work inside kernels (cpu, cpu64, guard) */
+    const char *name; /* cpu, cpu64, guard, cuda */
+    mr_dtype real;    /* MR_F32, or MR_F64 for cpu64 */
+    bool host_memory; /* ordinary loads work inside kernels (cpu, cpu64, guard) */
     mr_status (*alloc)(mr_device *d, void **out_p, size_t bytes, const char *what);
     void (*free)(mr_device *d, void *ptr);
     mr_status (*to_device)(mr_device *d, void *dst, const void *src, size_t bytes);
     mr_status (*to_host)(mr_device *d, void *dst, const void *src, size_t bytes);
     mr_status (*fill)(mr_device *d, void *dst, int byte, size_t bytes);
-    /* Bracket device work: between enter and leave kernels may touch device memory (guard device). */
+    /* Bracket device work: between enter and leave kernels may touch device memory (guard device).
+     */
     void (*enter)(mr_device *d);
     void (*leave)(mr_device *d);
     mr_status (*sync)(mr_device *d);
     void (*close)(mr_device *d); /* release impl; NULL = nothing to release */
-    void *stream; /* for mr_exec.stream: mr_cuda_queue on cuda, NULL elsewhere */
+    void *stream;                /* for mr_exec.stream: mr_cuda_queue on cuda, NULL elsewhere */
     void *impl;
 };
 

@@ -1,7 +1,8 @@
 /* The guard device: CPU memory that is unreadable outside kernels and poisoned when new.
- * Stands in for a GPU where there is none: a host dereference of a device pointer faults, memory that
- * was never written reads as NaN (bytes 0xFF), and writing past a block hits a page without access.
- * Invariant: between enter and leave every block is readable and writable, otherwise none is. */
+ * Stands in for a GPU where there is none: a host dereference of a device pointer faults, memory
+ * that was never written reads as NaN (bytes 0xFF), and writing past a block hits a page without
+ * access. Invariant: between enter and leave every block is readable and writable, otherwise none
+ * is. */
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
@@ -12,8 +13,8 @@
 #define MAX_BLOCKS 256
 
 typedef struct guard_block {
-    char *map;       /* whole mapping: usable pages, then one page that is never accessible */
-    void *user;      /* end-aligned to 64 bytes, so that overruns hit the last page */
+    char *map;  /* whole mapping: usable pages, then one page that is never accessible */
+    void *user; /* end-aligned to 64 bytes, so that overruns hit the last page */
     size_t use_bytes, map_bytes;
 } guard_block;
 

@@ -1,5 +1,5 @@
-/* Popularity and first-order Markov chain: exact integer ranks. Definition in baselines.h, the same as in
- * tests/golden/oracles.py. */
+/* Popularity and first-order Markov chain: exact integer ranks. Definition in baselines.h, the same
+ * as in tests/golden/oracles.py. */
 #include "train/baselines.h"
 
 #include <stdlib.h>
@@ -18,7 +18,10 @@ static mr_status count_items(const mr_dataset *d, int64_t **out_p)
     return MR_OK;
 }
 
-static bool has_test(const mr_dataset *d, int64_t u) { return d->offset[u + 1] - d->offset[u] >= 3; }
+static bool has_test(const mr_dataset *d, int64_t u)
+{
+    return d->offset[u + 1] - d->offset[u] >= 3;
+}
 
 /* 1 + items with a higher count + items with the same count and a lower id. */
 static int64_t rank_by_count(const mr_dataset *d, const int64_t *count, int32_t target)

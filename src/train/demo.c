@@ -12,9 +12,9 @@
 
 /* Small enough for a minute; configs/demo.yaml says the same (tests/train compares them). */
 static const char *const settings[][2] = {
-    {"model.backbone", "sasrec"}, {"model.hidden", "32"},   {"model.inner", "64"},
-    {"tcd.heads", "4"},           {"tcd.unet_width", "32"}, {"npd.inner", "64"},
-    {"diffusion.steps", "5"},     {"train.batch", "128"},   {"train.lr", "3e-3"},
+    {"model.backbone", "sasrec"}, {"model.hidden", "32"},     {"model.inner", "64"},
+    {"tcd.heads", "4"},           {"tcd.unet_width", "32"},   {"npd.inner", "64"},
+    {"diffusion.steps", "5"},     {"train.batch", "128"},     {"train.lr", "3e-3"},
     {"train.epochs", "30"},       {"train.eval_batch", "512"}};
 
 static mr_status configure(mr_config *c, const mr_config *from, const char *name, const char *model)
@@ -63,9 +63,10 @@ static mr_status train_both(mr_session *s, mr_config *cfg, mr_job *job)
     MR_TRY(MR_ALLOC(&pop, 1, "metrics"));
     mr_status st = popularity(&s->data, pop);
     if (st == MR_OK) {
-        printf("\nbuilt-in demo, SYNTHETIC data: %lld users, %lld items, %lld interactions; test set, "
-               "full ranking\n",
-               (long long)s->data.n_users, (long long)s->data.n_items, (long long)s->data.n_inter);
+        printf(
+            "\nbuilt-in demo, SYNTHETIC data: %lld users, %lld items, %lld interactions; test set, "
+            "full ranking\n",
+            (long long)s->data.n_users, (long long)s->data.n_items, (long long)s->data.n_inter);
         printf("%-28s %8s %8s %8s %8s %10s\n", "", "H@10", "N@10", "H@20", "N@20", "training");
         print_row("popularity", pop, 0);
         print_row("SASRec (the backbone alone)", &job[0].test, job[0].train_seconds);

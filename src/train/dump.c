@@ -1,6 +1,6 @@
-/* dump-step: parameters and gradients gathered from their owners, activations from all ranks, inputs and
- * draws recomputed on rank 0 (every rank holds the data set).
- * Invariant: all ranks take part in every gather; only rank 0 writes. */
+/* dump-step: parameters and gradients gathered from their owners, activations from all ranks,
+ * inputs and draws recomputed on rank 0 (every rank holds the data set). Invariant: all ranks take
+ * part in every gather; only rank 0 writes. */
 #include "train/dump.h"
 
 #include <fcntl.h>
@@ -26,9 +26,9 @@ typedef struct entry {
 
 typedef struct dump {
     mr_trainer *t;
-    mr_batch all;      /* the whole global batch, made on every rank */
+    mr_batch all; /* the whole global batch, made on every rank */
     mr_sampler *one;
-    int32_t *order;    /* [rows] rows of `all` by ascending global row */
+    int32_t *order; /* [rows] rows of `all` by ascending global row */
     int n;
     entry e[MAX_ENTRIES];
 } dump;
@@ -164,7 +164,8 @@ static mr_status add_draws(dump *d, const char *suffix, uint32_t t_purpose, uint
     MR_TRY(add(d, name, t->dev->real, d2 > 1 ? 3 : 2, B, d1, d2, &eps));
     for (int64_t i = 0; i < B; i++) {
         uint32_t rid = d->all.rid[d->order[i]];
-        steps[i] = mr_draw_t(seed, t_purpose, d->all.step, rid, t->sched.T, &t->cfg->diffusion.t_set);
+        steps[i] =
+            mr_draw_t(seed, t_purpose, d->all.step, rid, t->sched.T, &t->cfg->diffusion.t_set);
         for (int64_t e = 0; e < d1 * d2; e++)
             put(t->dev->real, eps, i * d1 * d2 + e,
                 mr_draw_normal(seed, eps_purpose, d->all.step, rid, e));

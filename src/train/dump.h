@@ -4,9 +4,10 @@
 
 #include "train/trainer.h"
 
-/* Forward and backward of global batch 0, epoch 0, without dropout and gate noise, written by rank 0 to
- * `path` (an existing file is refused). Rows are in ascending global row order, so any number of ranks
- * gives the same file up to rounding. t must have been created with stochastic = false. Collective. */
+/* Forward and backward of global batch 0, epoch 0, without dropout and gate noise, written by rank
+ * 0 to `path` (an existing file is refused). Rows are in ascending global row order, so any number
+ * of ranks gives the same file up to rounding. t must have been created with stochastic = false.
+ * Collective. */
 mr_status mr_dump_step(mr_trainer *t, const char *path);
 
 #endif

@@ -1,5 +1,5 @@
-/* Evaluation: blocks of users through the evaluation plan, then exact ranking over the sharded table.
- * Invariant: all ranks run the same number of blocks, with or without rows of their own. */
+/* Evaluation: blocks of users through the evaluation plan, then exact ranking over the sharded
+ * table. Invariant: all ranks run the same number of blocks, with or without rows of their own. */
 #include "train/evaluate.h"
 
 #include <stdlib.h>
@@ -14,12 +14,12 @@ typedef struct evaluation {
     mr_sampler *sampler;
     mr_batch batch;
     mr_ranker *ranker;
-    int64_t *counts;      /* [size] rows of each rank of the item group in a block */
-    int32_t *rank;        /* [rows_cap] */
-    int64_t *skip_start;  /* [rows_cap + 1] */
-    int32_t *skip_id;     /* seen items of a block, grown as needed */
+    int64_t *counts;     /* [size] rows of each rank of the item group in a block */
+    int32_t *rank;       /* [rows_cap] */
+    int64_t *skip_start; /* [rows_cap + 1] */
+    int32_t *skip_id;    /* seen items of a block, grown as needed */
     int64_t skip_cap;
-    int32_t *top_id;      /* [rows_cap, k] */
+    int32_t *top_id; /* [rows_cap, k] */
     double *top_score;
     mr_metrics *metrics;
 } evaluation;
@@ -49,7 +49,8 @@ static mr_status make_ranker(evaluation *e)
     mr_rank_spec spec = {.dev = t->dev,
                          .k = t->eval_run->k,
                          .comm = t->items,
-                         .table = (char *)t->params.value + p->offset * (int64_t)t->params.real_bytes,
+                         .table =
+                             (char *)t->params.value + p->offset * (int64_t)t->params.real_bytes,
                          .row_lo = p->row_lo,
                          .row_hi = p->row_hi,
                          .n_items = t->data->n_items,

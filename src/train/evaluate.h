@@ -7,15 +7,15 @@
 
 typedef struct mr_topk {
     int64_t k;
-    int32_t *id;    /* [n_users, k] item ids, best first, -1 behind the last */
-    double *score;  /* [n_users, k] */
+    int32_t *id;   /* [n_users, k] item ids, best first, -1 behind the last */
+    double *score; /* [n_users, k] */
 } mr_topk;
 
-/* Metrics over all users of a split (leave one out, full ranking, PAD masked, items already seen too when
- * train.mask_seen). The same integers for every number of ranks.
- * user_rank (may be NULL): [n_users] 1-based rank of each user's target, 0 without one, on all ranks.
- * topk (may be NULL): lists of each user of the split, filled on all ranks; exclude_seen leaves out the
- * user's history. Collective. */
+/* Metrics over all users of a split (leave one out, full ranking, PAD masked, items already seen
+ * too when train.mask_seen). The same integers for every number of ranks. user_rank (may be NULL):
+ * [n_users] 1-based rank of each user's target, 0 without one, on all ranks. topk (may be NULL):
+ * lists of each user of the split, filled on all ranks; exclude_seen leaves out the user's history.
+ * Collective. */
 typedef struct mr_evaluation {
     mr_split split;
     bool exclude_seen;

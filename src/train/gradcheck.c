@@ -25,7 +25,8 @@ static mr_status total_loss(check *c, double *out)
     return MR_OK;
 }
 
-/* Position of global element e of named tensor nm in the flat buffers, or -1 on ranks without it. */
+/* Position of global element e of named tensor nm in the flat buffers, or -1 on ranks without it.
+ */
 static int64_t place(const mr_params *ps, const mr_named *nm, int64_t e)
 {
     const mr_param *p = &ps->p[nm->param];
@@ -43,8 +44,8 @@ static mr_status shared(check *c, int64_t at, const double *buf, double *out)
     return MR_OK;
 }
 
-/* Central difference with four points, error O(h^4): cosine scores of a short user vector bend so much
- * that two points would be off by more than the tolerance. */
+/* Central difference with four points, error O(h^4): cosine scores of a short user vector bend so
+ * much that two points would be off by more than the tolerance. */
 static mr_status numeric(check *c, int64_t at, double h, double *out)
 {
     static const double place_of[] = {1, -1, 2, -2}, weight[] = {8, -8, -1, 1};
@@ -88,11 +89,13 @@ static mr_status check_tensor(check *c, const mr_named *nm, const mr_gradcheck_s
     double rms, loss;
     MR_TRY(tensor_rms(c, nm, n, &rms));
     MR_TRY(total_loss(c, &loss));
-    /* A difference of two losses carries about 4 ulp of the loss; below that nothing can be told. */
+    /* A difference of two losses carries about 4 ulp of the loss; below that nothing can be told.
+     */
     double noise = 4.0 * 2.2e-16 * fabs(loss) / s->step / s->tolerance;
     for (int64_t k = 0; k < tries; k++) {
         int64_t e = tries == n ? k : (k * 2654435761LL + 12345) % n;
-        if (is_table && e < inner) continue; /* row 0: look-ups of PAD pass no gradient by definition */
+        if (is_table && e < inner)
+            continue; /* row 0: look-ups of PAD pass no gradient by definition */
         int64_t at = place(&c->t->params, nm, e);
         double a, d;
         MR_TRY(shared(c, at, c->t->params.grad, &a));
@@ -114,8 +117,8 @@ static mr_status check_all(check *c, const mr_gradcheck_spec *s, double *worst_p
         mr_named_at(ps, i, &nm);
         MR_TRY(check_tensor(c, &nm, s, &w));
         if (s->table && c->t->world->rank == 0)
-            fprintf(s->table, "%-34s worst %.2e at %lld (analytic %.9e, difference %.9e)\n", nm.name,
-                    w.error, (long long)w.element, w.analytic, w.numeric);
+            fprintf(s->table, "%-34s worst %.2e at %lld (analytic %.9e, difference %.9e)\n",
+                    nm.name, w.error, (long long)w.element, w.analytic, w.numeric);
         MR_CHECK(w.error <= s->tolerance, MR_ERR_INTERNAL,
                  "gradcheck: %s element %lld: analytic %.9e, difference %.9e, relative %.2e > %.2e",
                  nm.name, (long long)w.element, w.analytic, w.numeric, w.error, s->tolerance);
@@ -130,9 +133,8 @@ mr_status mr_gradcheck(mr_trainer *t, const mr_gradcheck_spec *spec, double *wor
     mr_status st;
     MR_CHECK(t->dev->real == MR_F64 && t->dev->host_memory, MR_ERR_USAGE,
              "gradcheck works on device cpu64 only");
-    MR_CHECK(!mr_model_is_mealrec(t->cfg) ||
-                 !((t->cfg->tcd.enabled && t->cfg->tcd.detach_target) ||
-                   (t->cfg->npd.enabled && t->cfg->npd.detach_target)),
+    MR_CHECK(!mr_model_is_mealrec(t->cfg) || !((t->cfg->tcd.enabled && t->cfg->tcd.detach_target) ||
+                                               (t->cfg->npd.enabled && t->cfg->npd.detach_target)),
              MR_ERR_CONFIG,
              "gradcheck cannot see a detached target: the differences follow the loss into it; set "
              "tcd.detach_target and npd.detach_target to false");

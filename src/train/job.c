@@ -85,7 +85,8 @@ static mr_status run_loop(mr_job *j, mr_run_folder *f, mr_trainer *t)
     mr_loop *l = NULL;
     char *json = mr_config_json(j->cfg);
     mr_status st;
-    MR_TRY_GOTO(json ? MR_OK : MR_RAISE(MR_ERR_MEMORY, "no memory for the configuration"), st, done);
+    MR_TRY_GOTO(json ? MR_OK : MR_RAISE(MR_ERR_MEMORY, "no memory for the configuration"), st,
+                done);
     MR_TRY_GOTO(MR_ALLOC(&l, 1, "training loop"), st, done);
     *l = (mr_loop){.t = t,
                    .checkpoint_dir = f->checkpoints,

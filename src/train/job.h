@@ -7,9 +7,9 @@
 
 typedef struct mr_job {
     const mr_config *cfg;
-    mr_session *session;      /* open, data loaded */
-    const char *title;        /* of the progress line; NULL: "train" */
-    int argc;                 /* for run.json */
+    mr_session *session; /* open, data loaded */
+    const char *title;   /* of the progress line; NULL: "train" */
+    int argc;            /* for run.json */
     const char *const *argv;
     /* results */
     mr_metrics valid, test;
@@ -17,9 +17,9 @@ typedef struct mr_job {
     int64_t epochs, best_epoch;
 } mr_job;
 
-/* Train cfg in its run folder <run.dir>/<run.name>, going on from its latest checkpoint when there is one and
- * checkpoint.resume says so. Collective. MR_STOPPED after TERM, INT, USR1 or USR2, with a checkpoint; a
- * second signal leaves at once with exit code 130. */
+/* Train cfg in its run folder <run.dir>/<run.name>, going on from its latest checkpoint when there
+ * is one and checkpoint.resume says so. Collective. MR_STOPPED after TERM, INT, USR1 or USR2, with
+ * a checkpoint; a second signal leaves at once with exit code 130. */
 mr_status mr_job_run(mr_job *j);
 
 #endif

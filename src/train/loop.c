@@ -106,7 +106,8 @@ done:
 static mr_status epoch_event(mr_loop *l, double seconds)
 {
     double *sum = l->state.epoch_sums, mean[MR_STATE_SUMS], x0, z0;
-    for (int i = 1; i < MR_STATE_SUMS; i++) mean[i] = sum[i] / (sum[SUM_ROWS] > 0 ? sum[SUM_ROWS] : 1);
+    for (int i = 1; i < MR_STATE_SUMS; i++)
+        mean[i] = sum[i] / (sum[SUM_ROWS] > 0 ? sum[SUM_ROWS] : 1);
     MR_TRY(batch_variance(l, "x0", &x0));
     MR_TRY(batch_variance(l, "z0", &z0));
     json_t *o = new_event(l, "epoch");

@@ -1,6 +1,6 @@
 /* The training loop: epochs of steps, validation, early stopping, checkpoints, one test at the end.
- * Invariant: everything that decides (metrics, losses, stop requests) is equal on all ranks, so all ranks
- * take the same way. */
+ * Invariant: everything that decides (metrics, losses, stop requests) is equal on all ranks, so all
+ * ranks take the same way. */
 #ifndef MR_TRAIN_LOOP_H
 #define MR_TRAIN_LOOP_H
 
@@ -13,22 +13,23 @@
 
 typedef struct mr_loop {
     mr_trainer *t;
-    mr_record *record;             /* metrics of the run; NULL: nobody listens (ranks above 0) */
-    const char *checkpoint_dir;    /* NULL: no checkpoints, the last weights are tested */
-    const char *config_json;       /* for the checkpoints; NULL without them */
-    const char *title;             /* of the progress line: "train sasrec" */
-    volatile sig_atomic_t *stop;   /* set by a signal: finish the step, checkpoint, leave; or NULL */
-    mr_train_state state;          /* where to start; where it ended */
+    mr_record *record;           /* metrics of the run; NULL: nobody listens (ranks above 0) */
+    const char *checkpoint_dir;  /* NULL: no checkpoints, the last weights are tested */
+    const char *config_json;     /* for the checkpoints; NULL without them */
+    const char *title;           /* of the progress line: "train sasrec" */
+    volatile sig_atomic_t *stop; /* set by a signal: finish the step, checkpoint, leave; or NULL */
+    mr_train_state state;        /* where to start; where it ended */
     /* results */
-    mr_metrics valid, test;        /* valid: of the best epoch */
+    mr_metrics valid, test; /* valid: of the best epoch */
     double train_seconds, eval_seconds;
     int64_t epochs_done;
 } mr_loop;
 
 /* Fresh state for a run. */
 mr_train_state mr_loop_state(const mr_config *cfg, const mr_dataset *data);
-/* Train until early stopping, train.epochs or train.max_steps; then load the best checkpoint and test.
- * Collective. MR_STOPPED after a stop request, with a complete checkpoint; ERR_DIVERGED; ERR_IO... */
+/* Train until early stopping, train.epochs or train.max_steps; then load the best checkpoint and
+ * test. Collective. MR_STOPPED after a stop request, with a complete checkpoint; ERR_DIVERGED;
+ * ERR_IO... */
 mr_status mr_loop_run(mr_loop *l);
 
 #endif

@@ -13,7 +13,8 @@
 
 #define VALUE_BYTES (2 * MR_STR) /* of an option as text */
 
-/* Features that the demo's model does not read would only cost time; the demo shape is small anyway. */
+/* Features that the demo's model does not read would only cost time; the demo shape is small
+ * anyway. */
 static mr_status load_data(mr_session *s, const mr_config *cfg)
 {
     if (cfg->data.path[0]) return mr_h5_dataset_read(&s->data, cfg->data.path, s->world);
@@ -24,18 +25,19 @@ static mr_status load_data(mr_session *s, const mr_config *cfg)
     return mr_synth(&s->data, &spec);
 }
 
-/* Ranks started with different arguments would wait for each other or compute nonsense. Where the data set
- * lies may differ: what it holds is compared when it is read. */
+/* Ranks started with different arguments would wait for each other or compute nonsense. Where the
+ * data set lies may differ: what it holds is compared when it is read. */
 static mr_status compare_with_first(const mr_config *cfg, const char *first, int rank)
 {
     char mine[VALUE_BYTES];
     for (int i = 0; i < mr_config_count(); i++, first += VALUE_BYTES) {
         mr_config_format(cfg, i, mine, sizeof mine);
         if (!strcmp(mr_config_key(i), "data.path")) continue;
-        MR_CHECK(!strcmp(mine, first), MR_ERR_CONFIG,
-                 "%s is %s on rank %d and %s on rank 0; start all ranks with the same arguments and "
-                 "files",
-                 mr_config_key(i), mine, rank, first);
+        MR_CHECK(
+            !strcmp(mine, first), MR_ERR_CONFIG,
+            "%s is %s on rank %d and %s on rank 0; start all ranks with the same arguments and "
+            "files",
+            mr_config_key(i), mine, rank, first);
     }
     return MR_OK;
 }
@@ -71,8 +73,8 @@ mr_status mr_session_load(mr_session *s, const mr_config *cfg)
 {
     MR_TRY(mr_comm_agree(s->world, load_data(s, cfg)));
     if (cfg->data.frames_noise <= 0) return MR_OK;
-    return mr_comm_agree(s->world, mr_dataset_add_noise(&s->data, cfg->data.frames_noise,
-                                                        (uint64_t)cfg->run.seed));
+    return mr_comm_agree(
+        s->world, mr_dataset_add_noise(&s->data, cfg->data.frames_noise, (uint64_t)cfg->run.seed));
 }
 
 mr_status mr_session_open(mr_session *s, const mr_config *cfg)

@@ -1,4 +1,5 @@
-/* One training step: batch, row exchange, forward, backward with gradient reduction on the way, update. */
+/* One training step: batch, row exchange, forward, backward with gradient reduction on the way,
+ * update. */
 #include <math.h>
 #include <string.h>
 
@@ -51,8 +52,8 @@ mr_status mr_trainer_gradients(mr_trainer *t)
     mr_status st = t->world->wait_all(t->world);
     if (st == MR_OK && t->replicas) {
         char *g = (char *)t->params.grad + shard_begin(t) * (int64_t)t->params.real_bytes;
-        st = t->replicas->allreduce(t->replicas, g, t->params.n_total - shard_begin(t), t->dev->real,
-                                    MR_SUM);
+        st = t->replicas->allreduce(t->replicas, g, t->params.n_total - shard_begin(t),
+                                    t->dev->real, MR_SUM);
     }
     t->dev->leave(t->dev);
     MR_TRY(st);
@@ -92,9 +93,9 @@ static const char *first_bad(mr_trainer *t)
         float *host = NULL;
         size_t real = t->params.real_bytes;
         if (mr_alloc((void **)&host, p->count, real, "check") != MR_OK) return "?";
-        mr_status st = t->dev->to_host(t->dev, host,
-                                       (char *)t->params.grad + p->offset * (int64_t)real,
-                                       (size_t)p->count * real);
+        mr_status st =
+            t->dev->to_host(t->dev, host, (char *)t->params.grad + p->offset * (int64_t)real,
+                            (size_t)p->count * real);
         bool bad = false;
         for (int64_t e = 0; st == MR_OK && e < p->count; e++)
             bad |= !isfinite(real == 8 ? ((double *)(void *)host)[e] : (double)host[e]);
@@ -115,10 +116,11 @@ static mr_status check_finite(mr_trainer *t, double bad)
     const char *name = first_bad(t);
     mr_warn("step %lld: %.0f gradient elements are not finite (first in %s); the step is skipped",
             (long long)t->step, bad, name);
-    MR_CHECK(++t->skipped_in_row <= MAX_SKIPS, MR_ERR_DIVERGED,
-             "step %lld: the gradient of %s is not finite in %d steps in a row; lower train.lr or set "
-             "train.clip",
-             (long long)t->step, name, t->skipped_in_row);
+    MR_CHECK(
+        ++t->skipped_in_row <= MAX_SKIPS, MR_ERR_DIVERGED,
+        "step %lld: the gradient of %s is not finite in %d steps in a row; lower train.lr or set "
+        "train.clip",
+        (long long)t->step, name, t->skipped_in_row);
     return MR_OK;
 }
 

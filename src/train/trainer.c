@@ -1,4 +1,5 @@
-/* Making a trainer: communicators of the item table, device, features, graphs, parameters, plans. */
+/* Making a trainer: communicators of the item table, device, features, graphs, parameters, plans.
+ */
 #include "train/trainer.h"
 
 #include <stdlib.h>
@@ -128,8 +129,8 @@ mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_d
     t->data = data;
     t->world = world;
     MR_TRY_GOTO(make_groups(t), st, fail);
-    MR_TRY_GOTO(mr_device_open(&t->dev, opts->device ? opts->device : mr_trainer_device(cfg), 0), st,
-                fail);
+    MR_TRY_GOTO(mr_device_open(&t->dev, opts->device ? opts->device : mr_trainer_device(cfg), 0),
+                st, fail);
     MR_TRY_GOTO(mr_schedule_make(&t->sched, cfg), st, fail);
     MR_TRY_GOTO(make_features(t), st, fail);
     MR_TRY_GOTO(make_sampler(t), st, fail);

@@ -1,7 +1,7 @@
-/* The trainer: one model on one data set on all ranks. Owns the graphs, plans, parameters, samplers and
- * communicators of a run and knows how to do one step; the loop over epochs is loop.h, scoring is
- * evaluate.h.
- * All functions are collective over the world communicator unless they say otherwise. */
+/* The trainer: one model on one data set on all ranks. Owns the graphs, plans, parameters, samplers
+ * and communicators of a run and knows how to do one step; the loop over epochs is loop.h, scoring
+ * is evaluate.h. All functions are collective over the world communicator unless they say
+ * otherwise. */
 #ifndef MR_TRAIN_TRAINER_H
 #define MR_TRAIN_TRAINER_H
 
@@ -15,19 +15,19 @@
 #include "train/feed.h"
 
 typedef struct mr_trainer {
-    const mr_config *cfg;     /* borrowed */
-    const mr_dataset *data;   /* borrowed; must outlive the trainer (features are used in place) */
-    mr_comm *world;           /* borrowed */
-    mr_comm *items;           /* ranks that share the item table; == world, or owned */
-    mr_comm *replicas;        /* ranks that hold the same rows of it; NULL when there is one copy */
-    int group0;               /* world rank of the first rank of this item group */
+    const mr_config *cfg;   /* borrowed */
+    const mr_dataset *data; /* borrowed; must outlive the trainer (features are used in place) */
+    mr_comm *world;         /* borrowed */
+    mr_comm *items;         /* ranks that share the item table; == world, or owned */
+    mr_comm *replicas;      /* ranks that hold the same rows of it; NULL when there is one copy */
+    int group0;             /* world rank of the first rank of this item group */
     mr_device *dev;
     mr_schedule sched;
     mr_params params;
-    mr_features feat;         /* device memory, or the data set's own when host memory is the device */
+    mr_features feat; /* device memory, or the data set's own when host memory is the device */
     bool owns_features;
-    int64_t table_rows;       /* rows of item.weight */
-    int table;                /* its parameter id */
+    int64_t table_rows; /* rows of item.weight */
+    int table;          /* its parameter id */
 
     mr_graph *train_graph;
     mr_plan *train_plan;
@@ -36,21 +36,21 @@ typedef struct mr_trainer {
     mr_batch batch;
     mr_feed feed;
 
-    mr_graph *eval_graph;     /* made on first use */
+    mr_graph *eval_graph; /* made on first use */
     mr_plan *eval_plan;
     mr_run *eval_run;
     mr_feed eval_feed;
 
-    int64_t step;             /* steps done */
-    int skipped_in_row;       /* steps skipped because of a non-finite gradient */
+    int64_t step;                 /* steps done */
+    int skipped_in_row;           /* steps skipped because of a non-finite gradient */
     double losses[MR_LOSS_SLOTS]; /* of the last step, global means */
     double grad_norm;
 } mr_trainer;
 
 typedef struct mr_trainer_opts {
-    bool stochastic; /* dropout and gate noise in the training graph */
-    bool optimizer;  /* allocate gradients and Adam's moments */
-    bool is_private; /* plan check mode: private poisoned memory */
+    bool stochastic;    /* dropout and gate noise in the training graph */
+    bool optimizer;     /* allocate gradients and Adam's moments */
+    bool is_private;    /* plan check mode: private poisoned memory */
     const char *device; /* NULL: the configuration's */
 } mr_trainer_opts;
 
@@ -60,8 +60,8 @@ mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_d
                             mr_comm *world, const mr_trainer_opts *opts);
 void mr_trainer_free(mr_trainer **t_p);
 
-/* One optimizer step on global batch i of `epoch`. ERR_DIVERGED after 3 non-finite gradients in a row,
- * naming the first such parameter. */
+/* One optimizer step on global batch i of `epoch`. ERR_DIVERGED after 3 non-finite gradients in a
+ * row, naming the first such parameter. */
 mr_status mr_trainer_step(mr_trainer *t, int64_t epoch, int64_t i);
 /* Its parts, for checks and dumps: take the batch; gradients (reduced over ranks); update. */
 mr_status mr_trainer_load(mr_trainer *t, mr_run *run, int64_t epoch, int64_t i);
@@ -69,7 +69,8 @@ mr_status mr_trainer_gradients(mr_trainer *t);
 mr_status mr_trainer_update(mr_trainer *t);
 /* Plan the row exchanges of a batch and hand both to a run. */
 mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, mr_feed *feed, const mr_batch *b);
-/* A run over another plan of this trainer's graphs, with features, communicators and schedule set. */
+/* A run over another plan of this trainer's graphs, with features, communicators and schedule set.
+ */
 mr_status mr_trainer_run(mr_trainer *t, mr_run **out_p, const mr_plan *plan);
 /* Weighted total of t->losses. */
 double mr_trainer_total_loss(const mr_trainer *t);

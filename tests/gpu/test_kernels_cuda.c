@@ -70,8 +70,8 @@ static void norm(twin_world *w)
          &in[side_], &out[side_], EX);
     twin_same(w, "layer_norm_fwd", "y", y, W);
     twin_same(w, "layer_norm_fwd", "rstd", rstd, W);
-    BOTH(layer_norm_bwd, A(dx), A(dr), A(dg), A(db), A(y), A(x), A(res), A(gamma), A(mean),
-         A(rstd), N, W, 0, 1, 1, 0, &in[side_], &out[side_], EX);
+    BOTH(layer_norm_bwd, A(dx), A(dr), A(dg), A(db), A(y), A(x), A(res), A(gamma), A(mean), A(rstd),
+         N, W, 0, 1, 1, 0, &in[side_], &out[side_], EX);
     twin_same(w, "layer_norm_bwd", "dx", dx, W);
     twin_same(w, "layer_norm_bwd", "dres", dr, W);
     twin_same(w, "layer_norm_bwd", "dgamma", dg, N);

@@ -1,5 +1,5 @@
-/* The tape: gradients through fan-in against float64 differences, shared memory against private poisoned
- * memory bit for bit, placement by brute force, the guard device. */
+/* The tape: gradients through fan-in against float64 differences, shared memory against private
+ * poisoned memory bit for bit, placement by brute force, the guard device. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -44,7 +44,8 @@ static void build(fixture *f, const char *device, bool is_private)
     int h = mr_g_linear(f->g, leaf, w1, b1, MR_ACT_GELU);
     int y = mr_g_linear(f->g, h, w2, -1, MR_ACT_NONE);
     int z = mr_g_linear(f->g, leaf, u, -1, MR_ACT_SILU);
-    int s = mr_g_add(f->g, mr_g_add(f->g, y, z), mr_g_detach(f->g, mr_g_leaf(f->g, c, MR_SPACE_ROWS)));
+    int s =
+        mr_g_add(f->g, mr_g_add(f->g, y, z), mr_g_detach(f->g, mr_g_leaf(f->g, c, MR_SPACE_ROWS)));
     s = mr_g_add(f->g, s, leaf);
     mr_graph_loss(f->g, mr_g_probe(f->g, s), 0.7, "probe");
     mr_graph_output(f->g, s, "sum");
@@ -128,8 +129,8 @@ static void test_memory_modes(void **state)
         assert_int_equal(covered, all[i]->ps.n_dense + MR_LOSS_SLOTS);
         int64_t n = all[i]->ps.n_total;
         assert_int_equal(MR_ALLOC(&grads[i], n, "copy"), MR_OK);
-        assert_int_equal(all[i]->dev->to_host(all[i]->dev, grads[i], all[i]->ps.grad, (size_t)n * 4),
-                         MR_OK);
+        assert_int_equal(
+            all[i]->dev->to_host(all[i]->dev, grads[i], all[i]->ps.grad, (size_t)n * 4), MR_OK);
     }
     size_t bytes = (size_t)a.ps.n_dense * 4;
     assert_memory_equal(grads[0], grads[1], bytes);

@@ -1,5 +1,6 @@
 #!/usr/bin/env python3
-"""Popularity and Markov ranks against tests/golden/oracles.py: random logs through `import`, and the real
+"""Popularity and Markov ranks against tests/golden/oracles.py: random logs through `import`,
+and the real
 one (MR_DATA, or ../shared/data beside the source folder) when it is there.
 
 Usage: test_baselines.py PROGRAM   (baseline_ranks)
@@ -46,7 +47,8 @@ def compare(what, log, k_core):
 
 
 def random_log(path, seed):
-    """Users of 1 to 12 clicks on few items, so that ties and repeats are common; raw ids with gaps."""
+    """Users of 1 to 12 clicks on few items, so that ties and repeats are common;
+    raw ids with gaps."""
     rng = np.random.default_rng(seed)
     items = rng.permutation(1000)[:rng.integers(3, 40)]
     with open(path, "w") as f:

@@ -1,8 +1,9 @@
 #!/usr/bin/env python3
 """What the program refuses: one sentence with the place, the documented exit code, no file touched.
 
-Every case runs alone, and those that several ranks can meet also under mpirun -np 2, where the sentence
-must still appear once. Details of single files and of the configuration have their own tests.
+Every case runs alone, and those that several ranks can meet also under mpirun -np 2, where the
+sentence must still appear once. Details of single files and of the configuration have their
+own tests.
 """
 import hashlib
 import os
@@ -123,7 +124,8 @@ def run_folders():
     no_train(CONFIG, ["runs/mine", "train.lr is 0.001 there and 0.1 here", "--run.name"], *keys,
              "--train.lr=0.1", **same)
     no_train(CONFIG, ["runs/mine", "other data"], *keys, data="other.h5", **same)
-    no_train(CONFIG, ["runs/mine", "checkpoint.resume is never"], *keys, "--checkpoint.resume=never",
+    no_train(CONFIG, ["runs/mine", "checkpoint.resume is never"], *keys,
+             "--checkpoint.resume=never",
              ranks=(0,), **same)
     no_train(IO, ["one.tsv/x", "Not a directory"], *keys, "--run.dir=one.tsv/x")
     no_train(CONFIG, ["run.name = ../up"], *keys, "--run.name=../up", ranks=(0,))

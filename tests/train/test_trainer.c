@@ -1,5 +1,5 @@
-/* The trainer as a whole: shared against private memory, overfitting, what the reverse chain's mixture means,
- * the loop's stop at the end of an epoch. Tiny widths, synthetic data. */
+/* The trainer as a whole: shared against private memory, overfitting, what the reverse chain's
+ * mixture means, the loop's stop at the end of an epoch. Tiny widths, synthetic data. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -28,9 +28,11 @@ static void set(mr_config *c, const char *key, const char *value)
 static void configure(mr_config *c, ...)
 {
     static const char *const small[][2] = {
-        {"model.hidden", "12"}, {"model.inner", "16"}, {"model.dropout", "0.2"},
-        {"model.attention_dropout", "0.2"}, {"tcd.unet_width", "16"}, {"tcd.heads", "4"},
-        {"npd.inner", "16"}, {"diffusion.steps", "3"}, {"train.batch", "64"}};
+        {"model.hidden", "12"},   {"model.inner", "16"},
+        {"model.dropout", "0.2"}, {"model.attention_dropout", "0.2"},
+        {"tcd.unet_width", "16"}, {"tcd.heads", "4"},
+        {"npd.inner", "16"},      {"diffusion.steps", "3"},
+        {"train.batch", "64"}};
     va_list ap;
     mr_config_defaults(c);
     for (size_t i = 0; i < sizeof small / sizeof *small; i++) set(c, small[i][0], small[i][1]);
@@ -57,8 +59,8 @@ static mr_trainer *make_trainer(const mr_config *c, const mr_dataset *d, const c
                                 bool is_private)
 {
     mr_trainer *t = NULL;
-    mr_trainer_opts o = {.stochastic = true, .optimizer = true, .is_private = is_private,
-                         .device = device};
+    mr_trainer_opts o = {
+        .stochastic = true, .optimizer = true, .is_private = is_private, .device = device};
     OK(mr_trainer_create(&t, c, d, world, &o));
     return t;
 }
@@ -87,7 +89,8 @@ static void configure_model(mr_config *c, const model *m, const char *more, cons
               "npd.enabled", m->npd, "npd.block", m->block, more, value, NULL);
 }
 
-/* The same steps with every buffer of its own, poisoned, and with the shared workspace: same bits. */
+/* The same steps with every buffer of its own, poisoned, and with the shared workspace: same bits.
+ */
 static void private_memory_changes_nothing(void **state)
 {
     static mr_config c;
@@ -207,13 +210,14 @@ static void whole_mixture_is_the_backbone(void **state)
 }
 
 /* ---- a stop that comes when an epoch has just been checkpointed ---- */
-static mr_status loop_in(mr_trainer *t, const char *dir, bool is_resumed, volatile sig_atomic_t *stop,
-                         mr_train_state *end)
+static mr_status loop_in(mr_trainer *t, const char *dir, bool is_resumed,
+                         volatile sig_atomic_t *stop, mr_train_state *end)
 {
     mr_loop *l = NULL;
     char *json = mr_config_json(t->cfg);
     OK(MR_ALLOC(&l, 1, "loop"));
-    *l = (mr_loop){.t = t, .checkpoint_dir = dir, .config_json = json, .title = "test", .stop = stop};
+    *l = (mr_loop){
+        .t = t, .checkpoint_dir = dir, .config_json = json, .title = "test", .stop = stop};
     l->state = mr_loop_state(t->cfg, t->data);
     if (is_resumed) OK(mr_checkpoint_load(dir, &t->params, &l->state, world));
     mr_status st = mr_loop_run(l);

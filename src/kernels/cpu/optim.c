@@ -1,8 +1,8 @@
 /* Adam and gradient statistics over flat buffers. */
 #include "kernels/cpu/real.h"
 
-void MR_FN(adam)(void *pv, void *mv, void *vv, const void *gv, int64_t n, double beta1, double beta2,
-                 double eps, double decay, const mr_exec *ex)
+void MR_FN(adam)(void *pv, void *mv, void *vv, const void *gv, int64_t n, double beta1,
+                 double beta2, double eps, double decay, const mr_exec *ex)
 {
     REAL *p = pv, *m = mv, *v = vv;
     const REAL *g = gv;

@@ -26,7 +26,8 @@ typedef float REAL;
 #define mr_sqrt sqrtf
 #endif
 
-/* Declarations of all instances: a family file that defines one with other arguments does not compile. */
+/* Declarations of all instances: a family file that defines one with other arguments does not
+ * compile. */
 #define X(name, args) void MR_FN(name) args;
 MR_KERNEL_LIST(X)
 #undef X

@@ -59,8 +59,8 @@ struct att_row {
 
     /* Element of this head's key j in memory shaped like kv and kv_first; the value is d further.
      */
-    template <class T> __device__ T *key(T *kv, T *first, bool has_first, int64_t d, int64_t dh,
-                                         int64_t j) const
+    template <class T>
+    __device__ T *key(T *kv, T *first, bool has_first, int64_t d, int64_t dh, int64_t j) const
     {
         if (has_first && j == 0) return first ? first + b * 2 * d + h * dh : NULL;
         return kv ? kv + (kv0 + j - (has_first ? 1 : 0)) * 2 * d + h * dh : NULL;
@@ -123,9 +123,9 @@ void attention_fwd_cuda(void *out, void *prob, const void *q, const void *kv, co
                         const mr_att_shape *s, const mr_drop *drop, const mr_exec *ex)
 {
     if (s->B > 0)
-        attention_fwd_kernel<<<(unsigned)(s->B * s->heads), THREADS,
-                               (size_t)s->S * sizeof(float), stream_of(ex)>>>(
-            (float *)out, (float *)prob, make_args(q, kv, kv_first, s, drop, ex));
+        attention_fwd_kernel<<<(unsigned)(s->B * s->heads), THREADS, (size_t)s->S * sizeof(float),
+                               stream_of(ex)>>>((float *)out, (float *)prob,
+                                                make_args(q, kv, kv_first, s, drop, ex));
 }
 
 struct att_grads {
@@ -193,8 +193,7 @@ __global__ static void attention_bwd_kernel(att_args a, att_grads g, int64_t til
     att_row r(a);
     for (int64_t t0 = 0; t0 < r.n_q; t0 += tile) {
         int64_t n = r.n_q - t0 < tile ? r.n_q - t0 : tile;
-        for (int64_t i = 0; i < n; i++)
-            query_bwd(ds + i * a.s.S, w + i * a.s.S, a, g, r, t0 + i);
+        for (int64_t i = 0; i < n; i++) query_bwd(ds + i * a.s.S, w + i * a.s.S, a, g, r, t0 + i);
         keys_bwd(ds, w, a, g, r, t0, n);
         __syncthreads();
     }
@@ -205,8 +204,9 @@ void attention_bwd_cuda(void *dq, void *dkv, void *dkv_first, const void *dout, 
                         int acc_q, int acc_kv, int acc_first, const mr_drop *drop,
                         const mr_exec *ex)
 {
-    att_grads g = {(float *)dq, (float *)dkv, (float *)dkv_first, (const float *)dout,
-                   (const float *)prob, acc_q, acc_kv, acc_first};
+    att_grads g = {
+        (float *)dq, (float *)dkv, (float *)dkv_first, (const float *)dout, (const float *)prob,
+        acc_q,       acc_kv,       acc_first};
     if (s->B == 0) return;
     /* As many queries as 48 KiB of shared memory hold; S is at most MR_ATT_MAX_KEYS. */
     int64_t tile = TILE_FLOATS / s->S < TILE_QUERIES ? TILE_FLOATS / s->S : TILE_QUERIES;

@@ -30,8 +30,8 @@ static t_draw t_draw_of(const mr_noise *nz, const mr_exec *ex)
     return d;
 }
 
-__device__ static inline void normals4(float eps[4], uint64_t seed, uint32_t purpose,
-                                       uint32_t step, uint32_t rid, int64_t block)
+__device__ static inline void normals4(float eps[4], uint64_t seed, uint32_t purpose, uint32_t step,
+                                       uint32_t rid, int64_t block)
 {
     double e[4];
     mr_draw_normal4(e, seed, purpose, step, rid, (uint32_t)block);
@@ -72,8 +72,7 @@ void noise_bwd_cuda(void *dx0v, const void *dxtv, const double *abar, const uint
 }
 
 void posterior_cuda(void *outv, const void *xhatv, const void *xtv, const uint32_t *rid, int64_t n,
-                    int64_t w, double c1, double c2, double sd, uint32_t purpose,
-                    const mr_exec *ex)
+                    int64_t w, double c1, double c2, double sd, uint32_t purpose, const mr_exec *ex)
 {
     float *out = (float *)outv, a = (float)c1, b = (float)c2, s = (float)sd;
     const float *xhat = (const float *)xhatv, *xt = (const float *)xtv;

@@ -10,9 +10,8 @@ void gather_rows_cuda(void *outv, const void *tablev, const int32_t *row, int64_
 {
     float *out = (float *)outv;
     const float *table = (const float *)tablev;
-    cells(n, w, ex, [=] __device__(int64_t i, int64_t j) {
-        out[i * w + j] = table[row[i] * w + j];
-    });
+    cells(n, w, ex,
+          [=] __device__(int64_t i, int64_t j) { out[i * w + j] = table[row[i] * w + j]; });
 }
 
 void gather_padded_cuda(void *outv, const void *tablev, const int32_t *row, const int32_t *start,

@@ -54,8 +54,8 @@ struct fuse_args {
 };
 
 /* p and f of row b at position n, column c. */
-__device__ static inline void convolve(float *p, float *f, const fuse_args &q, int64_t b,
-                                       int64_t n, int64_t c)
+__device__ static inline void convolve(float *p, float *f, const fuse_args &q, int64_t b, int64_t n,
+                                       int64_t c)
 {
     const float *a = q.a + b * q.L * q.d + c, *u = q.u + b * q.L * q.d + c, *k = q.k + c;
     float sp = 0, sf = 0;
@@ -89,8 +89,17 @@ static fuse_args make_args(const void *a, const void *u, const void *k, const vo
                            const void *bp, const void *wf, const void *bf, const int32_t *start,
                            int64_t B, int64_t L, int64_t d)
 {
-    fuse_args q = {(const float *)a,  (const float *)u,  (const float *)k, (const float *)wp,
-                   (const float *)bp, (const float *)wf, (const float *)bf, start, B, L, d};
+    fuse_args q = {(const float *)a,
+                   (const float *)u,
+                   (const float *)k,
+                   (const float *)wp,
+                   (const float *)bp,
+                   (const float *)wf,
+                   (const float *)bf,
+                   start,
+                   B,
+                   L,
+                   d};
     return q;
 }
 

@@ -193,8 +193,8 @@ void group_norm_bwd_cuda(void *dx, void *dgamma, void *dbeta, void *dfilm, const
     a.dy = (const float *)dy;
     int64_t blocks = pieces(gn->n, MR_GN_BLOCK), c = gn->c;
     float *part = (float *)ex->scratch;
-    gn_grads g = {(float *)dx, (float *)dfilm, part, part + blocks * c, part + 2 * blocks * c,
-                  acc_x, acc_film};
+    gn_grads g = {(float *)dx,           (float *)dfilm, part,    part + blocks * c,
+                  part + 2 * blocks * c, acc_x,          acc_film};
     if (blocks)
         group_norm_bwd_kernel<<<(unsigned)blocks, BLOCK, (size_t)(2 * a.G) * sizeof(float),
                                 stream_of(ex)>>>(a, g);

@@ -26,8 +26,8 @@ __global__ static void mse_parts(double *part, const float *pred, const float *t
 }
 
 /* loss = factor * sum of v[n] / (rows_global * w) */
-__global__ static void sum_kernel(float *loss, const double *v, int64_t n, double factor,
-                                  int64_t w, const mr_step_state *state)
+__global__ static void sum_kernel(float *loss, const double *v, int64_t n, double factor, int64_t w,
+                                  const mr_step_state *state)
 {
     double s = 0;
     for (int64_t i = threadIdx.x; i < n; i += BLOCK) s += v[i];
@@ -207,9 +207,9 @@ __global__ static void ce_target_kernel(float *dtable, float *dx, const float *t
     }
 }
 
-void ce_target_cuda(void *dtable, void *dx, const void *table, const void *x,
-                    const int32_t *target, const void *col_scale, int64_t n, int64_t v, int64_t w,
-                    int64_t lo, double scale, double weight, const mr_exec *ex)
+void ce_target_cuda(void *dtable, void *dx, const void *table, const void *x, const int32_t *target,
+                    const void *col_scale, int64_t n, int64_t v, int64_t w, int64_t lo,
+                    double scale, double weight, const mr_exec *ex)
 {
     if (n > 0)
         ce_target_kernel<<<(unsigned)n, threads_for(w), 0, stream_of(ex)>>>(

@@ -127,8 +127,8 @@ void moe_gate_bwd_cuda(void *dclean, void *dnoisy, const void *du, const void *y
 {
     if (B * L > 0)
         gate_bwd_kernel<<<(unsigned)(B * L), WARP, 0, stream_of(ex)>>>(
-            (float *)dclean, (float *)dnoisy, (const float *)du, (const float *)y,
-            (const float *)p, (const float *)t, (const float *)factor, start, L, E, d);
+            (float *)dclean, (float *)dnoisy, (const float *)du, (const float *)y, (const float *)p,
+            (const float *)t, (const float *)factor, start, L, E, d);
 }
 
 void moe_weigh_cuda(void *zv, const void *duv, const void *pv, const int32_t *start, int64_t B,

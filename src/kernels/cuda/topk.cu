@@ -102,8 +102,8 @@ __global__ static void rank_count_kernel(int32_t *count, const float *sv, const 
     if (threadIdx.x == 0) count[i] += c;
 }
 
-void rank_count_cuda(int32_t *count, const void *s, const void *target_score,
-                     const int32_t *target, int64_t n, int64_t m, int64_t lo, const mr_exec *ex)
+void rank_count_cuda(int32_t *count, const void *s, const void *target_score, const int32_t *target,
+                     int64_t n, int64_t m, int64_t lo, const mr_exec *ex)
 {
     if (n > 0)
         rank_count_kernel<<<(unsigned)n, BLOCK, 0, stream_of(ex)>>>(

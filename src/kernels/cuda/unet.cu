@@ -126,9 +126,8 @@ void frame_add_cuda(void *yv, const void *xv, const void *vv, int64_t n, int64_t
 {
     float *y = (float *)yv;
     const float *x = (const float *)xv, *v = (const float *)vv;
-    cells(n * S, c, ex, [=] __device__(int64_t i, int64_t j) {
-        y[i * c + j] = x[i * c + j] + v[i / S * c + j];
-    });
+    cells(n * S, c, ex,
+          [=] __device__(int64_t i, int64_t j) { y[i * c + j] = x[i * c + j] + v[i / S * c + j]; });
 }
 
 void upsample_fwd_cuda(void *yv, const void *xv, int64_t n, int64_t S, int64_t S2, int64_t c,

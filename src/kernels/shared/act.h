@@ -1,8 +1,8 @@
 /* Activations and the exponential, as inline functions that vectorise (CPU) and run on a device.
  * The float forms are own polynomials, because the C library's erff and expf are calls; the double
  * forms are the C library's. Error of the float forms (tests/kernels/test_act.c): relative below
- * 4e-7 for exp, erf, sigmoid, silu, and gelu at x >= 0; absolute below 4e-7 for gelu at x < 0, where
- * 1 + erf cancels, and for the two gradients, which cross zero. */
+ * 4e-7 for exp, erf, sigmoid, silu, and gelu at x >= 0; absolute below 4e-7 for gelu at x < 0,
+ * where 1 + erf cancels, and for the two gradients, which cross zero. */
 #ifndef MR_KERNELS_SHARED_ACT_H
 #define MR_KERNELS_SHARED_ACT_H
 
@@ -62,7 +62,7 @@ MR_HD float mr_erff(float x)
 MR_HD double mr_exp_f64(double x) { return exp(x); }
 MR_HD double mr_erf_f64(double x) { return erf(x); }
 
-#define mr_exp(x) _Generic((x), float: mr_expf, double: mr_exp_f64)(x)
+#define mr_exp(x) _Generic((x), float : mr_expf, double : mr_exp_f64)(x)
 
 MR_HD float mr_geluf(float x) { return 0.5f * x * (1.0f + mr_erff(x * 0.70710678118654752f)); }
 MR_HD double mr_gelu_f64(double x) { return 0.5 * x * (1.0 + erf(x * 0.70710678118654752440)); }
@@ -93,11 +93,11 @@ MR_HD double mr_silu_grad_f64(double x)
 }
 
 #ifndef __cplusplus
-#define mr_gelu(x) _Generic((x), float: mr_geluf, double: mr_gelu_f64)(x)
-#define mr_gelu_grad(x) _Generic((x), float: mr_gelu_gradf, double: mr_gelu_grad_f64)(x)
-#define mr_sigmoid(x) _Generic((x), float: mr_sigmoidf, double: mr_sigmoid_f64)(x)
-#define mr_silu(x) _Generic((x), float: mr_siluf, double: mr_silu_f64)(x)
-#define mr_silu_grad(x) _Generic((x), float: mr_silu_gradf, double: mr_silu_grad_f64)(x)
+#define mr_gelu(x) _Generic((x), float : mr_geluf, double : mr_gelu_f64)(x)
+#define mr_gelu_grad(x) _Generic((x), float : mr_gelu_gradf, double : mr_gelu_grad_f64)(x)
+#define mr_sigmoid(x) _Generic((x), float : mr_sigmoidf, double : mr_sigmoid_f64)(x)
+#define mr_silu(x) _Generic((x), float : mr_siluf, double : mr_silu_f64)(x)
+#define mr_silu_grad(x) _Generic((x), float : mr_silu_gradf, double : mr_silu_grad_f64)(x)
 #endif
 
 #endif
