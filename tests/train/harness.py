@@ -8,6 +8,7 @@ import atexit
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import tempfile
@@ -61,11 +62,17 @@ def words(args, ranks=0):
 
 def run(args, ranks=0, limit=LIMIT):
     """CompletedProcess with text output; a run over the limit has returncode None."""
+    p = subprocess.Popen(words(args, ranks), cwd=folder, env=environment(), text=True,
+                         stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
+    code = 0
     try:
-        return subprocess.run(words(args, ranks), cwd=folder, env=environment(), text=True,
-                              stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=limit)
-    except subprocess.TimeoutExpired as e:
-        return subprocess.CompletedProcess(e.cmd, None, "", "no end within %d s" % limit)
+        out, err = p.communicate(timeout=limit)
+        code = p.returncode
+    except subprocess.TimeoutExpired:
+        os.killpg(p.pid, signal.SIGKILL)
+        out, err = p.communicate()
+        code, err = None, err + "\nno end within %d s" % limit
+    return subprocess.CompletedProcess(p.args, code, out, err)
 
 
 def must(args, ranks=0):
