@@ -124,8 +124,9 @@ static mr_status epoch_event(mr_loop *l, double seconds)
 /* ---- checkpoints ---- */
 static mr_status write_checkpoint(mr_loop *l, bool is_best)
 {
-    if (!l->checkpoint_dir) return MR_OK;
     l->state.step = l->t->step;
+    l->saved_at = now();
+    if (!l->checkpoint_dir) return MR_OK;
     l->state.skipped_in_row = l->t->skipped_in_row;
     mr_checkpoint_save_args a = {.dir = l->checkpoint_dir,
                                  .params = &l->t->params,
@@ -145,12 +146,16 @@ static mr_status save(mr_loop *l, bool is_best)
 }
 
 /* ---- one epoch ---- */
-static mr_status asked_to_stop(mr_loop *l, bool *out)
+/* A stop that any rank was asked for, and a checkpoint that is due by rank 0's clock. */
+static mr_status requests(mr_loop *l, bool *stop, bool *is_due)
 {
-    int32_t flag = l->stop && *l->stop;
     mr_comm *w = l->t->world;
-    if (w->size > 1) MR_TRY(w->allreduce(w, &flag, 1, MR_I32, MR_MAX));
-    *out = flag != 0;
+    double limit = 60.0 * (double)l->t->cfg->checkpoint.every_minutes;
+    bool due = limit > 0 && l->t->step > l->state.step && now() - l->saved_at >= limit;
+    int32_t flag[2] = {l->stop && *l->stop, w->rank == 0 && due};
+    if (w->size > 1) MR_TRY(w->allreduce(w, flag, 2, MR_I32, MR_MAX));
+    *stop = flag[0] != 0;
+    *is_due = flag[1] != 0;
     return MR_OK;
 }
 
@@ -186,13 +191,14 @@ static mr_status train_epoch(mr_loop *l, double *seconds)
     char note[64];
     mr_progress_start(&bar, l->title, "step", l->state.batch_in_epoch, n, t->world->rank);
     while (l->state.batch_in_epoch < n && !steps_are_over(l)) {
-        bool stop;
-        MR_TRY(asked_to_stop(l, &stop));
+        bool stop, is_due;
+        MR_TRY(requests(l, &stop, &is_due));
         if (stop) {
             mr_progress_clear(&bar);
             MR_TRY(write_checkpoint(l, false)); /* MR_STOPPED promises one */
             return MR_STOPPED;
         }
+        if (is_due) MR_TRY(save(l, false));
         MR_TRY(mr_trainer_step(t, l->state.epoch, l->state.batch_in_epoch));
         add_step(l);
         rows += (double)t->batch.rows_global;
@@ -293,6 +299,7 @@ static mr_status load_best(mr_loop *l)
 mr_status mr_loop_run(mr_loop *l)
 {
     l->t->step = l->state.step;
+    if (l->saved_at == 0) l->saved_at = now();
     l->t->skipped_in_row = (int)l->state.skipped_in_row;
     bool is_over = l->state.is_finished || limit_reached(l);
     while (!is_over) MR_TRY(one_epoch(l, &is_over));

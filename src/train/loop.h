@@ -19,6 +19,7 @@ typedef struct mr_loop {
     const char *title;           /* of the progress line: "train sasrec" */
     volatile sig_atomic_t *stop; /* set by a signal: finish the step, checkpoint, leave; or NULL */
     mr_train_state state;        /* where to start; where it ended */
+    double saved_at; /* monotonic time of the last checkpoint; 0: when the loop starts */
     /* results */
     mr_metrics valid, test; /* valid: of the best epoch */
     double train_seconds, eval_seconds;

@@ -266,6 +266,37 @@ static void stops_at_the_end_of_an_epoch(void **state)
     assert_int_equal(system(command), 0);
 }
 
+/* checkpoint.every_minutes: the last checkpoint is long ago, so one is due after the first step. */
+static void saves_by_the_clock(void **state)
+{
+    static mr_config c;
+    mr_dataset d = {0};
+    static const char *const minutes[] = {"0", "1"};
+    (void)state;
+    make_data(&d, 40, 30, 320); /* 4 batches an epoch */
+    for (int i = 0; i < 2; i++) {
+        char dir[] = "/tmp/mealrec-loop-XXXXXX", path[80];
+        assert_non_null(mkdtemp(dir));
+        configure(&c, "model.name", "sasrec", "train.epochs", "1", "checkpoint.every_minutes",
+                  minutes[i], NULL);
+        mr_trainer *t = make_trainer(&c, &d, "cpu", false);
+        mr_loop *l = NULL;
+        OK(MR_ALLOC(&l, 1, "loop"));
+        *l = (mr_loop){.t = t, .checkpoint_dir = dir, .title = "test", .saved_at = -1e9};
+        l->state = mr_loop_state(&c, &d);
+        OK(mr_loop_run(l));
+        MR_FREE(l);
+        mr_trainer_free(&t);
+        snprintf(path, sizeof path, "%s/step-000000001", dir);
+        assert_int_equal(access(path, F_OK) == 0, i == 1);
+        snprintf(path, sizeof path, "%s/step-000000002", dir);
+        assert_int_not_equal(access(path, F_OK), 0);
+        snprintf(path, sizeof path, "rm -r %s", dir);
+        assert_int_equal(system(path), 0);
+    }
+    mr_dataset_free(&d);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -273,6 +304,7 @@ int main(void)
         cmocka_unit_test(overfits_one_batch),
         cmocka_unit_test(whole_mixture_is_the_backbone),
         cmocka_unit_test(stops_at_the_end_of_an_epoch),
+        cmocka_unit_test(saves_by_the_clock),
     };
     mr_log_init(-1, MR_LOG_ERROR);
     if (mr_comm_self(&world) != MR_OK) return 1;
