@@ -70,6 +70,7 @@ mr_status mr_run_create(mr_run **out_p, const mr_plan *plan, mr_device *dev, mr_
 void mr_run_free(mr_run **r_p);
 /* Set the batch (copied to the device where needed) and the step state; host fields of `state`. */
 mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *state);
+/* A plan with backward also uses the memory of params->grad: gradients of an earlier step are lost. */
 mr_status mr_run_forward(mr_run *r);
 /* Backward over all loss terms. on_bucket (may be NULL) is called when a dense gradient range
  * [lo, hi) of params->grad is final: gradient reduction starts there while backward goes on. */
