@@ -222,7 +222,7 @@ mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *st
     return r->dev->to_device(r->dev, r->state_dev, &r->state_host, sizeof r->state_host);
 }
 
-static mr_status run_one(mr_run *r, int id, bool forward)
+mr_status mr_run_node(mr_run *r, int id, bool forward)
 {
     const mr_node *n = &r->g->node[id];
     r->ex.scratch = at(r, &r->plan->scratch[id][forward ? 0 : 1]);
@@ -235,7 +235,7 @@ static mr_status run_one(mr_run *r, int id, bool forward)
 
 mr_status mr_run_forward(mr_run *r)
 {
-    for (int i = 0; i < r->plan->n_fwd; i++) MR_TRY(run_one(r, r->plan->fwd[i], true));
+    for (int i = 0; i < r->plan->n_fwd; i++) MR_TRY(mr_run_node(r, r->plan->fwd[i], true));
     return MR_OK;
 }
 
@@ -257,7 +257,7 @@ mr_status mr_run_backward(mr_run *r, mr_bucket_fn on_bucket, void *user)
     }
     MR_TRY(start_buckets(r, -1, on_bucket, user));
     for (int j = 0; j < r->plan->n_bwd; j++) {
-        MR_TRY(run_one(r, r->plan->bwd[j], false));
+        MR_TRY(mr_run_node(r, r->plan->bwd[j], false));
         MR_TRY(start_buckets(r, j, on_bucket, user));
     }
     return MR_OK;
