@@ -164,9 +164,11 @@ int mr_g_probe(mr_graph *g, int x)
     return mr_graph_add(g, &n);
 }
 
-/* ---- linear: y = act(x w^T + b), x [n,i], w [o,i], y [n,o] ----
+/* ---- linear: y = act(act_in(x) w^T + b), x [n,i], w [o,i], y [n,o] ----
  * The pre-activation is saved when there is an activation; backward reuses dy's memory for its
- * gradient, which nobody reads afterwards. */
+ * gradient, which nobody reads afterwards. act_in(x) lives in scratch and is computed again in
+ * backward: between a wide layer and the next one only one of the two is kept. i[0] act, i[1]
+ * act_in. */
 typedef struct linear_size {
     int64_t n, in, out;
 } linear_size;
@@ -182,13 +184,23 @@ static linear_size linear_sizes(const mr_run *r, const mr_node *n)
     return s;
 }
 
+/* What the matrix is applied to: x, or act_in(x) in scratch. */
+static const void *linear_input(mr_run *r, const mr_node *n, const linear_size *s)
+{
+    const void *x = mr_val(r, n->in[0]);
+    if (n->i[1] == MR_ACT_NONE) return x;
+    r->k->axpy(r->ex.scratch, x, s->n * s->in, 1.0, 0, &r->ex);
+    r->k->bias_act_fwd(r->ex.scratch, NULL, NULL, s->n, s->in, (int)n->i[1], &r->ex);
+    return r->ex.scratch;
+}
+
 static mr_status linear_forward(mr_run *r, const mr_node *n)
 {
     linear_size s = linear_sizes(r, n);
     void *y = mr_val(r, mr_node_id(r, n));
     int act = (int)n->i[0];
-    r->k->gemm(y, mr_val(r, n->in[0]), mr_pval(r, n, 0), s.n, s.out, s.in, 0, 1, s.in, s.in, s.out,
-               1.0, 0.0, &r->ex);
+    r->k->gemm(y, linear_input(r, n, &s), mr_pval(r, n, 0), s.n, s.out, s.in, 0, 1, s.in, s.in,
+               s.out, 1.0, 0.0, &r->ex);
     if (n->param[1] >= 0 || act != MR_ACT_NONE)
         r->k->bias_act_fwd(y, act != MR_ACT_NONE ? mr_saved(r, n, 0) : NULL, mr_pval(r, n, 1), s.n,
                            s.out, act, &r->ex);
@@ -201,20 +213,26 @@ static mr_status linear_backward(mr_run *r, const mr_node *n)
     void *dy = mr_grad(r, mr_node_id(r, n));
     if (n->i[0] != MR_ACT_NONE)
         r->k->act_bwd(dy, dy, mr_saved(r, n, 0), s.n, s.out, (int)n->i[0], &r->ex);
-    r->k->gemm(mr_pgrad(r, n, 0), dy, mr_val(r, n->in[0]), s.out, s.in, s.n, 1, 0, s.out, s.in,
+    r->k->gemm(mr_pgrad(r, n, 0), dy, linear_input(r, n, &s), s.out, s.in, s.n, 1, 0, s.out, s.in,
                s.in, 1.0, mr_pacc(r, n, 0), &r->ex);
     if (n->param[1] >= 0)
         r->k->col_sum(mr_pgrad(r, n, 1), dy, s.n, s.out, mr_pacc(r, n, 1), &r->ex);
-    if (mr_wants(r, n, 0))
-        r->k->gemm(mr_grad(r, n->in[0]), dy, mr_pval(r, n, 0), s.n, s.in, s.out, 0, 0, s.out, s.in,
-                   s.in, 1.0, mr_acc(r, n, 0), &r->ex);
+    if (!mr_wants(r, n, 0)) return MR_OK;
+    bool act_in = n->i[1] != MR_ACT_NONE;
+    void *dx = mr_grad(r, n->in[0]), *da = act_in ? r->ex.scratch : dx;
+    int acc = mr_acc(r, n, 0);
+    r->k->gemm(da, dy, mr_pval(r, n, 0), s.n, s.in, s.out, 0, 0, s.out, s.in, s.in, 1.0,
+               act_in ? 0 : acc, &r->ex);
+    if (!act_in) return MR_OK;
+    r->k->act_bwd(acc ? da : dx, da, mr_val(r, n->in[0]), s.n, s.in, (int)n->i[1], &r->ex);
+    if (acc) r->k->axpy(dx, da, s.n * s.in, 1.0, 1, &r->ex);
     return MR_OK;
 }
 
 const mr_op mr_op_linear = {
     .name = "linear", .bwd_in = 1, .forward = linear_forward, .backward = linear_backward};
 
-int mr_g_linear(mr_graph *g, int x, int w, int b, int act)
+static int add_linear(mr_graph *g, int x, int w, int b, int act_in, int act)
 {
     if (x < 0) return -1;
     if (w < 0) return mr_graph_fail(g, "linear: no weight");
@@ -231,6 +249,9 @@ int mr_g_linear(mr_graph *g, int x, int w, int b, int act)
     n.param[1] = b;
     n.n_param = 2;
     n.i[0] = act;
+    n.i[1] = act_in;
+    if (act_in != MR_ACT_NONE)
+        n.scratch_bytes = (size_t)(a->dim[0] * mr_node_inner(g, x)) * g->real_bytes;
     if (act != MR_ACT_NONE)
         n.saved[n.n_saved++] =
             (mr_saved_spec){a->space,
@@ -238,4 +259,14 @@ int mr_g_linear(mr_graph *g, int x, int w, int b, int act)
                                                        : n.dim[1] * n.dim[2] * n.dim[3],
                             0};
     return mr_graph_add(g, &n);
+}
+
+int mr_g_linear(mr_graph *g, int x, int w, int b, int act)
+{
+    return add_linear(g, x, w, b, MR_ACT_NONE, act);
+}
+
+int mr_g_act_linear(mr_graph *g, int x, int act_in, int w, int b)
+{
+    return add_linear(g, x, w, b, act_in, MR_ACT_NONE);
 }

@@ -24,6 +24,9 @@ int mr_g_leaf(mr_graph *g, int param, mr_space space);
 int mr_g_probe(mr_graph *g, int x);
 /* y[.., o] = act(x[.., i] w[o, i]^T + b[o]); b may be -1; acts over the last dimension */
 int mr_g_linear(mr_graph *g, int x, int w, int b, int act);
+/* y[.., o] = act_in(x)[.., i] w[o, i]^T + b[o]: as linear with act, then linear, but act_in(x) is
+ * computed again in backward instead of being kept */
+int mr_g_act_linear(mr_graph *g, int x, int act_in, int w, int b);
 
 /* ---- op_norm.c ---- */
 /* y = dropout(LN(dropout(x) + residual)) over the last dimension; residual, gamma, beta may be -1;

@@ -130,8 +130,8 @@ static void lifetimes(const mr_graph *g, const marks *m, mr_plan *p)
             if (b >= 0) live_at(&p->saved[id][k], b);
         }
         if (is_loss(g, id)) p->val[id].first = -1; /* lives in the loss slots */
-        if (n->scratch_bytes > (size_t)p->scratch_bytes)
-            p->scratch_bytes = (int64_t)n->scratch_bytes;
+        if (n->scratch_bytes > 0 && f >= 0) live_at(&p->scratch[id][0], f);
+        if (n->scratch_bytes > 0 && b >= 0) live_at(&p->scratch[id][1], b);
     }
     for (int i = 0; i < g->n_outputs; i++)
         if (!is_loss(g, p->root[g->output[i].node]))
@@ -141,13 +141,14 @@ static void lifetimes(const mr_graph *g, const marks *m, mr_plan *p)
 /* Sizes, then places. */
 static mr_status place(const mr_graph *g, mr_plan *p)
 {
-    mr_slot **list = NULL;
-    int n = 0;
-    MR_TRY(MR_ALLOC(&list, (int64_t)g->n_nodes * (2 + MR_MAX_SAVED), "plan buffers"));
+    mr_slot **list = NULL, fixed[2 * MR_MAX_PARAMS + 2];
+    int n = 0, n_fixed = 0;
+    MR_TRY(MR_ALLOC(&list, (int64_t)g->n_nodes * (4 + MR_MAX_SAVED), "plan buffers"));
     for (int id = 0; id < g->n_nodes; id++) {
         const mr_node *nd = &g->node[id];
         int64_t bytes = nd->dim[0] * mr_node_inner(g, id) * (int64_t)g->real_bytes;
         p->val[id].bytes = p->grad[id].bytes = bytes;
+        p->val[id].is_partial = p->grad[id].is_partial = nd->space >= MR_SPACE_TOK0;
         if (p->val[id].first >= 0) list[n++] = &p->val[id];
         if (p->grad[id].first >= 0) list[n++] = &p->grad[id];
         for (int k = 0; k < nd->n_saved; k++) {
@@ -155,10 +156,17 @@ static mr_status place(const mr_graph *g, mr_plan *p)
             mr_slot *s = &p->saved[id][k];
             s->bytes = mr_space_cap(g, sp->space) * sp->inner *
                        (sp->elem ? sp->elem : (int64_t)g->real_bytes);
+            s->is_partial = sp->space >= MR_SPACE_TOK0;
             if (s->first >= 0) list[n++] = s;
         }
+        for (int k = 0; k < 2; k++) {
+            p->scratch[id][k].bytes = (int64_t)nd->scratch_bytes;
+            if (p->scratch[id][k].first >= 0) list[n++] = &p->scratch[id][k];
+        }
     }
-    mr_status st = mr_place_slots(list, n, p->is_private, &p->ws_bytes);
+    if (p->backward && !p->is_private && g->params->grad) n_fixed = mr_gradient_slots(p, fixed);
+    mr_status st = mr_place_slots(list, n, fixed, n_fixed, p->is_private, &p->ws_bytes);
+    p->ws_bytes -= p->grad_bytes;
     MR_FREE(list);
     return st;
 }
@@ -203,6 +211,7 @@ static mr_status alloc_plan(mr_plan *p, marks *m, int n)
     MR_TRY(MR_ALLOC(&p->val, n, "plan"));
     MR_TRY(MR_ALLOC(&p->grad, n, "plan"));
     MR_TRY(MR_ALLOC(&p->saved, n, "plan"));
+    MR_TRY(MR_ALLOC(&p->scratch, n, "plan"));
     MR_TRY(MR_ALLOC(&p->acc_in, n, "plan"));
     MR_TRY(MR_ALLOC(&p->acc_param, n, "plan"));
     MR_TRY(MR_ALLOC(&m->live, n, "plan"));
@@ -212,7 +221,7 @@ static mr_status alloc_plan(mr_plan *p, marks *m, int n)
     MR_TRY(MR_ALLOC(&m->bwd_at, n, "plan"));
     const mr_slot none = {.offset = -1, .first = -1, .last = -1};
     for (int i = 0; i < n; i++) {
-        p->val[i] = p->grad[i] = none;
+        p->val[i] = p->grad[i] = p->scratch[i][0] = p->scratch[i][1] = none;
         for (int k = 0; k < MR_MAX_SAVED; k++) p->saved[i][k] = none;
     }
     return MR_OK;
@@ -264,6 +273,7 @@ void mr_plan_free(mr_plan **p_p)
     MR_FREE(p->val);
     MR_FREE(p->grad);
     MR_FREE(p->saved);
+    MR_FREE(p->scratch);
     MR_FREE(p->acc_in);
     MR_FREE(p->acc_param);
     MR_FREE(*p_p);

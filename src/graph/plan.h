@@ -12,6 +12,7 @@ typedef struct mr_slot { /* one buffer of the workspace */
     int64_t offset;      /* bytes; -1 = none */
     int64_t bytes;
     int first, last; /* steps in which it is live: forward 0..n-1, backward n.. */
+    bool is_partial; /* sized for full histories: a batch seldom fills it */
 } mr_slot;
 
 typedef struct mr_bucket {
@@ -19,6 +20,9 @@ typedef struct mr_bucket {
     int after;      /* index into bwd[] after which it is complete; -1 = before backward */
 } mr_bucket;
 
+/* Offsets. A plan with backward lays its buffers over the gradient block as well: until a
+ * parameter's gradient is first written, its place is free. Offsets below grad_bytes are in
+ * params->grad, the rest (less grad_bytes) in the run's own workspace. */
 typedef struct mr_plan {
     const mr_graph *g;
     bool backward;   /* has a backward part */
@@ -29,11 +33,13 @@ typedef struct mr_plan {
     bool *needs_grad;    /* [n_nodes] */
     mr_slot *val, *grad; /* [n_nodes] */
     mr_slot (*saved)[MR_MAX_SAVED];
+    mr_slot (*scratch)[2];           /* [n_nodes] of forward and backward, each live in one step */
     unsigned *acc_in, *acc_param;    /* [n_nodes] bit masks */
     int n_zero, zero[MR_MAX_PARAMS]; /* parameters without any gradient: zeroed before backward */
     int n_buckets;
     mr_bucket bucket[256];
-    int64_t ws_bytes, scratch_bytes;
+    int64_t grad_bytes; /* of the gradient block, 0 = not used for buffers */
+    int64_t ws_bytes;   /* of the workspace beside it */
 } mr_plan;
 
 /* Compile. backward = false: only what the outputs and losses need, nothing kept.

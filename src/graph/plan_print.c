@@ -69,8 +69,7 @@ void mr_plan_print(const mr_plan *p, FILE *f)
         fprintf(f, "loss %-8s weight %g, node %%%d\n", p->g->loss[i].name, p->g->loss[i].weight,
                 p->g->loss[i].node);
     fprintf(f,
-            "workspace %.1f MB, scratch %.1f MB, %d forward and %d backward steps, "
+            "workspace %.1f MB beside the gradients, %d forward and %d backward steps, "
             "%d gradient buckets\n",
-            (double)p->ws_bytes / 1e6, (double)p->scratch_bytes / 1e6, p->n_fwd, p->n_bwd,
-            p->n_buckets);
+            (double)p->ws_bytes / 1e6, p->n_fwd, p->n_bwd, p->n_buckets);
 }

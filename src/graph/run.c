@@ -24,20 +24,25 @@ static char *loss_base(const mr_run *r)
                : (char *)r->params->grad + r->params->n_dense * (int64_t)r->params->real_bytes;
 }
 
+static void *at(const mr_run *r, const mr_slot *s)
+{
+    if (s->offset < 0) return NULL;
+    int64_t own = s->offset - r->plan->grad_bytes;
+    return own < 0 ? (char *)r->params->grad + s->offset : r->ws + own;
+}
+
 void *mr_val(const mr_run *r, int id)
 {
     if (id < 0) return NULL;
     int li = loss_index(r, id);
     if (li >= 0) return loss_base(r) + (size_t)li * r->g->real_bytes;
-    const mr_slot *s = &r->plan->val[r->plan->root[id]];
-    return s->offset < 0 ? NULL : r->ws + s->offset;
+    return at(r, &r->plan->val[r->plan->root[id]]);
 }
 
 void *mr_grad(const mr_run *r, int id)
 {
     if (id < 0 || !r->plan->needs_grad[id]) return NULL;
-    const mr_slot *s = &r->plan->grad[r->plan->root[id]];
-    return s->offset < 0 ? NULL : r->ws + s->offset;
+    return at(r, &r->plan->grad[r->plan->root[id]]);
 }
 
 bool mr_wants(const mr_run *r, const mr_node *n, int slot)
@@ -52,8 +57,7 @@ int mr_acc(const mr_run *r, const mr_node *n, int slot)
 
 void *mr_saved(const mr_run *r, const mr_node *n, int i)
 {
-    const mr_slot *s = &r->plan->saved[mr_node_id(r, n)][i];
-    return s->offset < 0 ? NULL : r->ws + s->offset;
+    return at(r, &r->plan->saved[mr_node_id(r, n)][i]);
 }
 
 static void *param_at(const mr_run *r, const mr_node *n, int slot, void *base)
@@ -120,20 +124,15 @@ mr_status mr_run_create(mr_run **out_p, const mr_plan *plan, mr_device *dev, mr_
     MR_TRY_GOTO(mr_kernels_for(&r->k, dev->name), st, fail);
     MR_TRY_GOTO(dev->alloc(dev, (void **)&r->ws, (size_t)plan->ws_bytes, "step workspace"), st,
                 fail);
-    MR_TRY_GOTO(dev->alloc(dev, &r->ex.scratch, (size_t)plan->scratch_bytes, "step scratch"), st,
-                fail);
     MR_TRY_GOTO(dev->alloc(dev, (void **)&r->state_dev, sizeof *r->state_dev, "step state"), st,
                 fail);
-    r->ex.scratch_bytes = (size_t)plan->scratch_bytes;
     r->ex.state = r->state_dev;
     if (!params->grad)
         MR_TRY_GOTO(dev->alloc(dev, (void **)&r->loss_slots, MR_LOSS_SLOTS * r->g->real_bytes,
                                "loss slots"),
                     st, fail);
-    if (plan->is_private) {
+    if (plan->is_private)
         MR_TRY_GOTO(dev->fill(dev, r->ws, 0xFF, (size_t)plan->ws_bytes), st, fail);
-        MR_TRY_GOTO(dev->fill(dev, r->ex.scratch, 0xFF, (size_t)plan->scratch_bytes), st, fail);
-    }
     *out_p = r;
     return MR_OK;
 fail:
@@ -148,7 +147,6 @@ void mr_run_free(mr_run **r_p)
     mr_run *r = r_p ? *r_p : NULL;
     if (!r) return;
     r->dev->free(r->dev, r->ws);
-    r->dev->free(r->dev, r->ex.scratch);
     r->dev->free(r->dev, r->state_dev);
     r->dev->free(r->dev, r->loss_slots);
     free_inputs(r);
@@ -231,9 +229,11 @@ mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *st
     return r->dev->to_device(r->dev, r->state_dev, &r->state_host, sizeof r->state_host);
 }
 
-static mr_status run_one(mr_run *r, int id, bool forward)
+mr_status mr_run_node(mr_run *r, int id, bool forward)
 {
     const mr_node *n = &r->g->node[id];
+    r->ex.scratch = at(r, &r->plan->scratch[id][forward ? 0 : 1]);
+    r->ex.scratch_bytes = n->scratch_bytes;
     r->dev->enter(r->dev);
     mr_status st = forward ? n->op->forward(r, n) : n->op->backward(r, n);
     r->dev->leave(r->dev);
@@ -242,7 +242,7 @@ static mr_status run_one(mr_run *r, int id, bool forward)
 
 mr_status mr_run_forward(mr_run *r)
 {
-    for (int i = 0; i < r->plan->n_fwd; i++) MR_TRY(run_one(r, r->plan->fwd[i], true));
+    for (int i = 0; i < r->plan->n_fwd; i++) MR_TRY(mr_run_node(r, r->plan->fwd[i], true));
     return MR_OK;
 }
 
@@ -264,7 +264,7 @@ mr_status mr_run_backward(mr_run *r, mr_bucket_fn on_bucket, void *user)
     }
     MR_TRY(start_buckets(r, -1, on_bucket, user));
     for (int j = 0; j < r->plan->n_bwd; j++) {
-        MR_TRY(run_one(r, r->plan->bwd[j], false));
+        MR_TRY(mr_run_node(r, r->plan->bwd[j], false));
         MR_TRY(start_buckets(r, j, on_bucket, user));
     }
     return MR_OK;

@@ -71,7 +71,11 @@ mr_status mr_run_create(mr_run **out_p, const mr_plan *plan, mr_device *dev, mr_
 void mr_run_free(mr_run **r_p);
 /* Set the batch (copied to the device where needed) and the step state; host fields of `state`. */
 mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *state);
+/* A plan with backward also uses the memory of params->grad: gradients of an earlier step are lost.
+ */
 mr_status mr_run_forward(mr_run *r);
+/* One node of the plan, with its scratch memory: what forward and backward consist of. */
+mr_status mr_run_node(mr_run *r, int id, bool forward);
 /* Backward over all loss terms. on_bucket (may be NULL) is called when a dense gradient range
  * [lo, hi) of params->grad is final: gradient reduction starts there while backward goes on. */
 typedef mr_status (*mr_bucket_fn)(void *user, int64_t lo, int64_t hi);

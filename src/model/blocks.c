@@ -87,8 +87,8 @@ int mr_block_after_attention(mr_build *m, const mr_layer_params *p, int ctx, int
     mr_graph *g = m->g;
     int o = mr_g_linear(g, ctx, p->o.w, p->o.b, MR_ACT_NONE);
     int h = mr_g_layer_norm(g, o, residual, p->norm1.w, p->norm1.b, LN_EPS, dropout, 0);
-    int f = mr_g_linear(g, h, p->fc1.w, p->fc1.b, MR_ACT_GELU);
-    f = mr_g_linear(g, f, p->fc2.w, p->fc2.b, MR_ACT_NONE);
+    int f = mr_g_linear(g, h, p->fc1.w, p->fc1.b, MR_ACT_NONE);
+    f = mr_g_act_linear(g, f, MR_ACT_GELU, p->fc2.w, p->fc2.b);
     return mr_g_layer_norm(g, f, h, p->norm2.w, p->norm2.b, LN_EPS, dropout, 0);
 }
 

@@ -86,7 +86,7 @@ mr_status mr_demo_run(const mr_config *from, int argc, const char *const *argv)
     mr_status st;
     MR_TRY(configure(&cfg[0], from, "demo-backbone", "sasrec"));
     MR_TRY(configure(&cfg[1], from, "demo", "mealrec"));
-    MR_TRY(mr_session_open(&s, &cfg[0]));
+    MR_TRY(mr_session_open(&s, &cfg[1])); /* keeps the features of both */
     MR_TRY_GOTO(MR_ALLOC(&job, 2, "jobs"), st, done);
     for (int i = 0; i < 2; i++)
         job[i] = (mr_job){.cfg = &cfg[i],

@@ -66,7 +66,7 @@ static void describe(const mr_job *j, const mr_trainer *t)
     mr_info("model: %lld parameters; %d rank(s), device %s, item table shared by %d rank(s)",
             (long long)mr_params_count(&t->params), t->world->size, t->dev->name, t->items->size);
     mr_info("memory: step workspace %.1f MB, parameters with gradients and moments %.1f MB",
-            (double)(t->train_plan->ws_bytes + t->train_plan->scratch_bytes) / 1e6,
+            (double)t->train_plan->ws_bytes / 1e6,
             4.0 * (double)t->params.n_total * (double)t->params.real_bytes / 1e6);
 }
 

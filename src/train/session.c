@@ -10,6 +10,7 @@
 #include "data/synth.h"
 #include "dist/topo.h"
 #include "io/h5_dataset.h"
+#include "model/model.h"
 
 #define VALUE_BYTES (2 * MR_STR) /* of an option as text */
 
@@ -69,12 +70,25 @@ mr_status mr_session_start(mr_session *s, const mr_config *cfg)
     return MR_OK;
 }
 
+/* Features that cfg's model never reads need not stay: they are most of the memory of a data set.
+ * The checksum still speaks for the whole file. */
+static void drop_unused(mr_dataset *d, const mr_config *cfg)
+{
+    bool is_mealrec = mr_model_is_mealrec(cfg);
+    if (!(is_mealrec && cfg->tcd.enabled)) MR_FREE(d->visual.data);
+    if (!is_mealrec) MR_FREE(d->frames.data);
+    if (!mr_model_uses_text(cfg)) MR_FREE(d->text.data);
+}
+
 mr_status mr_session_load(mr_session *s, const mr_config *cfg)
 {
     MR_TRY(mr_comm_agree(s->world, load_data(s, cfg)));
-    if (cfg->data.frames_noise <= 0) return MR_OK;
-    return mr_comm_agree(
-        s->world, mr_dataset_add_noise(&s->data, cfg->data.frames_noise, (uint64_t)cfg->run.seed));
+    mr_status st = MR_OK;
+    if (cfg->data.frames_noise > 0)
+        st = mr_comm_agree(s->world, mr_dataset_add_noise(&s->data, cfg->data.frames_noise,
+                                                          (uint64_t)cfg->run.seed));
+    drop_unused(&s->data, cfg);
+    return st;
 }
 
 mr_status mr_session_open(mr_session *s, const mr_config *cfg)

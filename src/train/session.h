@@ -12,7 +12,8 @@ typedef struct mr_session {
 } mr_session;
 
 /* Start communication (dist.comm), set the number of threads, read data.path on all ranks (or make
- * the built-in synthetic demo when it is empty), add data.frames_noise. Collective. */
+ * the built-in synthetic demo when it is empty), add data.frames_noise; features that cfg's model
+ * does not read are not kept. Collective. */
 mr_status mr_session_open(mr_session *s, const mr_config *cfg);
 /* The two halves of it: communication and threads; then the data. */
 mr_status mr_session_start(mr_session *s, const mr_config *cfg);

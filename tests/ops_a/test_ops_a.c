@@ -22,10 +22,23 @@ static int build_linear(mr_graph *g, const void *arg)
     return mr_g_linear(g, x, w, b, MR_ACT_GELU);
 }
 
+/* Twice on one input: its gradient is written once and added to once. */
+static int build_act_linear(mr_graph *g, const void *arg)
+{
+    (void)arg;
+    int x = op_leaf(g, "x", MR_SPACE_ROWS, 3, 2, 5, 1, 1.0);
+    int w = op_param(g, "w", 2, 3, 5, 1, 0.5, 0);
+    int b = op_param(g, "b", 1, 3, 1, 1, 0.5, 0);
+    return mr_g_add(g, mr_g_act_linear(g, x, MR_ACT_GELU, w, b),
+                    mr_g_act_linear(g, x, MR_ACT_SILU, w, -1));
+}
+
 static void test_linear(void **state)
 {
     (void)state;
     op_check(&(op_case){"linear", {.rows = 4, .L = 3, .n_items = 9}, .build = build_linear});
+    op_check(
+        &(op_case){"act_linear", {.rows = 4, .L = 3, .n_items = 9}, .build = build_act_linear});
 }
 
 /* ---- dropout ---- */
