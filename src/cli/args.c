@@ -300,6 +300,17 @@ static void print_program_help(FILE *f, const mr_command *const *commands, int n
                "configuration.\n");
 }
 
+int mr_args_launcher_rank(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK",
+                                        "SLURM_PROCID"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        const char *v = getenv(names[i]);
+        if (v && *v >= '0' && *v <= '9') return atoi(v);
+    }
+    return -1;
+}
+
 void mr_args_help(FILE *f, const mr_command *command, const mr_command *const *commands, int n)
 {
     if (!command) {

@@ -86,7 +86,7 @@ static mr_status alloc_flat(mr_params *ps, void **out_p, const char *what)
     return ps->dev->fill(ps->dev, *out_p, 0, bytes);
 }
 
-mr_status mr_params_alloc(mr_params *ps, mr_device *dev, int rank, int n_ranks, bool with_optimizer)
+void mr_params_layout(mr_params *ps, mr_device *dev, int rank, int n_ranks)
 {
     int64_t at = 0;
     ps->dev = dev;
@@ -109,6 +109,11 @@ mr_status mr_params_alloc(mr_params *ps, mr_device *dev, int rank, int n_ranks, 
     }
     ps->n_total = at;
     ps->is_frozen = true;
+}
+
+mr_status mr_params_alloc(mr_params *ps, mr_device *dev, int rank, int n_ranks, bool with_optimizer)
+{
+    mr_params_layout(ps, dev, rank, n_ranks);
     MR_TRY(alloc_flat(ps, &ps->value, "parameters"));
     if (!with_optimizer) return MR_OK;
     MR_TRY(alloc_flat(ps, &ps->grad, "gradients"));

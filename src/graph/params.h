@@ -14,7 +14,7 @@
 #include "base/status.h"
 #include "tensor/device.h"
 
-#define MR_MAX_PARAMS 256
+#define MR_MAX_PARAMS 1280
 #define MR_MAX_PARTS 3
 #define MR_LOSS_SLOTS 16 /* elements reserved after the dense gradients */
 
@@ -77,6 +77,8 @@ int mr_param_find(const mr_params *ps, const char *name); /* id or -1 */
  * only. */
 mr_status mr_params_alloc(mr_params *ps, mr_device *dev, int rank, int n_ranks,
                           bool with_optimizer);
+/* Its first half: sizes and offsets only, no memory. */
+void mr_params_layout(mr_params *ps, mr_device *dev, int rank, int n_ranks);
 mr_status mr_params_init(mr_params *ps, uint64_t seed);
 void mr_params_free(mr_params *ps);
 int64_t
