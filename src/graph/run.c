@@ -36,7 +36,9 @@ void *mr_val(const mr_run *r, int id)
     if (id < 0) return NULL;
     int li = loss_index(r, id);
     if (li >= 0) return loss_base(r) + (size_t)li * r->g->real_bytes;
-    return at(r, &r->plan->val[r->plan->root[id]]);
+    int root = r->plan->root[id];
+    const mr_slot *again = &r->plan->again[root];
+    return at(r, r->in_backward && again->first >= 0 ? again : &r->plan->val[root]);
 }
 
 void *mr_grad(const mr_run *r, int id)
@@ -229,10 +231,10 @@ mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *st
     return r->dev->to_device(r->dev, r->state_dev, &r->state_host, sizeof r->state_host);
 }
 
-mr_status mr_run_node(mr_run *r, int id, bool forward)
+static mr_status run_node(mr_run *r, int id, bool forward)
 {
     const mr_node *n = &r->g->node[id];
-    r->ex.scratch = at(r, &r->plan->scratch[id][forward ? 0 : 1]);
+    r->ex.scratch = at(r, &r->plan->scratch[id][r->in_backward]);
     r->ex.scratch_bytes = n->scratch_bytes;
     r->dev->enter(r->dev);
     mr_status st = forward ? n->op->forward(r, n) : n->op->backward(r, n);
@@ -240,9 +242,23 @@ mr_status mr_run_node(mr_run *r, int id, bool forward)
     return st;
 }
 
+mr_status mr_run_forward_step(mr_run *r, int i)
+{
+    r->in_backward = false;
+    return run_node(r, r->plan->fwd[i], true);
+}
+
+mr_status mr_run_backward_step(mr_run *r, int j)
+{
+    r->in_backward = true;
+    for (int id = 0; id < r->g->n_nodes; id++)
+        if (r->plan->again[id].first == r->plan->n_fwd + j) MR_TRY(run_node(r, id, true));
+    return run_node(r, r->plan->bwd[j], false);
+}
+
 mr_status mr_run_forward(mr_run *r)
 {
-    for (int i = 0; i < r->plan->n_fwd; i++) MR_TRY(mr_run_node(r, r->plan->fwd[i], true));
+    for (int i = 0; i < r->plan->n_fwd; i++) MR_TRY(mr_run_forward_step(r, i));
     return MR_OK;
 }
 
@@ -264,7 +280,7 @@ mr_status mr_run_backward(mr_run *r, mr_bucket_fn on_bucket, void *user)
     }
     MR_TRY(start_buckets(r, -1, on_bucket, user));
     for (int j = 0; j < r->plan->n_bwd; j++) {
-        MR_TRY(mr_run_node(r, r->plan->bwd[j], false));
+        MR_TRY(mr_run_backward_step(r, j));
         MR_TRY(start_buckets(r, j, on_bucket, user));
     }
     return MR_OK;

@@ -34,6 +34,7 @@ struct mr_run {
     mr_exchange *xch[MR_MAX_SEQ]; /* row exchange of each sequence set, planned for this batch */
     /* Diffusion schedule, length steps + 1, index t = 0..T (host memory, constant). */
     const double *abar, *c1, *c2, *s2;
+    bool in_backward; /* values that are computed twice are the second ones */
     int64_t t_max;
     const mr_int_list *t_set; /* n = 0: t uniform in 1..T */
     char *ws;                 /* workspace block */
@@ -74,8 +75,9 @@ mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *st
 /* A plan with backward also uses the memory of params->grad: gradients of an earlier step are lost.
  */
 mr_status mr_run_forward(mr_run *r);
-/* One node of the plan, with its scratch memory: what forward and backward consist of. */
-mr_status mr_run_node(mr_run *r, int id, bool forward);
+/* One step of the plan, fwd[i] or bwd[j]: what forward and backward consist of. */
+mr_status mr_run_forward_step(mr_run *r, int i);
+mr_status mr_run_backward_step(mr_run *r, int j);
 /* Backward over all loss terms. on_bucket (may be NULL) is called when a dense gradient range
  * [lo, hi) of params->grad is final: gradient reduction starts there while backward goes on. */
 typedef mr_status (*mr_bucket_fn)(void *user, int64_t lo, int64_t hi);
