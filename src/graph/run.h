@@ -17,6 +17,18 @@ typedef struct mr_features {
     mr_feature visual, frames, text;
 } mr_features;
 
+/* The lists of a planned row exchange (mr_exchange) in device memory. */
+typedef struct mr_exchange_lists {
+    const int32_t *unique_id, *inv, *csr_start, *csr_pos;
+    const int32_t *give_row, *own_row, *own_start, *own_pos; /* not for one rank alone */
+} mr_exchange_lists;
+
+typedef struct mr_device_copy { /* of a host array; owned by the run */
+    void *ptr;
+    int64_t bytes;
+} mr_device_copy;
+enum { MR_DEVICE_COPIES = 6 + MR_MAX_SEQ * 15 };
+
 struct mr_run {
     const mr_plan *plan;
     const mr_graph *g;
@@ -28,18 +40,20 @@ struct mr_run {
     const mr_batch *host;         /* the batch as the host sees it (counts, rank_rows) */
     mr_batch in;                  /* the same with device pointers */
     int64_t count[MR_N_SPACES];   /* actual leading rows of each space */
-    mr_comm *items;               /* ranks that share the item table */
-    mr_comm *world;               /* all ranks */
+    mr_comm *items;               /* ranks that share the item table; buffers in device memory */
+    mr_comm *world;               /* all ranks; the same */
     int group0;                   /* world rank of items' rank 0: host->rank_rows[group0 + i] */
     mr_exchange *xch[MR_MAX_SEQ]; /* row exchange of each sequence set, planned for this batch */
+    mr_exchange_lists lists[MR_MAX_SEQ]; /* the same for kernels */
     /* Diffusion schedule, length steps + 1, index t = 0..T (host memory, constant). */
-    const double *abar, *c1, *c2, *s2;
-    bool in_backward; /* values that are computed twice are the second ones */
+    const double *abar_host, *c1, *c2, *s2;
+    const double *abar; /* for kernels */
+    bool in_backward;   /* values that are computed twice are the second ones */
     int64_t t_max;
-    const mr_int_list *t_set; /* n = 0: t uniform in 1..T */
-    char *ws;                 /* workspace block */
-    char *loss_slots;         /* NULL: the slots behind the dense gradients */
-    bool has_mirror;          /* in's arrays are device copies owned by the run */
+    const mr_int_list *t_set;              /* n = 0: t uniform in 1..T */
+    char *ws;                              /* workspace block */
+    char *loss_slots;                      /* NULL: the slots behind the dense gradients */
+    mr_device_copy copy[MR_DEVICE_COPIES]; /* in's arrays, lists and abar; host_memory: none */
     mr_step_state state_host, *state_dev;
 };
 
