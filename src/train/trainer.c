@@ -93,7 +93,7 @@ mr_status mr_trainer_run(mr_trainer *t, mr_run **out_p, const mr_plan *plan)
     r->items = t->items;
     r->world = t->world;
     r->group0 = t->group0;
-    r->abar = t->sched.abar;
+    r->abar_host = t->sched.abar;
     r->c1 = t->sched.c1;
     r->c2 = t->sched.c2;
     r->s2 = t->sched.s2;
