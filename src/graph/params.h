@@ -59,6 +59,7 @@ typedef struct mr_params {
     size_t real_bytes;
     int64_t n_dense;            /* elements of the dense part (a multiple of 16) */
     int64_t n_total;            /* dense + loss slots + sharded rows */
+    bool has_grad;              /* grad, m, v exist, or would if this were not a layout alone */
     void *value, *grad, *m, *v; /* [n_total] device memory */
 } mr_params;
 
@@ -78,7 +79,7 @@ int mr_param_find(const mr_params *ps, const char *name); /* id or -1 */
 mr_status mr_params_alloc(mr_params *ps, mr_device *dev, int rank, int n_ranks,
                           bool with_optimizer);
 /* Its first half: sizes and offsets only, no memory. */
-void mr_params_layout(mr_params *ps, mr_device *dev, int rank, int n_ranks);
+void mr_params_layout(mr_params *ps, mr_device *dev, int rank, int n_ranks, bool with_optimizer);
 mr_status mr_params_init(mr_params *ps, uint64_t seed);
 void mr_params_free(mr_params *ps);
 int64_t

@@ -112,7 +112,7 @@ static mr_status make_training(mr_trainer *t, const mr_trainer_opts *o)
     t->table = mr_param_find(&t->params, "item.weight");
     t->table_rows = t->params.p[t->table].dim[0];
     if (o->is_dry) {
-        mr_params_layout(&t->params, t->dev, t->items->rank, t->items->size);
+        mr_params_layout(&t->params, t->dev, t->items->rank, t->items->size, o->optimizer);
     } else {
         MR_TRY(mr_params_alloc(&t->params, t->dev, t->items->rank, t->items->size, o->optimizer));
         MR_TRY(mr_params_init(&t->params, (uint64_t)t->cfg->run.seed));
