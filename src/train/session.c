@@ -60,8 +60,8 @@ static mr_status same_configuration(mr_comm *world, const mr_config *cfg)
 mr_status mr_session_start(mr_session *s, const mr_config *cfg)
 {
     memset(s, 0, sizeof *s);
-    MR_CHECK(strcmp(cfg->dist.comm, "nccl"), MR_ERR_CONFIG,
-             "dist.comm=nccl needs a GPU run; this program trains on the CPU, use auto or mpi");
+    MR_CHECK(strcmp(cfg->dist.comm, "nccl") || !strcmp(cfg->run.device, "cuda"), MR_ERR_CONFIG,
+             "dist.comm=nccl needs --run.device=cuda; use auto or mpi for a run on the CPU");
     bool self = !strcmp(cfg->dist.comm, "self");
     MR_TRY(self ? mr_comm_self(&s->world) : mr_comm_mpi_world(&s->world));
     mr_log_init(s->world->size > 1 ? s->world->rank : -1, MR_LOG_INFO);

@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "train/own_device.h"
 
 const char *mr_trainer_device(const mr_config *cfg)
 {
@@ -32,26 +33,18 @@ static mr_status make_groups(mr_trainer *t)
     return t->world->split(t->world, t->world->rank % G, &t->replicas);
 }
 
-/* comm for buffers in device memory; NULL stays NULL. */
-static mr_status device_comm(mr_trainer *t, mr_comm *comm, mr_comm **out_p)
-{
-    *out_p = comm;
-    if (!comm || t->dev->host_memory) return MR_OK;
-    *out_p = NULL;
-    return mr_comm_staged(comm, t->dev, out_p);
-}
-
+/* Dense sums and the item table's collectives get communicators of their own, so that they can be
+ * under way at the same time. */
 static mr_status make_device_comms(mr_trainer *t)
 {
-    MR_TRY(device_comm(t, t->world, &t->dev_world));
-    MR_TRY(device_comm(t, t->replicas, &t->dev_replicas));
-    t->dev_items = t->dev_world;
-    return t->items == t->world ? MR_OK : device_comm(t, t->items, &t->dev_items);
+    MR_TRY(mr_own_device_comm(&t->dev_world, t->cfg, t->world, t->dev));
+    MR_TRY(mr_own_device_comm(&t->dev_items, t->cfg, t->items, t->dev));
+    return mr_own_device_comm(&t->dev_replicas, t->cfg, t->replicas, t->dev);
 }
 
 static void free_device_comms(mr_trainer *t)
 {
-    if (t->dev_items != t->dev_world && t->dev_items != t->items) mr_comm_destroy(&t->dev_items);
+    if (t->dev_items != t->items) mr_comm_destroy(&t->dev_items);
     if (t->dev_replicas != t->replicas) mr_comm_destroy(&t->dev_replicas);
     if (t->dev_world != t->world) mr_comm_destroy(&t->dev_world);
 }
@@ -153,8 +146,8 @@ mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_d
     t->data = data;
     t->world = world;
     MR_TRY_GOTO(make_groups(t), st, fail);
-    MR_TRY_GOTO(mr_device_open(&t->dev, opts->device ? opts->device : mr_trainer_device(cfg), 0),
-                st, fail);
+    const char *device = opts->device ? opts->device : mr_trainer_device(cfg);
+    MR_TRY_GOTO(mr_own_device_open(&t->dev, device, cfg, world), st, fail);
     MR_TRY_GOTO(make_device_comms(t), st, fail);
     MR_TRY_GOTO(mr_schedule_make(&t->sched, cfg), st, fail);
     MR_TRY_GOTO(make_features(t), st, fail);
