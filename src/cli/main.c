@@ -59,7 +59,7 @@ static mr_status finish_output(mr_status st)
 int main(int argc, char **argv)
 {
     static mr_args args; /* some kilobytes of configuration */
-    mr_blas_core_select(argv);
+    mr_library_settings(argv);
     int rank = launcher_rank();
     mr_log_init(rank, MR_LOG_INFO);
     mr_status st = parse(&args, argc, argv, rank);

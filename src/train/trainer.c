@@ -32,6 +32,30 @@ static mr_status make_groups(mr_trainer *t)
     return t->world->split(t->world, t->world->rank % G, &t->replicas);
 }
 
+/* comm for buffers in device memory; NULL stays NULL. */
+static mr_status device_comm(mr_trainer *t, mr_comm *comm, mr_comm **out_p)
+{
+    *out_p = comm;
+    if (!comm || t->dev->host_memory) return MR_OK;
+    *out_p = NULL;
+    return mr_comm_staged(comm, t->dev, out_p);
+}
+
+static mr_status make_device_comms(mr_trainer *t)
+{
+    MR_TRY(device_comm(t, t->world, &t->dev_world));
+    MR_TRY(device_comm(t, t->replicas, &t->dev_replicas));
+    t->dev_items = t->dev_world;
+    return t->items == t->world ? MR_OK : device_comm(t, t->items, &t->dev_items);
+}
+
+static void free_device_comms(mr_trainer *t)
+{
+    if (t->dev_items != t->dev_world && t->dev_items != t->items) mr_comm_destroy(&t->dev_items);
+    if (t->dev_replicas != t->replicas) mr_comm_destroy(&t->dev_replicas);
+    if (t->dev_world != t->world) mr_comm_destroy(&t->dev_world);
+}
+
 static mr_status feature_to_device(mr_trainer *t, mr_feature *out, const mr_feature *f)
 {
     *out = *f;
@@ -90,10 +114,10 @@ mr_status mr_trainer_run(mr_trainer *t, mr_run **out_p, const mr_plan *plan)
     mr_run *r = NULL;
     MR_TRY(mr_run_create(&r, plan, t->dev, &t->params, (uint64_t)t->cfg->run.seed));
     r->feat = &t->feat;
-    r->items = t->items;
-    r->world = t->world;
+    r->items = t->dev_items;
+    r->world = t->dev_world;
     r->group0 = t->group0;
-    r->abar = t->sched.abar;
+    r->abar_host = t->sched.abar;
     r->c1 = t->sched.c1;
     r->c2 = t->sched.c2;
     r->s2 = t->sched.s2;
@@ -131,6 +155,7 @@ mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_d
     MR_TRY_GOTO(make_groups(t), st, fail);
     MR_TRY_GOTO(mr_device_open(&t->dev, opts->device ? opts->device : mr_trainer_device(cfg), 0),
                 st, fail);
+    MR_TRY_GOTO(make_device_comms(t), st, fail);
     MR_TRY_GOTO(mr_schedule_make(&t->sched, cfg), st, fail);
     MR_TRY_GOTO(make_features(t), st, fail);
     MR_TRY_GOTO(make_sampler(t), st, fail);
@@ -178,6 +203,7 @@ void mr_trainer_free(mr_trainer **t_p)
         t->dev->free(t->dev, t->feat.visual.data);
         t->dev->free(t->dev, t->feat.frames.data);
     }
+    free_device_comms(t);
     mr_device_close(&t->dev);
     if (t->items != t->world) mr_comm_destroy(&t->items);
     mr_comm_destroy(&t->replicas);
