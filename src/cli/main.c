@@ -2,11 +2,13 @@
  * What it is not: a place for work; each command has its own cmd_*.c, and starts MPI if it needs
  * it. */
 #include <errno.h>
+#include <limits.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
+#include "base/env.h"
 #include "base/log.h"
 #include "cli/commands.h"
 #include "dist/comm.h"
@@ -24,8 +26,8 @@ static int launcher_rank(void)
     static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK",
                                         "SLURM_PROCID"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        const char *v = getenv(names[i]);
-        if (v && *v >= '0' && *v <= '9') return atoi(v);
+        int64_t rank;
+        if (mr_env_int(names[i], 0, INT_MAX, "", &rank)) return (int)rank;
     }
     return -1;
 }
