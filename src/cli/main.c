@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/stop.h"
 #include "cli/commands.h"
 #include "dist/comm.h"
 
@@ -57,11 +58,15 @@ static mr_status finish_output(mr_status st)
 int main(int argc, char **argv)
 {
     static mr_args args; /* some kilobytes of configuration */
+    mr_stop_block(true);  /* the line after it may start the program again */
     mr_blas_core_select(argv);
+    mr_stop_catch();
+    mr_stop_block(false);
     int rank = launcher_rank();
     mr_log_init(rank, MR_LOG_INFO);
     mr_status st = parse(&args, argc, argv, rank);
     if (st != MR_OK) return mr_exit_code(st);
+    if (args.is_help || args.command != &mr_cmd_train || args.is_dry_run) mr_stop_release();
     if (args.is_version) {
         if (rank <= 0) printf("mealrec-dist %s\n", MR_VERSION);
     } else if (args.is_help) {

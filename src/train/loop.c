@@ -152,7 +152,8 @@ static mr_status requests(mr_loop *l, bool *stop, bool *is_due)
     mr_comm *w = l->t->world;
     double limit = 60.0 * (double)l->t->cfg->checkpoint.every_minutes;
     bool due = limit > 0 && l->t->step > l->state.step && now() - l->saved_at >= limit;
-    int32_t flag[2] = {l->stop && *l->stop, w->rank == 0 && due};
+    bool late = l->stop_time > 0 && (double)time(NULL) >= l->stop_time;
+    int32_t flag[2] = {(l->stop && *l->stop) || (w->rank == 0 && late), w->rank == 0 && due};
     if (w->size > 1) MR_TRY(w->allreduce(w, flag, 2, MR_I32, MR_MAX));
     *stop = flag[0] != 0;
     *is_due = flag[1] != 0;
@@ -195,6 +196,8 @@ static mr_status train_epoch(mr_loop *l, double *seconds)
         MR_TRY(requests(l, &stop, &is_due));
         if (stop) {
             mr_progress_clear(&bar);
+            if (!(l->stop && *l->stop) && l->stop_time > 0)
+                mr_info("stopping checkpoint.stop_before seconds before the end of the SLURM job");
             MR_TRY(write_checkpoint(l, false)); /* MR_STOPPED promises one */
             return MR_STOPPED;
         }

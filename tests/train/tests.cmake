@@ -19,5 +19,6 @@ if(TARGET mealrec-dist)
   mr_add_script(train_baselines train/test_baselines.py ARGS $<TARGET_FILE:baseline_ranks>
                 LABELS train TIMEOUT 300)
   mr_add_script(train_refusals train/test_refusals.py LABELS train cli dist TIMEOUT 300)
+  mr_add_script(train_signals train/test_signals.py LABELS train dist TIMEOUT 300)
   mr_add_script(train_demo train/test_demo.py LABELS train TIMEOUT 400)
 endif()
