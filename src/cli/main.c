@@ -40,7 +40,8 @@ static mr_status parse(mr_args *a, int argc, char **argv, int rank)
     mr_status st = mr_args_parse(a, argc, argv, commands, N_COMMANDS, "train");
     mr_errors_to_log(true);
     if (st != MR_OK && rank > 0) {
-        sleep(3); /* mpirun takes about one second */
+        mr_stop_release(); /* that is how it ends us */
+        sleep(3);          /* mpirun takes about one second */
         mr_log(MR_LOG_ERROR, "%s", mr_last_error());
     }
     return st;
@@ -58,7 +59,7 @@ static mr_status finish_output(mr_status st)
 int main(int argc, char **argv)
 {
     static mr_args args; /* some kilobytes of configuration */
-    mr_stop_block(true);  /* the line after it may start the program again */
+    mr_stop_block(true); /* the line after it may start the program again */
     mr_blas_core_select(argv);
     mr_stop_catch();
     mr_stop_block(false);

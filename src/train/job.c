@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/stop.h"
+#include "dist/watchdog.h"
 #include "train/run_folder.h"
 
 /* Wall-clock second at which this job should stop so that SLURM does not cut it off; 0: none. */
@@ -117,11 +118,17 @@ mr_status mr_job_run(mr_job *j)
                         .argc = j->argc,
                         .argv = j->argv};
     mr_status st;
+    mr_watch_phase(MR_AT_START);
     /* First what can refuse the configuration: a refused one leaves no run folder behind. */
     MR_TRY_GOTO(mr_trainer_create(&t, j->cfg, &s->data, s->world, &o), st, done);
     MR_TRY_GOTO(mr_run_folder_open(&f, j->cfg, &info, s->world), st, done);
+    MR_TRY_GOTO(mr_watch_folder(f->path, s->world), st, done);
     describe(j, t);
-    MR_TRY_GOTO(run_loop(j, f, t), st, done);
+    st = run_loop(j, f, t);
+    if (st == MR_OK || st == MR_STOPPED) {
+        mr_status ended = mr_watch_end(s->world);
+        if (ended != MR_OK) st = ended;
+    }
 done:
     if (st == MR_STOPPED)
         mr_info("stopped on request; the same command goes on from %s", f->checkpoints);
