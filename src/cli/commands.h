@@ -19,7 +19,8 @@ extern const mr_command mr_cmd_recommend;
 extern const mr_command mr_cmd_synth;
 extern const mr_command mr_cmd_train;
 
-/* Call first in main: may start the program again, with OPENBLAS_CORETYPE set (blas_core.c). */
-void mr_blas_core_select(char **argv);
+/* Call first in main: may start the program again, with variables for its libraries
+ * (library_settings.c). */
+void mr_library_settings(char **argv);
 
 #endif

@@ -60,7 +60,7 @@ int main(int argc, char **argv)
 {
     static mr_args args; /* some kilobytes of configuration */
     mr_stop_block(true); /* the line after it may start the program again */
-    mr_blas_core_select(argv);
+    mr_library_settings(argv);
     mr_stop_catch();
     mr_stop_block(false);
     int rank = launcher_rank();

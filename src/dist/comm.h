@@ -1,8 +1,8 @@
 /* Communicator: a table of collectives with the implementations self (one rank), mpi (host memory),
- * nccl (later) and fake (errors on purpose, for tests). This header knows no MPI.
- * Every function is collective over the communicator unless it says otherwise; counts are elements;
- * every rank passes the same counts (except where a per-rank count array is an argument).
- * Bytes sent and received are counted per kind in `stats`. */
+ * staged (device memory through host memory) and fake (errors on purpose, for tests). This header
+ * knows no MPI. Every function is collective over the communicator unless it says otherwise; counts
+ * are elements; every rank passes the same counts (except where a per-rank count array is an
+ * argument). Bytes sent and received are counted per kind in `stats`. */
 #ifndef MR_DIST_COMM_H
 #define MR_DIST_COMM_H
 
@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
-#include "tensor/dtype.h"
+#include "tensor/device.h"
 
 typedef enum mr_reduce { MR_SUM, MR_MAX, MR_MIN } mr_reduce;
 
@@ -80,6 +80,10 @@ mr_status mr_comm_self(mr_comm **out_p);
 mr_status mr_comm_mpi_world(mr_comm **out_p);
 /* Largest piece of one MPI call; larger buffers are sent in slices. For tests; default 1 GiB. */
 void mr_comm_mpi_slice(int64_t bytes);
+/* The same collectives for buffers in the memory of dev: copies through host memory. inner and dev
+ * stay the caller's and must live longer; inner's own calls must not be in flight. kind "staged".
+ * Not collective; split makes communicators of the same kind. */
+mr_status mr_comm_staged(mr_comm *inner, mr_device *dev, mr_comm **out_p);
 /* For tests: every call goes to inner; call number fail_at (1 = the first) of this communicator
  * and those split from it is carried out and then reported as failed (ERR_COMM), so other ranks do
  * not hang; 0 = never. inner stays the caller's and must live longer. */

@@ -119,7 +119,7 @@ mr_status mr_plan_verify(const mr_plan *p)
     mr_slot fixed[2 * MR_MAX_PARAMS + 2];
     const mr_slot **all = NULL;
     int *owner = NULL;
-    int64_t most = (int64_t)n_nodes * (4 + MR_MAX_SAVED);
+    int64_t most = (int64_t)n_nodes * (5 + MR_MAX_SAVED);
     mr_status st;
     if (p->grad_bytes) {
         mr_plan copy = *p;
@@ -128,8 +128,9 @@ mr_status mr_plan_verify(const mr_plan *p)
     MR_TRY_GOTO(MR_ALLOC(&all, most, "plan check"), st, done);
     MR_TRY_GOTO(MR_ALLOC(&owner, most, "plan check"), st, done);
     for (int id = 0; id < n_nodes; id++)
-        for (int k = -4; k < MR_MAX_SAVED; k++) {
-            const mr_slot *s = k < -2    ? &p->scratch[id][k + 4]
+        for (int k = -5; k < MR_MAX_SAVED; k++) {
+            const mr_slot *s = k == -5   ? &p->again[id]
+                               : k < -2  ? &p->scratch[id][k + 4]
                                : k == -2 ? &p->val[id]
                                : k == -1 ? &p->grad[id]
                                          : &p->saved[id][k];

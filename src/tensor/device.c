@@ -19,6 +19,14 @@ mr_status mr_device_open(mr_device **out_p, const char *name, int index)
                     name);
 }
 
+int mr_device_count(const char *name)
+{
+#ifdef MR_HAVE_CUDA
+    if (!strcmp(name, "cuda")) return mr_device_count_cuda();
+#endif
+    return strcmp(name, "cuda") ? 1 : 0;
+}
+
 void mr_device_close(mr_device **dev_p)
 {
     if (!dev_p || !*dev_p) return;

@@ -49,7 +49,7 @@ static mr_status make_ranker(evaluation *e)
     int64_t k = e->what->topk ? e->what->topk->k : 0, cap = e->batch.rows_cap;
     mr_rank_spec spec = {.dev = t->dev,
                          .k = t->eval_run->k,
-                         .comm = t->items,
+                         .comm = t->dev_items,
                          .table =
                              (char *)t->params.value + p->offset * (int64_t)t->params.real_bytes,
                          .row_lo = p->row_lo,

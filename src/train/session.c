@@ -62,8 +62,8 @@ static mr_status same_configuration(mr_comm *world, const mr_config *cfg)
 mr_status mr_session_start(mr_session *s, const mr_config *cfg)
 {
     memset(s, 0, sizeof *s);
-    MR_CHECK(strcmp(cfg->dist.comm, "nccl"), MR_ERR_CONFIG,
-             "dist.comm=nccl needs a GPU run; this program trains on the CPU, use auto or mpi");
+    MR_CHECK(strcmp(cfg->dist.comm, "nccl") || !strcmp(cfg->run.device, "cuda"), MR_ERR_CONFIG,
+             "dist.comm=nccl needs --run.device=cuda; use auto or mpi for a run on the CPU");
     mr_comm *inner = NULL;
     bool self = !strcmp(cfg->dist.comm, "self");
     mr_ring_at("start of MPI");

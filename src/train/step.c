@@ -37,7 +37,7 @@ static mr_status reduce_bucket(void *user, int64_t lo, int64_t hi)
     if (t->world->size == 1) return MR_OK;
     char *g = (char *)t->params.grad + lo * (int64_t)t->params.real_bytes;
     t->dev->enter(t->dev);
-    mr_status st = t->world->iallreduce(t->world, g, hi - lo, t->dev->real);
+    mr_status st = t->dev_world->iallreduce(t->dev_world, g, hi - lo, t->dev->real);
     t->dev->leave(t->dev);
     return st;
 }
@@ -54,11 +54,11 @@ mr_status mr_trainer_gradients(mr_trainer *t)
     MR_TRY(mr_run_backward(r, reduce_bucket, t));
     mr_ring_at("gradients");
     t->dev->enter(t->dev);
-    mr_status st = t->world->wait_all(t->world);
+    mr_status st = t->dev_world->wait_all(t->dev_world);
     if (st == MR_OK && t->replicas) {
         char *g = (char *)t->params.grad + shard_begin(t) * (int64_t)t->params.real_bytes;
-        st = t->replicas->allreduce(t->replicas, g, t->params.n_total - shard_begin(t),
-                                    t->dev->real, MR_SUM);
+        st = t->dev_replicas->allreduce(t->dev_replicas, g, t->params.n_total - shard_begin(t),
+                                        t->dev->real, MR_SUM);
     }
     t->dev->leave(t->dev);
     MR_TRY(st);

@@ -21,11 +21,12 @@ typedef struct fixture {
     mr_batch batch;
     int32_t zero[8];
     uint32_t rid[8];
+    int redone; /* a node whose forward runs again in backward */
 } fixture;
 
 enum { ROWS = 5, W = 7, H = 3 };
 
-/* loss = probe(gelu-MLP(x) + silu(x U) + detach(c) + x), x used three times. */
+/* loss = probe(gelu-MLP(x) + V silu(x U) + detach(c) + x), x used three times. */
 static void build(fixture *f, const char *device, bool is_private)
 {
     memset(f, 0, sizeof *f);
@@ -38,12 +39,14 @@ static void build(fixture *f, const char *device, bool is_private)
     int b1 = mr_param_declare(&f->ps, "b1", 1, (int64_t[]){H}, MR_INIT_NORMAL, 0.5, 0);
     int w2 = mr_param_declare(&f->ps, "w2", 2, (int64_t[]){W, H}, MR_INIT_NORMAL, 0.5, 0);
     int u = mr_param_declare(&f->ps, "u", 2, (int64_t[]){W, W}, MR_INIT_NORMAL, 0.5, 0);
+    int v = mr_param_declare(&f->ps, "v", 2, (int64_t[]){W, W}, MR_INIT_NORMAL, 0.5, 0);
     int c = mr_param_declare(&f->ps, "c", 2, (int64_t[]){ROWS + 1, W}, MR_INIT_NORMAL, 1.0, 0);
     mr_param_declare(&f->ps, "unused", 2, (int64_t[]){2, 2}, MR_INIT_NORMAL, 0.5, 0);
     int leaf = mr_g_leaf(f->g, x, MR_SPACE_ROWS);
     int h = mr_g_linear(f->g, leaf, w1, b1, MR_ACT_GELU);
     int y = mr_g_linear(f->g, h, w2, -1, MR_ACT_NONE);
-    int z = mr_g_linear(f->g, leaf, u, -1, MR_ACT_SILU);
+    f->redone = mr_g_silu(f->g, mr_g_linear(f->g, leaf, u, -1, MR_ACT_NONE));
+    int z = mr_g_linear(f->g, f->redone, v, -1, MR_ACT_NONE);
     int s =
         mr_g_add(f->g, mr_g_add(f->g, y, z), mr_g_detach(f->g, mr_g_leaf(f->g, c, MR_SPACE_ROWS)));
     s = mr_g_add(f->g, s, leaf);
@@ -84,6 +87,7 @@ static void test_gradients(void **state)
     fixture f;
     build(&f, "cpu64", false);
     (void)total(&f);
+    assert_true(f.plan->again[f.redone].first > f.plan->val[f.redone].last);
     assert_int_equal(mr_run_backward(f.run, NULL, NULL), MR_OK);
     double *v = f.ps.value, *grad = NULL; /* a copy: forward may use the memory of the gradients */
     size_t bytes = (size_t)f.ps.n_total * sizeof *grad;

@@ -36,7 +36,7 @@ LIBRARIES = [
     (r"hdf5.*\.h|H5.*\.h", r"src/io/.*"),
     (r"hwloc.*", r"src/dist/topo\.c"),
     (r"cblas\.h",
-     r"src/(kernels/cpu/.*|cli/blas_core\.c|io/environment\.c|(train/|cli/cmd_)bench.*)"),
+     r"src/(kernels/cpu/.*|cli/library_settings\.c|io/environment\.c|(train/|cli/cmd_)bench.*)"),
 ]
 
 

@@ -1,4 +1,4 @@
-/* Preloaded by test_blas_core.py: an OpenBLAS that takes the CPU for FAKE_CORE, and a line on
+/* Preloaded by test_library_settings.py: an OpenBLAS that takes the CPU for FAKE_CORE, and a line on
  * standard error for every start of the program. */
 #include <stdio.h>
 #include <stdlib.h>
@@ -13,6 +13,6 @@ char *openblas_get_corename(void)
 
 __attribute__((constructor)) static void tell(void)
 {
-    const char *core = getenv("OPENBLAS_CORETYPE");
-    fprintf(stderr, "start with %s\n", core ? core : "nothing");
+    const char *core = getenv("OPENBLAS_CORETYPE"), *spins = getenv("GOMP_SPINCOUNT");
+    fprintf(stderr, "start with %s %s\n", core ? core : "-", spins ? spins : "-");
 }
