@@ -200,6 +200,24 @@ static mr_status nccl_split_host(mr_comm *c, mr_comm **out_p)
     return wrap_part(c, st, part, out_p);
 }
 
+/* From the watchdog's thread. Later calls find no communicator, which NCCL refuses. */
+static void nccl_abort(mr_comm *c)
+{
+    nccl *s = c->impl;
+    ncclComm_t comm = __atomic_exchange_n(&s->comm, NULL, __ATOMIC_ACQ_REL);
+    if (comm) (void)ncclCommAbort(comm);
+}
+
+/* What went wrong in a stream while nobody asked. */
+static mr_status nccl_poll(mr_comm *c)
+{
+    nccl *s = c->impl;
+    ncclComm_t comm = __atomic_load_n(&s->comm, __ATOMIC_ACQUIRE);
+    ncclResult_t e = ncclSuccess;
+    if (!comm || ncclCommGetAsyncError(comm, &e) != ncclSuccess || taken(e)) return MR_OK;
+    return nccl_failed(c, s, e, "a collective");
+}
+
 /* In order when nothing went wrong; aborted otherwise, which frees it without its peers. */
 static void nccl_destroy(mr_comm *c)
 {
@@ -278,6 +296,8 @@ mr_status mr_comm_nccl(mr_comm *host, mr_device *dev, void *stream, mr_comm **ou
                    .split = nccl_split,
                    .split_host = nccl_split_host,
                    .destroy = nccl_destroy,
+                   .abort = nccl_abort,
+                   .poll = nccl_poll,
                    .impl = s};
     st = start(c);
     if (st != MR_OK) {

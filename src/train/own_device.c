@@ -65,7 +65,13 @@ mr_status mr_own_device_comm(mr_comm **out_p, const mr_config *cfg, mr_comm *com
     bool wants_nccl = !strcmp(cfg->dist.comm, "nccl");
 #ifdef MR_HAVE_NCCL
     bool may = comm->size > 1 && dev->native_stream && !strcmp(cfg->dist.comm, "auto");
-    if (wants_nccl || may) return mr_comm_nccl(comm, dev, dev->native_stream, out_p);
+    if (wants_nccl || may) {
+        mr_comm *inner = NULL;
+        MR_TRY(mr_comm_nccl(comm, dev, dev->native_stream, &inner));
+        mr_status st = mr_comm_traced(inner, out_p);
+        if (st != MR_OK) mr_comm_destroy(&inner);
+        return st;
+    }
 #endif
     MR_CHECK(!wants_nccl, MR_ERR_CONFIG,
              "dist.comm=nccl: NCCL is not compiled into this program; use auto or mpi");

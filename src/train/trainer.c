@@ -136,11 +136,23 @@ static mr_status make_training(mr_trainer *t, const mr_trainer_opts *o)
     return mr_trainer_run(t, &t->train_run, t->train_plan);
 }
 
+/* run.device=auto is known only here. */
+static mr_status check_precision(const mr_config *cfg, const char *device)
+{
+    const char *p = cfg->run.precision;
+    bool is_reduced = !strcmp(p, "tf32") || !strcmp(p, "bf16");
+    MR_CHECK(!is_reduced || !strcmp(device, "cuda"), MR_ERR_CONFIG,
+             "run.precision=%s needs a GPU and this run computes on %s; use auto or fp32", p,
+             device);
+    return MR_OK;
+}
+
 mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_dataset *data,
                             mr_comm *world, const mr_trainer_opts *opts)
 {
     mr_trainer *t = NULL;
     mr_status st;
+    MR_TRY(check_precision(cfg, opts->device ? opts->device : mr_trainer_device(cfg)));
     MR_TRY(MR_ALLOC(&t, 1, "trainer"));
     t->cfg = cfg;
     t->data = data;
