@@ -6,10 +6,12 @@
 #include "cli/args.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/env.h"
 #include "base/mem.h"
 
 static const mr_cli_option common[] = {
@@ -305,8 +307,8 @@ int mr_args_launcher_rank(void)
     static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK",
                                         "SLURM_PROCID"};
     for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        const char *v = getenv(names[i]);
-        if (v && *v >= '0' && *v <= '9') return atoi(v);
+        int64_t rank;
+        if (mr_env_int(names[i], 0, INT_MAX, "", &rank)) return (int)rank;
     }
     return -1;
 }

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/stop.h"
 #include "cli/commands.h"
 #include "dist/comm.h"
 
@@ -27,7 +28,8 @@ static mr_status parse(mr_args *a, int argc, char **argv, int rank)
     mr_status st = mr_args_parse(a, argc, argv, commands, N_COMMANDS, "train");
     mr_errors_to_log(true);
     if (st != MR_OK && rank > 0) {
-        sleep(3); /* mpirun takes about one second */
+        mr_stop_release(); /* that is how it ends us */
+        sleep(3);          /* mpirun takes about one second */
         mr_log(MR_LOG_ERROR, "%s", mr_last_error());
     }
     return st;
@@ -45,11 +47,15 @@ static mr_status finish_output(mr_status st)
 int main(int argc, char **argv)
 {
     static mr_args args; /* some kilobytes of configuration */
+    mr_stop_block(true); /* the line after it may start the program again */
     mr_library_settings(argv);
+    mr_stop_catch();
+    mr_stop_block(false);
     int rank = mr_args_launcher_rank();
     mr_log_init(rank, MR_LOG_INFO);
     mr_status st = parse(&args, argc, argv, rank);
     if (st != MR_OK) return mr_exit_code(st);
+    if (args.is_help || args.command != &mr_cmd_train || args.is_dry_run) mr_stop_release();
     if (args.is_version) {
         if (rank <= 0) printf("mealrec-dist %s\n", MR_VERSION);
     } else if (args.is_help) {

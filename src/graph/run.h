@@ -84,7 +84,8 @@ uint32_t mr_rand_purpose(const mr_run *r, const mr_node *n);
 mr_status mr_run_create(mr_run **out_p, const mr_plan *plan, mr_device *dev, mr_params *params,
                         uint64_t seed);
 void mr_run_free(mr_run **r_p);
-/* Set the batch (copied to the device where needed) and the step state; host fields of `state`. */
+/* Set the batch, with the row exchanges that are in r->xch by now (all copied to the device where
+ * kernels do not read host memory), and the step state; host fields of `state`. */
 mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *state);
 /* A plan with backward also uses the memory of params->grad: gradients of an earlier step are lost.
  */

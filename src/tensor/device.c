@@ -19,6 +19,14 @@ mr_status mr_device_open(mr_device **out_p, const char *name, int index)
                     name);
 }
 
+int mr_device_count(const char *name)
+{
+#ifdef MR_HAVE_CUDA
+    if (!strcmp(name, "cuda")) return mr_device_count_cuda();
+#endif
+    return strcmp(name, "cuda") ? 1 : 0;
+}
+
 #ifndef MR_HAVE_CUDA
 mr_status mr_device_cuda_text(int index, char *text, size_t bytes, bool *is_free_p)
 {

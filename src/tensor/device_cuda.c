@@ -9,6 +9,8 @@
 #include "tensor/cuda_queue.h"
 #include "tensor/device.h"
 
+#include <stdio.h>
+
 enum { MIN_CHIP = 80, BLAS_SPACE_BYTES = 32 << 20 };
 
 static mr_status cuda_failed(cudaError_t e, const char *what)
@@ -120,6 +122,24 @@ static mr_status choose(int index)
     return MR_OK;
 }
 
+/* UUIDs tell apart GPUs that different ranks see under the same number. */
+static mr_status describe(mr_device *d, int index)
+{
+    struct cudaDeviceProp p;
+    CUDA_TRY(cudaGetDeviceProperties(&p, index), "a query");
+    int at = snprintf(d->id, sizeof d->id, "cuda:%d %.64s GPU-", index, p.name);
+    for (int i = 0; i < 16 && at + 3 < (int)sizeof d->id; i++)
+        at += snprintf(d->id + at, sizeof d->id - (size_t)at, "%02x",
+                       (unsigned)(unsigned char)p.uuid.bytes[i]);
+    return MR_OK;
+}
+
+int mr_device_count_cuda(void)
+{
+    int count = 0;
+    return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
 mr_status mr_device_cuda_text(int index, char *text, size_t bytes, bool *is_free_p)
 {
     struct cudaDeviceProp p;
@@ -178,6 +198,8 @@ mr_status mr_device_open_cuda(mr_device **out_p, int index)
                      .stream = q,
                      .impl = q};
     MR_TRY_GOTO(queue_open(d, q), st, fail_queue);
+    d->native_stream = q->stream;
+    MR_TRY_GOTO(describe(d, index), st, fail_queue);
     *out_p = d;
     return MR_OK;
 fail_queue:

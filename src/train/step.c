@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "dist/ring.h"
 #include "train/trainer.h"
 
 #define MAX_SKIPS 3 /* non-finite gradients in a row before giving up */
@@ -12,6 +13,7 @@
 mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, mr_feed *feed, const mr_batch *b)
 {
     const mr_config *c = t->cfg;
+    mr_ring_at("row exchange");
     MR_TRY(mr_feed_plan(feed, t->items, t->table_rows, b));
     for (int s = 0; s < b->n_seq; s++) run->xch[s] = feed->xch[s];
     double k = (double)(t->step + 1);
@@ -35,7 +37,7 @@ static mr_status reduce_bucket(void *user, int64_t lo, int64_t hi)
     if (t->world->size == 1) return MR_OK;
     char *g = (char *)t->params.grad + lo * (int64_t)t->params.real_bytes;
     t->dev->enter(t->dev);
-    mr_status st = t->world->iallreduce(t->world, g, hi - lo, t->dev->real);
+    mr_status st = t->dev_world->iallreduce(t->dev_world, g, hi - lo, t->dev->real);
     t->dev->leave(t->dev);
     return st;
 }
@@ -46,14 +48,17 @@ static int64_t shard_begin(const mr_trainer *t) { return t->params.n_dense + MR_
 mr_status mr_trainer_gradients(mr_trainer *t)
 {
     mr_run *r = t->train_run;
+    mr_ring_at("forward");
     MR_TRY(mr_run_forward(r));
+    mr_ring_at("backward");
     MR_TRY(mr_run_backward(r, reduce_bucket, t));
+    mr_ring_at("gradients");
     t->dev->enter(t->dev);
-    mr_status st = t->world->wait_all(t->world);
+    mr_status st = t->dev_world->wait_all(t->dev_world);
     if (st == MR_OK && t->replicas) {
         char *g = (char *)t->params.grad + shard_begin(t) * (int64_t)t->params.real_bytes;
-        st = t->replicas->allreduce(t->replicas, g, t->params.n_total - shard_begin(t),
-                                    t->dev->real, MR_SUM);
+        st = t->dev_replicas->allreduce(t->dev_replicas, g, t->params.n_total - shard_begin(t),
+                                        t->dev->real, MR_SUM);
     }
     t->dev->leave(t->dev);
     MR_TRY(st);
@@ -130,6 +135,7 @@ mr_status mr_trainer_update(mr_trainer *t)
     mr_run *r = t->train_run;
     mr_params *ps = &t->params;
     double sum, bad;
+    mr_ring_at("update");
     MR_TRY(gradient_stats(t, &sum, &bad));
     t->grad_norm = sqrt(sum);
     MR_TRY(check_finite(t, bad));

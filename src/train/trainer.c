@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "train/own_device.h"
 
 const char *mr_trainer_device(const mr_config *cfg)
 {
@@ -30,6 +31,22 @@ static mr_status make_groups(mr_trainer *t)
     }
     MR_TRY(t->world->split(t->world, t->world->rank / G, &t->items));
     return t->world->split(t->world, t->world->rank % G, &t->replicas);
+}
+
+/* Dense sums and the item table's collectives get communicators of their own, so that they can be
+ * under way at the same time. */
+static mr_status make_device_comms(mr_trainer *t)
+{
+    MR_TRY(mr_own_device_comm(&t->dev_world, t->cfg, t->world, t->dev));
+    MR_TRY(mr_own_device_comm(&t->dev_items, t->cfg, t->items, t->dev));
+    return mr_own_device_comm(&t->dev_replicas, t->cfg, t->replicas, t->dev);
+}
+
+static void free_device_comms(mr_trainer *t)
+{
+    if (t->dev_items != t->items) mr_comm_destroy(&t->dev_items);
+    if (t->dev_replicas != t->replicas) mr_comm_destroy(&t->dev_replicas);
+    if (t->dev_world != t->world) mr_comm_destroy(&t->dev_world);
 }
 
 static mr_status feature_to_device(mr_trainer *t, mr_feature *out, const mr_feature *f)
@@ -90,8 +107,8 @@ mr_status mr_trainer_run(mr_trainer *t, mr_run **out_p, const mr_plan *plan)
     mr_run *r = NULL;
     MR_TRY(mr_run_create(&r, plan, t->dev, &t->params, (uint64_t)t->cfg->run.seed));
     r->feat = &t->feat;
-    r->items = t->items;
-    r->world = t->world;
+    r->items = t->dev_items;
+    r->world = t->dev_world;
     r->group0 = t->group0;
     r->abar_host = t->sched.abar;
     r->c1 = t->sched.c1;
@@ -123,19 +140,32 @@ static mr_status make_training(mr_trainer *t, const mr_trainer_opts *o)
     return o->is_dry ? MR_OK : mr_trainer_run(t, &t->train_run, t->train_plan);
 }
 
+/* run.device=auto is known only here. */
+static mr_status check_precision(const mr_config *cfg, const char *device)
+{
+    const char *p = cfg->run.precision;
+    bool is_reduced = !strcmp(p, "tf32") || !strcmp(p, "bf16");
+    MR_CHECK(!is_reduced || !strcmp(device, "cuda"), MR_ERR_CONFIG,
+             "run.precision=%s needs a GPU and this run computes on %s; use auto or fp32", p,
+             device);
+    return MR_OK;
+}
+
 mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_dataset *data,
                             mr_comm *world, const mr_trainer_opts *opts)
 {
     mr_trainer *t = NULL;
     mr_status st;
+    MR_TRY(check_precision(cfg, opts->device ? opts->device : mr_trainer_device(cfg)));
     MR_TRY(MR_ALLOC(&t, 1, "trainer"));
     t->cfg = cfg;
     t->data = data;
     t->world = world;
     t->is_dry = opts->is_dry;
     MR_TRY_GOTO(make_groups(t), st, fail);
-    MR_TRY_GOTO(mr_device_open(&t->dev, opts->device ? opts->device : mr_trainer_device(cfg), 0),
-                st, fail);
+    const char *device = opts->device ? opts->device : mr_trainer_device(cfg);
+    MR_TRY_GOTO(mr_own_device_open(&t->dev, device, cfg, world), st, fail);
+    MR_TRY_GOTO(make_device_comms(t), st, fail);
     MR_TRY_GOTO(mr_schedule_make(&t->sched, cfg), st, fail);
     if (!t->is_dry) MR_TRY_GOTO(make_features(t), st, fail);
     MR_TRY_GOTO(make_sampler(t), st, fail);
@@ -183,6 +213,7 @@ void mr_trainer_free(mr_trainer **t_p)
         t->dev->free(t->dev, t->feat.visual.data);
         t->dev->free(t->dev, t->feat.frames.data);
     }
+    free_device_comms(t);
     mr_device_close(&t->dev);
     if (t->items != t->world) mr_comm_destroy(&t->items);
     mr_comm_destroy(&t->replicas);

@@ -21,6 +21,8 @@ typedef struct mr_trainer {
     mr_comm *items;         /* ranks that share the item table; == world, or owned */
     mr_comm *replicas;      /* ranks that hold the same rows of it; NULL when there is one copy */
     int group0;             /* world rank of the first rank of this item group */
+    /* The same three for buffers in device memory: equal to them where the device is the host. */
+    mr_comm *dev_world, *dev_items, *dev_replicas;
     mr_device *dev;
     mr_schedule sched;
     mr_params params;

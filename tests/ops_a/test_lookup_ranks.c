@@ -86,6 +86,7 @@ static void rig_make(rig *r, const char *device)
                          MR_OK);
         r->run->xch[k] = r->x[k];
     }
+    assert_int_equal(mr_run_set_batch(r->run, &r->w.batch, &r->w.state), MR_OK);
 }
 
 static void rig_free(rig *r)
