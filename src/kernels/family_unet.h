@@ -59,7 +59,7 @@ static inline int64_t mr_conv_scratch(int64_t n, int64_t ci, int64_t co)
     X(frame_add,                                                                                   \
       (void *y, const void *x, const void *v, int64_t n, int64_t S, int64_t c, const mr_exec *ex)) \
     /* y[n,S,c] as above (struct mr_gn); mean[n,groups], rstd[n,groups] of x[n,S,c]; gamma, beta   \
-     * [c]; film may be NULL (scale = shift = 0) */                                                           \
+     * [c]; film may be NULL (scale = shift = 0) */                                                \
     X(group_norm_fwd, (void *y, void *mean, void *rstd, const void *x, const void *gamma,          \
                        const void *beta, const void *film, const mr_gn *gn, const mr_exec *ex))    \
     /* dx[n,S,c] (+)=, dgamma[c], dbeta[c] (+)=, dfilm[n,2c] (+)= (NULL: not wanted; only with     \
