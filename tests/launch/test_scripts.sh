@@ -174,7 +174,7 @@ for seed in 1 2; do
     mkdir -p "$tmp/ablation/sasrec-only-seed$seed"
     printf '%s\n' '{"event":"valid","hit@10":9,"ndcg@10":9,"hit@20":9,"ndcg@20":9}' \
         '{"event":"test","epoch":3,"hit@10":0.N,"ndcg@10":0.0N,"hit@20":0.5,"ndcg@20":1e-3}' |
-        sed "s/N\([,]\)/$seed\1/g" \
+        sed "s/N,/$seed,/g" \
         >"$tmp/ablation/sasrec-only-seed$seed/metrics.jsonl"
 done
 MR_BINARY=$tmp/bin/mealrec-dist run "$ablation" --seeds "1 2" --out "$tmp/ablation" --table
