@@ -54,7 +54,10 @@ static void test_state_of_the_moment(void **state)
             assert_int_equal(mr_checkpoint_save(&a), MR_OK);
         } else {
             assert_int_equal(mr_checkpoint_begin(&j, &a), MR_OK);
-            toy_fill(&t, 6);
+            size_t bytes = (size_t)t.ps.n_total * t.ps.real_bytes;
+            memset(t.ps.v, 1, bytes); /* at once, before a thread can have come far */
+            memset(t.ps.m, 1, bytes);
+            memset(t.ps.value, 1, bytes);
             s.step = 99;
             for (int polls = 0; j; polls++) {
                 int32_t busy = mr_checkpoint_is_busy(j);
