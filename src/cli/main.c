@@ -13,23 +13,11 @@
 #include "dist/comm.h"
 
 static const mr_command *const commands[] = {
-    &mr_cmd_bench,     &mr_cmd_compare,   &mr_cmd_config, &mr_cmd_dump_step, &mr_cmd_eval,
-    &mr_cmd_export,    &mr_cmd_gradcheck, &mr_cmd_import, &mr_cmd_inspect,   &mr_cmd_plan,
-    &mr_cmd_recommend, &mr_cmd_synth,     &mr_cmd_train,
+    &mr_cmd_bench, &mr_cmd_compare,   &mr_cmd_config,    &mr_cmd_doctor, &mr_cmd_dump_step,
+    &mr_cmd_eval,  &mr_cmd_export,    &mr_cmd_gradcheck, &mr_cmd_import, &mr_cmd_inspect,
+    &mr_cmd_plan,  &mr_cmd_recommend, &mr_cmd_synth,     &mr_cmd_train,
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
-
-/* Rank as the launcher tells it before MPI is started; -1 without a launcher. */
-static int launcher_rank(void)
-{
-    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK",
-                                        "SLURM_PROCID"};
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        const char *v = getenv(names[i]);
-        if (v && *v >= '0' && *v <= '9') return atoi(v);
-    }
-    return -1;
-}
 
 /* Every rank reads the same command line and files, so a mistake in them would be reported once a
  * rank. Other ranks therefore wait before they speak: when rank 0 failed as well the launcher has
@@ -63,7 +51,7 @@ int main(int argc, char **argv)
     mr_library_settings(argv);
     mr_stop_catch();
     mr_stop_block(false);
-    int rank = launcher_rank();
+    int rank = mr_args_launcher_rank();
     mr_log_init(rank, MR_LOG_INFO);
     mr_status st = parse(&args, argc, argv, rank);
     if (st != MR_OK) return mr_exit_code(st);

@@ -2,7 +2,7 @@
  * exchange, where kernels cannot read host memory.
  * Invariants: kernels read r->in, r->lists and r->abar; ops read r->host and r->xch. A copy keeps
  * its address as long as it does not have to grow; with capacities as given it never does. */
-#include "graph/run.h"
+#include "graph/red_zone.h"
 
 /* Copy `bytes` of src to the device, into copy number *i of the run (counted up), which has room
  * for at least cap bytes. *out_p = its address. */
@@ -104,6 +104,7 @@ mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *st
     r->count[MR_SPACE_FIXED] = 1;
     r->count[MR_SPACE_ROWS] = b->rows;
     for (int s = 0; s < b->n_seq; s++) r->count[MR_SPACE_TOK0 + s] = b->seq[s].tokens;
+    if (r->plan->is_private) MR_TRY(mr_red_zones_fill(r));
     r->state_host = *state;
     r->state_host.step = b->step;
     r->state_host.rows = b->rows;

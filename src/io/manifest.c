@@ -206,7 +206,7 @@ static mr_status parse_parts(mr_manifest_tensor *t, const json_t *list, int n_fi
         int64_t file = 0;
         MR_CHECK(get_int(o, "file", 0, n_files - 1, &file) &&
                      get_int(o, "row0", 0, INT64_MAX, &p->row0) &&
-                     get_int(o, "rows", 1, t->dim[0], &p->rows),
+                     get_int(o, "rows", 1, t->dim[0] - at, &p->rows),
                  MR_ERR_DATA, "%s: part %zu of tensor %s is not valid", path, i, t->name);
         p->file = (int)file;
         MR_CHECK(p->row0 == at, MR_ERR_DATA,

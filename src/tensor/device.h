@@ -5,6 +5,7 @@
 #ifndef MR_TENSOR_DEVICE_H
 #define MR_TENSOR_DEVICE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -40,6 +41,10 @@ mr_status mr_device_open(mr_device **out_p, const char *name, int index);
  */
 int mr_device_count(const char *name);
 void mr_device_close(mr_device **dev_p);
+
+/* One line on GPU `index`: name, memory, place on the bus, driver. *is_free_p: almost none of its
+ * memory is taken. Local; errors as mr_device_open for "cuda". */
+mr_status mr_device_cuda_text(int index, char *text, size_t bytes, bool *is_free_p);
 
 mr_status mr_device_open_cpu(mr_device **out_p, mr_dtype real);
 mr_status mr_device_open_guard(mr_device **out_p, mr_dtype real);

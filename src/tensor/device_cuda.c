@@ -3,6 +3,8 @@
  * Invariants: everything happens in order on one stream; to_device and to_host return when the copy
  * is done, so host memory may be reused at once. A kernel cannot return an error: what went wrong
  * in one is reported by the next copy or sync. */
+#include <stdio.h>
+
 #include "base/mem.h"
 #include "tensor/cuda_queue.h"
 #include "tensor/device.h"
@@ -136,6 +138,24 @@ int mr_device_count_cuda(void)
 {
     int count = 0;
     return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+mr_status mr_device_cuda_text(int index, char *text, size_t bytes, bool *is_free_p)
+{
+    struct cudaDeviceProp p;
+    char bus[32] = "";
+    size_t left = 0, total = 0;
+    int driver = 0;
+    MR_TRY(choose(index));
+    CUDA_TRY(cudaGetDeviceProperties(&p, index), "a query");
+    CUDA_TRY(cudaDeviceGetPCIBusId(bus, sizeof bus, index), "a query");
+    CUDA_TRY(cudaDriverGetVersion(&driver), "a query");
+    CUDA_TRY(cudaMemGetInfo(&left, &total), "asking for free memory");
+    snprintf(text, bytes, "%s at %s, %.1f of %.1f GiB free, compute capability %d.%d, driver %d.%d",
+             p.name, bus, (double)left / 1073741824.0, (double)total / 1073741824.0, p.major,
+             p.minor, driver / 1000, driver % 1000 / 10);
+    *is_free_p = (double)left > 0.95 * (double)total;
+    return MR_OK;
 }
 
 static mr_status queue_open(mr_device *d, mr_cuda_queue *q)

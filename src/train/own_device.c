@@ -2,6 +2,7 @@
  * What it is not: a policy for cores and NUMA nodes (dist/topo.h). */
 #include "train/own_device.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
@@ -42,7 +43,8 @@ mr_status mr_own_device_open(mr_device **out_p, const char *name, const mr_confi
     int count = mr_device_count(name);
     mr_status st = mr_device_open(&dev, name, count > 0 ? host->rank % count : 0);
     st = mr_comm_agree(world, st);
-    bool may_share = !strcmp(cfg->dist.comm, "mpi") || world->size == 1;
+    /* NCCL_HOSTID: somebody tells NCCL which ranks to take for different hosts; so do we. */
+    bool may_share = !strcmp(cfg->dist.comm, "mpi") || world->size == 1 || getenv("NCCL_HOSTID");
     if (st == MR_OK && !may_share)
         st = mr_comm_agree(world, refuse_sharing(dev, host, world->rank));
     mr_comm_destroy(&host);

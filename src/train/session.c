@@ -45,7 +45,7 @@ static mr_status compare_with_first(const mr_config *cfg, const char *first, int
     return MR_OK;
 }
 
-static mr_status same_configuration(mr_comm *world, const mr_config *cfg)
+mr_status mr_session_compare(mr_comm *world, const mr_config *cfg)
 {
     char *first = NULL;
     int64_t n = mr_config_count();
@@ -74,7 +74,7 @@ mr_status mr_session_start(mr_session *s, const mr_config *cfg)
     mr_ring_begin(s->world->rank, s->world->size, 0);
     mr_ring_at("agreement");
     mr_log_init(s->world->size > 1 ? s->world->rank : -1, MR_LOG_INFO);
-    MR_TRY(same_configuration(s->world, cfg));
+    MR_TRY(mr_session_compare(s->world, cfg));
     omp_set_num_threads(mr_topo_decide_threads(s->world));
     return MR_OK;
 }

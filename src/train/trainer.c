@@ -128,12 +128,16 @@ static mr_status make_training(mr_trainer *t, const mr_trainer_opts *o)
     MR_TRY(mr_model_build(t->train_graph, t->cfg, &t->sched, MR_PHASE_TRAIN));
     t->table = mr_param_find(&t->params, "item.weight");
     t->table_rows = t->params.p[t->table].dim[0];
-    MR_TRY(mr_params_alloc(&t->params, t->dev, t->items->rank, t->items->size, o->optimizer));
-    MR_TRY(mr_params_init(&t->params, (uint64_t)t->cfg->run.seed));
+    if (o->is_dry) {
+        mr_params_layout(&t->params, t->dev, t->items->rank, t->items->size, o->optimizer);
+    } else {
+        MR_TRY(mr_params_alloc(&t->params, t->dev, t->items->rank, t->items->size, o->optimizer));
+        MR_TRY(mr_params_init(&t->params, (uint64_t)t->cfg->run.seed));
+    }
     if (!o->optimizer) return MR_OK;
     int64_t bucket = (int64_t)(t->cfg->dist.bucket_mb * 1048576.0) / (int64_t)real;
     MR_TRY(mr_plan_compile(&t->train_plan, t->train_graph, true, o->is_private, bucket));
-    return mr_trainer_run(t, &t->train_run, t->train_plan);
+    return o->is_dry ? MR_OK : mr_trainer_run(t, &t->train_run, t->train_plan);
 }
 
 /* run.device=auto is known only here. */
@@ -157,12 +161,13 @@ mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_d
     t->cfg = cfg;
     t->data = data;
     t->world = world;
+    t->is_dry = opts->is_dry;
     MR_TRY_GOTO(make_groups(t), st, fail);
     const char *device = opts->device ? opts->device : mr_trainer_device(cfg);
     MR_TRY_GOTO(mr_own_device_open(&t->dev, device, cfg, world), st, fail);
     MR_TRY_GOTO(make_device_comms(t), st, fail);
     MR_TRY_GOTO(mr_schedule_make(&t->sched, cfg), st, fail);
-    MR_TRY_GOTO(make_features(t), st, fail);
+    if (!t->is_dry) MR_TRY_GOTO(make_features(t), st, fail);
     MR_TRY_GOTO(make_sampler(t), st, fail);
     MR_TRY_GOTO(make_training(t, opts), st, fail);
     *out_p = t;
@@ -184,7 +189,7 @@ mr_status mr_trainer_eval_ready(mr_trainer *t, int64_t rows_cap)
     MR_TRY(mr_model_build(t->eval_graph, t->cfg, &t->sched, MR_PHASE_EVAL));
     MR_TRY(mr_plan_compile(&t->eval_plan, t->eval_graph, false, false, 0));
     MR_TRY(mr_feed_create(&t->eval_feed, rows_cap, t->cfg->data.max_len, 1, t->items->size));
-    return mr_trainer_run(t, &t->eval_run, t->eval_plan);
+    return t->is_dry ? MR_OK : mr_trainer_run(t, &t->eval_run, t->eval_plan);
 }
 
 void mr_trainer_free(mr_trainer **t_p)
