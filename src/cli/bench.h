@@ -14,7 +14,7 @@ typedef struct mr_bench {
     mr_status (*run)(const mr_args *a); /* starts and closes its own session */
 } mr_bench;
 
-extern const mr_bench mr_bench_step;
+extern const mr_bench mr_bench_kernels, mr_bench_step;
 
 /* Seconds of a clock that only goes forward. */
 double mr_bench_now(void);

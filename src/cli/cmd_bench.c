@@ -9,11 +9,13 @@
 #include "cli/bench.h"
 #include "cli/commands.h"
 
-static const mr_bench *const benches[] = {&mr_bench_step};
+static const mr_bench *const benches[] = {&mr_bench_kernels, &mr_bench_step};
 enum { N_BENCHES = sizeof benches / sizeof benches[0] };
 
 /* The options of all benches; each says in its mr_bench which of them it takes. */
 static const mr_cli_option options[] = {
+    {"filter", "TEXT", "kernels: only those whose name contains it"},
+    {"ms", "N", "kernels: milliseconds to spend on each (100)"},
     {"steps", "N", "step: timed steps (20)"},
     {"warmup", "N", "step: steps before them (5)"},
     {"json", "FILE", "also write the figures as JSON"},
@@ -78,7 +80,7 @@ static mr_status run(const mr_args *a)
 
 const mr_command mr_cmd_bench = {.name = "bench",
                                  .summary = "measure times",
-                                 .words = "step",
+                                 .words = "kernels|step",
                                  .words_min = 1,
                                  .words_max = 1,
                                  .options = options,
