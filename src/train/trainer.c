@@ -21,9 +21,9 @@ static mr_status make_groups(mr_trainer *t)
     int P = t->world->size, G = P;
     if (strcmp(s, "auto") && strcmp(s, "all")) G = atoi(s);
     MR_CHECK(G >= 1 && G <= P && P % G == 0, MR_ERR_CONFIG,
-             "dist.item_shard=%s: %d ranks cannot be split into groups of %d; use all, auto or a "
+             "dist.item_shard=%s: %d rank%s cannot be split into groups of %d; use all, auto or a "
              "divisor of the number of ranks",
-             s, P, G);
+             s, P, P == 1 ? "" : "s", G);
     t->group0 = t->world->rank / G * G;
     if (G == P) {
         t->items = t->world;
