@@ -55,7 +55,9 @@ mr_job_start() {
 mr_job_run() {
     local command
     if [ "$MR_LAUNCHER" = srun ]; then
-        command=(srun --mpi=pmix --kill-on-bad-exit=1)
+        # Ranks that end in order end together; what still runs a minute after the first is lost.
+        # --kill-on-bad-exit would give a rank that is about to exit with 75 a second signal.
+        command=(srun --mpi=pmix --kill-on-bad-exit=0 --wait=60)
     else
         command=(mpirun -np "${SLURM_NTASKS:-1}" --bind-to none)
     fi

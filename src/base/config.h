@@ -37,6 +37,7 @@ typedef struct mr_config {
     } run;
     struct {
         char path[MR_STR];
+        char read[MR_STR]; /* parallel | rank0 */
         int64_t max_len;
         double frames_noise;
     } data;

@@ -20,7 +20,9 @@
  * anyway. */
 static mr_status load_data(mr_session *s, const mr_config *cfg)
 {
-    if (cfg->data.path[0]) return mr_h5_dataset_read(&s->data, cfg->data.path, s->world);
+    if (cfg->data.path[0])
+        return (strcmp(cfg->data.read, "rank0") ? mr_h5_dataset_read : mr_h5_dataset_read_rank0)(
+            &s->data, cfg->data.path, s->world);
     mr_synth_spec spec;
     MR_TRY(mr_synth_spec_for("demo", &spec));
     spec.seed = (uint64_t)cfg->run.seed;

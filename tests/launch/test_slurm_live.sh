@@ -126,7 +126,7 @@ until_log() { # JOB PATTERN [COUNT]
         sleep 0.25
     done
     fail "job $1: no line with '$2' in:"
-    tail -n 30 "$1.log"
+    grep -vE '^epoch |^SLURM_' "$1.log" | tail -n 15
     return 1
 }
 until_state() { # JOB STATE
@@ -138,8 +138,8 @@ until_state() { # JOB STATE
     fail "job $1 is $(state "$1" JobState) and not $2"
     return 1
 }
-start_again() { # a requeued job waits for two minutes by itself
-    until_state "$1" PENDING && scontrol update jobid="$1" StartTime=now
+start_again() { # a requeued job waits for two minutes by itself, until the old start is cleaned up
+    until_state "$1" PENDING && sleep 5 && scontrol update jobid="$1" StartTime=now
 }
 training='"event":"(valid|step)"'
 until_training() { # NAME: its first line of metrics
@@ -179,7 +179,7 @@ for launcher in srun mpirun; do
     step=$(cat "runs/$launcher/checkpoints/latest")
     start_again "$id"
     until_log "$id" "start number 2"
-    until_log "$id" "[Rr]esum|[Cc]ontinu"
+    until_log "$id" "going on from"
     until_state "$id" RUNNING
     for ((i = 0; i < 100; i++)); do # past the old checkpoint
         tail -n 1 "runs/$launcher/metrics.jsonl" | grep -qE "$training" && break
@@ -221,5 +221,9 @@ for run in sweep-T5-t0.01-n0.01 sweep-T25-t0.9-n0.9; do
     grep -q '"event":"test"' "runs/$run/metrics.jsonl" || fail "sweep: $run is not finished"
 done
 
-[ "$failed" = 0 ] && echo "all as expected"
+if [ "$failed" = 1 ]; then
+    tail -n 40 "$tmp/slurmd.log"
+else
+    echo "all as expected"
+fi
 exit "$failed"
