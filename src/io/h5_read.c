@@ -34,6 +34,7 @@ typedef struct reader {
     mr_part parts[MR_PART_COUNT]; /* what the file declares; rank 0 = absent */
     uint64_t sums[MR_PART_COUNT]; /* what the file declares */
     uint64_t seen[MR_PART_COUNT]; /* of what was read; 0 for an absent part */
+    int64_t bad[MR_PART_COUNT];   /* values of features that are not finite */
 } reader;
 
 /* Does this process open the file? */
@@ -400,7 +401,21 @@ static mr_status read_slice(const reader *r, hid_t ds, hid_t type, hid_t dxpl, c
     return r->shared->allgatherv(r->shared, base + lo * row_bytes, base, counts, MR_U8);
 }
 
-/* A part in slices, each hashed as soon as it is there. */
+/* Bytes that have arrived: into the checksum, and how many values are not finite. In blocks, so
+ * that memory is passed once. */
+static int64_t look_at(const mr_part *p, int64_t first, int64_t bytes, XXH3_state_t *hash)
+{
+    const int64_t block = 1 << 18, end = first + bytes, width = (int64_t)mr_dtype_bytes(p->dtype);
+    int64_t bad = 0;
+    for (int64_t i = first; i < end; i += block) {
+        int64_t n = end - i < block ? end - i : block;
+        XXH3_64bits_update(hash, (const char *)p->data + i, (size_t)n);
+        bad += mr_count_not_finite((const char *)p->data + i, p->dtype, n / width);
+    }
+    return bad;
+}
+
+/* A part in slices, each checked as soon as it is there. */
 static mr_status read_part(reader *r, hid_t file, int part, XXH3_state_t *hash, int64_t *counts)
 {
     const mr_part *p = &r->parts[part];
@@ -418,7 +433,7 @@ static mr_status read_part(reader *r, hid_t file, int part, XXH3_state_t *hash, 
     for (int64_t i = 0; i < p->dims[0] && st == MR_OK; i += step) {
         int64_t n = i + step < p->dims[0] ? step : p->dims[0] - i;
         st = read_slice(r, ds, type, dxpl, p, i, n, counts);
-        if (st == MR_OK) XXH3_64bits_update(hash, (char *)p->data + i * row, (size_t)(n * row));
+        if (st == MR_OK) r->bad[part] += look_at(p, i * row, n * row, hash);
     }
     r->seen[part] = XXH3_64bits_digest(hash);
     H5Pclose(dxpl);
@@ -473,7 +488,10 @@ static mr_status verify(reader *r)
     MR_CHECK(total == r->h.checksum, MR_ERR_DATA,
              "%s: the checksum over all datasets does not match; the file is damaged", r->path);
     r->d.checksum = total;
-    return mr_dataset_check(&r->d, r->path);
+    MR_TRY(mr_dataset_check_form(&r->d, r->path));
+    for (int i = MR_PART_VISUAL; i <= MR_PART_TEXT; i++)
+        MR_TRY(mr_check_finite(r->bad[i], part_names[i], r->path));
+    return MR_OK;
 }
 
 /* The communicator for sliced reading, or NULL: only the mpi one over all processes fits. */
