@@ -77,6 +77,7 @@ mr_status mr_session_start(mr_session *s, const mr_config *cfg)
     mr_ring_at("agreement");
     mr_log_init(s->world->size > 1 ? s->world->rank : -1, MR_LOG_INFO);
     MR_TRY(mr_session_compare(s->world, cfg));
+    MR_TRY(mr_topo_settle(s->world, cfg->run.device, cfg->dist.bind));
     omp_set_num_threads(mr_topo_decide_threads(s->world));
     return MR_OK;
 }
