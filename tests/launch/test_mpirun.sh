@@ -29,7 +29,8 @@ cd "$tmp" || exit 1
 # mealrec-dist: only `config show`, as the program prints it. mpirun: line k of $tmp/plan is "CODE
 # [CHECKPOINT]": what start k leaves behind.
 stub mealrec-dist 'echo "settings: $*" >>"$TMP/asked"
-[ "$1 $2" = "config show" ] && printf "run:\n  name: \"r\"   # x\n  dir: \"runs\" # y\ncheckpoint:\n"
+[ "$1 $2" = "config show" ] || exit 2
+printf "run:\n  name: \"r\"   # x\n  dir: \"runs\" # y\ncheckpoint:\n"
 echo "  max_restarts: $(cat "$TMP/max")   # default"'
 stub mpirun 'echo "mpirun: $*"
 n=$(($(cat "$TMP/count") + 1)); echo $n >"$TMP/count"

@@ -52,7 +52,7 @@ single=slurm-single-node.sbatch multi=slurm-multi-node.sbatch
 for script in "$single" "$multi"; do
     code_of_ranks 0
     job "$script" -- --config 'a b.yaml' --run.name=x
-    expect "$script" 0 '^srun: --mpi=pmix --kill-on-bad-exit=0 --wait=60 mealrec-dist train --config a b' 1
+    expect "$script" 0 '^srun: --mpi=pmix .*--wait=60 mealrec-dist train --config a b' 1
     expect "$script: environment" 0 '^SLURM_NTASKS=8$' 1
     expect "$script: threads" 0 '^OMP_NUM_THREADS=4$' 1
     expect "$script: done, not requeued" 0 '^scontrol' 0
