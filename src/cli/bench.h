@@ -16,6 +16,7 @@ typedef struct mr_bench {
 } mr_bench;
 
 extern const mr_bench mr_bench_io;
+extern const mr_bench mr_bench_kernels;
 extern const mr_bench mr_bench_plot;
 extern const mr_bench mr_bench_scaling;
 extern const mr_bench mr_bench_step;

@@ -99,6 +99,11 @@ void mr_watch_beat(int64_t step)
     set(w.phase, at);
 }
 
+void mr_watch_alive(void)
+{
+    if (w.is_on) set(w.phase, now());
+}
+
 double mr_watch_limit(void) { return w.is_on ? w.limit : 0; }
 
 /* ---- the end of a job ---- */

@@ -28,6 +28,8 @@ void mr_watch_stop(void);
 void mr_watch_phase(mr_ring_phase p);
 /* Progress in the phase; a time between two beats is learnt from. */
 void mr_watch_beat(int64_t step);
+/* A sign of life that nothing is learnt from. */
+void mr_watch_alive(void);
 double mr_watch_limit(void); /* seconds, of the phase; 0 without a watchdog */
 
 /* Put the ring of every rank in <run_folder>/hang. A folder that cannot be written costs the

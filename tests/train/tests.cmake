@@ -22,6 +22,7 @@ if(TARGET mealrec-dist)
                 LABELS train TIMEOUT 300)
   mr_add_script(train_refusals train/test_refusals.py LABELS train cli dist TIMEOUT 300)
   mr_add_script(train_signals train/test_signals.py LABELS train dist TIMEOUT 300)
+  mr_add_script(train_async train/test_async.py LABELS train dist TIMEOUT 300)
   mr_add_script(train_hang train/test_hang.py ARGS $<TARGET_FILE:hang_job>
                 LABELS train dist fault TIMEOUT 300)
   mr_add_script(train_demo train/test_demo.py LABELS train TIMEOUT 400)
