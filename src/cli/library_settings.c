@@ -14,6 +14,7 @@
  * wish for it. */
 #include "cli/commands.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
@@ -38,6 +39,18 @@ static bool wants_core(void)
     if (getenv("OPENBLAS_CORETYPE") || !has_avx512()) return false;
     const char *core = openblas_get_corename();
     return strcmp(core, "Haswell") == 0 || strcmp(core, "Zen") == 0;
+}
+
+bool mr_blas_core_advice(char *core, size_t core_bytes, char *text, size_t text_bytes)
+{
+    const char *name = openblas_get_corename(), *forced = getenv("OPENBLAS_CORETYPE");
+    snprintf(core, core_bytes, "%s", name);
+    if (!has_avx512() || (strcmp(name, "Haswell") != 0 && strcmp(name, "Zen") != 0)) return false;
+    snprintf(text, text_bytes,
+             "OpenBLAS uses its %s kernels although this CPU has AVX-512, which makes matrix "
+             "products about half as fast; %s",
+             name, forced ? "unset OPENBLAS_CORETYPE" : "set OPENBLAS_CORETYPE=SkylakeX");
+    return true;
 }
 
 void mr_library_settings(char **argv)

@@ -27,11 +27,13 @@ typedef enum mr_coll {
 typedef struct mr_comm_stats {
     int64_t calls[MR_COLL_COUNT];
     /* Payload of this rank by the formulas of a ring of P ranks (what an optimal algorithm moves,
-     * not what the library happens to do), own data and the case P = 1 count nothing: allreduce in
-     * = out = floor(2 (P - 1) n b / P)     n elements of b bytes allgatherv      in = (total - own)
-     * b,  out = (P - 1) own b reduce_scatterv in = (P - 1) own b,    out = (total - own) b
-     *   alltoallv       exactly what goes to and comes from other ranks
-     *   bcast           in = n b but for the root, out = n b but for the last one after the root */
+     * not what the library happens to do). Own data and the case P = 1 count nothing. With n
+     * elements of b bytes:
+     *   allreduce        in = out = floor(2 (P - 1) n b / P)
+     *   allgatherv       in = (total - own) b,  out = (P - 1) own b
+     *   reduce_scatterv  in = (P - 1) own b,    out = (total - own) b
+     *   alltoallv        exactly what goes to and comes from other ranks
+     *   bcast            in = n b but for the root, out = n b but for the last after the root */
     int64_t bytes_in[MR_COLL_COUNT];
     int64_t bytes_out[MR_COLL_COUNT];
 } mr_comm_stats;
@@ -62,6 +64,11 @@ struct mr_comm {
     /* New communicator of the ranks on this rank's host (shared memory), ordered by rank. */
     mr_status (*split_host)(mr_comm *c, mr_comm **out_p);
     void (*destroy)(mr_comm *c); /* collective; frees c */
+    /* The next two are not collective, may be NULL and are called by the watchdog's thread while
+     * another one waits in c. abort: calls on c return ERR_COMM, now and later. poll: ERR_COMM when
+     * something failed behind the caller's back (nccl). */
+    void (*abort)(mr_comm *c);
+    mr_status (*poll)(mr_comm *c);
     void *impl;
 };
 #define MR_COMM_PENDING 64
@@ -83,6 +90,16 @@ mr_status mr_comm_staged(mr_comm *inner, mr_device *dev, mr_comm **out_p);
  * and those split from it is carried out and then reported as failed (ERR_COMM), so other ranks do
  * not hang; 0 = never. inner stays the caller's and must live longer. */
 mr_status mr_comm_fake(mr_comm *inner, int64_t fail_at, mr_comm **out_p);
+/* For tests: call number `at` is not made at all and reported as done (SKIP), or never returns
+ * until the communicator is aborted (LOOP), or returns while poll fails from then on (LATE). */
+typedef enum mr_fake_act { MR_FAKE_FAIL, MR_FAKE_SKIP, MR_FAKE_LOOP, MR_FAKE_LATE } mr_fake_act;
+mr_status mr_comm_fake_act(mr_comm *inner, int64_t at, mr_fake_act act, mr_comm **out_p);
+/* Every call of inner, and of what is split from it, is noted in the ring (dist/ring.h). Takes
+ * inner over. */
+mr_status mr_comm_traced(mr_comm *inner, mr_comm **out_p);
+/* abort and poll of all traced communicators. Local; any thread. */
+void mr_comm_abort_all(void);
+mr_status mr_comm_poll_all(void);
 void mr_comm_destroy(mr_comm **c_p);
 /* End MPI if it was started. Not to be followed by anything that matters. */
 void mr_comm_finalize(void);

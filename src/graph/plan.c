@@ -199,7 +199,7 @@ static mr_status place(const mr_graph *g, mr_plan *p)
             if (p->scratch[id][k].first >= 0) list[n++] = &p->scratch[id][k];
         }
     }
-    if (p->backward && !p->is_private && g->params->grad) n_fixed = mr_gradient_slots(p, fixed);
+    if (p->backward && !p->is_private && g->params->has_grad) n_fixed = mr_gradient_slots(p, fixed);
     mr_status st = mr_place_slots(list, n, fixed, n_fixed, p->is_private, &p->ws_bytes);
     p->ws_bytes -= p->grad_bytes;
     MR_FREE(list);

@@ -97,7 +97,8 @@ mr_status mr_place_slots(mr_slot **list, int n, mr_slot *fixed, int n_fixed, boo
             k--;
         }
         placed[k] = s;
-        if (s->offset + padded(s) > total) total = s->offset + padded(s);
+        int64_t end = s->offset + padded(s) + (is_private ? MR_RED_ZONE : 0);
+        if (end > total) total = end;
     }
     MR_FREE(placed);
     *total_p = total;

@@ -7,6 +7,7 @@
 
 #include "base/mem.h"
 #include "base/rng.h"
+#include "graph/red_zone.h"
 
 int mr_node_id(const mr_run *r, const mr_node *n) { return (int)(n - r->g->node); }
 
@@ -129,8 +130,7 @@ mr_status mr_run_create(mr_run **out_p, const mr_plan *plan, mr_device *dev, mr_
         MR_TRY_GOTO(dev->alloc(dev, (void **)&r->loss_slots, MR_LOSS_SLOTS * r->g->real_bytes,
                                "loss slots"),
                     st, fail);
-    if (plan->is_private)
-        MR_TRY_GOTO(dev->fill(dev, r->ws, 0xFF, (size_t)plan->ws_bytes), st, fail);
+    if (plan->is_private) MR_TRY_GOTO(mr_red_zones_fill(r), st, fail);
     *out_p = r;
     return MR_OK;
 fail:
@@ -145,11 +145,12 @@ void mr_run_free(mr_run **r_p)
     r->dev->free(r->dev, r->ws);
     r->dev->free(r->dev, r->state_dev);
     r->dev->free(r->dev, r->loss_slots);
-    for (int i = 0; i < MR_DEVICE_COPIES; i++) r->dev->free(r->dev, r->copy[i].ptr);
+    r->dev->free(r->dev, r->block);
+    MR_FREE(r->block_host);
     MR_FREE(*r_p);
 }
 
-static mr_status run_node(mr_run *r, int id, bool forward)
+static mr_status run_node(mr_run *r, int id, bool forward, int step)
 {
     const mr_node *n = &r->g->node[id];
     r->ex.scratch = at(r, &r->plan->scratch[id][r->in_backward]);
@@ -157,21 +158,22 @@ static mr_status run_node(mr_run *r, int id, bool forward)
     r->dev->enter(r->dev);
     mr_status st = forward ? n->op->forward(r, n) : n->op->backward(r, n);
     r->dev->leave(r->dev);
-    return st;
+    return st == MR_OK && r->plan->is_private ? mr_red_zones_check(r, step, id) : st;
 }
 
 mr_status mr_run_forward_step(mr_run *r, int i)
 {
     r->in_backward = false;
-    return run_node(r, r->plan->fwd[i], true);
+    return run_node(r, r->plan->fwd[i], true, i);
 }
 
 mr_status mr_run_backward_step(mr_run *r, int j)
 {
     r->in_backward = true;
+    int step = r->plan->n_fwd + j;
     for (int id = 0; id < r->g->n_nodes; id++)
-        if (r->plan->again[id].first == r->plan->n_fwd + j) MR_TRY(run_node(r, id, true));
-    return run_node(r, r->plan->bwd[j], false);
+        if (r->plan->again[id].first == step) MR_TRY(run_node(r, id, true, step));
+    return run_node(r, r->plan->bwd[j], false, step);
 }
 
 mr_status mr_run_forward(mr_run *r)

@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "dist/ring.h"
 #include "train/trainer.h"
 
 #define MAX_SKIPS 3 /* non-finite gradients in a row before giving up */
@@ -12,6 +13,7 @@
 mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, mr_feed *feed, const mr_batch *b)
 {
     const mr_config *c = t->cfg;
+    mr_ring_at("row exchange");
     MR_TRY(mr_feed_plan(feed, t->items, t->table_rows, b));
     for (int s = 0; s < b->n_seq; s++) run->xch[s] = feed->xch[s];
     double k = (double)(t->step + 1);
@@ -46,8 +48,11 @@ static int64_t shard_begin(const mr_trainer *t) { return t->params.n_dense + MR_
 mr_status mr_trainer_gradients(mr_trainer *t)
 {
     mr_run *r = t->train_run;
+    mr_ring_at("forward");
     MR_TRY(mr_run_forward(r));
+    mr_ring_at("backward");
     MR_TRY(mr_run_backward(r, reduce_bucket, t));
+    mr_ring_at("gradients");
     t->dev->enter(t->dev);
     mr_status st = t->dev_world->wait_all(t->dev_world);
     if (st == MR_OK && t->replicas) {
@@ -130,6 +135,7 @@ mr_status mr_trainer_update(mr_trainer *t)
     mr_run *r = t->train_run;
     mr_params *ps = &t->params;
     double sum, bad;
+    mr_ring_at("update");
     MR_TRY(gradient_stats(t, &sum, &bad));
     t->grad_norm = sqrt(sum);
     MR_TRY(check_finite(t, bad));

@@ -28,6 +28,7 @@ typedef struct mr_trainer {
     mr_params params;
     mr_features feat; /* device memory, or the data set's own when host memory is the device */
     bool owns_features;
+    bool is_dry;        /* see mr_trainer_opts */
     int64_t table_rows; /* rows of item.weight */
     int table;          /* its parameter id */
 
@@ -53,6 +54,7 @@ typedef struct mr_trainer_opts {
     bool stochastic;    /* dropout and gate noise in the training graph */
     bool optimizer;     /* allocate gradients and Adam's moments */
     bool is_private;    /* plan check mode: private poisoned memory */
+    bool is_dry;        /* compile the plans only: no memory for parameters and buffers, no run */
     const char *device; /* NULL: the configuration's */
 } mr_trainer_opts;
 

@@ -165,12 +165,78 @@ static void test_verify_fails(void **state)
     destroy(&f);
 }
 
+/* ---- red zones ---- */
+
+static const mr_kernels *right; /* of the run that is broken */
+
+/* One element more than asked for. */
+static void silu_fwd_too_far(void *y, const void *x, int64_t n, const mr_exec *ex)
+{
+    right->silu_fwd(y, x, n, ex);
+    if (right == &mr_kernels_cpu64)
+        ((double *)y)[n] = 1.0;
+    else
+        ((float *)y)[n] = 1.0f;
+}
+
+static void silu_bwd_too_far(void *dx, const void *dy, const void *x, int64_t n, int acc,
+                             const mr_exec *ex)
+{
+    right->silu_bwd(dx, dy, x, n, acc, ex);
+    if (right == &mr_kernels_cpu64)
+        ((double *)dx)[n] = 1.0;
+    else
+        ((float *)dx)[n] = 1.0f;
+}
+
+static void expect_caught(fixture *f, bool in_forward, const char *step, const char *buffer)
+{
+    mr_errors_to_log(false);
+    mr_status st = mr_run_forward(f->run);
+    if (!in_forward) {
+        assert_int_equal(st, MR_OK);
+        st = mr_run_backward(f->run, NULL, NULL);
+    }
+    mr_errors_to_log(true);
+    assert_int_equal(st, MR_ERR_INTERNAL);
+    if (!strstr(mr_last_error(), step) || !strstr(mr_last_error(), buffer))
+        fail_msg("'%s' names neither '%s' nor '%s'", mr_last_error(), step, buffer);
+}
+
+/* In check mode a kernel that writes one element past its tensor is named: behind the used rows of
+ * a batch, and behind a full buffer. */
+static void test_red_zones(void **state)
+{
+    (void)state;
+    static const char *const devices[] = {"cpu", "cpu64", "guard"};
+    for (int i = 0; i < 6; i++) {
+        fixture f;
+        mr_step_state st = {0};
+        build(&f, devices[i % 3], true);
+        f.batch.rows = i < 3 ? ROWS : ROWS + 1;
+        assert_int_equal(mr_run_set_batch(f.run, &f.batch, &st), MR_OK);
+        assert_int_equal(mr_run_forward(f.run), MR_OK);
+        assert_int_equal(mr_run_backward(f.run, NULL, NULL), MR_OK);
+        mr_kernels broken = *f.run->k;
+        right = f.run->k;
+        f.run->k = &broken;
+        broken.silu_fwd = silu_fwd_too_far;
+        expect_caught(&f, true, "(op silu) wrote", "past the end of the value of");
+        broken.silu_fwd = right->silu_fwd;
+        broken.silu_bwd = silu_bwd_too_far;
+        assert_int_equal(mr_run_set_batch(f.run, &f.batch, &st), MR_OK);
+        expect_caught(&f, false, "(op silu) wrote", "past the end of the gradient of");
+        destroy(&f);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gradients),
         cmocka_unit_test(test_memory_modes),
         cmocka_unit_test(test_verify_fails),
+        cmocka_unit_test(test_red_zones),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
