@@ -152,9 +152,33 @@ def run_folders():
     refused(NO_INPUT, ["nowhere"], "eval", "--checkpoint", "nowhere")
     refused(USAGE, ["--split tset"], "eval", "--checkpoint", "runs/mine", "--split", "tset",
             ranks=(0,))
-    refused(IO, ["one.tsv", "File exists"], "dump-step", "--out", "one.tsv", "--data.path=small.h5",
-            *h.SMALL)
+    refused(USAGE, ["one.tsv", "exists and was not touched"], "dump-step", "--out", "one.tsv",
+            "--data.path=small.h5", *h.SMALL)
+    for more in (["dump-step", "--out"], ["recommend", "--checkpoint", "runs/mine", "--out"],
+                 ["export", "--checkpoint", "runs/mine", "--out"],
+                 ["eval", "--checkpoint", "runs/mine", "--per-user"], ["synth", "--out"],
+                 ["bench", "step", "--json"]):
+        refused(USAGE, ["no folder nowhere/"], *more, "nowhere/new", ranks=(0,))
+        refused(USAGE, ["runs"], *more, "runs", ranks=(0,))
+    refused(USAGE, ["no tensor 'x'", "inspect"], "export", "--checkpoint", "runs/mine", "--tensor",
+            "x", "--npy", "x.npy")
+    recommend = ("recommend", "--checkpoint", "runs/mine", "--topk", "3", "--out", "new", "--users")
+    for name, text, said in (("none", b"\n", "names no user"), ("nul", b"\0", "line 1 holds a NUL"),
+                             ("who", b"1\nnobody\n", "line 2: the data set has no user 'nobody'")):
+        with open(path(name), "wb") as f:
+            f.write(text)
+        refused(DATA, [name, said], *recommend, name, ranks=(0, 2) if name == "who" else (0,))
+    resume_from(keys)
     in_use(keys)
+
+
+def resume_from(keys):
+    """checkpoint.resume=DIR: what is no checkpoint of this run is refused before a folder is made."""
+    for where, code, texts in (
+            ("nowhere", NO_INPUT, ["nowhere"]),
+            ("runs/foreign", NO_INPUT, ["runs/foreign", "holds no checkpoint"]),
+            ("runs/mine/checkpoints", CONFIG, ["runs/mine", "another configuration"])):
+        no_train(code, texts, *keys, "--train.lr=0.1", "--checkpoint.resume=" + where)
 
 
 def in_use(keys):
