@@ -2,12 +2,14 @@
 #include "train/job.h"
 
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/stop.h"
+#include "dist/agree.h"
 #include "dist/watchdog.h"
 #include "train/run_folder.h"
 
@@ -132,6 +134,35 @@ done:
     return st;
 }
 
+/* What must be the same everywhere although each rank worked it out for itself. */
+static mr_status same_layout(const mr_trainer *t)
+{
+    mr_fact *fact = NULL;
+    const struct {
+        const char *name;
+        int64_t value;
+    } number[] = {{"the number of parameters", mr_params_count(&t->params)},
+                  {"the number of tensors", mr_named_count(&t->params)},
+                  {"the rows of the item table", t->table_rows},
+                  {"the ranks of an item group", t->items->size},
+                  {"the training rows", mr_sampler_rows(t->sampler)},
+                  {"the batches of an epoch", mr_sampler_batches(t->sampler)},
+                  {"the bytes of a number", (int64_t)t->params.real_bytes}};
+    enum { N = sizeof number / sizeof *number };
+    mr_status st = mr_comm_agree(t->world, MR_ALLOC(&fact, N + 1, "facts"));
+    for (int i = 0; st == MR_OK && i < N; i++) {
+        fact[i].name = number[i].name;
+        snprintf(fact[i].text, sizeof fact[i].text, "%lld", (long long)number[i].value);
+    }
+    if (st == MR_OK) {
+        fact[N].name = "the device";
+        snprintf(fact[N].text, sizeof fact[N].text, "%s", t->dev->name);
+        st = mr_agree_facts(t->world, fact, N + 1, "look for what differs between the hosts");
+    }
+    MR_FREE(fact);
+    return st;
+}
+
 mr_status mr_job_run(mr_job *j)
 {
     mr_trainer *t = NULL;
@@ -148,6 +179,7 @@ mr_status mr_job_run(mr_job *j)
     /* First what can refuse the configuration: a refused one leaves no run folder behind. */
     MR_TRY_GOTO(mr_trainer_create(&t, j->cfg, &s->data, s->world, &o), st, done);
     MR_TRY_GOTO(check_resume(j), st, done);
+    MR_TRY_GOTO(same_layout(t), st, done);
     MR_TRY_GOTO(mr_run_folder_open(&f, j->cfg, &info, s->world), st, done);
     MR_TRY_GOTO(mr_watch_folder(f->path, s->world), st, done);
     describe(j, t);
