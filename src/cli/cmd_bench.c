@@ -1,6 +1,6 @@
 /* mealrec-dist bench: measured times. `bench step`: one training step, beside the matrix-product
- * rate of the same machine in the same run, and the memory it takes. What it is not: a test;
- * nothing here fails because something is slow. */
+ * rate of the same machine in the same run, and the memory it takes. `bench comm`: bench_comm.c and
+ * bench_comm_check.c. What it is not: a test; nothing here fails because something is slow. */
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -10,6 +10,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "cli/bench.h"
 #include "cli/commands.h"
 #include "train/session.h"
 #include "train/trainer.h"
@@ -17,9 +18,10 @@
 static const mr_cli_option options[] = {{"steps", "N", "timed steps (default 20)"},
                                         {"warmup", "N", "steps before them (default 5)"},
                                         {"json", "FILE", "also write the figures as JSON"},
+                                        {"check", NULL, "comm: bytes against their formula"},
                                         {NULL, NULL, NULL}};
 
-static double now(void)
+double mr_bench_now(void)
 {
     struct timespec ts;
     clock_gettime(CLOCK_MONOTONIC, &ts);
@@ -45,7 +47,7 @@ static double peak_mib(void)
     return (double)u.ru_maxrss / 1024.0;
 }
 
-static int ascending(const void *a, const void *b)
+int mr_bench_ascending(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
@@ -63,12 +65,12 @@ static mr_status product_rate(mr_trainer *t, double *out)
     MR_TRY_GOTO(t->dev->alloc(t->dev, &b, (size_t)(n * k) * real, "bench"), st, done);
     MR_TRY_GOTO(t->dev->alloc(t->dev, &c, (size_t)(m * n) * real, "bench"), st, done);
     for (int i = 0; i < 20; i++) {
-        double at = now();
+        double at = mr_bench_now();
         t->dev->enter(t->dev);
         t->train_run->k->gemm(c, a, b, m, n, k, 0, 1, k, k, n, 1.0, 0.0, &t->train_run->ex);
         t->dev->leave(t->dev);
         MR_TRY_GOTO(t->dev->sync(t->dev), st, done);
-        double rate = 2e-9 * (double)(m * n * k) / (now() - at);
+        double rate = 2e-9 * (double)(m * n * k) / (mr_bench_now() - at);
         if (rate > best) best = rate;
     }
     *out = best;
@@ -85,11 +87,11 @@ static mr_status time_steps(mr_trainer *t, int64_t warmup, int64_t n, double *se
     if (batches > 1) batches--; /* full batches only */
     for (int64_t i = 0; i < warmup + n; i++) {
         MR_TRY(t->world->barrier(t->world));
-        double at = now();
+        double at = mr_bench_now();
         MR_TRY(mr_trainer_step(t, i / batches, i % batches));
-        if (i >= warmup) seconds[i - warmup] = now() - at;
+        if (i >= warmup) seconds[i - warmup] = mr_bench_now() - at;
     }
-    qsort(seconds, (size_t)n, sizeof *seconds, ascending);
+    qsort(seconds, (size_t)n, sizeof *seconds, mr_bench_ascending);
     return MR_OK;
 }
 
@@ -141,19 +143,23 @@ done:
 static mr_status run(const mr_args *a)
 {
     mr_session s;
-    MR_CHECK(!strcmp(a->words[0], "step"), MR_ERR_USAGE,
-             "bench does not know '%.40s'; accepted: step", a->words[0]);
+    const char *what = a->words[0];
+    bool is_comm = !strcmp(what, "comm");
+    MR_CHECK(is_comm || !strcmp(what, "step"), MR_ERR_USAGE,
+             "bench does not know '%.40s'; accepted: step, comm", what);
     MR_TRY(mr_session_start(&s, &a->config));
     double rss_start = resident_mib();
     mr_status st = mr_session_load(&s, &a->config);
-    if (st == MR_OK) st = bench_step(a, &s, rss_start);
+    if (st == MR_OK && !is_comm) st = bench_step(a, &s, rss_start);
+    if (st == MR_OK && is_comm)
+        st = mr_args_has(a, "check") ? mr_bench_comm_check(a, &s) : mr_bench_comm(a, &s);
     mr_session_close(&s);
     return st;
 }
 
 const mr_command mr_cmd_bench = {.name = "bench",
-                                 .summary = "measure: step",
-                                 .words = "step",
+                                 .summary = "measure: a training step, or its collectives",
+                                 .words = "step|comm",
                                  .words_min = 1,
                                  .words_max = 1,
                                  .options = options,

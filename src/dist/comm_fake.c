@@ -24,13 +24,21 @@ static mr_status after(mr_comm *c, mr_status st, const char *call)
 {
     fake *f = c->impl;
     c->stats = f->inner->stats;
+    c->purpose = f->inner->purpose;
     if (++f->count->made == f->count->fail_at && st == MR_OK)
         return MR_RAISE(MR_ERR_COMM, "%s fails on purpose (call %lld)", call,
                         (long long)f->count->made);
     return st;
 }
 
-#define INNER(c) (((fake *)(c)->impl)->inner)
+/* The inner communicator, about to make a call for the same purpose. */
+static mr_comm *inner_of(const mr_comm *c)
+{
+    mr_comm *inner = ((fake *)c->impl)->inner;
+    inner->purpose = c->purpose;
+    return inner;
+}
+#define INNER(c) inner_of(c)
 
 static mr_status fake_allreduce(mr_comm *c, void *buf, int64_t n, mr_dtype t, mr_reduce op)
 {
@@ -125,6 +133,7 @@ static mr_status wrap(mr_comm *inner, bool owns_inner, countdown *count, mr_comm
                    .rank = inner->rank,
                    .size = inner->size,
                    .stats = inner->stats,
+                   .purpose = MR_FOR_OTHER,
                    .allreduce = fake_allreduce,
                    .iallreduce = fake_iallreduce,
                    .wait_all = fake_wait_all,

@@ -51,10 +51,12 @@ static mr_status gather(views *v, mr_run *r, const mr_node *n)
     for (int s = 0; s < 2; s++) {
         const void *zs = mr_val(r, n->in[s]);
         r->k->axpy(v->x + s * own, zs, v->B * v->d, 1.0, 0, &r->ex);
-        if (v->rows.size > 1)
+        if (v->rows.size > 1) {
+            r->world->purpose = MR_FOR_VIEWS;
             MR_TRY(r->world->allgatherv(r->world, zs, v->z + s * half, v->counts, r->dev->real));
-        else
+        } else {
             r->k->axpy(v->z + s * half, zs, v->B * v->d, 1.0, 0, &r->ex);
+        }
     }
     r->k->pair_ids(v->target, v->skip, v->B, v->rows.first, v->G, &r->ex);
     return MR_OK;
@@ -89,6 +91,7 @@ static mr_status pass(mr_run *r, const mr_node *n, bool with_grad)
     for (int i = 0; i < 2; i++) {
         const char *part = v.dz + i * half;
         if (v.rows.size > 1) {
+            r->world->purpose = MR_FOR_VIEW_GRADS;
             MR_TRY(r->world->reduce_scatterv(r->world, part, v.part, v.counts, r->dev->real));
             part = v.part;
         }

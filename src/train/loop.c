@@ -153,7 +153,10 @@ static mr_status requests(mr_loop *l, bool *stop, bool *is_due)
     double limit = 60.0 * (double)l->t->cfg->checkpoint.every_minutes;
     bool due = limit > 0 && l->t->step > l->state.step && now() - l->saved_at >= limit;
     int32_t flag[2] = {l->stop && *l->stop, w->rank == 0 && due};
-    if (w->size > 1) MR_TRY(w->allreduce(w, flag, 2, MR_I32, MR_MAX));
+    if (w->size > 1) {
+        w->purpose = MR_FOR_STOP;
+        MR_TRY(w->allreduce(w, flag, 2, MR_I32, MR_MAX));
+    }
     *stop = flag[0] != 0;
     *is_due = flag[1] != 0;
     return MR_OK;

@@ -35,6 +35,7 @@ static mr_status reduce_bucket(void *user, int64_t lo, int64_t hi)
     if (t->world->size == 1) return MR_OK;
     char *g = (char *)t->params.grad + lo * (int64_t)t->params.real_bytes;
     t->dev->enter(t->dev);
+    t->world->purpose = MR_FOR_DENSE_GRADS;
     mr_status st = t->world->iallreduce(t->world, g, hi - lo, t->dev->real);
     t->dev->leave(t->dev);
     return st;
@@ -51,9 +52,10 @@ mr_status mr_trainer_gradients(mr_trainer *t)
     t->dev->enter(t->dev);
     mr_status st = t->world->wait_all(t->world);
     if (st == MR_OK && t->replicas) {
-        char *g = (char *)t->params.grad + shard_begin(t) * (int64_t)t->params.real_bytes;
-        st = t->replicas->allreduce(t->replicas, g, t->params.n_total - shard_begin(t),
-                                    t->dev->real, MR_SUM);
+        const mr_param *p = &t->params.p[t->table];
+        char *g = (char *)t->params.grad + p->offset * (int64_t)t->params.real_bytes;
+        t->replicas->purpose = MR_FOR_TABLE_GRADS;
+        st = t->replicas->allreduce(t->replicas, g, p->count, t->dev->real, MR_SUM);
     }
     t->dev->leave(t->dev);
     MR_TRY(st);
@@ -79,7 +81,10 @@ static mr_status gradient_stats(mr_trainer *t, double *sum, double *bad)
     if (st == MR_OK) st = t->dev->to_host(t->dev, shard, dev, sizeof shard);
     t->dev->free(t->dev, dev);
     MR_TRY(st);
-    if (t->items->size > 1) MR_TRY(t->items->allreduce(t->items, shard, 2, MR_F64, MR_SUM));
+    if (t->items->size > 1) {
+        t->items->purpose = MR_FOR_TABLE_NORM;
+        MR_TRY(t->items->allreduce(t->items, shard, 2, MR_F64, MR_SUM));
+    }
     *sum = dense[0] + shard[0];
     *bad = dense[1] + shard[1];
     return MR_OK;

@@ -65,24 +65,29 @@ static mr_graph_dims dims_for(const mr_trainer *t, int64_t rows_cap, int64_t row
                            .rows_global_cap = rows_global};
 }
 
-static mr_status make_sampler(mr_trainer *t)
+mr_sampler_spec mr_trainer_sampling(const mr_trainer *t, int rank, int n_ranks)
 {
     const mr_config *c = t->cfg;
     bool views = mr_model_backbone(c) == MR_BACKBONE_CL4SREC;
-    mr_sampler_spec spec = {.data = t->data,
-                            .split = MR_SPLIT_TRAIN,
-                            .batch = c->train.batch,
-                            .max_len = c->data.max_len,
-                            .virtual_shards = (int)c->dist.virtual_shards,
-                            .rank = t->world->rank,
-                            .n_ranks = t->world->size,
-                            .seed = (uint64_t)c->run.seed,
-                            .augment = views ? c : NULL};
+    return (mr_sampler_spec){.data = t->data,
+                             .split = MR_SPLIT_TRAIN,
+                             .batch = c->train.batch,
+                             .max_len = c->data.max_len,
+                             .virtual_shards = (int)c->dist.virtual_shards,
+                             .rank = rank,
+                             .n_ranks = n_ranks,
+                             .seed = (uint64_t)c->run.seed,
+                             .augment = views ? c : NULL};
+}
+
+static mr_status make_sampler(mr_trainer *t)
+{
+    mr_sampler_spec spec = mr_trainer_sampling(t, t->world->rank, t->world->size);
     MR_TRY(mr_sampler_make(&t->sampler, &spec));
-    int64_t cap = mr_sampler_rows_cap(t->sampler), L = c->data.max_len;
+    int64_t cap = mr_sampler_rows_cap(t->sampler);
     if (cap < 1) cap = 1;
-    MR_TRY(mr_batch_alloc(&t->batch, cap, L, views ? 3 : 1, t->world->size));
-    return mr_feed_create(&t->feed, cap, L, t->batch.n_seq, t->items->size);
+    return mr_batch_alloc(&t->batch, cap, spec.max_len, spec.augment ? MR_MAX_SEQ : 1,
+                          t->world->size);
 }
 
 mr_status mr_trainer_run(mr_trainer *t, mr_run **out_p, const mr_plan *plan)
@@ -128,12 +133,15 @@ mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_d
     t->cfg = cfg;
     t->data = data;
     t->world = world;
+    MR_TRY_GOTO(make_sampler(t), st, fail);
     MR_TRY_GOTO(make_groups(t), st, fail);
+    MR_TRY_GOTO(mr_feed_create(&t->feed, t->batch.rows_cap, cfg->data.max_len, t->batch.n_seq,
+                               t->items->size),
+                st, fail);
     MR_TRY_GOTO(mr_device_open(&t->dev, opts->device ? opts->device : mr_trainer_device(cfg), 0),
                 st, fail);
     MR_TRY_GOTO(mr_schedule_make(&t->sched, cfg), st, fail);
     MR_TRY_GOTO(make_features(t), st, fail);
-    MR_TRY_GOTO(make_sampler(t), st, fail);
     MR_TRY_GOTO(make_training(t, opts), st, fail);
     *out_p = t;
     return MR_OK;

@@ -60,6 +60,10 @@ mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_d
                             mr_comm *world, const mr_trainer_opts *opts);
 void mr_trainer_free(mr_trainer **t_p);
 
+/* How rank `rank` of n_ranks chooses the training rows of this trainer's batches. Not collective.
+ */
+mr_sampler_spec mr_trainer_sampling(const mr_trainer *t, int rank, int n_ranks);
+
 /* One optimizer step on global batch i of `epoch`. ERR_DIVERGED after 3 non-finite gradients in a
  * row, naming the first such parameter. */
 mr_status mr_trainer_step(mr_trainer *t, int64_t epoch, int64_t i);
