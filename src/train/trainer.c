@@ -2,8 +2,8 @@
  */
 #include "train/trainer.h"
 
-#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/mem.h"
@@ -13,23 +13,64 @@ const char *mr_trainer_device(const mr_config *cfg)
     return strcmp(cfg->run.device, "auto") ? cfg->run.device : "cpu";
 }
 
+/* Bytes of memory for each rank of the fullest node; the same in every run on the same machine. */
+static mr_status memory_of_rank(mr_comm *world, double *out)
+{
+    mr_comm *host = NULL;
+    MR_TRY(world->split_host(world, &host));
+    double mine = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) / host->size;
+    mr_comm_destroy(&host);
+    MR_TRY(world->allreduce(world, &mine, 1, MR_F64, MR_MIN));
+    *out = mine;
+    return MR_OK;
+}
+
+/* What the placement needs to know of a step before its graph exists. */
+static void table_shape(const mr_trainer *t, mr_step_shape *out)
+{
+    *out = (mr_step_shape){.ranks = t->world->size,
+                           .group = 1,
+                           .real_bytes = (int64_t)mr_dtype_bytes(t->dev->real),
+                           .table_rows = mr_model_table_rows(t->cfg, t->data->n_items),
+                           .width = t->cfg->model.hidden,
+                           .n_seq = t->batch.n_seq,
+                           .n_item_loss = 1};
+    for (int q = 0; q < out->n_seq; q++) out->lookups[q] = out->lookups_bwd[q] = 1;
+}
+
+/* Rank 0 looks at its rows of the first batch and decides for all. */
+static mr_status decide(mr_trainer *t, double memory)
+{
+    mr_wanted w = {0};
+    mr_step_shape shape;
+    table_shape(t, &shape);
+    mr_sampler_get(t->sampler, 0, 0, 0, &t->batch);
+    MR_TRY(mr_wanted_of(&w, &t->batch, shape.table_rows));
+    mr_status st = mr_placement_choose(&t->placement, &shape, &t->placement.layout,
+                                       t->batch.rank_rows, w.n, memory, t->cfg->dist.item_shard);
+    mr_wanted_free(&w);
+    return st;
+}
+
 /* Which ranks share the item table: groups of G consecutive ranks. */
 static mr_status make_groups(mr_trainer *t)
 {
-    const char *s = t->cfg->dist.item_shard;
-    int P = t->world->size, G = P;
-    if (strcmp(s, "auto") && strcmp(s, "all")) G = atoi(s);
-    MR_CHECK(G >= 1 && G <= P && P % G == 0, MR_ERR_CONFIG,
-             "dist.item_shard=%s: %d ranks cannot be split into groups of %d; use all, auto or a "
-             "divisor of the number of ranks",
-             s, P, G);
-    t->group0 = t->world->rank / G * G;
-    if (G == P) {
+    int P = t->world->size, rank = t->world->rank;
+    double memory = 0;
+    MR_TRY(mr_layout_of(&t->placement.layout, t->world));
+    MR_TRY(memory_of_rank(t->world, &memory));
+    MR_TRY(mr_comm_agree(t->world, rank == 0 ? decide(t, memory) : MR_OK));
+    MR_TRY(t->world->bcast(t->world, &t->placement, sizeof t->placement, MR_U8, 0));
+    int G = t->placement.of[t->placement.chosen].group;
+    t->group0 = rank / G * G;
+    if (P == 1) {
         t->items = t->world;
         return MR_OK;
     }
-    MR_TRY(t->world->split(t->world, t->world->rank / G, &t->items));
-    return t->world->split(t->world, t->world->rank % G, &t->replicas);
+    /* A communicator of its own even when it is everybody: small exchanges of rows do not queue
+     * behind the sums of dense gradients. */
+    MR_TRY(t->world->split(t->world, rank / G, &t->items));
+    return G == P ? MR_OK : t->world->split(t->world, rank % G, &t->replicas);
 }
 
 static mr_status feature_to_device(mr_trainer *t, mr_feature *out, const mr_feature *f)
@@ -133,12 +174,12 @@ mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_d
     t->cfg = cfg;
     t->data = data;
     t->world = world;
+    MR_TRY_GOTO(mr_device_open(&t->dev, opts->device ? opts->device : mr_trainer_device(cfg), 0),
+                st, fail);
     MR_TRY_GOTO(make_sampler(t), st, fail);
     MR_TRY_GOTO(make_groups(t), st, fail);
     MR_TRY_GOTO(mr_feed_create(&t->feed, t->batch.rows_cap, cfg->data.max_len, t->batch.n_seq,
                                t->items->size),
-                st, fail);
-    MR_TRY_GOTO(mr_device_open(&t->dev, opts->device ? opts->device : mr_trainer_device(cfg), 0),
                 st, fail);
     MR_TRY_GOTO(mr_schedule_make(&t->sched, cfg), st, fail);
     MR_TRY_GOTO(make_features(t), st, fail);

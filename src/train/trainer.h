@@ -13,12 +13,14 @@
 #include "model/model.h"
 #include "model/schedule.h"
 #include "train/feed.h"
+#include "train/placement.h"
 
 typedef struct mr_trainer {
     const mr_config *cfg;   /* borrowed */
     const mr_dataset *data; /* borrowed; must outlive the trainer (features are used in place) */
     mr_comm *world;         /* borrowed */
-    mr_comm *items;         /* ranks that share the item table; == world, or owned */
+    mr_placement placement; /* why the groups of items are what they are */
+    mr_comm *items;         /* ranks that share the item table; owned, or world when alone */
     mr_comm *replicas;      /* ranks that hold the same rows of it; NULL when there is one copy */
     int group0;             /* world rank of the first rank of this item group */
     mr_device *dev;

@@ -1,5 +1,6 @@
 # The training program end to end: equality over ranks, resuming, variants, evaluation, refusals.
 mr_add_test(trainer SOURCES train/test_trainer.c LABELS train TIMEOUT 300)
+mr_add_test(placement SOURCES train/test_placement.c LABELS train dist)
 add_executable(baseline_ranks train/baseline_ranks.c)
 target_link_libraries(baseline_ranks PRIVATE mealrec)
 if(TARGET mealrec-dist)
