@@ -19,6 +19,7 @@ static const mr_cli_option options[] = {{"steps", "N", "timed steps (default 20)
                                         {"warmup", "N", "steps before them (default 5)"},
                                         {"json", "FILE", "also write the figures as JSON"},
                                         {"check", NULL, "comm: bytes against their formula"},
+                                        {"out", "FILE", "machine: where to write it"},
                                         {NULL, NULL, NULL}};
 
 double mr_bench_now(void)
@@ -144,13 +145,14 @@ static mr_status run(const mr_args *a)
 {
     mr_session s;
     const char *what = a->words[0];
-    bool is_comm = !strcmp(what, "comm");
-    MR_CHECK(is_comm || !strcmp(what, "step"), MR_ERR_USAGE,
-             "bench does not know '%.40s'; accepted: step, comm", what);
+    bool is_comm = !strcmp(what, "comm"), is_machine = !strcmp(what, "machine");
+    MR_CHECK(is_comm || is_machine || !strcmp(what, "step"), MR_ERR_USAGE,
+             "bench does not know '%.40s'; accepted: step, comm, machine", what);
     MR_TRY(mr_session_start(&s, &a->config));
     double rss_start = resident_mib();
     mr_status st = mr_session_load(&s, &a->config);
-    if (st == MR_OK && !is_comm) st = bench_step(a, &s, rss_start);
+    if (st == MR_OK && is_machine) st = mr_bench_machine(a, &s);
+    if (st == MR_OK && !is_comm && !is_machine) st = bench_step(a, &s, rss_start);
     if (st == MR_OK && is_comm)
         st = mr_args_has(a, "check") ? mr_bench_comm_check(a, &s) : mr_bench_comm(a, &s);
     mr_session_close(&s);
@@ -158,8 +160,9 @@ static mr_status run(const mr_args *a)
 }
 
 const mr_command mr_cmd_bench = {.name = "bench",
-                                 .summary = "measure: a training step, or its collectives",
-                                 .words = "step|comm",
+                                 .summary =
+                                     "measure: a training step, its collectives, or the machine",
+                                 .words = "step|comm|machine",
                                  .words_min = 1,
                                  .words_max = 1,
                                  .options = options,

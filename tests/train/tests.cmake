@@ -16,6 +16,7 @@ if(TARGET mealrec-dist)
     mr_add_script(train_${part} train/test_variants.py ARGS ${part} LABELS train TIMEOUT 300)
   endforeach()
   mr_add_script(train_counts train/test_counts.py LABELS train)
+  mr_add_script(train_plan_ranks train/test_plan_ranks.py LABELS train dist)
   mr_add_script(train_evaluate train/test_evaluate.py LABELS train dist TIMEOUT 300)
   mr_add_script(train_baselines train/test_baselines.py ARGS $<TARGET_FILE:baseline_ranks>
                 LABELS train TIMEOUT 300)
