@@ -10,6 +10,7 @@ static const mr_cli_option options[] = {
     {"eval", NULL, "the evaluation plan instead of the training step"},
     {"ranks", "P", "the step on P ranks: placement, bytes, operations; no list"},
     {"nodes", "N", "nodes that these ranks are spread over (default 1)"},
+    {"table", NULL, "with --ranks: the collectives as the table of docs/distributed.md"},
     {"machine", "FILE", "a machine of configs/machines: modelled times (implies --ranks 1)"},
     {NULL, NULL, NULL}};
 
@@ -33,8 +34,12 @@ static mr_status print(const mr_args *a, const mr_trainer *t, const mr_plan *p)
     }
     if (mr_args_has(a, "eval")) return MR_OK;
     if (!is_model && ranks % nodes) nodes = 1; /* ranks spread unevenly: taken as one node */
-    return mr_plan_ranks(t, a->config.dist.item_shard, (int)ranks, (int)nodes,
-                         mr_args_value(a, "machine"));
+    const mr_plan_ranks_spec o = {.item_shard = a->config.dist.item_shard,
+                                  .ranks = (int)ranks,
+                                  .nodes = (int)nodes,
+                                  .machine = mr_args_value(a, "machine"),
+                                  .is_table = mr_args_has(a, "table")};
+    return mr_plan_ranks(t, &o);
 }
 
 static mr_status run(const mr_args *a)

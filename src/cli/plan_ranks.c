@@ -80,6 +80,21 @@ static void print_collectives(const mr_prediction *p, bool has_times)
     }
 }
 
+/* The collectives as a table of docs/distributed.md: what purposes.def says, and the figures of
+ * this step. */
+static void print_table(const mr_prediction *p)
+{
+    printf(
+        "| purpose | when | collective | among | what travels | bytes received by rank r | calls "
+        "| bytes |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n");
+    for (int k = 0; k < MR_FOR_OTHER; k++) {
+        const mr_purpose_line *line = mr_purpose_at((mr_purpose)k);
+        printf("| %s | %s | %s | %s | %s | %s | %lld | %.0f |\n", line->id, line->when,
+               mr_coll_name(line->kind), line->among, line->what, line->received,
+               (long long)p->count[k].calls, p->bytes[k].node + p->bytes[k].net);
+    }
+}
+
 static void print_times(const mr_prediction *p, const mr_machine *m)
 {
     double comm = -p->hidden_s;
@@ -91,32 +106,40 @@ static void print_times(const mr_prediction *p, const mr_machine *m)
            1e3 * p->fixed_s, 1e3 * comm, 1e3 * p->hidden_s, (double)p->placement.batch / p->step_s);
 }
 
-mr_status mr_plan_ranks(const mr_trainer *t, const char *item_shard, int ranks, int nodes,
-                        const char *machine)
+static void print_all(const mr_prediction *p, const mr_trainer *t, const mr_machine *m)
+{
+    int group = p->placement.of[p->placement.chosen].group;
+    mr_placement_print(&p->placement, to_stdout, NULL);
+    print_collectives(p, m != NULL);
+    printf("GFLOP of the fullest rank: forward %.6f, backward %.6f; in matrix products %.6f; "
+           "other ops touch %.3f GB, the update %.3f GB\n",
+           1e-9 * p->forward.flops, 1e-9 * p->backward.flops,
+           1e-9 * (p->forward.products + p->backward.products),
+           1e-9 * (p->forward.bytes + p->backward.bytes),
+           1e-9 * mr_plan_update_bytes(t->train_plan, group));
+    if (m) print_times(p, m);
+}
+
+mr_status mr_plan_ranks(const mr_trainer *t, const mr_plan_ranks_spec *o)
 {
     typical y = {.rows = NULL};
     mr_machine m;
-    mr_predict_spec s = {.plan = t->train_plan, .item_shard = item_shard};
+    mr_predict_spec s = {.plan = t->train_plan, .item_shard = o->item_shard};
     mr_prediction p;
     mr_status st;
-    MR_TRY_GOTO(mr_layout_even(&s.layout, ranks, nodes), st, done);
-    if (machine) MR_TRY_GOTO(mr_machine_read(&m, machine), st, done);
+    MR_TRY_GOTO(mr_layout_even(&s.layout, o->ranks, o->nodes), st, done);
+    if (o->machine) MR_TRY_GOTO(mr_machine_read(&m, o->machine), st, done);
     MR_TRY_GOTO(mr_volume_shape(&s.shape, t->train_plan, t->table, t->batch.n_seq), st, done);
-    MR_TRY_GOTO(typical_batch(&y, t, ranks), st, done);
+    MR_TRY_GOTO(typical_batch(&y, t, o->ranks), st, done);
     s.rows = y.rows;
     s.n_unique = y.n_unique;
     s.size = y.size;
-    s.machine = machine ? &m : NULL;
+    s.machine = o->machine ? &m : NULL;
     MR_TRY_GOTO(mr_predict(&p, &s), st, done);
-    mr_placement_print(&p.placement, to_stdout, NULL);
-    print_collectives(&p, machine != NULL);
-    printf("GFLOP of the fullest rank: forward %.6f, backward %.6f; in matrix products %.6f; "
-           "other ops touch %.3f GB, the update %.3f GB\n",
-           1e-9 * p.forward.flops, 1e-9 * p.backward.flops,
-           1e-9 * (p.forward.products + p.backward.products),
-           1e-9 * (p.forward.bytes + p.backward.bytes),
-           1e-9 * mr_plan_update_bytes(t->train_plan, p.placement.of[p.placement.chosen].group));
-    if (machine) print_times(&p, &m);
+    if (o->is_table)
+        print_table(&p);
+    else
+        print_all(&p, t, s.machine);
 done:
     MR_FREE(y.rows);
     return st;

@@ -11,6 +11,7 @@ target_link_libraries(test_job_program PRIVATE mealrec)
 mr_add_script(job dist/test_job.sh LABELS dist
               ARGS ${MPIEXEC_EXECUTABLE} $<TARGET_FILE:test_job_program>)
 if(TARGET mealrec-dist)
+  mr_add_script(dist_collectives_table dist/test_collectives_table.py LABELS dist)
   foreach(model sasrec cl4srec tedrec mealrec)
     mr_add_script(dist_bytes_${model} dist/test_bytes.py ARGS ${model} LABELS dist TIMEOUT 300)
   endforeach()
