@@ -8,6 +8,7 @@
 
 #include "base/mem.h"
 #include "cli/bench.h"
+#include "train/exact.h"
 #include "train/trainer.h"
 #include "train/volume.h"
 
@@ -164,13 +165,14 @@ mr_status mr_bench_comm_check(const mr_args *a, mr_session *s)
     mr_trainer *t = NULL;
     mr_step_shape shape;
     totals sum = {.ranks = s->world->size};
-    mr_trainer_opts o = {.stochastic = true, .optimizer = true};
+    mr_trainer_opts o = {.stochastic = true, .optimizer = true, .whole_steps = true};
     mr_status st;
     MR_TRY(mr_args_int(a, "steps", 1, 100000, 3, &steps));
     MR_TRY_GOTO(mr_trainer_create(&t, &a->config, &s->data, s->world, &o), st, done);
     MR_TRY_GOTO(mr_volume_shape(&shape, t->train_plan, t->table, t->batch.n_seq), st, done);
     shape.ranks = s->world->size;
     shape.group = t->items->size;
+    shape.exact = t->exact ? mr_exact_elements(t->exact) : 0;
     MR_TRY_GOTO(MR_ALLOC(&sum.counted, (int64_t)sum.ranks * MR_FOR_COUNT, "counts"), st, done);
     MR_TRY_GOTO(MR_ALLOC(&sum.formula, (int64_t)sum.ranks * MR_FOR_COUNT, "counts"), st, done);
     MR_TRY_GOTO(run_steps(t, &shape, steps, &sum), st, done);

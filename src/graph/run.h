@@ -34,6 +34,9 @@ struct mr_run {
     mr_exchange *xch[MR_MAX_SEQ]; /* row exchange of each sequence set, planned for this batch */
     /* Diffusion schedule, length steps + 1, index t = 0..T (host memory, constant). */
     const double *abar, *c1, *c2, *s2;
+    /* Gradients of both views of this batch's rows, made elsewhere (train/contrast.c), [rows,d]
+     * each; NULL: ntxent makes them, and its loss. */
+    const char *view_grad[2];
     int64_t t_max;
     const mr_int_list *t_set; /* n = 0: t uniform in 1..T */
     char *ws;                 /* workspace block */

@@ -122,7 +122,7 @@ mr_status mr_job_run(mr_job *j)
     mr_trainer *t = NULL;
     mr_run_folder *f = NULL;
     mr_session *s = j->session;
-    mr_trainer_opts o = {.stochastic = true, .optimizer = true};
+    mr_trainer_opts o = {.stochastic = true, .optimizer = true, .whole_steps = true};
     mr_run_info info = {.device = mr_trainer_device(j->cfg),
                         .data_path = j->cfg->data.path,
                         .data_checksum = s->data.checksum,

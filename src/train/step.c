@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "train/exact.h"
 #include "train/trainer.h"
 
 #define MAX_SKIPS 3 /* non-finite gradients in a row before giving up */
@@ -12,7 +13,7 @@
 mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, mr_feed *feed, const mr_batch *b)
 {
     const mr_config *c = t->cfg;
-    MR_TRY(mr_feed_plan(feed, t->items, t->table_rows, b));
+    MR_TRY(mr_feed_plan(feed, run->items, t->table_rows, b));
     for (int s = 0; s < b->n_seq; s++) run->xch[s] = feed->xch[s];
     double k = (double)(t->step + 1);
     mr_step_state st = {.lr = c->train.lr,
@@ -135,7 +136,7 @@ mr_status mr_trainer_update(mr_trainer *t)
     mr_run *r = t->train_run;
     mr_params *ps = &t->params;
     double sum, bad;
-    MR_TRY(gradient_stats(t, &sum, &bad));
+    MR_TRY(t->exact ? mr_exact_stats(t, &sum, &bad) : gradient_stats(t, &sum, &bad));
     t->grad_norm = sqrt(sum);
     MR_TRY(check_finite(t, bad));
     if (c->train.clip > 0 && t->grad_norm > c->train.clip)
@@ -155,8 +156,12 @@ mr_status mr_trainer_update(mr_trainer *t)
 
 mr_status mr_trainer_step(mr_trainer *t, int64_t epoch, int64_t i)
 {
-    MR_TRY(mr_trainer_load(t, t->train_run, epoch, i));
-    MR_TRY(mr_trainer_gradients(t));
+    if (t->exact) {
+        MR_TRY(mr_exact_gradients(t, epoch, i));
+    } else {
+        MR_TRY(mr_trainer_load(t, t->train_run, epoch, i));
+        MR_TRY(mr_trainer_gradients(t));
+    }
     MR_TRY(mr_trainer_update(t));
     t->step++;
     return MR_OK;

@@ -7,6 +7,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "train/exact.h"
 
 const char *mr_trainer_device(const mr_config *cfg)
 {
@@ -149,6 +150,11 @@ mr_status mr_trainer_run(mr_trainer *t, mr_run **out_p, const mr_plan *plan)
     return MR_OK;
 }
 
+static bool is_exact(const mr_trainer *t, const mr_trainer_opts *o)
+{
+    return t->cfg->dist.deterministic == MR_DET_WORLD && o->whole_steps;
+}
+
 static mr_status make_training(mr_trainer *t, const mr_trainer_opts *o)
 {
     size_t real = mr_dtype_bytes(t->dev->real);
@@ -160,6 +166,7 @@ static mr_status make_training(mr_trainer *t, const mr_trainer_opts *o)
     MR_TRY(mr_params_alloc(&t->params, t->dev, t->items->rank, t->items->size, o->optimizer));
     MR_TRY(mr_params_init(&t->params, (uint64_t)t->cfg->run.seed));
     if (!o->optimizer) return MR_OK;
+    if (is_exact(t, o)) return mr_exact_create(t, o->stochastic);
     int64_t bucket = (int64_t)(t->cfg->dist.bucket_mb * 1048576.0) / (int64_t)real;
     MR_TRY(mr_plan_compile(&t->train_plan, t->train_graph, true, o->is_private, bucket));
     return mr_trainer_run(t, &t->train_run, t->train_plan);
@@ -179,7 +186,7 @@ mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_d
     MR_TRY_GOTO(make_sampler(t), st, fail);
     MR_TRY_GOTO(make_groups(t), st, fail);
     MR_TRY_GOTO(mr_feed_create(&t->feed, t->batch.rows_cap, cfg->data.max_len, t->batch.n_seq,
-                               t->items->size),
+                               is_exact(t, opts) ? 1 : t->items->size),
                 st, fail);
     MR_TRY_GOTO(mr_schedule_make(&t->sched, cfg), st, fail);
     MR_TRY_GOTO(make_features(t), st, fail);
@@ -214,6 +221,7 @@ void mr_trainer_free(mr_trainer **t_p)
     mr_plan_free(&t->eval_plan);
     mr_graph_free(&t->eval_graph);
     mr_run_free(&t->train_run);
+    mr_exact_free(&t->exact);
     mr_plan_free(&t->train_plan);
     mr_graph_free(&t->train_graph);
     mr_params_free(&t->params);

@@ -15,6 +15,8 @@
 #include "train/feed.h"
 #include "train/placement.h"
 
+typedef struct mr_exact mr_exact;
+
 typedef struct mr_trainer {
     const mr_config *cfg;   /* borrowed */
     const mr_dataset *data; /* borrowed; must outlive the trainer (features are used in place) */
@@ -31,7 +33,8 @@ typedef struct mr_trainer {
     int64_t table_rows; /* rows of item.weight */
     int table;          /* its parameter id */
 
-    mr_graph *train_graph;
+    mr_exact *exact;       /* dist.deterministic=world: how steps are made; else NULL */
+    mr_graph *train_graph; /* of a whole step; exact: of the rows of one virtual shard */
     mr_plan *train_plan;
     mr_run *train_run;
     mr_sampler *sampler;
@@ -53,6 +56,8 @@ typedef struct mr_trainer_opts {
     bool stochastic;    /* dropout and gate noise in the training graph */
     bool optimizer;     /* allocate gradients and Adam's moments */
     bool is_private;    /* plan check mode: private poisoned memory */
+    bool whole_steps;   /* only mr_trainer_step will be called, so dist.deterministic=world can be
+                         * followed; false: steps are made as with `run` */
     const char *device; /* NULL: the configuration's */
 } mr_trainer_opts;
 

@@ -163,10 +163,25 @@ static int64_t own_table_rows(const mr_step_shape *s, int rank)
     return left < 0 ? 0 : left < block ? left : block;
 }
 
+/* dist.deterministic=world: the table goes to everybody, gradients are summed as integers. */
+static void add_exact(mr_count *out, const mr_step_shape *s, const mr_step_rows *r, int rank)
+{
+    int64_t row = s->width * s->real_bytes, own = own_table_rows(s, rank), all = 0;
+    add(&out[MR_FOR_WHOLE_TABLE], 1, (s->table_rows - own) * row, (s->group - 1) * own * row);
+    add_sum(&out[MR_FOR_EXACT_SUMS], s->ranks, 16 * s->exact + 8);
+    for (int i = 0; i < s->ranks; i++) all += r->rows[i];
+    int64_t mine = r->rows[rank], times = 2 * s->n_contrast;
+    add(&out[MR_FOR_VIEWS], times, times * (all - mine) * row, times * (s->ranks - 1) * mine * row);
+}
+
 void mr_volume_of_rank(mr_count out[MR_FOR_COUNT], const mr_step_shape *s, const mr_step_rows *r,
                        int rank)
 {
     memset(out, 0, MR_FOR_COUNT * sizeof *out);
+    if (s->exact) {
+        add_exact(out, s, r, rank);
+        return;
+    }
     if (s->ranks > 1)
         for (int i = 0; i < s->n_buckets; i++)
             add_sum(&out[MR_FOR_DENSE_GRADS], s->ranks, s->bucket[i] * s->real_bytes);

@@ -21,6 +21,7 @@ typedef struct mr_step_shape {
     int lookups_bwd[MR_MAX_SEQ]; /* and backward */
     int n_contrast;              /* NT-Xent losses */
     int n_item_loss;             /* losses over the item table */
+    int64_t exact;               /* gradient elements summed exactly (train/exact.h); 0: not so */
     int n_buckets;
     int64_t bucket[MR_VOLUME_BUCKETS]; /* elements of each bucket of dense gradients */
 } mr_step_shape;

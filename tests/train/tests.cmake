@@ -12,6 +12,10 @@ if(TARGET mealrec-dist)
     mr_add_script(train_resume_${part} train/test_resume.py ARGS ${part}
                   LABELS train dist TIMEOUT 300)
   endforeach()
+  foreach(model sasrec cl4srec tedrec mealrec mealrec-cl4srec)
+    mr_add_script(train_exact_${model} train/test_exact.py ARGS ${model}
+                  LABELS train dist TIMEOUT 300)
+  endforeach()
   foreach(part gradcheck guard)
     mr_add_script(train_${part} train/test_variants.py ARGS ${part} LABELS train TIMEOUT 300)
   endforeach()
