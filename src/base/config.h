@@ -93,9 +93,14 @@ typedef struct mr_config {
         int64_t virtual_shards;
         double bucket_mb;
         int deterministic; /* MR_DET_* */
+        double hang_limit; /* seconds; 0: no watchdog */
+        int64_t check_every;
     } dist;
     struct {
-        int64_t every_epochs, every_minutes, keep;
+        int64_t every_epochs, every_minutes;
+        bool async;
+        int64_t stop_before; /* seconds */
+        int64_t keep;
         char resume[MR_STR];
         int64_t max_restarts;
     } checkpoint;

@@ -11,6 +11,7 @@
 
 static _Thread_local char last_error[1024];
 static bool errors_to_log = true;
+static _Thread_local int errors_to_thread; /* how often asked for */
 
 /* One held error a process: any thread may raise it, the main thread releases it. */
 static pthread_mutex_t held_lock = PTHREAD_MUTEX_INITIALIZER;
@@ -45,7 +46,7 @@ mr_status mr_raise(mr_status st, const char *file, int line, const char *fmt, ..
     va_start(ap, fmt);
     vsnprintf(last_error, sizeof last_error, fmt, ap);
     va_end(ap);
-    if (!errors_to_log) return st;
+    if (!errors_to_log || errors_to_thread) return st;
     pthread_mutex_lock(&held_lock);
     bool hold = holding;
     if (hold) memcpy(held_error, last_error, sizeof held_error);
@@ -59,6 +60,8 @@ mr_status mr_raise(mr_status st, const char *file, int line, const char *fmt, ..
 const char *mr_last_error(void) { return last_error; }
 
 void mr_errors_to_log(bool on) { errors_to_log = on; }
+
+void mr_errors_to_thread(bool on) { errors_to_thread += on ? 1 : -1; }
 
 static void release_at_exit(void) { mr_errors_release(true); }
 

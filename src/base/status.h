@@ -43,6 +43,8 @@ mr_status mr_raise(mr_status st, const char *file, int line, const char *fmt, ..
 const char *mr_last_error(void);
 /* Silence (false) or restore (true) the logging of raised errors; tests of bad input use it. */
 void mr_errors_to_log(bool on);
+/* While on, errors raised in this thread are only kept for mr_last_error. Calls nest. */
+void mr_errors_to_thread(bool on);
 /* Many ranks often fail alike. While holding is on (ranks > 0 of a job), a raised error is kept
  * instead of logged, the last one winning; mr_comm_agree then lets the lowest failing rank alone
  * print its own. What is still held when the process ends by exit() is printed then. */

@@ -6,10 +6,12 @@
 #include "cli/args.h"
 
 #include <errno.h>
+#include <limits.h>
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/env.h"
 #include "base/mem.h"
 
 static const mr_cli_option common[] = {
@@ -298,6 +300,17 @@ static void print_program_help(FILE *f, const mr_command *const *commands, int n
                "Exit codes: 0 done, 2 usage, 65 bad data, 66 missing input, 70 internal error, 74 "
                "input/output,\n75 stopped on request, 76 watchdog, 77 diverged, 78 bad "
                "configuration.\n");
+}
+
+int mr_args_launcher_rank(void)
+{
+    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK",
+                                        "SLURM_PROCID"};
+    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
+        int64_t rank;
+        if (mr_env_int(names[i], 0, INT_MAX, "", &rank)) return (int)rank;
+    }
+    return -1;
 }
 
 void mr_args_help(FILE *f, const mr_command *command, const mr_command *const *commands, int n)

@@ -60,6 +60,9 @@ mr_status mr_args_int(const mr_args *a, const char *name, int64_t lo, int64_t hi
 mr_status mr_args_real(const mr_args *a, const char *name, double lo, double hi, double standard,
                        double *out_p);
 
+/* Rank as the launcher (mpirun, srun) tells it before MPI is started; -1 without a launcher. */
+int mr_args_launcher_rank(void);
+
 /* Help of the whole program (command NULL) or of one command. */
 void mr_args_help(FILE *f, const mr_command *command, const mr_command *const *commands, int n);
 

@@ -1,19 +1,31 @@
-/* What the files of `mealrec-dist bench` share: cmd_bench.c chooses, bench_*.c measure. */
+/* The benches of `mealrec-dist bench NAME`, one per src/cli/bench_*.c, and what they share. A new
+ * one is declared here and listed in cmd_bench.c, with its options.
+ * What it is not: the measurements (bench_*.c). */
 #ifndef MR_CLI_BENCH_H
 #define MR_CLI_BENCH_H
+
+#include <jansson.h>
 
 #include "cli/args.h"
 #include "train/session.h"
 
-/* Monotonic seconds. */
-double mr_bench_now(void);
-/* Ascending order of doubles, for qsort. */
-int mr_bench_ascending(const void *a, const void *b);
+typedef struct mr_bench {
+    const char *name;
+    const char *options; /* those it takes, as "steps warmup json"; others are refused */
+    mr_status (*run)(const mr_args *a); /* starts and closes its own session */
+} mr_bench;
 
-/* bench comm: the collectives of a step, timed; with --check their bytes against the formula. */
-mr_status mr_bench_comm(const mr_args *a, mr_session *s);
+extern const mr_bench mr_bench_comm, mr_bench_kernels, mr_bench_machine, mr_bench_step;
+
+/* bench comm --check. */
 mr_status mr_bench_comm_check(const mr_args *a, mr_session *s);
-/* bench machine: a file of configs/machines for this machine. */
-mr_status mr_bench_machine(const mr_args *a, mr_session *s);
+
+/* Seconds of a clock that only goes forward. */
+double mr_bench_now(void);
+/* Sorts n times, shortest first: the median is s[n / 2]. */
+void mr_bench_sort(double *s, int64_t n);
+/* Writes o to the file of --json, if that was given. ERR_IO when it cannot. o stays the caller's.
+ * To be called by one rank. */
+mr_status mr_bench_json(const mr_args *a, const json_t *o);
 
 #endif

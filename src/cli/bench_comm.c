@@ -65,7 +65,7 @@ static mr_status measure(bench *b, const job *j, double *seconds, int64_t *bytes
         if (i >= b->warmup) b->seconds[i - b->warmup] = mr_bench_now() - at;
         mr_comm_stats_total(&j->comm->stats, &in[1], &out);
     }
-    qsort(b->seconds, (size_t)b->steps, sizeof *b->seconds, mr_bench_ascending);
+    mr_bench_sort(b->seconds, b->steps);
     *seconds = b->seconds[b->steps / 2];
     *bytes = in[1] - in[0];
     return MR_OK;
@@ -187,19 +187,17 @@ static mr_status sweep(bench *b, job j, double *alpha, double *beta)
     return MR_OK;
 }
 
-static mr_status write_json(const bench *b, const char *path, double alpha, double beta)
+static mr_status write_json(const bench *b, const mr_args *a, double alpha, double beta)
 {
-    mr_status st = MR_OK;
     json_t *o = json_pack("{s:s, s:i, s:i, s:O, s:f, s:f}", "bench", "comm", "ranks",
                           b->t->world->size, "group", b->t->items->size, "collectives", b->list,
                           "alpha_s", alpha, "beta_bytes_per_s", beta);
-    if (json_dump_file(o, path, JSON_INDENT(1)))
-        st = MR_RAISE(MR_ERR_IO, "--json %s: cannot write it", path);
+    mr_status st = mr_bench_json(a, o);
     json_decref(o);
     return st;
 }
 
-static mr_status run_all(bench *b, const job *j, const char *path)
+static mr_status run_all(bench *b, const job *j, const mr_args *a)
 {
     double alpha, beta;
     if (b->t->world->rank == 0)
@@ -213,7 +211,7 @@ static mr_status run_all(bench *b, const job *j, const char *path)
     }
     MR_TRY(world_jobs(b, *j));
     MR_TRY(sweep(b, *j, &alpha, &beta));
-    return path && b->t->world->rank == 0 ? write_json(b, path, alpha, beta) : MR_OK;
+    return b->t->world->rank == 0 ? write_json(b, a, alpha, beta) : MR_OK;
 }
 
 /* Elements that the largest of the calls needs. */
@@ -226,7 +224,7 @@ static int64_t room(const mr_trainer *t)
     return most;
 }
 
-mr_status mr_bench_comm(const mr_args *a, mr_session *s)
+static mr_status bench_comm(const mr_args *a, mr_session *s)
 {
     bench b = {0};
     job j = {.comm = s->world};
@@ -245,7 +243,7 @@ mr_status mr_bench_comm(const mr_args *a, mr_session *s)
     MR_TRY_GOTO(MR_ALLOC(&b.seconds, b.steps, "times"), st, done);
     MR_TRY_GOTO(MR_ALLOC(&j.give, s->world->size, "counts"), st, done);
     MR_TRY_GOTO(MR_ALLOC(&j.take, s->world->size, "counts"), st, done);
-    MR_TRY_GOTO(run_all(&b, &j, mr_args_value(a, "json")), st, done);
+    MR_TRY_GOTO(run_all(&b, &j, a), st, done);
 done:
     MR_FREE(j.give);
     MR_FREE(j.take);
@@ -256,3 +254,14 @@ done:
     mr_trainer_free(&b.t);
     return st;
 }
+
+static mr_status run(const mr_args *a)
+{
+    mr_session s;
+    MR_TRY(mr_session_open(&s, &a->config));
+    mr_status st = mr_args_has(a, "check") ? mr_bench_comm_check(a, &s) : bench_comm(a, &s);
+    mr_session_close(&s);
+    return st;
+}
+
+const mr_bench mr_bench_comm = {.name = "comm", .options = "check steps warmup json", .run = run};

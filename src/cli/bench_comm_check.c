@@ -67,7 +67,7 @@ static mr_status add_formula(const mr_trainer *t, const mr_step_shape *shape, in
 /* One step with the counters of its communicators before and after. */
 static mr_status counted_step(mr_trainer *t, int64_t batch, mr_count *mine)
 {
-    mr_comm *all[3] = {t->world, t->items != t->world ? t->items : NULL, t->replicas};
+    mr_comm *all[3] = {t->dev_world, t->items != t->world ? t->dev_items : NULL, t->dev_replicas};
     mr_comm_stats before[3], used;
     for (int i = 0; i < 3; i++)
         if (all[i]) before[i] = all[i]->stats;
@@ -136,10 +136,8 @@ static int64_t print_rank(const totals *sum, int rank, json_t *list)
 
 static mr_status report(const mr_args *a, const mr_trainer *t, const totals *sum, int64_t steps)
 {
-    const char *path = mr_args_value(a, "json");
     json_t *list = json_array();
     int64_t bad = 0;
-    mr_status st = MR_OK;
     printf("rank  purpose        collective      calls formula       bytes in        formula"
            "      bytes out        formula difference\n");
     for (int r = 0; r < sum->ranks; r++) bad += print_rank(sum, r, list);
@@ -148,8 +146,7 @@ static mr_status report(const mr_args *a, const mr_trainer *t, const totals *sum
     json_t *o = json_pack("{s:s, s:i, s:i, s:I, s:I, s:o}", "bench", "comm-check", "ranks",
                           sum->ranks, "group", t->items->size, "steps", (json_int_t)steps,
                           "difference", (json_int_t)bad, "counts", list);
-    if (path && json_dump_file(o, path, JSON_INDENT(1)))
-        st = MR_RAISE(MR_ERR_IO, "--json %s: cannot write it", path);
+    mr_status st = mr_bench_json(a, o);
     json_decref(o);
     if (st == MR_OK && bad)
         st = MR_RAISE(MR_ERR_INTERNAL,

@@ -25,7 +25,8 @@ static mr_status timed_nodes(mr_trainer *t, bool forward, const mr_step_size *si
         int id = forward ? p->fwd[i] : p->bwd[i];
         mr_cost c = mr_plan_node_cost(p, id, forward, size);
         double at = mr_bench_now();
-        MR_TRY(mr_run_node(t->train_run, id, forward));
+        MR_TRY(forward ? mr_run_forward_step(t->train_run, i)
+                       : mr_run_backward_step(t->train_run, i));
         MR_TRY(t->dev->sync(t->dev));
         *(c.products > 0 ? &s->products_s : &s->other_s) += mr_bench_now() - at;
         s->cost.products += c.products;
@@ -58,7 +59,8 @@ static mr_status take(mr_trainer *t, int64_t i, sample *out)
 
 static int by_step(const void *a, const void *b)
 {
-    return mr_bench_ascending(&((const sample *)a)->step_s, &((const sample *)b)->step_s);
+    double x = ((const sample *)a)->step_s, y = ((const sample *)b)->step_s;
+    return (x > y) - (x < y);
 }
 
 /* The sample of the fastest step: what else runs on the machine can only add. */
@@ -85,7 +87,7 @@ static mr_status time_sum(mr_comm *world, float *buf, int64_t n, int64_t steps, 
         if (st == MR_OK) st = world->allreduce(world, buf, n, MR_F32, MR_SUM);
         s[i] = mr_bench_now() - at;
     }
-    qsort(s, (size_t)steps, sizeof *s, mr_bench_ascending);
+    mr_bench_sort(s, steps);
     *out = s[0];
     MR_FREE(s);
     return st;
@@ -158,7 +160,7 @@ done:
     return st;
 }
 
-mr_status mr_bench_machine(const mr_args *a, mr_session *s)
+static mr_status bench_machine(const mr_args *a, mr_session *s)
 {
     mr_comm *self = NULL;
     mr_trainer *t = NULL;
@@ -175,3 +177,14 @@ done:
     mr_comm_destroy(&self);
     return st;
 }
+
+static mr_status run(const mr_args *a)
+{
+    mr_session s;
+    MR_TRY(mr_session_open(&s, &a->config));
+    mr_status st = bench_machine(a, &s);
+    mr_session_close(&s);
+    return st;
+}
+
+const mr_bench mr_bench_machine = {.name = "machine", .options = "steps warmup out", .run = run};

@@ -1,26 +1,29 @@
-/* mealrec-dist bench: measured times. `bench step`: one training step, beside the matrix-product
- * rate of the same machine in the same run, and the memory it takes. `bench comm`: bench_comm.c and
- * bench_comm_check.c. What it is not: a test; nothing here fails because something is slow. */
-#include <jansson.h>
-#include <stdio.h>
+/* mealrec-dist bench NAME: measured times. Picks the bench and refuses options that it does not
+ * take. What it is not: a measurement (bench_*.c), and none of those is a test: nothing fails
+ * because something is slow. */
+#include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/resource.h>
 #include <time.h>
-#include <unistd.h>
 
-#include "base/mem.h"
 #include "cli/bench.h"
 #include "cli/commands.h"
-#include "train/session.h"
-#include "train/trainer.h"
 
-static const mr_cli_option options[] = {{"steps", "N", "timed steps (default 20)"},
-                                        {"warmup", "N", "steps before them (default 5)"},
-                                        {"json", "FILE", "also write the figures as JSON"},
-                                        {"check", NULL, "comm: bytes against their formula"},
-                                        {"out", "FILE", "machine: where to write it"},
-                                        {NULL, NULL, NULL}};
+static const mr_bench *const benches[] = {&mr_bench_comm, &mr_bench_kernels, &mr_bench_machine,
+                                          &mr_bench_step};
+enum { N_BENCHES = sizeof benches / sizeof benches[0] };
+
+/* The options of all benches; each says in its mr_bench which of them it takes. */
+static const mr_cli_option options[] = {
+    {"filter", "TEXT", "kernels: only those whose name contains it"},
+    {"ms", "N", "kernels: milliseconds to spend on each (100)"},
+    {"steps", "N", "step, comm, machine: timed steps (20); comm --check: counted steps (3)"},
+    {"warmup", "N", "step, comm, machine: steps before them (5)"},
+    {"check", NULL, "comm: bytes of a step against their formula"},
+    {"out", "FILE", "machine: where to write it (standard output)"},
+    {"json", "FILE", "also write the figures as JSON"},
+    {NULL, NULL, NULL},
+};
 
 double mr_bench_now(void)
 {
@@ -29,140 +32,58 @@ double mr_bench_now(void)
     return (double)ts.tv_sec + 1e-9 * (double)ts.tv_nsec;
 }
 
-/* Resident memory now and at its highest, in MiB. */
-static double resident_mib(void)
-{
-    long pages = 0, skip = 0;
-    FILE *f = fopen("/proc/self/statm", "r");
-    if (f) {
-        if (fscanf(f, "%ld %ld", &skip, &pages) != 2) pages = 0;
-        fclose(f);
-    }
-    return (double)pages * (double)sysconf(_SC_PAGESIZE) / 1048576.0;
-}
-
-static double peak_mib(void)
-{
-    struct rusage u;
-    getrusage(RUSAGE_SELF, &u);
-    return (double)u.ru_maxrss / 1024.0;
-}
-
-int mr_bench_ascending(const void *a, const void *b)
+static int ascending(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
 }
 
-/* GFLOP/s of a 1280 x 768 x 768 product in the program's precision: the best of several. */
-static mr_status product_rate(mr_trainer *t, double *out)
-{
-    const int64_t m = 1280, n = 768, k = 768;
-    void *a = NULL, *b = NULL, *c = NULL;
-    size_t real = t->params.real_bytes;
-    double best = 0;
-    mr_status st;
-    MR_TRY_GOTO(t->dev->alloc(t->dev, &a, (size_t)(m * k) * real, "bench"), st, done);
-    MR_TRY_GOTO(t->dev->alloc(t->dev, &b, (size_t)(n * k) * real, "bench"), st, done);
-    MR_TRY_GOTO(t->dev->alloc(t->dev, &c, (size_t)(m * n) * real, "bench"), st, done);
-    for (int i = 0; i < 20; i++) {
-        double at = mr_bench_now();
-        t->dev->enter(t->dev);
-        t->train_run->k->gemm(c, a, b, m, n, k, 0, 1, k, k, n, 1.0, 0.0, &t->train_run->ex);
-        t->dev->leave(t->dev);
-        MR_TRY_GOTO(t->dev->sync(t->dev), st, done);
-        double rate = 2e-9 * (double)(m * n * k) / (mr_bench_now() - at);
-        if (rate > best) best = rate;
-    }
-    *out = best;
-done:
-    t->dev->free(t->dev, a);
-    t->dev->free(t->dev, b);
-    t->dev->free(t->dev, c);
-    return st;
-}
+void mr_bench_sort(double *s, int64_t n) { qsort(s, (size_t)n, sizeof *s, ascending); }
 
-static mr_status time_steps(mr_trainer *t, int64_t warmup, int64_t n, double *seconds)
+mr_status mr_bench_json(const mr_args *a, const json_t *o)
 {
-    int64_t batches = mr_sampler_batches(t->sampler);
-    if (batches > 1) batches--; /* full batches only */
-    for (int64_t i = 0; i < warmup + n; i++) {
-        MR_TRY(t->world->barrier(t->world));
-        double at = mr_bench_now();
-        MR_TRY(mr_trainer_step(t, i / batches, i % batches));
-        if (i >= warmup) seconds[i - warmup] = mr_bench_now() - at;
-    }
-    qsort(seconds, (size_t)n, sizeof *seconds, mr_bench_ascending);
+    const char *path = mr_args_value(a, "json");
+    if (!path) return MR_OK;
+    errno = 0;
+    MR_CHECK(json_dump_file(o, path, JSON_INDENT(1)) == 0, MR_ERR_IO,
+             "--json %s cannot be written: %s", path, errno ? strerror(errno) : "too large");
     return MR_OK;
 }
 
-static mr_status report(const mr_args *a, mr_trainer *t, const double *s, int64_t n,
-                        double rss_start, double rss_ready, double rate)
+/* Is `word` one of the words of `list`, which are separated by single spaces? */
+static bool is_listed(const char *list, const char *word)
 {
-    const char *path = mr_args_value(a, "json");
-    double peak = peak_mib(), median = s[n / 2];
-    json_t *o =
-        json_pack("{s:s, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "bench", "step",
-                  "ranks", t->world->size, "rows", (json_int_t)t->batch.rows_global,
-                  "step_s_median", median, "step_s_min", s[0], "step_s_max", s[n - 1], "rows_per_s",
-                  (double)t->batch.rows_global / median, "gemm_gflops", rate, "rss_start_mib",
-                  rss_start, "step_mib", peak - rss_ready, "whole_mib", peak - rss_start);
-    printf("step: median %.4f s (min %.4f, max %.4f over %lld), %.0f rows/s, %d rank(s)\n", median,
-           s[0], s[n - 1], (long long)n, (double)t->batch.rows_global / median, t->world->size);
-    printf("matrix product 1280 x 768 x 768: %.1f GFLOP/s\n", rate);
-    printf(
-        "memory of rank 0: at start %.0f MiB, highest %.0f MiB above it, of that steps %.0f MiB\n",
-        rss_start, peak - rss_start, peak - rss_ready);
-    mr_status st = MR_OK;
-    if (path && json_dump_file(o, path, JSON_INDENT(1)))
-        st = MR_RAISE(MR_ERR_IO, "--json %s: cannot write it", path);
-    json_decref(o);
-    return st;
+    size_t n = strlen(word);
+    for (const char *at = list; (at = strstr(at, word)); at += n)
+        if ((at == list || at[-1] == ' ') && (at[n] == ' ' || at[n] == '\0')) return true;
+    return false;
 }
 
-static mr_status bench_step(const mr_args *a, mr_session *s, double rss_start)
+static mr_status unknown(const char *name)
 {
-    int64_t n, warmup;
-    mr_trainer *t = NULL;
-    double *seconds = NULL, rate = 0;
-    mr_trainer_opts o = {.stochastic = true, .optimizer = true, .whole_steps = true};
-    mr_status st;
-    MR_TRY(mr_args_int(a, "steps", 1, 100000, 20, &n));
-    MR_TRY(mr_args_int(a, "warmup", 0, 100000, 5, &warmup));
-    MR_TRY_GOTO(mr_trainer_create(&t, &a->config, &s->data, s->world, &o), st, done);
-    MR_TRY_GOTO(MR_ALLOC(&seconds, n, "times"), st, done);
-    double rss_ready = resident_mib();
-    MR_TRY_GOTO(time_steps(t, warmup, n, seconds), st, done);
-    MR_TRY_GOTO(product_rate(t, &rate), st, done);
-    if (s->world->rank == 0) st = report(a, t, seconds, n, rss_start, rss_ready, rate);
-done:
-    MR_FREE(seconds);
-    mr_trainer_free(&t);
-    return st;
+    char known[160] = "";
+    for (int i = 0; i < N_BENCHES; i++) {
+        size_t at = strlen(known);
+        snprintf(known + at, sizeof known - at, "%s%s", i ? ", " : "", benches[i]->name);
+    }
+    return MR_RAISE(MR_ERR_USAGE, "bench does not know '%.40s'; accepted: %s", name, known);
 }
 
 static mr_status run(const mr_args *a)
 {
-    mr_session s;
-    const char *what = a->words[0];
-    bool is_comm = !strcmp(what, "comm"), is_machine = !strcmp(what, "machine");
-    MR_CHECK(is_comm || is_machine || !strcmp(what, "step"), MR_ERR_USAGE,
-             "bench does not know '%.40s'; accepted: step, comm, machine", what);
-    MR_TRY(mr_session_start(&s, &a->config));
-    double rss_start = resident_mib();
-    mr_status st = mr_session_load(&s, &a->config);
-    if (st == MR_OK && is_machine) st = mr_bench_machine(a, &s);
-    if (st == MR_OK && !is_comm && !is_machine) st = bench_step(a, &s, rss_start);
-    if (st == MR_OK && is_comm)
-        st = mr_args_has(a, "check") ? mr_bench_comm_check(a, &s) : mr_bench_comm(a, &s);
-    mr_session_close(&s);
-    return st;
+    const mr_bench *b = NULL;
+    for (int i = 0; i < N_BENCHES && !b; i++)
+        if (!strcmp(a->words[0], benches[i]->name)) b = benches[i];
+    if (!b) return unknown(a->words[0]);
+    for (const mr_cli_option *o = options; o->name; o++)
+        MR_CHECK(!mr_args_has(a, o->name) || is_listed(b->options, o->name), MR_ERR_USAGE,
+                 "bench %s does not take --%s; it takes: %s", b->name, o->name, b->options);
+    return b->run(a);
 }
 
 const mr_command mr_cmd_bench = {.name = "bench",
-                                 .summary =
-                                     "measure: a training step, its collectives, or the machine",
-                                 .words = "step|comm|machine",
+                                 .summary = "measure times",
+                                 .words = "comm|kernels|machine|step",
                                  .words_min = 1,
                                  .words_max = 1,
                                  .options = options,

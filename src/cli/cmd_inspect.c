@@ -5,9 +5,11 @@
 #include <string.h>
 #include <sys/stat.h>
 
+#include "base/mem.h"
 #include "cli/commands.h"
 #include "cli/inspect_checkpoint.h"
 #include "data/check.h"
+#include "dist/hang.h"
 #include "io/h5_dataset.h"
 
 static const char *type_name(mr_dtype t)
@@ -47,9 +49,27 @@ static mr_status inspect_dataset(const char *path)
     return MR_OK;
 }
 
+static mr_status inspect_hang(const char *folder)
+{
+    mr_ring *ring = NULL;
+    mr_hang h;
+    int n = 0;
+    MR_TRY(mr_hang_read(folder, &ring, &n));
+    mr_hang_judge(&h, ring, n);
+    (void)mr_hang_report(h.text, sizeof h.text, folder);
+    mr_hang_print(&h, ring, n, stdout);
+    MR_FREE(ring);
+    return MR_OK;
+}
+
 static mr_status run(const mr_args *a)
 {
     const char *path = a->words[0];
+    if (a->n_words == 2) {
+        MR_CHECK(!strcmp(path, "hang"), MR_ERR_USAGE,
+                 "inspect takes one file, or the word hang and a run folder");
+        return inspect_hang(a->words[1]);
+    }
     struct stat sb;
     MR_CHECK(stat(path, &sb) == 0,
              errno == ENOENT || errno == ENOTDIR ? MR_ERR_NO_INPUT : MR_ERR_IO,
@@ -62,8 +82,9 @@ static mr_status run(const mr_args *a)
 }
 
 const mr_command mr_cmd_inspect = {.name = "inspect",
-                                   .summary = "say what a file holds and verify its checksums",
-                                   .words = "FILE",
+                                   .summary =
+                                       "say what a file holds and verify its checksums; who hangs",
+                                   .words = "FILE | hang DIR",
                                    .words_min = 1,
-                                   .words_max = 1,
+                                   .words_max = 2,
                                    .run = run};

@@ -8,6 +8,7 @@
 extern const mr_command mr_cmd_bench;
 extern const mr_command mr_cmd_compare;
 extern const mr_command mr_cmd_config;
+extern const mr_command mr_cmd_doctor;
 extern const mr_command mr_cmd_dump_step;
 extern const mr_command mr_cmd_eval;
 extern const mr_command mr_cmd_export;
@@ -19,7 +20,10 @@ extern const mr_command mr_cmd_recommend;
 extern const mr_command mr_cmd_synth;
 extern const mr_command mr_cmd_train;
 
-/* Call first in main: may start the program again, with OPENBLAS_CORETYPE set (blas_core.c). */
-void mr_blas_core_select(char **argv);
+/* Call first in main: may start the program again, with variables for its libraries
+ * (library_settings.c). */
+void mr_library_settings(char **argv);
+/* Which kernels OpenBLAS runs with. False: they fit this CPU; true: text says what is wrong. */
+bool mr_blas_core_advice(char *core, size_t core_bytes, char *text, size_t text_bytes);
 
 #endif

@@ -8,27 +8,16 @@
 #include <unistd.h>
 
 #include "base/log.h"
+#include "base/stop.h"
 #include "cli/commands.h"
 #include "dist/comm.h"
 
 static const mr_command *const commands[] = {
-    &mr_cmd_bench,     &mr_cmd_compare,   &mr_cmd_config, &mr_cmd_dump_step, &mr_cmd_eval,
-    &mr_cmd_export,    &mr_cmd_gradcheck, &mr_cmd_import, &mr_cmd_inspect,   &mr_cmd_plan,
-    &mr_cmd_recommend, &mr_cmd_synth,     &mr_cmd_train,
+    &mr_cmd_bench, &mr_cmd_compare,   &mr_cmd_config,    &mr_cmd_doctor, &mr_cmd_dump_step,
+    &mr_cmd_eval,  &mr_cmd_export,    &mr_cmd_gradcheck, &mr_cmd_import, &mr_cmd_inspect,
+    &mr_cmd_plan,  &mr_cmd_recommend, &mr_cmd_synth,     &mr_cmd_train,
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
-
-/* Rank as the launcher tells it before MPI is started; -1 without a launcher. */
-static int launcher_rank(void)
-{
-    static const char *const names[] = {"OMPI_COMM_WORLD_RANK", "PMIX_RANK", "PMI_RANK",
-                                        "SLURM_PROCID"};
-    for (size_t i = 0; i < sizeof names / sizeof names[0]; i++) {
-        const char *v = getenv(names[i]);
-        if (v && *v >= '0' && *v <= '9') return atoi(v);
-    }
-    return -1;
-}
 
 /* Every rank reads the same command line and files, so a mistake in them would be reported once a
  * rank. Other ranks therefore wait before they speak: when rank 0 failed as well the launcher has
@@ -39,7 +28,8 @@ static mr_status parse(mr_args *a, int argc, char **argv, int rank)
     mr_status st = mr_args_parse(a, argc, argv, commands, N_COMMANDS, "train");
     mr_errors_to_log(true);
     if (st != MR_OK && rank > 0) {
-        sleep(3); /* mpirun takes about one second */
+        mr_stop_release(); /* that is how it ends us */
+        sleep(3);          /* mpirun takes about one second */
         mr_log(MR_LOG_ERROR, "%s", mr_last_error());
     }
     return st;
@@ -57,11 +47,15 @@ static mr_status finish_output(mr_status st)
 int main(int argc, char **argv)
 {
     static mr_args args; /* some kilobytes of configuration */
-    mr_blas_core_select(argv);
-    int rank = launcher_rank();
+    mr_stop_block(true); /* the line after it may start the program again */
+    mr_library_settings(argv);
+    mr_stop_catch();
+    mr_stop_block(false);
+    int rank = mr_args_launcher_rank();
     mr_log_init(rank, MR_LOG_INFO);
     mr_status st = parse(&args, argc, argv, rank);
     if (st != MR_OK) return mr_exit_code(st);
+    if (args.is_help || args.command != &mr_cmd_train || args.is_dry_run) mr_stop_release();
     if (args.is_version) {
         if (rank <= 0) printf("mealrec-dist %s\n", MR_VERSION);
     } else if (args.is_help) {

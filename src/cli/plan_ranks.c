@@ -87,7 +87,7 @@ static void print_table(const mr_prediction *p)
     printf(
         "| purpose | when | collective | among | what travels | bytes received by rank r | calls "
         "| bytes |\n| --- | --- | --- | --- | --- | --- | --- | --- |\n");
-    for (int k = 0; k < MR_FOR_OTHER; k++) {
+    for (int k = MR_FOR_OTHER + 1; k < MR_FOR_COUNT; k++) {
         const mr_purpose_line *line = mr_purpose_at((mr_purpose)k);
         printf("| %s | %s | %s | %s | %s | %s | %lld | %.0f |\n", line->id, line->when,
                mr_coll_name(line->kind), line->among, line->what, line->received,

@@ -178,12 +178,13 @@ mr_status mr_npy_open(mr_npy *f, const char *path)
     struct stat sb;
     memset(f, 0, sizeof *f);
     f->path = path;
-    f->fd = open(path, O_RDONLY | O_CLOEXEC);
+    /* O_NONBLOCK: opening a pipe must not wait for its other end. */
+    f->fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC);
     MR_CHECK(f->fd >= 0, errno == ENOENT || errno == ENOTDIR ? MR_ERR_NO_INPUT : MR_ERR_IO,
              "%s cannot be opened: %s", path, strerror(errno));
     mr_status st;
     if (fstat(f->fd, &sb) != 0 || !S_ISREG(sb.st_mode))
-        st = MR_RAISE(MR_ERR_IO, "%s is not a regular file", path);
+        st = MR_RAISE(MR_ERR_DATA, "%s is not a regular file", path);
     else
         st = read_header(f, sb.st_size);
     if (st != MR_OK) mr_npy_close(f);

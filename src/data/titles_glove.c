@@ -139,7 +139,8 @@ static mr_status read_glove(work *w, mr_stream *s)
 
 /* Mean over the known words of each title; items without one get the mean over the items with one.
  */
-static mr_status average(float *out, const work *w, int64_t items, mr_title_report *rep)
+static mr_status average(float *out, const work *w, int64_t items, mr_title_report *rep,
+                         const char *titles, const char *glove)
 {
     double *sum = NULL;
     bool *has = NULL;
@@ -167,8 +168,9 @@ static mr_status average(float *out, const work *w, int64_t items, mr_title_repo
     }
     if (st == MR_OK && with == 0)
         st = MR_RAISE(MR_ERR_DATA,
-                      "no title of any item has a word of the GloVe file; are both in the "
-                      "same language, and are the item ids those of the interactions?");
+                      "%s: no title of any item has a word of %s; are both in the same language, "
+                      "and are the item ids those of the interactions?",
+                      titles, glove);
     for (int64_t i = 0; i < items && st == MR_OK; i++)
         for (int64_t j = 0; j < d && !has[i]; j++) out[i * d + j] = (float)(all[j] / (double)with);
     MR_FREE(has);
@@ -205,7 +207,7 @@ static mr_status run(work *w, float **out, mr_title_report *rep, const char *con
     MR_TRY(MR_ALLOC(out, items * w->width, "text features"));
     rep->words = w->words.n;
     for (int64_t i = 0; i < w->words.n; i++) rep->known_words += w->known[i];
-    return average(*out, w, items, rep);
+    return average(*out, w, items, rep, titles, glove);
 }
 
 mr_status mr_titles_glove(float **out, int64_t *width, mr_title_report *report,

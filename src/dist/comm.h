@@ -1,8 +1,8 @@
 /* Communicator: a table of collectives with the implementations self (one rank), mpi (host memory),
- * nccl (later) and fake (errors on purpose, for tests). This header knows no MPI.
- * Every function is collective over the communicator unless it says otherwise; counts are elements;
- * every rank passes the same counts (except where a per-rank count array is an argument).
- * Bytes sent and received are counted per kind and per purpose in `stats`. */
+ * staged (device memory through host memory) and fake (errors on purpose, for tests). This header
+ * knows no MPI. Every function is collective over the communicator unless it says otherwise; counts
+ * are elements; every rank passes the same counts (except where a per-rank count array is an
+ * argument). Bytes sent and received are counted per kind and per purpose in `stats`. */
 #ifndef MR_DIST_COMM_H
 #define MR_DIST_COMM_H
 
@@ -10,7 +10,7 @@
 #include <stdint.h>
 
 #include "base/status.h"
-#include "tensor/dtype.h"
+#include "tensor/device.h"
 
 typedef enum mr_reduce { MR_SUM, MR_MAX, MR_MIN } mr_reduce;
 
@@ -38,14 +38,14 @@ typedef struct mr_count {
 
 typedef struct mr_comm_stats {
     int64_t calls[MR_COLL_COUNT];
-    /* Payload of this rank by the formulas of a ring of P ranks, which move the least that is
-     * possible (not what the library happens to do). Own data and the case P = 1 count nothing. n
+    /* Payload of this rank by the formulas of a ring of P ranks (what an optimal algorithm moves,
+     * not what the library happens to do). Own data and the case P = 1 count nothing. With n
      * elements of b bytes:
-     *   allreduce       in = out = floor(2 (P - 1) n b / P)
-     *   allgatherv      in = (total - own) b,  out = (P - 1) own b
-     *   reduce_scatterv in = (P - 1) own b,    out = (total - own) b
-     *   alltoallv       exactly what goes to and comes from other ranks
-     *   bcast           in = n b but for the root, out = n b but for the last one after the root */
+     *   allreduce        in = out = floor(2 (P - 1) n b / P)
+     *   allgatherv       in = (total - own) b,  out = (P - 1) own b
+     *   reduce_scatterv  in = (P - 1) own b,    out = (total - own) b
+     *   alltoallv        exactly what goes to and comes from other ranks
+     *   bcast            in = n b but for the root, out = n b but for the last after the root */
     int64_t bytes_in[MR_COLL_COUNT];
     int64_t bytes_out[MR_COLL_COUNT];
     mr_count made_for[MR_FOR_COUNT]; /* the same calls by purpose */
@@ -56,7 +56,7 @@ struct mr_comm {
     const char *kind; /* self, mpi, nccl, fake */
     int rank, size;
     mr_comm_stats stats;
-    mr_purpose purpose; /* of the next call: set by the caller, MR_FOR_OTHER again after it */
+    mr_purpose purpose; /* of the next call: set by the caller, MR_FOR_OTHER (0) again after it */
     mr_status (*allreduce)(mr_comm *c, void *buf, int64_t n, mr_dtype t, mr_reduce op);
     /* Start an in-place SUM; at most MR_COMM_PENDING in flight; finished by wait_all. */
     mr_status (*iallreduce)(mr_comm *c, void *buf, int64_t n, mr_dtype t);
@@ -78,6 +78,11 @@ struct mr_comm {
     /* New communicator of the ranks on this rank's host (shared memory), ordered by rank. */
     mr_status (*split_host)(mr_comm *c, mr_comm **out_p);
     void (*destroy)(mr_comm *c); /* collective; frees c */
+    /* The next two are not collective, may be NULL and are called by the watchdog's thread while
+     * another one waits in c. abort: calls on c return ERR_COMM, now and later. poll: ERR_COMM when
+     * something failed behind the caller's back (nccl). */
+    void (*abort)(mr_comm *c);
+    mr_status (*poll)(mr_comm *c);
     void *impl;
 };
 #define MR_COMM_PENDING 64
@@ -91,10 +96,24 @@ mr_status mr_comm_self(mr_comm **out_p);
 mr_status mr_comm_mpi_world(mr_comm **out_p);
 /* Largest piece of one MPI call; larger buffers are sent in slices. For tests; default 1 GiB. */
 void mr_comm_mpi_slice(int64_t bytes);
+/* The same collectives for buffers in the memory of dev: copies through host memory. inner and dev
+ * stay the caller's and must live longer; inner's own calls must not be in flight. kind "staged".
+ * Not collective; split makes communicators of the same kind. */
+mr_status mr_comm_staged(mr_comm *inner, mr_device *dev, mr_comm **out_p);
 /* For tests: every call goes to inner; call number fail_at (1 = the first) of this communicator
  * and those split from it is carried out and then reported as failed (ERR_COMM), so other ranks do
  * not hang; 0 = never. inner stays the caller's and must live longer. */
 mr_status mr_comm_fake(mr_comm *inner, int64_t fail_at, mr_comm **out_p);
+/* For tests: call number `at` is not made at all and reported as done (SKIP), or never returns
+ * until the communicator is aborted (LOOP), or returns while poll fails from then on (LATE). */
+typedef enum mr_fake_act { MR_FAKE_FAIL, MR_FAKE_SKIP, MR_FAKE_LOOP, MR_FAKE_LATE } mr_fake_act;
+mr_status mr_comm_fake_act(mr_comm *inner, int64_t at, mr_fake_act act, mr_comm **out_p);
+/* Every call of inner, and of what is split from it, is noted in the ring (dist/ring.h). Takes
+ * inner over. */
+mr_status mr_comm_traced(mr_comm *inner, mr_comm **out_p);
+/* abort and poll of all traced communicators. Local; any thread. */
+void mr_comm_abort_all(void);
+mr_status mr_comm_poll_all(void);
 void mr_comm_destroy(mr_comm **c_p);
 /* End MPI if it was started. Not to be followed by anything that matters. */
 void mr_comm_finalize(void);

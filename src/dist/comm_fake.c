@@ -3,13 +3,17 @@
  * What it is not: used outside tests.
  * Invariant: the failing call was carried out, hence ranks that do not fail are not left waiting.
  */
+#include <time.h>
+
 #include "base/mem.h"
 #include "dist/comm_impl.h"
 
 /* Shared by a fake communicator and all that were split from it. */
 typedef struct countdown {
     int64_t made, fail_at;
+    mr_fake_act act;
     int owners;
+    volatile bool is_aborted, is_failed;
 } countdown;
 
 typedef struct fake {
@@ -20,67 +24,93 @@ typedef struct fake {
 
 static mr_status wrap(mr_comm *inner, bool owns_inner, countdown *count, mr_comm **out_p);
 
+/* Before a call is passed on: true when it is not, with what it returns in *st_p. */
+static bool instead(mr_comm *c, const char *call, mr_status *st_p)
+{
+    countdown *n = ((fake *)c->impl)->count;
+    *st_p = n->is_aborted ? MR_RAISE(MR_ERR_COMM, "%s: the communicator was aborted", call) : MR_OK;
+    if (n->is_aborted) return true;
+    if (n->act == MR_FAKE_FAIL || n->made + 1 != n->fail_at) return false;
+    if (n->act == MR_FAKE_LATE) n->is_failed = true;
+    if (n->act == MR_FAKE_LATE) return false;
+    n->made++;
+    if (n->act == MR_FAKE_SKIP) return true;
+    const struct timespec wait = {0, 1000000};
+    while (!n->is_aborted) nanosleep(&wait, NULL);
+    *st_p = MR_RAISE(MR_ERR_COMM, "%s was aborted", call);
+    return true;
+}
+
 static mr_status after(mr_comm *c, mr_status st, const char *call)
 {
     fake *f = c->impl;
-    c->stats = f->inner->stats;
-    c->purpose = f->inner->purpose;
-    if (++f->count->made == f->count->fail_at && st == MR_OK)
+    mr_comm_passed(c, f->inner);
+    bool is_it = ++f->count->made == f->count->fail_at && f->count->act == MR_FAKE_FAIL;
+    if (is_it && st == MR_OK)
         return MR_RAISE(MR_ERR_COMM, "%s fails on purpose (call %lld)", call,
                         (long long)f->count->made);
     return st;
 }
 
-/* The inner communicator, about to make a call for the same purpose. */
-static mr_comm *inner_of(const mr_comm *c)
-{
-    mr_comm *inner = ((fake *)c->impl)->inner;
-    inner->purpose = c->purpose;
-    return inner;
-}
-#define INNER(c) inner_of(c)
+#define INNER(c) mr_comm_pass((c), ((fake *)(c)->impl)->inner)
 
 static mr_status fake_allreduce(mr_comm *c, void *buf, int64_t n, mr_dtype t, mr_reduce op)
 {
+    mr_status st;
+    if (instead(c, "allreduce", &st)) return st;
     return after(c, INNER(c)->allreduce(INNER(c), buf, n, t, op), "allreduce");
 }
 
 static mr_status fake_iallreduce(mr_comm *c, void *buf, int64_t n, mr_dtype t)
 {
+    mr_status st;
+    if (instead(c, "iallreduce", &st)) return st;
     return after(c, INNER(c)->iallreduce(INNER(c), buf, n, t), "iallreduce");
 }
 
 static mr_status fake_wait_all(mr_comm *c)
 {
+    mr_status st;
+    if (instead(c, "wait_all", &st)) return st;
     return after(c, INNER(c)->wait_all(INNER(c)), "wait_all");
 }
 
 static mr_status fake_allgatherv(mr_comm *c, const void *send, void *recv, const int64_t *counts,
                                  mr_dtype t)
 {
+    mr_status st;
+    if (instead(c, "allgatherv", &st)) return st;
     return after(c, INNER(c)->allgatherv(INNER(c), send, recv, counts, t), "allgatherv");
 }
 
 static mr_status fake_reduce_scatterv(mr_comm *c, const void *send, void *recv,
                                       const int64_t *counts, mr_dtype t)
 {
+    mr_status st;
+    if (instead(c, "reduce_scatterv", &st)) return st;
     return after(c, INNER(c)->reduce_scatterv(INNER(c), send, recv, counts, t), "reduce_scatterv");
 }
 
 static mr_status fake_alltoallv(mr_comm *c, const void *send, const int64_t *send_counts,
                                 void *recv, const int64_t *recv_counts, mr_dtype t)
 {
+    mr_status st;
+    if (instead(c, "alltoallv", &st)) return st;
     return after(c, INNER(c)->alltoallv(INNER(c), send, send_counts, recv, recv_counts, t),
                  "alltoallv");
 }
 
 static mr_status fake_bcast(mr_comm *c, void *buf, int64_t n, mr_dtype t, int root)
 {
+    mr_status st;
+    if (instead(c, "bcast", &st)) return st;
     return after(c, INNER(c)->bcast(INNER(c), buf, n, t, root), "bcast");
 }
 
 static mr_status fake_barrier(mr_comm *c)
 {
+    mr_status st;
+    if (instead(c, "barrier", &st)) return st;
     return after(c, INNER(c)->barrier(INNER(c)), "barrier");
 }
 
@@ -117,6 +147,15 @@ static void fake_destroy(mr_comm *c)
     MR_FREE(c);
 }
 
+static void fake_abort(mr_comm *c) { ((fake *)c->impl)->count->is_aborted = true; }
+
+static mr_status fake_poll(mr_comm *c)
+{
+    MR_CHECK(!((fake *)c->impl)->count->is_failed, MR_ERR_COMM,
+             "the communicator failed on purpose behind its caller's back");
+    return MR_OK;
+}
+
 static mr_status wrap(mr_comm *inner, bool owns_inner, countdown *count, mr_comm **out_p)
 {
     mr_comm *c = NULL;
@@ -133,7 +172,6 @@ static mr_status wrap(mr_comm *inner, bool owns_inner, countdown *count, mr_comm
                    .rank = inner->rank,
                    .size = inner->size,
                    .stats = inner->stats,
-                   .purpose = MR_FOR_OTHER,
                    .allreduce = fake_allreduce,
                    .iallreduce = fake_iallreduce,
                    .wait_all = fake_wait_all,
@@ -145,6 +183,8 @@ static mr_status wrap(mr_comm *inner, bool owns_inner, countdown *count, mr_comm
                    .split = fake_split,
                    .split_host = fake_split_host,
                    .destroy = fake_destroy,
+                   .abort = fake_abort,
+                   .poll = fake_poll,
                    .impl = f};
     *out_p = c;
     return MR_OK;
@@ -152,9 +192,15 @@ static mr_status wrap(mr_comm *inner, bool owns_inner, countdown *count, mr_comm
 
 mr_status mr_comm_fake(mr_comm *inner, int64_t fail_at, mr_comm **out_p)
 {
+    return mr_comm_fake_act(inner, fail_at, MR_FAKE_FAIL, out_p);
+}
+
+mr_status mr_comm_fake_act(mr_comm *inner, int64_t at, mr_fake_act act, mr_comm **out_p)
+{
     countdown *count = NULL;
     MR_TRY(MR_ALLOC(&count, 1, "fake communicator"));
-    count->fail_at = fail_at;
+    count->fail_at = at;
+    count->act = act;
     mr_status st = wrap(inner, false, count, out_p);
     if (st != MR_OK) MR_FREE(count);
     return st;

@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/env.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "dist/comm_impl.h"
@@ -356,7 +357,6 @@ static mr_status wrap(MPI_Comm comm, mr_comm **out_p)
     MR_TRY_GOTO(MR_ALLOC(&c, 1, "communicator"), st, failed);
     MR_TRY_GOTO(MR_ALLOC(&m, 1, "communicator"), st, failed);
     *c = (mr_comm){.kind = "mpi",
-                   .purpose = MR_FOR_OTHER,
                    .allreduce = mpi_allreduce,
                    .iallreduce = mpi_iallreduce,
                    .wait_all = mpi_wait_all,
@@ -382,17 +382,15 @@ failed:
     return st;
 }
 
-/* Ranks that a launcher promises in the environment, 1 if it says nothing. mpirun's own word is
- * final: inside a SLURM job `mpirun -np 1` is one rank although SLURM speaks of many. */
-static int promised_ranks(const char **name_p)
+/* mpirun's own word is final: inside a SLURM job `mpirun -np 1` is one rank although SLURM speaks
+ * of many. */
+int mr_comm_promised_ranks(const char **name_p)
 {
     static const char *const names[] = {"OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS",
                                         "SLURM_NTASKS"};
     for (size_t i = 0; i < sizeof names / sizeof *names; i++) {
-        const char *text = getenv(names[i]);
-        char *end;
-        long n = text ? strtol(text, &end, 10) : 0;
-        if (n < 1 || n > INT_MAX || *end) continue; /* absent, or not a number: says nothing */
+        int64_t n;
+        if (!mr_env_int(names[i], 1, INT_MAX, "", &n)) continue;
         *name_p = names[i];
         return (int)n;
     }
@@ -421,7 +419,7 @@ mr_status mr_comm_mpi_world(mr_comm **out_p)
 {
     /* The environment is read first: a lone MPI_Init may write these names itself. */
     const char *name = "";
-    int promised = promised_ranks(&name), size = 0, rank = 0;
+    int promised = mr_comm_promised_ranks(&name), size = 0, rank = 0;
     MPI_Comm dup;
     MR_TRY(start_mpi());
     MPI_Comm_set_errhandler(MPI_COMM_WORLD, MPI_ERRORS_RETURN); /* duplicates inherit it */

@@ -98,7 +98,6 @@ mr_status mr_comm_self(mr_comm **out_p)
     MR_TRY(MR_ALLOC(&c, 1, "communicator"));
     *c = (mr_comm){.kind = "self",
                    .rank = 0,
-                   .purpose = MR_FOR_OTHER,
                    .size = 1,
                    .allreduce = self_allreduce,
                    .iallreduce = self_iallreduce,

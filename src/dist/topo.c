@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "base/env.h"
 #include "base/log.h"
 #include "base/mem.h"
 
@@ -138,10 +139,8 @@ mr_status mr_topo_of(mr_topo *out, mr_comm *comm)
 /* The first number of OMP_NUM_THREADS (nested levels follow a comma); 0 when it says nothing. */
 static int wanted_threads(void)
 {
-    const char *text = getenv("OMP_NUM_THREADS");
-    char *end;
-    long n = text ? strtol(text, &end, 10) : 0;
-    return n < 1 || n > 1 << 20 || (*end && *end != ',') ? 0 : (int)n;
+    int64_t n = 0;
+    return mr_env_int("OMP_NUM_THREADS", 1, 1 << 20, ",", &n) ? (int)n : 0;
 }
 
 /* What this rank can have for itself. */

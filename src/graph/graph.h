@@ -49,6 +49,9 @@ typedef struct mr_op {
     bool fused_loss;
     bool is_alias; /* value (and gradient, unless detached) is the input's memory; no functions */
     bool cut_grad; /* no gradient passes (detach) */
+    /* Forward is cheap, deterministic and leaves nothing else behind: a plan may run it again in
+     * backward instead of keeping its value. */
+    bool is_cheap;
     mr_status (*forward)(mr_run *r, const mr_node *n);
     mr_status (*backward)(mr_run *r, const mr_node *n); /* NULL: no gradient passes */
 } mr_op;

@@ -11,7 +11,8 @@
 
 /* ---- exchange of rows ---- */
 typedef struct trade {
-    const mr_exchange *x;
+    const mr_exchange *x;           /* host: counts */
+    const mr_exchange_lists *lists; /* device */
     const mr_seq *seq;
     int64_t w;
     char *unique, *give; /* scratch: [cap tokens + 1, w], [n_give, w]; NULL on one rank */
@@ -40,8 +41,10 @@ static int64_t give_cap(const mr_graph *g, int table)
 static mr_status trade_of(const mr_run *r, const mr_node *n, trade *t)
 {
     int seq = (int)n->i[0];
-    *t = (trade){
-        .x = r->xch[seq], .seq = &r->in.seq[seq], .w = mr_node_width(r->g, mr_node_id(r, n))};
+    *t = (trade){.x = r->xch[seq],
+                 .lists = &r->lists[seq],
+                 .seq = &r->in.seq[seq],
+                 .w = mr_node_width(r->g, mr_node_id(r, n))};
     MR_CHECK(r->items && r->items->size == r->g->dims.n_ranks, MR_ERR_INTERNAL,
              "%s: the graph was built for %d ranks, the communicator has %d", n->label,
              r->g->dims.n_ranks, r->items ? r->items->size : 0);
@@ -73,7 +76,7 @@ static mr_status move_rows(mr_run *r, const trade *t, bool to_owner)
 
 static mr_status fetch(mr_run *r, const mr_node *n, const trade *t)
 {
-    r->k->gather_rows(t->give, mr_pval(r, n, 0), t->x->give_row, t->x->n_give, t->w, &r->ex);
+    r->k->gather_rows(t->give, mr_pval(r, n, 0), t->lists->give_row, t->x->n_give, t->w, &r->ex);
     return move_rows(r, t, false);
 }
 
@@ -90,16 +93,16 @@ static mr_status scatter(mr_run *r, const mr_node *n, bool is_padded)
     void *dtable = mr_pgrad(r, n, 0);
     int acc = mr_pacc(r, n, 0);
     if (r->items->size == 1) {
-        r->k->add_rows(dtable, dy, x->unique_id, x->csr_start, x->csr_pos, x->n_unique, t.w, rows,
-                       acc, 0, tok_row, tok_pos, L, &r->ex);
+        r->k->add_rows(dtable, dy, t.lists->unique_id, t.lists->csr_start, t.lists->csr_pos,
+                       x->n_unique, t.w, rows, acc, 0, tok_row, tok_pos, L, &r->ex);
         return MR_OK;
     }
     /* PAD is in every list and the smallest id: its slot is 0 and stays zero. */
-    r->k->add_rows(t.unique, dy, NULL, x->csr_start, x->csr_pos, x->n_unique, t.w, x->n_unique, 0,
-                   0, tok_row, tok_pos, L, &r->ex);
+    r->k->add_rows(t.unique, dy, NULL, t.lists->csr_start, t.lists->csr_pos, x->n_unique, t.w,
+                   x->n_unique, 0, 0, tok_row, tok_pos, L, &r->ex);
     MR_TRY(move_rows(r, &t, true));
-    r->k->add_rows(dtable, t.give, x->own_row, x->own_start, x->own_pos, x->n_own, t.w, rows, acc,
-                   -1, NULL, NULL, 0, &r->ex);
+    r->k->add_rows(dtable, t.give, t.lists->own_row, t.lists->own_start, t.lists->own_pos, x->n_own,
+                   t.w, rows, acc, -1, NULL, NULL, 0, &r->ex);
     return MR_OK;
 }
 
@@ -114,7 +117,7 @@ static mr_status lookup_forward(mr_run *r, const mr_node *n)
         return MR_OK;
     }
     MR_TRY(fetch(r, n, &t));
-    r->k->gather_rows(y, t.unique, t.x->inv, N, t.w, &r->ex);
+    r->k->gather_rows(y, t.unique, t.lists->inv, N, t.w, &r->ex);
     return MR_OK;
 }
 
@@ -134,8 +137,8 @@ static mr_status padded_forward(mr_run *r, const mr_node *n)
         return MR_OK;
     }
     MR_TRY(fetch(r, n, &t));
-    r->k->gather_padded(y, t.unique, t.x->inv, t.seq->start, t.seq->len, B, L, t.w, t.seq->tokens,
-                        &r->ex);
+    r->k->gather_padded(y, t.unique, t.lists->inv, t.seq->start, t.seq->len, B, L, t.w,
+                        t.seq->tokens, &r->ex);
     return MR_OK;
 }
 

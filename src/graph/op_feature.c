@@ -53,10 +53,11 @@ static mr_status context_forward(mr_run *r, const mr_node *n)
     return MR_OK;
 }
 
-const mr_op mr_op_frames = {.name = "frames", .forward = frames_forward};
-const mr_op mr_op_text_last = {.name = "text_last", .forward = text_last_forward};
-const mr_op mr_op_text_tokens = {.name = "text_tokens", .forward = text_tokens_forward};
-const mr_op mr_op_context = {.name = "context", .forward = context_forward};
+const mr_op mr_op_frames = {.name = "frames", .is_cheap = true, .forward = frames_forward};
+const mr_op mr_op_text_last = {.name = "text_last", .is_cheap = true, .forward = text_last_forward};
+const mr_op mr_op_text_tokens = {
+    .name = "text_tokens", .is_cheap = true, .forward = text_tokens_forward};
+const mr_op mr_op_context = {.name = "context", .is_cheap = true, .forward = context_forward};
 
 int mr_g_frames(mr_graph *g)
 {

@@ -56,6 +56,7 @@ static mr_status group_norm_backward(mr_run *r, const mr_node *n)
 }
 
 const mr_op mr_op_group_norm = {.name = "group_norm",
+                                .is_cheap = true,
                                 .bwd_in = 1u << IN_X | 1u << IN_FILM,
                                 .forward = group_norm_forward,
                                 .backward = group_norm_backward};

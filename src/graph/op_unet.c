@@ -54,8 +54,10 @@ static mr_status upsample_backward(mr_run *r, const mr_node *n)
     return MR_OK;
 }
 
-const mr_op mr_op_upsample = {
-    .name = "upsample", .forward = upsample_forward, .backward = upsample_backward};
+const mr_op mr_op_upsample = {.name = "upsample",
+                              .is_cheap = true,
+                              .forward = upsample_forward,
+                              .backward = upsample_backward};
 
 int mr_g_upsample(mr_graph *g, int x, int64_t S2)
 {
@@ -85,7 +87,7 @@ static mr_status concat_backward(mr_run *r, const mr_node *n)
 }
 
 const mr_op mr_op_concat = {
-    .name = "concat", .forward = concat_forward, .backward = concat_backward};
+    .name = "concat", .is_cheap = true, .forward = concat_forward, .backward = concat_backward};
 
 int mr_g_concat(mr_graph *g, int a, int b)
 {
@@ -120,7 +122,7 @@ static mr_status time_all_forward(mr_run *r, const mr_node *n)
     return MR_OK;
 }
 
-const mr_op mr_op_time_rows = {.name = "time_rows", .forward = time_rows_forward};
+const mr_op mr_op_time_rows = {.name = "time_rows", .is_cheap = true, .forward = time_rows_forward};
 const mr_op mr_op_time_all = {.name = "time_all", .forward = time_all_forward};
 
 int mr_g_time_rows(mr_graph *g, int64_t C)
@@ -157,8 +159,11 @@ static mr_status silu_backward(mr_run *r, const mr_node *n)
     return MR_OK;
 }
 
-const mr_op mr_op_silu = {
-    .name = "silu", .bwd_in = 1, .forward = silu_forward, .backward = silu_backward};
+const mr_op mr_op_silu = {.name = "silu",
+                          .is_cheap = true,
+                          .bwd_in = 1,
+                          .forward = silu_forward,
+                          .backward = silu_backward};
 
 int mr_g_silu(mr_graph *g, int x)
 {

@@ -86,7 +86,7 @@ static mr_status alloc_flat(mr_params *ps, void **out_p, const char *what)
     return ps->dev->fill(ps->dev, *out_p, 0, bytes);
 }
 
-mr_status mr_params_alloc(mr_params *ps, mr_device *dev, int rank, int n_ranks, bool with_optimizer)
+void mr_params_layout(mr_params *ps, mr_device *dev, int rank, int n_ranks, bool with_optimizer)
 {
     int64_t at = 0;
     ps->dev = dev;
@@ -108,7 +108,13 @@ mr_status mr_params_alloc(mr_params *ps, mr_device *dev, int rank, int n_ranks, 
         }
     }
     ps->n_total = at;
+    ps->has_grad = with_optimizer;
     ps->is_frozen = true;
+}
+
+mr_status mr_params_alloc(mr_params *ps, mr_device *dev, int rank, int n_ranks, bool with_optimizer)
+{
+    mr_params_layout(ps, dev, rank, n_ranks, with_optimizer);
     MR_TRY(alloc_flat(ps, &ps->value, "parameters"));
     if (!with_optimizer) return MR_OK;
     MR_TRY(alloc_flat(ps, &ps->grad, "gradients"));

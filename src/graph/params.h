@@ -14,7 +14,7 @@
 #include "base/status.h"
 #include "tensor/device.h"
 
-#define MR_MAX_PARAMS 256
+#define MR_MAX_PARAMS 1280
 #define MR_MAX_PARTS 3
 #define MR_LOSS_SLOTS 16 /* elements reserved after the dense gradients */
 
@@ -59,6 +59,7 @@ typedef struct mr_params {
     size_t real_bytes;
     int64_t n_dense;            /* elements of the dense part (a multiple of 16) */
     int64_t n_total;            /* dense + loss slots + sharded rows */
+    bool has_grad;              /* grad, m, v exist, or would if this were not a layout alone */
     void *value, *grad, *m, *v; /* [n_total] device memory */
 } mr_params;
 
@@ -77,6 +78,8 @@ int mr_param_find(const mr_params *ps, const char *name); /* id or -1 */
  * only. */
 mr_status mr_params_alloc(mr_params *ps, mr_device *dev, int rank, int n_ranks,
                           bool with_optimizer);
+/* Its first half: sizes and offsets only, no memory. */
+void mr_params_layout(mr_params *ps, mr_device *dev, int rank, int n_ranks, bool with_optimizer);
 mr_status mr_params_init(mr_params *ps, uint64_t seed);
 void mr_params_free(mr_params *ps);
 int64_t

@@ -104,6 +104,36 @@ static bool is_loss(const mr_graph *g, int id)
     return false;
 }
 
+/* May the value of id be computed again in step again[id].first? Its inputs must be there anyway.
+ */
+static bool can_redo(const mr_graph *g, const mr_plan *p, int id)
+{
+    const mr_node *n = &g->node[id];
+    const mr_slot *val = &p->val[id];
+    if (!n->op->is_cheap || val->first < 0 || val->last >= p->again[id].first) return false;
+    for (int s = 0; s < n->n_in; s++)
+        if (n->in[s] >= 0 && p->val[p->root[n->in[s]]].last < p->again[id].first) return false;
+    return true;
+}
+
+/* The backward lives of values, collected in again[], become part of val[] or stay where forward
+ * runs twice. In order of the nodes, so that inputs are decided before their readers. */
+static void choose_redone(const mr_graph *g, mr_plan *p)
+{
+    const mr_slot none = {.offset = -1, .first = -1, .last = -1};
+    for (int id = 0; id < g->n_nodes; id++) {
+        mr_slot *again = &p->again[id];
+        if (again->first < 0) continue;
+        if (can_redo(g, p, id)) {
+            if (g->node[id].scratch_bytes > 0) live_at(&p->scratch[id][1], again->first);
+            continue;
+        }
+        live_at(&p->val[id], again->first);
+        live_at(&p->val[id], again->last);
+        *again = none;
+    }
+}
+
 /* First and last step in which each value, gradient and saved buffer is used. */
 static void lifetimes(const mr_graph *g, const marks *m, mr_plan *p)
 {
@@ -113,12 +143,12 @@ static void lifetimes(const mr_graph *g, const marks *m, mr_plan *p)
         if (!m->live[id] || n->op->is_alias) continue;
         int f = m->fwd_at[id], b = m->bwd_at[id];
         if (f >= 0) live_at(&p->val[id], f);
-        if (b >= 0 && (n->op->bwd_out || f < 0)) live_at(&p->val[id], b);
+        if (b >= 0 && (n->op->bwd_out || f < 0)) live_at(&p->again[id], b);
         for (int s = 0; s < n->n_in; s++) {
             if (n->in[s] < 0) continue;
             int root = p->root[n->in[s]];
             if (f >= 0) live_at(&p->val[root], f);
-            if (b >= 0 && (f < 0 || n->op->bwd_in & 1u << s)) live_at(&p->val[root], b);
+            if (b >= 0 && (f < 0 || n->op->bwd_in & 1u << s)) live_at(&p->again[root], b);
             if (b >= 0 && p->needs_grad[n->in[s]]) {
                 live_at(&p->grad[root], b);
                 if (m->bwd_at[root] >= 0) live_at(&p->grad[root], m->bwd_at[root]);
@@ -129,13 +159,15 @@ static void lifetimes(const mr_graph *g, const marks *m, mr_plan *p)
             if (f >= 0) live_at(&p->saved[id][k], f);
             if (b >= 0) live_at(&p->saved[id][k], b);
         }
-        if (is_loss(g, id)) p->val[id].first = -1; /* lives in the loss slots */
         if (n->scratch_bytes > 0 && f >= 0) live_at(&p->scratch[id][0], f);
         if (n->scratch_bytes > 0 && b >= 0) live_at(&p->scratch[id][1], b);
     }
     for (int i = 0; i < g->n_outputs; i++)
         if (!is_loss(g, p->root[g->output[i].node]))
             live_at(&p->val[p->root[g->output[i].node]], end);
+    choose_redone(g, p);
+    for (int i = 0; i < g->n_losses; i++)
+        p->val[g->loss[i].node].first = -1; /* in the loss slots */
 }
 
 /* Sizes, then places. */
@@ -143,7 +175,7 @@ static mr_status place(const mr_graph *g, mr_plan *p)
 {
     mr_slot **list = NULL, fixed[2 * MR_MAX_PARAMS + 2];
     int n = 0, n_fixed = 0;
-    MR_TRY(MR_ALLOC(&list, (int64_t)g->n_nodes * (4 + MR_MAX_SAVED), "plan buffers"));
+    MR_TRY(MR_ALLOC(&list, (int64_t)g->n_nodes * (5 + MR_MAX_SAVED), "plan buffers"));
     for (int id = 0; id < g->n_nodes; id++) {
         const mr_node *nd = &g->node[id];
         int64_t bytes = nd->dim[0] * mr_node_inner(g, id) * (int64_t)g->real_bytes;
@@ -151,6 +183,9 @@ static mr_status place(const mr_graph *g, mr_plan *p)
         p->val[id].is_partial = p->grad[id].is_partial = nd->space >= MR_SPACE_TOK0;
         if (p->val[id].first >= 0) list[n++] = &p->val[id];
         if (p->grad[id].first >= 0) list[n++] = &p->grad[id];
+        p->again[id].bytes = bytes;
+        p->again[id].is_partial = p->val[id].is_partial;
+        if (p->again[id].first >= 0) list[n++] = &p->again[id];
         for (int k = 0; k < nd->n_saved; k++) {
             const mr_saved_spec *sp = &nd->saved[k];
             mr_slot *s = &p->saved[id][k];
@@ -164,7 +199,7 @@ static mr_status place(const mr_graph *g, mr_plan *p)
             if (p->scratch[id][k].first >= 0) list[n++] = &p->scratch[id][k];
         }
     }
-    if (p->backward && !p->is_private && g->params->grad) n_fixed = mr_gradient_slots(p, fixed);
+    if (p->backward && !p->is_private && g->params->has_grad) n_fixed = mr_gradient_slots(p, fixed);
     mr_status st = mr_place_slots(list, n, fixed, n_fixed, p->is_private, &p->ws_bytes);
     p->ws_bytes -= p->grad_bytes;
     MR_FREE(list);
@@ -210,6 +245,7 @@ static mr_status alloc_plan(mr_plan *p, marks *m, int n)
     MR_TRY(MR_ALLOC(&p->needs_grad, n, "plan"));
     MR_TRY(MR_ALLOC(&p->val, n, "plan"));
     MR_TRY(MR_ALLOC(&p->grad, n, "plan"));
+    MR_TRY(MR_ALLOC(&p->again, n, "plan"));
     MR_TRY(MR_ALLOC(&p->saved, n, "plan"));
     MR_TRY(MR_ALLOC(&p->scratch, n, "plan"));
     MR_TRY(MR_ALLOC(&p->acc_in, n, "plan"));
@@ -221,7 +257,7 @@ static mr_status alloc_plan(mr_plan *p, marks *m, int n)
     MR_TRY(MR_ALLOC(&m->bwd_at, n, "plan"));
     const mr_slot none = {.offset = -1, .first = -1, .last = -1};
     for (int i = 0; i < n; i++) {
-        p->val[i] = p->grad[i] = p->scratch[i][0] = p->scratch[i][1] = none;
+        p->val[i] = p->grad[i] = p->again[i] = p->scratch[i][0] = p->scratch[i][1] = none;
         for (int k = 0; k < MR_MAX_SAVED; k++) p->saved[i][k] = none;
     }
     return MR_OK;
@@ -272,6 +308,7 @@ void mr_plan_free(mr_plan **p_p)
     MR_FREE(p->needs_grad);
     MR_FREE(p->val);
     MR_FREE(p->grad);
+    MR_FREE(p->again);
     MR_FREE(p->saved);
     MR_FREE(p->scratch);
     MR_FREE(p->acc_in);

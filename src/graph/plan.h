@@ -32,6 +32,10 @@ typedef struct mr_plan {
     int *root;           /* [n_nodes] node whose memory an alias uses */
     bool *needs_grad;    /* [n_nodes] */
     mr_slot *val, *grad; /* [n_nodes] */
+    /* [n_nodes] A cheap op whose value is wanted again in backward: forward runs a second time,
+     * just before step again[id].first, into this slot, with the scratch of backward. val then
+     * lives in forward alone. */
+    mr_slot *again;
     mr_slot (*saved)[MR_MAX_SAVED];
     mr_slot (*scratch)[2];           /* [n_nodes] of forward and backward, each live in one step */
     unsigned *acc_in, *acc_param;    /* [n_nodes] bit masks */

@@ -97,7 +97,8 @@ mr_status mr_place_slots(mr_slot **list, int n, mr_slot *fixed, int n_fixed, boo
             k--;
         }
         placed[k] = s;
-        if (s->offset + padded(s) > total) total = s->offset + padded(s);
+        int64_t end = s->offset + padded(s) + (is_private ? MR_RED_ZONE : 0);
+        if (end > total) total = end;
     }
     MR_FREE(placed);
     *total_p = total;
@@ -119,7 +120,7 @@ mr_status mr_plan_verify(const mr_plan *p)
     mr_slot fixed[2 * MR_MAX_PARAMS + 2];
     const mr_slot **all = NULL;
     int *owner = NULL;
-    int64_t most = (int64_t)n_nodes * (4 + MR_MAX_SAVED);
+    int64_t most = (int64_t)n_nodes * (5 + MR_MAX_SAVED);
     mr_status st;
     if (p->grad_bytes) {
         mr_plan copy = *p;
@@ -128,8 +129,9 @@ mr_status mr_plan_verify(const mr_plan *p)
     MR_TRY_GOTO(MR_ALLOC(&all, most, "plan check"), st, done);
     MR_TRY_GOTO(MR_ALLOC(&owner, most, "plan check"), st, done);
     for (int id = 0; id < n_nodes; id++)
-        for (int k = -4; k < MR_MAX_SAVED; k++) {
-            const mr_slot *s = k < -2    ? &p->scratch[id][k + 4]
+        for (int k = -5; k < MR_MAX_SAVED; k++) {
+            const mr_slot *s = k == -5   ? &p->again[id]
+                               : k < -2  ? &p->scratch[id][k + 4]
                                : k == -2 ? &p->val[id]
                                : k == -1 ? &p->grad[id]
                                          : &p->saved[id][k];

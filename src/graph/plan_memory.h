@@ -4,9 +4,12 @@
 
 #include "graph/plan.h"
 
+#define MR_RED_ZONE 64 /* bytes behind every buffer of a private plan */
+
 /* Give every slot an offset (64-byte aligned) such that slots live in the same step do not overlap;
- * is_private: no two slots overlap at all. Reorders `list`. fixed[n_fixed], by ascending offset,
- * are in place already and are kept clear. *total_p = bytes of the block. */
+ * is_private: no two slots overlap at all, and MR_RED_ZONE bytes lie behind each. Reorders `list`.
+ * fixed[n_fixed], by ascending offset, are in place already and are kept clear. *total_p = bytes of
+ * the block. */
 mr_status mr_place_slots(mr_slot **list, int n, mr_slot *fixed, int n_fixed, bool is_private,
                          int64_t *total_p);
 

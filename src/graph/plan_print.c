@@ -46,6 +46,18 @@ static void print_step(const mr_plan *p, int step, int id, bool forward, FILE *f
     fprintf(f, "\n");
 }
 
+/* Values that are computed again before a backward step. */
+static void print_redone(const mr_plan *p, int step, FILE *f)
+{
+    for (int id = 0; id < p->g->n_nodes; id++) {
+        if (p->again[id].first != step) continue;
+        char shape[64], at[64];
+        shape_text(p->g, id, shape, sizeof shape);
+        slot_text(&p->again[id], at, sizeof at);
+        fprintf(f, "     again %%%-4d %-34s %-18s %s\n", id, p->g->node[id].label, shape, at);
+    }
+}
+
 static void print_buckets(const mr_plan *p, int after, FILE *f)
 {
     for (int i = 0; i < p->n_buckets; i++)
@@ -62,6 +74,7 @@ void mr_plan_print(const mr_plan *p, FILE *f)
     for (int i = 0; i < p->n_fwd; i++) print_step(p, i, p->fwd[i], true, f);
     if (p->backward) print_buckets(p, -1, f);
     for (int j = 0; j < p->n_bwd; j++) {
+        print_redone(p, p->n_fwd + j, f);
         print_step(p, p->n_fwd + j, p->bwd[j], false, f);
         print_buckets(p, j, f);
     }

@@ -7,6 +7,7 @@
 
 #include "base/mem.h"
 #include "base/rng.h"
+#include "graph/red_zone.h"
 
 int mr_node_id(const mr_run *r, const mr_node *n) { return (int)(n - r->g->node); }
 
@@ -36,7 +37,9 @@ void *mr_val(const mr_run *r, int id)
     if (id < 0) return NULL;
     int li = loss_index(r, id);
     if (li >= 0) return loss_base(r) + (size_t)li * r->g->real_bytes;
-    return at(r, &r->plan->val[r->plan->root[id]]);
+    int root = r->plan->root[id];
+    const mr_slot *again = &r->plan->again[root];
+    return at(r, r->in_backward && again->first >= 0 ? again : &r->plan->val[root]);
 }
 
 void *mr_grad(const mr_run *r, int id)
@@ -110,10 +113,6 @@ mr_status mr_run_create(mr_run **out_p, const mr_plan *plan, mr_device *dev, mr_
 {
     mr_run *r = NULL;
     mr_status st;
-    /* docs/gpu.md lists what is open. */
-    MR_CHECK(strcmp(dev->name, "cuda") != 0, MR_ERR_DEVICE,
-             "run.device=cuda: its kernels are compiled but were never run, and the noise schedule "
-             "and row exchange are still handed to them in host memory; use --run.device=cpu");
     MR_TRY(MR_ALLOC(&r, 1, "run"));
     r->plan = plan;
     r->g = plan->g;
@@ -131,16 +130,13 @@ mr_status mr_run_create(mr_run **out_p, const mr_plan *plan, mr_device *dev, mr_
         MR_TRY_GOTO(dev->alloc(dev, (void **)&r->loss_slots, MR_LOSS_SLOTS * r->g->real_bytes,
                                "loss slots"),
                     st, fail);
-    if (plan->is_private)
-        MR_TRY_GOTO(dev->fill(dev, r->ws, 0xFF, (size_t)plan->ws_bytes), st, fail);
+    if (plan->is_private) MR_TRY_GOTO(mr_red_zones_fill(r), st, fail);
     *out_p = r;
     return MR_OK;
 fail:
     mr_run_free(&r);
     return st;
 }
-
-static void free_inputs(mr_run *r);
 
 void mr_run_free(mr_run **r_p)
 {
@@ -149,100 +145,40 @@ void mr_run_free(mr_run **r_p)
     r->dev->free(r->dev, r->ws);
     r->dev->free(r->dev, r->state_dev);
     r->dev->free(r->dev, r->loss_slots);
-    free_inputs(r);
+    r->dev->free(r->dev, r->block);
+    MR_FREE(r->block_host);
     MR_FREE(*r_p);
 }
 
-/* The integer arrays of a batch, so that they can be mirrored on a device in a loop. */
-#define BATCH_ARRAYS(X, b, rows, toks, L)                                                          \
-    X(b rid, rows) X(b zero_pos, rows) X(b user, rows) X(b target, rows) X(b last, rows)
-#define SEQ_ARRAYS(X, q, rows, toks, L)                                                            \
-    X(q ids, (rows) * (L))                                                                         \
-    X(q len, rows)                                                                                 \
-    X(q start, (rows) + 1)                                                                         \
-    X(q tok_id, toks) X(q tok_pos, toks) X(q tok_row, toks) X(q tok_rid, toks)
-
-static mr_status mirror(mr_run *r, void **dev_p, const void *src, int64_t cap, int64_t n)
-{
-    if (!*dev_p) MR_TRY(r->dev->alloc(r->dev, dev_p, (size_t)cap * 4, "batch"));
-    return r->dev->to_device(r->dev, *dev_p, src, (size_t)n * 4);
-}
-
-static mr_status copy_batch(mr_run *r, const mr_batch *b)
-{
-    mr_batch *d = &r->in;
-    int64_t cap = b->rows_cap, L = b->L;
-    d->rows = b->rows;
-    d->rows_global = b->rows_global;
-    d->rows_cap = cap;
-    d->L = L;
-    d->n_seq = b->n_seq;
-    d->step = b->step;
-#define X(f, n) MR_TRY(mirror(r, (void **)&d->f, b->f, cap, n));
-    BATCH_ARRAYS(X, , b->rows, , )
-#undef X
-    for (int s = 0; s < b->n_seq; s++) {
-        const mr_seq *q = &b->seq[s];
-        mr_seq *e = &d->seq[s];
-        e->tokens = q->tokens;
-#define X(f, n) MR_TRY(mirror(r, (void **)&e->f, q->f, cap *L + 1, n));
-        SEQ_ARRAYS(X, , b->rows, q->tokens, L)
-#undef X
-    }
-    return MR_OK;
-}
-
-static void free_inputs(mr_run *r)
-{
-    if (!r->has_mirror) return;
-    mr_batch *d = &r->in;
-#define X(f, n) r->dev->free(r->dev, d->f);
-    BATCH_ARRAYS(X, , , , )
-#undef X
-    for (int s = 0; s < MR_MAX_SEQ; s++) {
-        mr_seq *e = &d->seq[s];
-#define X(f, n) r->dev->free(r->dev, e->f);
-        SEQ_ARRAYS(X, , , , )
-#undef X
-    }
-}
-
-mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *state)
-{
-    r->host = b;
-    if (r->dev->host_memory) {
-        r->in = *b;
-    } else {
-        r->has_mirror = true;
-        MR_TRY(copy_batch(r, b));
-    }
-    r->count[MR_SPACE_FIXED] = 1;
-    r->count[MR_SPACE_ROWS] = b->rows;
-    for (int s = 0; s < b->n_seq; s++) r->count[MR_SPACE_TOK0 + s] = b->seq[s].tokens;
-    MR_CHECK(b->rows <= r->g->dims.rows_cap, MR_ERR_INTERNAL,
-             "batch of %lld rows in a plan for %lld", (long long)b->rows,
-             (long long)r->g->dims.rows_cap);
-    r->state_host = *state;
-    r->state_host.step = b->step;
-    r->state_host.rows = b->rows;
-    r->state_host.rows_global = b->rows_global;
-    return r->dev->to_device(r->dev, r->state_dev, &r->state_host, sizeof r->state_host);
-}
-
-mr_status mr_run_node(mr_run *r, int id, bool forward)
+static mr_status run_node(mr_run *r, int id, bool forward, int step)
 {
     const mr_node *n = &r->g->node[id];
-    r->ex.scratch = at(r, &r->plan->scratch[id][forward ? 0 : 1]);
+    r->ex.scratch = at(r, &r->plan->scratch[id][r->in_backward]);
     r->ex.scratch_bytes = n->scratch_bytes;
     r->dev->enter(r->dev);
     mr_status st = forward ? n->op->forward(r, n) : n->op->backward(r, n);
     r->dev->leave(r->dev);
-    return st;
+    return st == MR_OK && r->plan->is_private ? mr_red_zones_check(r, step, id) : st;
+}
+
+mr_status mr_run_forward_step(mr_run *r, int i)
+{
+    r->in_backward = false;
+    return run_node(r, r->plan->fwd[i], true, i);
+}
+
+mr_status mr_run_backward_step(mr_run *r, int j)
+{
+    r->in_backward = true;
+    int step = r->plan->n_fwd + j;
+    for (int id = 0; id < r->g->n_nodes; id++)
+        if (r->plan->again[id].first == step) MR_TRY(run_node(r, id, true, step));
+    return run_node(r, r->plan->bwd[j], false, step);
 }
 
 mr_status mr_run_forward(mr_run *r)
 {
-    for (int i = 0; i < r->plan->n_fwd; i++) MR_TRY(mr_run_node(r, r->plan->fwd[i], true));
+    for (int i = 0; i < r->plan->n_fwd; i++) MR_TRY(mr_run_forward_step(r, i));
     return MR_OK;
 }
 
@@ -264,7 +200,7 @@ mr_status mr_run_backward(mr_run *r, mr_bucket_fn on_bucket, void *user)
     }
     MR_TRY(start_buckets(r, -1, on_bucket, user));
     for (int j = 0; j < r->plan->n_bwd; j++) {
-        MR_TRY(mr_run_node(r, r->plan->bwd[j], false));
+        MR_TRY(mr_run_backward_step(r, j));
         MR_TRY(start_buckets(r, j, on_bucket, user));
     }
     return MR_OK;

@@ -17,6 +17,12 @@ typedef struct mr_features {
     mr_feature visual, frames, text;
 } mr_features;
 
+/* The lists of a planned row exchange (mr_exchange) in device memory. */
+typedef struct mr_exchange_lists {
+    const int32_t *unique_id, *inv, *csr_start, *csr_pos;
+    const int32_t *give_row, *own_row, *own_start, *own_pos; /* not for one rank alone */
+} mr_exchange_lists;
+
 struct mr_run {
     const mr_plan *plan;
     const mr_graph *g;
@@ -28,12 +34,15 @@ struct mr_run {
     const mr_batch *host;         /* the batch as the host sees it (counts, rank_rows) */
     mr_batch in;                  /* the same with device pointers */
     int64_t count[MR_N_SPACES];   /* actual leading rows of each space */
-    mr_comm *items;               /* ranks that share the item table */
-    mr_comm *world;               /* all ranks */
+    mr_comm *items;               /* ranks that share the item table; buffers in device memory */
+    mr_comm *world;               /* all ranks; the same */
     int group0;                   /* world rank of items' rank 0: host->rank_rows[group0 + i] */
     mr_exchange *xch[MR_MAX_SEQ]; /* row exchange of each sequence set, planned for this batch */
+    mr_exchange_lists lists[MR_MAX_SEQ]; /* the same for kernels */
     /* Diffusion schedule, length steps + 1, index t = 0..T (host memory, constant). */
-    const double *abar, *c1, *c2, *s2;
+    const double *abar_host, *c1, *c2, *s2;
+    const double *abar; /* for kernels */
+    bool in_backward;   /* values that are computed twice are the second ones */
     /* Gradients of both views of this batch's rows, made elsewhere (train/contrast.c), [rows,d]
      * each; NULL: ntxent makes them, and its loss. */
     const char *view_grad[2];
@@ -41,7 +50,10 @@ struct mr_run {
     const mr_int_list *t_set; /* n = 0: t uniform in 1..T */
     char *ws;                 /* workspace block */
     char *loss_slots;         /* NULL: the slots behind the dense gradients */
-    bool has_mirror;          /* in's arrays are device copies owned by the run */
+    /* Where kernels do not read host memory: in's arrays, lists and abar, on the device and as the
+     * host sends them. */
+    void *block, *block_host;
+    int64_t block_bytes;
     mr_step_state state_host, *state_dev;
 };
 
@@ -72,13 +84,15 @@ uint32_t mr_rand_purpose(const mr_run *r, const mr_node *n);
 mr_status mr_run_create(mr_run **out_p, const mr_plan *plan, mr_device *dev, mr_params *params,
                         uint64_t seed);
 void mr_run_free(mr_run **r_p);
-/* Set the batch (copied to the device where needed) and the step state; host fields of `state`. */
+/* Set the batch, with the row exchanges that are in r->xch by now (all copied to the device where
+ * kernels do not read host memory), and the step state; host fields of `state`. */
 mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *state);
 /* A plan with backward also uses the memory of params->grad: gradients of an earlier step are lost.
  */
 mr_status mr_run_forward(mr_run *r);
-/* One node of the plan, with its scratch memory: what forward and backward consist of. */
-mr_status mr_run_node(mr_run *r, int id, bool forward);
+/* One step of the plan, fwd[i] or bwd[j]: what forward and backward consist of. */
+mr_status mr_run_forward_step(mr_run *r, int i);
+mr_status mr_run_backward_step(mr_run *r, int j);
 /* Backward over all loss terms. on_bucket (may be NULL) is called when a dense gradient range
  * [lo, hi) of params->grad is final: gradient reduction starts there while backward goes on. */
 typedef mr_status (*mr_bucket_fn)(void *user, int64_t lo, int64_t hi);

@@ -42,6 +42,7 @@ typedef struct mr_checkpoint_save_args {
     const char *config_json; /* resolved configuration, one object; NULL: unknown */
     mr_comm *world;          /* all ranks of the run */
     bool is_best;            /* also make it what `best` names */
+    bool is_async;           /* by a thread, from a copy of this rank's share in memory */
     int64_t keep;            /* complete ones kept, at least 1; the best one is kept in any case */
 } mr_checkpoint_save_args;
 
@@ -50,6 +51,24 @@ typedef struct mr_checkpoint_save_args {
  * same rows share the writing of them. On failure (ERR_IO and others) nothing is left of it, older
  * checkpoints are as they were, one warning says so, and training may go on. */
 mr_status mr_checkpoint_save(const mr_checkpoint_save_args *a);
+
+/* The same in pieces, so that training goes on while files are written.
+ * begin (collective) takes the state as it is; with is_async a thread writes a copy of it and begin
+ * returns early; dir, config_json, world and the description of params must outlive the job. A
+ * failure is that of mr_checkpoint_save. Memory: this rank's rows of values and moments once more,
+ * until they are on the disk. */
+typedef struct mr_checkpoint_job mr_checkpoint_job;
+mr_status mr_checkpoint_begin(mr_checkpoint_job **out_p, const mr_checkpoint_save_args *a);
+/* Local: does a thread of this rank still work? False for NULL. */
+bool mr_checkpoint_is_busy(const mr_checkpoint_job *j);
+/* Collective, to be called when no rank is busy: the next stage, or the end, when *job_p becomes
+ * NULL. After a failure it is NULL too. */
+mr_status mr_checkpoint_advance(mr_checkpoint_job **job_p);
+/* Collective: wait for the end of it. Accepts NULL content. */
+mr_status mr_checkpoint_finish(mr_checkpoint_job **job_p);
+/* Local, when the ranks can no longer agree: wait for the thread and forget the rest. What is left
+ * on the disk is removed by the next save. */
+void mr_checkpoint_abandon(mr_checkpoint_job **job_p);
 
 typedef enum mr_checkpoint_which { MR_CHECKPOINT_LATEST, MR_CHECKPOINT_BEST } mr_checkpoint_which;
 

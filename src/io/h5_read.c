@@ -1,8 +1,8 @@
 /* Strict reader of data set files, on one rank or many.
- * What it is not: tolerant. Order of work: bytes of the file (size, signature), then every object's
- * kind, type, shape and place on this rank alone, then an agreement of all ranks, and only then
- * memory, collective reads, checksums and meaning. A refused file therefore never leaves a rank in
- * a collective. */
+ * What it is not: tolerant. Order of work: bytes of the file (size, signature, structure), then
+ * every object's kind, type, shape and place on this rank alone, then an agreement of all ranks,
+ * and only then memory, collective reads, checksums and meaning. A refused file therefore never
+ * leaves a rank in a collective. */
 #include "io/h5_dataset.h"
 
 #include <errno.h>
@@ -15,6 +15,7 @@
 
 #include "base/mem.h"
 #include "io/h5_schema.h"
+#include "io/h5_structure.h"
 
 typedef struct reader {
     const char *path;
@@ -37,32 +38,39 @@ static const unsigned char signature[8] = {0x89, 'H', 'D', 'F', '\r', '\n', 0x1A
 bool mr_h5_is_hdf5(const char *path)
 {
     unsigned char b[8];
-    int fd = open(path, O_RDONLY | O_CLOEXEC);
+    int fd = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* a pipe must not wait */
     if (fd < 0) return false;
     bool is = read(fd, b, 8) == 8 && memcmp(b, signature, 8) == 0;
     close(fd);
     return is;
 }
 
-static mr_status check_bytes(reader *r)
+static mr_status check_signature(const reader *r, const unsigned char b[9], ssize_t n)
 {
-    unsigned char b[9];
-    struct stat sb;
-    int fd = open(r->path, O_RDONLY | O_CLOEXEC);
-    MR_CHECK(fd >= 0, errno == ENOENT || errno == ENOTDIR ? MR_ERR_NO_INPUT : MR_ERR_IO,
-             "data set %s cannot be opened: %s", r->path, strerror(errno));
-    bool ok = fstat(fd, &sb) == 0 && S_ISREG(sb.st_mode);
-    ssize_t n = ok ? read(fd, b, sizeof b) : 0;
-    close(fd);
-    MR_CHECK(ok, MR_ERR_DATA, "data set %s is not a regular file", r->path);
-    MR_CHECK(n == sizeof b && memcmp(b, signature, 8) == 0, MR_ERR_DATA,
+    MR_CHECK(n == 9 && memcmp(b, signature, 8) == 0, MR_ERR_DATA,
              "%s is not an HDF5 file; make a data set with `mealrec-dist import`", r->path);
     MR_CHECK(b[8] == 2 || b[8] == 3, MR_ERR_DATA,
              "%s has HDF5 superblock version %d; 2 or 3 is accepted; make the data set with "
              "`mealrec-dist import`",
              r->path, b[8]);
-    r->file_bytes = sb.st_size;
     return MR_OK;
+}
+
+static mr_status check_bytes(reader *r)
+{
+    unsigned char b[9];
+    struct stat sb;
+    int fd = open(r->path, O_RDONLY | O_NONBLOCK | O_CLOEXEC); /* a pipe must not wait */
+    MR_CHECK(fd >= 0, errno == ENOENT || errno == ENOTDIR ? MR_ERR_NO_INPUT : MR_ERR_IO,
+             "data set %s cannot be opened: %s", r->path, strerror(errno));
+    bool ok = fstat(fd, &sb) == 0 && S_ISREG(sb.st_mode);
+    ssize_t n = ok ? pread(fd, b, sizeof b, 0) : 0;
+    mr_status st = ok ? check_signature(r, b, n)
+                      : MR_RAISE(MR_ERR_DATA, "data set %s is not a regular file", r->path);
+    if (st == MR_OK) st = mr_h5_structure_check(fd, sb.st_size, r->path);
+    close(fd);
+    r->file_bytes = sb.st_size;
+    return st;
 }
 
 /* ---- metadata ---- */

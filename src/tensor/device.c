@@ -19,6 +19,23 @@ mr_status mr_device_open(mr_device **out_p, const char *name, int index)
                     name);
 }
 
+int mr_device_count(const char *name)
+{
+#ifdef MR_HAVE_CUDA
+    if (!strcmp(name, "cuda")) return mr_device_count_cuda();
+#endif
+    return strcmp(name, "cuda") ? 1 : 0;
+}
+
+#ifndef MR_HAVE_CUDA
+mr_status mr_device_cuda_text(int index, char *text, size_t bytes, bool *is_free_p)
+{
+    (void)index, (void)text, (void)bytes, (void)is_free_p;
+    return MR_RAISE(MR_ERR_DEVICE, "run.device: 'cuda' is not compiled into this program; build it "
+                                   "where nvcc is, or use cpu");
+}
+#endif
+
 void mr_device_close(mr_device **dev_p)
 {
     if (!dev_p || !*dev_p) return;

@@ -5,6 +5,7 @@
 #ifndef MR_TENSOR_DEVICE_H
 #define MR_TENSOR_DEVICE_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -28,16 +29,26 @@ struct mr_device {
     mr_status (*sync)(mr_device *d);
     void (*close)(mr_device *d); /* release impl; NULL = nothing to release */
     void *stream;                /* for mr_exec.stream: mr_cuda_queue on cuda, NULL elsewhere */
+    void *native_stream;         /* the cudaStream_t inside, for libraries; NULL elsewhere */
+    char id[128];                /* which one, on all hosts: "cuda:0 NVIDIA H200 GPU-..."; or "" */
     void *impl;
 };
 
 /* name: cpu | cpu64 | guard | cuda; index: GPU number (ignored elsewhere).
  * Errors: ERR_DEVICE when not compiled in or no such GPU. Caller closes with mr_device_close. */
 mr_status mr_device_open(mr_device **out_p, const char *name, int index);
+/* Devices of that name that this process sees: GPUs for cuda, 1 for the others; 0 without a driver.
+ */
+int mr_device_count(const char *name);
 void mr_device_close(mr_device **dev_p);
+
+/* One line on GPU `index`: name, memory, place on the bus, driver. *is_free_p: almost none of its
+ * memory is taken. Local; errors as mr_device_open for "cuda". */
+mr_status mr_device_cuda_text(int index, char *text, size_t bytes, bool *is_free_p);
 
 mr_status mr_device_open_cpu(mr_device **out_p, mr_dtype real);
 mr_status mr_device_open_guard(mr_device **out_p, mr_dtype real);
 mr_status mr_device_open_cuda(mr_device **out_p, int index);
+int mr_device_count_cuda(void);
 
 #endif

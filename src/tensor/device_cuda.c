@@ -3,9 +3,13 @@
  * Invariants: everything happens in order on one stream; to_device and to_host return when the copy
  * is done, so host memory may be reused at once. A kernel cannot return an error: what went wrong
  * in one is reported by the next copy or sync. */
+#include <stdio.h>
+
 #include "base/mem.h"
 #include "tensor/cuda_queue.h"
 #include "tensor/device.h"
+
+#include <stdio.h>
 
 enum { MIN_CHIP = 80, BLAS_SPACE_BYTES = 32 << 20 };
 
@@ -118,6 +122,42 @@ static mr_status choose(int index)
     return MR_OK;
 }
 
+/* UUIDs tell apart GPUs that different ranks see under the same number. */
+static mr_status describe(mr_device *d, int index)
+{
+    struct cudaDeviceProp p;
+    CUDA_TRY(cudaGetDeviceProperties(&p, index), "a query");
+    int at = snprintf(d->id, sizeof d->id, "cuda:%d %.64s GPU-", index, p.name);
+    for (int i = 0; i < 16 && at + 3 < (int)sizeof d->id; i++)
+        at += snprintf(d->id + at, sizeof d->id - (size_t)at, "%02x",
+                       (unsigned)(unsigned char)p.uuid.bytes[i]);
+    return MR_OK;
+}
+
+int mr_device_count_cuda(void)
+{
+    int count = 0;
+    return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
+}
+
+mr_status mr_device_cuda_text(int index, char *text, size_t bytes, bool *is_free_p)
+{
+    struct cudaDeviceProp p;
+    char bus[32] = "";
+    size_t left = 0, total = 0;
+    int driver = 0;
+    MR_TRY(choose(index));
+    CUDA_TRY(cudaGetDeviceProperties(&p, index), "a query");
+    CUDA_TRY(cudaDeviceGetPCIBusId(bus, sizeof bus, index), "a query");
+    CUDA_TRY(cudaDriverGetVersion(&driver), "a query");
+    CUDA_TRY(cudaMemGetInfo(&left, &total), "asking for free memory");
+    snprintf(text, bytes, "%s at %s, %.1f of %.1f GiB free, compute capability %d.%d, driver %d.%d",
+             p.name, bus, (double)left / 1073741824.0, (double)total / 1073741824.0, p.major,
+             p.minor, driver / 1000, driver % 1000 / 10);
+    *is_free_p = (double)left > 0.95 * (double)total;
+    return MR_OK;
+}
+
 static mr_status queue_open(mr_device *d, mr_cuda_queue *q)
 {
     CUDA_TRY(cudaStreamCreateWithFlags(&q->stream, cudaStreamNonBlocking), "making a stream");
@@ -158,6 +198,8 @@ mr_status mr_device_open_cuda(mr_device **out_p, int index)
                      .stream = q,
                      .impl = q};
     MR_TRY_GOTO(queue_open(d, q), st, fail_queue);
+    d->native_stream = q->stream;
+    MR_TRY_GOTO(describe(d, index), st, fail_queue);
     *out_p = d;
     return MR_OK;
 fail_queue:

@@ -6,6 +6,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "dist/watchdog.h"
 #include "train/rank.h"
 
 typedef struct evaluation {
@@ -48,7 +49,7 @@ static mr_status make_ranker(evaluation *e)
     int64_t k = e->what->topk ? e->what->topk->k : 0, cap = e->batch.rows_cap;
     mr_rank_spec spec = {.dev = t->dev,
                          .k = t->eval_run->k,
-                         .comm = t->items,
+                         .comm = t->dev_items,
                          .table =
                              (char *)t->params.value + p->offset * (int64_t)t->params.real_bytes,
                          .row_lo = p->row_lo,
@@ -181,8 +182,12 @@ mr_status mr_evaluate(mr_trainer *t, const mr_evaluation *what, mr_metrics *out)
     MR_TRY_GOTO(make_sampler(&e), st, done);
     MR_TRY_GOTO(mr_trainer_eval_ready(t, e.batch.rows_cap), st, done);
     MR_TRY_GOTO(make_ranker(&e), st, done);
-    for (int64_t i = 0; i < mr_sampler_batches(e.sampler); i++)
+    for (int64_t i = 0; i < mr_sampler_batches(e.sampler); i++) {
+        mr_ring_at("block of users");
         MR_TRY_GOTO(one_block(&e, i), st, done);
+        mr_watch_beat(t->step);
+    }
+    mr_ring_at("metrics");
     MR_TRY_GOTO(mr_metrics_reduce(out, t->world), st, done);
     MR_TRY_GOTO(share(&e), st, done);
 done:

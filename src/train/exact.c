@@ -110,7 +110,7 @@ static void add_shard(mr_trainer *t, mr_exact *e)
     for (int64_t i = 0; i < e->n; i++) {
         double x = is_double ? g64[i] : (double)g32[i];
         if (!(fabs(x) < LARGEST)) {
-#pragma omp atomic
+#pragma omp atomic /* integer */
             (*bad)++;
             continue;
         }

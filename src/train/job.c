@@ -4,30 +4,26 @@
 #include <jansson.h>
 #include <stdlib.h>
 #include <string.h>
-#include <unistd.h>
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "base/stop.h"
+#include "dist/watchdog.h"
 #include "train/run_folder.h"
 
-static volatile sig_atomic_t stop_requested;
-
-/* First signal: finish the step and checkpoint. Second: leave at once. */
-static void on_signal(int sig)
+/* Wall-clock second at which this job should stop so that SLURM does not cut it off; 0: none. */
+static double stop_time(const mr_config *cfg)
 {
-    (void)sig;
-    if (stop_requested) _exit(130);
-    stop_requested = 1;
-}
-
-static void catch_signals(void)
-{
-    const int list[] = {SIGTERM, SIGINT, SIGUSR1, SIGUSR2};
-    struct sigaction a;
-    memset(&a, 0, sizeof a);
-    a.sa_handler = on_signal;
-    stop_requested = 0;
-    for (size_t i = 0; i < sizeof list / sizeof *list; i++) sigaction(list[i], &a, NULL);
+    const char *text = getenv("SLURM_JOB_END_TIME");
+    char *end;
+    if (!text || !cfg->checkpoint.stop_before) return 0;
+    double at = strtod(text, &end);
+    if (end == text || *end || !(at > 1e9 && at < 1e11)) {
+        mr_warn("SLURM_JOB_END_TIME is '%.40s', not a time in seconds since 1970; it is ignored",
+                text);
+        return 0;
+    }
+    return at - (double)cfg->checkpoint.stop_before;
 }
 
 /* Where to go on from: checkpoint.resume = auto (this run's own), never, or a folder. */
@@ -99,11 +95,11 @@ static mr_status run_loop(mr_job *j, mr_run_folder *f, mr_trainer *t)
                    .checkpoint_dir = f->checkpoints,
                    .config_json = json,
                    .title = j->title ? j->title : "train",
-                   .stop = &stop_requested};
+                   .stop = mr_stop_flag(),
+                   .stop_time = stop_time(j->cfg)};
     MR_TRY_GOTO(resume(j, f, l), st, done);
     MR_TRY_GOTO(mr_run_folder_start(f, l->state.step > 0 ? l->state.step : -1), st, done);
     l->record = f->record;
-    catch_signals();
     mr_record_event(l->record, json_pack("{s:s, s:I, s:i, s:I}", "event", "start", "step",
                                          (json_int_t)l->state.step, "ranks", t->world->size,
                                          "parameters", (json_int_t)mr_params_count(&t->params)));
@@ -129,11 +125,17 @@ mr_status mr_job_run(mr_job *j)
                         .argc = j->argc,
                         .argv = j->argv};
     mr_status st;
+    mr_watch_phase(MR_AT_START);
     /* First what can refuse the configuration: a refused one leaves no run folder behind. */
     MR_TRY_GOTO(mr_trainer_create(&t, j->cfg, &s->data, s->world, &o), st, done);
     MR_TRY_GOTO(mr_run_folder_open(&f, j->cfg, &info, s->world), st, done);
+    MR_TRY_GOTO(mr_watch_folder(f->path, s->world), st, done);
     describe(j, t);
-    MR_TRY_GOTO(run_loop(j, f, t), st, done);
+    st = run_loop(j, f, t);
+    if (st == MR_OK || st == MR_STOPPED) {
+        mr_status ended = mr_watch_end(s->world);
+        if (ended != MR_OK) st = ended;
+    }
 done:
     if (st == MR_STOPPED)
         mr_info("stopped on request; the same command goes on from %s", f->checkpoints);

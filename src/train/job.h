@@ -18,8 +18,8 @@ typedef struct mr_job {
 } mr_job;
 
 /* Train cfg in its run folder <run.dir>/<run.name>, going on from its latest checkpoint when there
- * is one and checkpoint.resume says so. Collective. MR_STOPPED after TERM, INT, USR1 or USR2, with
- * a checkpoint; a second signal leaves at once with exit code 130. */
+ * is one and checkpoint.resume says so. Collective. MR_STOPPED, with a
+ * checkpoint, after a request to stop (base/stop.h) or checkpoint.stop_before a SLURM job's end. */
 mr_status mr_job_run(mr_job *j);
 
 #endif

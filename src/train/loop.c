@@ -10,6 +10,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/progress.h"
+#include "dist/watchdog.h"
 
 /* Running sums of an epoch live in state.epoch_sums: rows, total loss, then the single losses. */
 enum { SUM_ROWS, SUM_TOTAL, SUM_LOSS };
@@ -122,7 +123,13 @@ static mr_status epoch_event(mr_loop *l, double seconds)
 }
 
 /* ---- checkpoints ---- */
-static mr_status write_checkpoint(mr_loop *l, bool is_best)
+/* A failed checkpoint costs the checkpoint, not the training: it has said so itself. */
+static mr_status bear(mr_status st)
+{
+    return st == MR_ERR_COMM || st == MR_ERR_WATCHDOG ? st : MR_OK;
+}
+
+static mr_status begin_checkpoint(mr_loop *l, bool is_best)
 {
     l->state.step = l->t->step;
     l->saved_at = now();
@@ -134,15 +141,31 @@ static mr_status write_checkpoint(mr_loop *l, bool is_best)
                                  .config_json = l->config_json,
                                  .world = l->t->world,
                                  .is_best = is_best,
+                                 .is_async = l->t->cfg->checkpoint.async,
                                  .keep = l->t->cfg->checkpoint.keep};
-    return mr_checkpoint_save(&a);
+    return mr_checkpoint_begin(&l->saving, &a);
 }
 
-/* A failed checkpoint costs the checkpoint, not the training: it has said so itself. */
+/* One is written at a time: a second one waits for the first. */
 static mr_status save(mr_loop *l, bool is_best)
 {
-    mr_status st = write_checkpoint(l, is_best);
-    return st == MR_ERR_COMM ? st : MR_OK;
+    mr_watch_phase(MR_AT_SAVE);
+    mr_status st = bear(mr_checkpoint_finish(&l->saving));
+    if (st == MR_OK) st = bear(begin_checkpoint(l, is_best));
+    if (st == MR_OK && !l->t->cfg->checkpoint.async) st = bear(mr_checkpoint_finish(&l->saving));
+    mr_watch_beat(l->t->step);
+    mr_watch_phase(MR_AT_STEP);
+    return st;
+}
+
+/* MR_STOPPED promises a complete one. */
+static mr_status save_and_stop(mr_loop *l)
+{
+    mr_watch_phase(MR_AT_SAVE);
+    MR_TRY(bear(mr_checkpoint_finish(&l->saving)));
+    MR_TRY(begin_checkpoint(l, false));
+    MR_TRY(mr_checkpoint_finish(&l->saving));
+    return MR_STOPPED;
 }
 
 /* ---- one epoch ---- */
@@ -152,14 +175,20 @@ static mr_status requests(mr_loop *l, bool *stop, bool *is_due)
     mr_comm *w = l->t->world;
     double limit = 60.0 * (double)l->t->cfg->checkpoint.every_minutes;
     bool due = limit > 0 && l->t->step > l->state.step && now() - l->saved_at >= limit;
-    int32_t flag[2] = {l->stop && *l->stop, w->rank == 0 && due};
+    bool late = l->stop_time > 0 && (double)time(NULL) >= l->stop_time;
+    mr_ring_at("requests");
+    /* The number of collectives so far, from both sides: it must be the same on all ranks. */
+    int64_t made = mr_ring_mine()->last;
+    int64_t flag[5] = {(l->stop && *l->stop) || (w->rank == 0 && late), w->rank == 0 && due, made,
+                       -made, mr_checkpoint_is_busy(l->saving)};
     if (w->size > 1) {
         w->purpose = MR_FOR_STOP;
-        MR_TRY(w->allreduce(w, flag, 2, MR_I32, MR_MAX));
+        MR_TRY(w->allreduce(w, flag, 5, MR_I64, MR_MAX));
     }
+    MR_TRY(mr_watch_same_place(-flag[3], flag[2]));
     *stop = flag[0] != 0;
     *is_due = flag[1] != 0;
-    return MR_OK;
+    return l->saving && !flag[4] ? bear(mr_checkpoint_advance(&l->saving)) : MR_OK;
 }
 
 static void add_step(mr_loop *l)
@@ -192,17 +221,20 @@ static mr_status train_epoch(mr_loop *l, double *seconds)
     double start = now(), last = start, rows = 0;
     mr_progress bar;
     char note[64];
+    mr_watch_phase(MR_AT_STEP);
     mr_progress_start(&bar, l->title, "step", l->state.batch_in_epoch, n, t->world->rank);
     while (l->state.batch_in_epoch < n && !steps_are_over(l)) {
         bool stop, is_due;
         MR_TRY(requests(l, &stop, &is_due));
         if (stop) {
             mr_progress_clear(&bar);
-            MR_TRY(write_checkpoint(l, false)); /* MR_STOPPED promises one */
-            return MR_STOPPED;
+            if (!(l->stop && *l->stop) && l->stop_time > 0)
+                mr_info("stopping checkpoint.stop_before seconds before the end of the SLURM job");
+            return save_and_stop(l);
         }
         if (is_due) MR_TRY(save(l, false));
         MR_TRY(mr_trainer_step(t, l->state.epoch, l->state.batch_in_epoch));
+        mr_watch_beat(t->step);
         add_step(l);
         rows += (double)t->batch.rows_global;
         snprintf(note, sizeof note, "epoch %lld loss %.4f", (long long)l->state.epoch,
@@ -223,6 +255,7 @@ static mr_status score(mr_loop *l, mr_split split, mr_metrics *m)
 {
     double start = now();
     mr_evaluation what = {.split = split, .exclude_seen = l->t->cfg->train.mask_seen};
+    mr_watch_phase(MR_AT_EVAL);
     MR_TRY(mr_evaluate(l->t, &what, m));
     double seconds = now() - start;
     l->eval_seconds += seconds;
@@ -291,7 +324,10 @@ static mr_status one_epoch(mr_loop *l, bool *is_over)
 static mr_status load_best(mr_loop *l)
 {
     mr_checkpoint *c = NULL;
+    mr_watch_phase(MR_AT_SAVE);
+    MR_TRY(bear(mr_checkpoint_finish(&l->saving)));
     if (!l->checkpoint_dir) return MR_OK;
+    mr_watch_phase(MR_AT_READ);
     MR_TRY(mr_checkpoint_open(&c, l->checkpoint_dir, MR_CHECKPOINT_BEST, l->t->world));
     if (!c) return MR_OK;
     mr_status st = mr_checkpoint_read(c, &l->t->params);
@@ -299,13 +335,22 @@ static mr_status load_best(mr_loop *l)
     return st;
 }
 
+static mr_status train_and_test(mr_loop *l)
+{
+    bool is_over = l->state.is_finished || limit_reached(l);
+    while (!is_over) MR_TRY(one_epoch(l, &is_over));
+    MR_TRY(load_best(l));
+    return score(l, MR_SPLIT_TEST, &l->test);
+}
+
 mr_status mr_loop_run(mr_loop *l)
 {
     l->t->step = l->state.step;
     if (l->saved_at == 0) l->saved_at = now();
     l->t->skipped_in_row = (int)l->state.skipped_in_row;
-    bool is_over = l->state.is_finished || limit_reached(l);
-    while (!is_over) MR_TRY(one_epoch(l, &is_over));
-    MR_TRY(load_best(l));
-    return score(l, MR_SPLIT_TEST, &l->test);
+    mr_status st = train_and_test(l);
+    /* A divergence is seen by all ranks alike, so what is under way can be completed. */
+    if (st == MR_ERR_DIVERGED) (void)mr_checkpoint_finish(&l->saving);
+    mr_checkpoint_abandon(&l->saving);
+    return st;
 }

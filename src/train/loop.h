@@ -18,6 +18,8 @@ typedef struct mr_loop {
     const char *config_json;     /* for the checkpoints; NULL without them */
     const char *title;           /* of the progress line: "train sasrec" */
     volatile sig_atomic_t *stop; /* set by a signal: finish the step, checkpoint, leave; or NULL */
+    double stop_time;            /* the same by rank 0's clock, seconds since 1970; 0: never */
+    mr_checkpoint_job *saving;   /* the loop's own: a checkpoint that is being written */
     mr_train_state state;        /* where to start; where it ended */
     double saved_at; /* monotonic time of the last checkpoint; 0: when the loop starts */
     /* results */

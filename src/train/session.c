@@ -8,7 +8,9 @@
 #include "base/mem.h"
 #include "data/noise.h"
 #include "data/synth.h"
+#include "dist/ring.h"
 #include "dist/topo.h"
+#include "dist/watchdog.h"
 #include "io/h5_dataset.h"
 #include "model/model.h"
 
@@ -43,7 +45,7 @@ static mr_status compare_with_first(const mr_config *cfg, const char *first, int
     return MR_OK;
 }
 
-static mr_status same_configuration(mr_comm *world, const mr_config *cfg)
+mr_status mr_session_compare(mr_comm *world, const mr_config *cfg)
 {
     char *first = NULL;
     int64_t n = mr_config_count();
@@ -60,12 +62,19 @@ static mr_status same_configuration(mr_comm *world, const mr_config *cfg)
 mr_status mr_session_start(mr_session *s, const mr_config *cfg)
 {
     memset(s, 0, sizeof *s);
-    MR_CHECK(strcmp(cfg->dist.comm, "nccl"), MR_ERR_CONFIG,
-             "dist.comm=nccl needs a GPU run; this program trains on the CPU, use auto or mpi");
+    MR_CHECK(strcmp(cfg->dist.comm, "nccl") || !strcmp(cfg->run.device, "cuda"), MR_ERR_CONFIG,
+             "dist.comm=nccl needs --run.device=cuda; use auto or mpi for a run on the CPU");
+    mr_comm *inner = NULL;
     bool self = !strcmp(cfg->dist.comm, "self");
-    MR_TRY(self ? mr_comm_self(&s->world) : mr_comm_mpi_world(&s->world));
+    mr_ring_at("start of MPI");
+    MR_TRY(self ? mr_comm_self(&inner) : mr_comm_mpi_world(&inner));
+    mr_status st = mr_comm_traced(inner, &s->world);
+    if (st != MR_OK) mr_comm_destroy(&inner);
+    MR_TRY(st);
+    mr_ring_begin(s->world->rank, s->world->size, 0);
+    mr_ring_at("agreement");
     mr_log_init(s->world->size > 1 ? s->world->rank : -1, MR_LOG_INFO);
-    MR_TRY(same_configuration(s->world, cfg));
+    MR_TRY(mr_session_compare(s->world, cfg));
     omp_set_num_threads(mr_topo_decide_threads(s->world));
     return MR_OK;
 }
@@ -82,6 +91,7 @@ static void drop_unused(mr_dataset *d, const mr_config *cfg)
 
 mr_status mr_session_load(mr_session *s, const mr_config *cfg)
 {
+    mr_watch_phase(MR_AT_READ);
     MR_TRY(mr_comm_agree(s->world, load_data(s, cfg)));
     mr_status st = MR_OK;
     if (cfg->data.frames_noise > 0)

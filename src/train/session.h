@@ -17,6 +17,8 @@ typedef struct mr_session {
 mr_status mr_session_open(mr_session *s, const mr_config *cfg);
 /* The two halves of it: communication and threads; then the data. */
 mr_status mr_session_start(mr_session *s, const mr_config *cfg);
+/* What start begins with: do all ranks have the same configuration? ERR_CONFIG names the key. */
+mr_status mr_session_compare(mr_comm *world, const mr_config *cfg);
 mr_status mr_session_load(mr_session *s, const mr_config *cfg);
 void mr_session_close(mr_session *s);
 

@@ -5,6 +5,7 @@
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "dist/ring.h"
 #include "train/exact.h"
 #include "train/trainer.h"
 
@@ -13,7 +14,9 @@
 mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, mr_feed *feed, const mr_batch *b)
 {
     const mr_config *c = t->cfg;
-    MR_TRY(mr_feed_plan(feed, run->items, t->table_rows, b));
+    bool is_exact = t->exact && run == t->train_run; /* one rank's step, on its own */
+    mr_ring_at("row exchange");
+    MR_TRY(mr_feed_plan(feed, is_exact ? run->items : t->items, t->table_rows, b));
     for (int s = 0; s < b->n_seq; s++) run->xch[s] = feed->xch[s];
     double k = (double)(t->step + 1);
     mr_step_state st = {.lr = c->train.lr,
@@ -36,8 +39,8 @@ static mr_status reduce_bucket(void *user, int64_t lo, int64_t hi)
     if (t->world->size == 1) return MR_OK;
     char *g = (char *)t->params.grad + lo * (int64_t)t->params.real_bytes;
     t->dev->enter(t->dev);
-    t->world->purpose = MR_FOR_DENSE_GRADS;
-    mr_status st = t->world->iallreduce(t->world, g, hi - lo, t->dev->real);
+    t->dev_world->purpose = MR_FOR_DENSE_GRADS;
+    mr_status st = t->dev_world->iallreduce(t->dev_world, g, hi - lo, t->dev->real);
     t->dev->leave(t->dev);
     return st;
 }
@@ -48,15 +51,18 @@ static int64_t shard_begin(const mr_trainer *t) { return t->params.n_dense + MR_
 mr_status mr_trainer_gradients(mr_trainer *t)
 {
     mr_run *r = t->train_run;
+    mr_ring_at("forward");
     MR_TRY(mr_run_forward(r));
+    mr_ring_at("backward");
     MR_TRY(mr_run_backward(r, reduce_bucket, t));
+    mr_ring_at("gradients");
     t->dev->enter(t->dev);
-    mr_status st = t->world->wait_all(t->world);
+    mr_status st = t->dev_world->wait_all(t->dev_world);
     if (st == MR_OK && t->replicas) {
         const mr_param *p = &t->params.p[t->table];
         char *g = (char *)t->params.grad + p->offset * (int64_t)t->params.real_bytes;
-        t->replicas->purpose = MR_FOR_TABLE_GRADS;
-        st = t->replicas->allreduce(t->replicas, g, p->count, t->dev->real, MR_SUM);
+        t->dev_replicas->purpose = MR_FOR_TABLE_GRADS;
+        st = t->dev_replicas->allreduce(t->dev_replicas, g, p->count, t->dev->real, MR_SUM);
     }
     t->dev->leave(t->dev);
     MR_TRY(st);
@@ -136,6 +142,7 @@ mr_status mr_trainer_update(mr_trainer *t)
     mr_run *r = t->train_run;
     mr_params *ps = &t->params;
     double sum, bad;
+    mr_ring_at("update");
     MR_TRY(t->exact ? mr_exact_stats(t, &sum, &bad) : gradient_stats(t, &sum, &bad));
     t->grad_norm = sqrt(sum);
     MR_TRY(check_finite(t, bad));

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "train/exact.h"
+#include "train/own_device.h"
 
 const char *mr_trainer_device(const mr_config *cfg)
 {
@@ -74,6 +75,22 @@ static mr_status make_groups(mr_trainer *t)
     return G == P ? MR_OK : t->world->split(t->world, rank % G, &t->replicas);
 }
 
+/* Dense sums and the item table's collectives get communicators of their own, so that they can be
+ * under way at the same time. */
+static mr_status make_device_comms(mr_trainer *t)
+{
+    MR_TRY(mr_own_device_comm(&t->dev_world, t->cfg, t->world, t->dev));
+    MR_TRY(mr_own_device_comm(&t->dev_items, t->cfg, t->items, t->dev));
+    return mr_own_device_comm(&t->dev_replicas, t->cfg, t->replicas, t->dev);
+}
+
+static void free_device_comms(mr_trainer *t)
+{
+    if (t->dev_items != t->items) mr_comm_destroy(&t->dev_items);
+    if (t->dev_replicas != t->replicas) mr_comm_destroy(&t->dev_replicas);
+    if (t->dev_world != t->world) mr_comm_destroy(&t->dev_world);
+}
+
 static mr_status feature_to_device(mr_trainer *t, mr_feature *out, const mr_feature *f)
 {
     *out = *f;
@@ -137,10 +154,10 @@ mr_status mr_trainer_run(mr_trainer *t, mr_run **out_p, const mr_plan *plan)
     mr_run *r = NULL;
     MR_TRY(mr_run_create(&r, plan, t->dev, &t->params, (uint64_t)t->cfg->run.seed));
     r->feat = &t->feat;
-    r->items = t->items;
-    r->world = t->world;
+    r->items = t->dev_items;
+    r->world = t->dev_world;
     r->group0 = t->group0;
-    r->abar = t->sched.abar;
+    r->abar_host = t->sched.abar;
     r->c1 = t->sched.c1;
     r->c2 = t->sched.c2;
     r->s2 = t->sched.s2;
@@ -163,13 +180,28 @@ static mr_status make_training(mr_trainer *t, const mr_trainer_opts *o)
     MR_TRY(mr_model_build(t->train_graph, t->cfg, &t->sched, MR_PHASE_TRAIN));
     t->table = mr_param_find(&t->params, "item.weight");
     t->table_rows = t->params.p[t->table].dim[0];
-    MR_TRY(mr_params_alloc(&t->params, t->dev, t->items->rank, t->items->size, o->optimizer));
-    MR_TRY(mr_params_init(&t->params, (uint64_t)t->cfg->run.seed));
+    if (o->is_dry) {
+        mr_params_layout(&t->params, t->dev, t->items->rank, t->items->size, o->optimizer);
+    } else {
+        MR_TRY(mr_params_alloc(&t->params, t->dev, t->items->rank, t->items->size, o->optimizer));
+        MR_TRY(mr_params_init(&t->params, (uint64_t)t->cfg->run.seed));
+    }
     if (!o->optimizer) return MR_OK;
     if (is_exact(t, o)) return mr_exact_create(t, o->stochastic);
     int64_t bucket = (int64_t)(t->cfg->dist.bucket_mb * 1048576.0) / (int64_t)real;
     MR_TRY(mr_plan_compile(&t->train_plan, t->train_graph, true, o->is_private, bucket));
-    return mr_trainer_run(t, &t->train_run, t->train_plan);
+    return o->is_dry ? MR_OK : mr_trainer_run(t, &t->train_run, t->train_plan);
+}
+
+/* run.device=auto is known only here. */
+static mr_status check_precision(const mr_config *cfg, const char *device)
+{
+    const char *p = cfg->run.precision;
+    bool is_reduced = !strcmp(p, "tf32") || !strcmp(p, "bf16");
+    MR_CHECK(!is_reduced || !strcmp(device, "cuda"), MR_ERR_CONFIG,
+             "run.precision=%s needs a GPU and this run computes on %s; use auto or fp32", p,
+             device);
+    return MR_OK;
 }
 
 mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_dataset *data,
@@ -177,19 +209,22 @@ mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_d
 {
     mr_trainer *t = NULL;
     mr_status st;
+    MR_TRY(check_precision(cfg, opts->device ? opts->device : mr_trainer_device(cfg)));
     MR_TRY(MR_ALLOC(&t, 1, "trainer"));
     t->cfg = cfg;
     t->data = data;
     t->world = world;
-    MR_TRY_GOTO(mr_device_open(&t->dev, opts->device ? opts->device : mr_trainer_device(cfg), 0),
-                st, fail);
+    t->is_dry = opts->is_dry;
+    const char *device = opts->device ? opts->device : mr_trainer_device(cfg);
+    MR_TRY_GOTO(mr_own_device_open(&t->dev, device, cfg, world), st, fail);
     MR_TRY_GOTO(make_sampler(t), st, fail);
     MR_TRY_GOTO(make_groups(t), st, fail);
+    MR_TRY_GOTO(make_device_comms(t), st, fail);
     MR_TRY_GOTO(mr_feed_create(&t->feed, t->batch.rows_cap, cfg->data.max_len, t->batch.n_seq,
                                is_exact(t, opts) ? 1 : t->items->size),
                 st, fail);
     MR_TRY_GOTO(mr_schedule_make(&t->sched, cfg), st, fail);
-    MR_TRY_GOTO(make_features(t), st, fail);
+    if (!t->is_dry) MR_TRY_GOTO(make_features(t), st, fail);
     MR_TRY_GOTO(make_training(t, opts), st, fail);
     *out_p = t;
     return MR_OK;
@@ -210,7 +245,7 @@ mr_status mr_trainer_eval_ready(mr_trainer *t, int64_t rows_cap)
     MR_TRY(mr_model_build(t->eval_graph, t->cfg, &t->sched, MR_PHASE_EVAL));
     MR_TRY(mr_plan_compile(&t->eval_plan, t->eval_graph, false, false, 0));
     MR_TRY(mr_feed_create(&t->eval_feed, rows_cap, t->cfg->data.max_len, 1, t->items->size));
-    return mr_trainer_run(t, &t->eval_run, t->eval_plan);
+    return t->is_dry ? MR_OK : mr_trainer_run(t, &t->eval_run, t->eval_plan);
 }
 
 void mr_trainer_free(mr_trainer **t_p)
@@ -235,6 +270,7 @@ void mr_trainer_free(mr_trainer **t_p)
         t->dev->free(t->dev, t->feat.visual.data);
         t->dev->free(t->dev, t->feat.frames.data);
     }
+    free_device_comms(t);
     mr_device_close(&t->dev);
     if (t->items != t->world) mr_comm_destroy(&t->items);
     mr_comm_destroy(&t->replicas);

@@ -25,11 +25,14 @@ typedef struct mr_trainer {
     mr_comm *items;         /* ranks that share the item table; owned, or world when alone */
     mr_comm *replicas;      /* ranks that hold the same rows of it; NULL when there is one copy */
     int group0;             /* world rank of the first rank of this item group */
+    /* The same three for buffers in device memory: equal to them where the device is the host. */
+    mr_comm *dev_world, *dev_items, *dev_replicas;
     mr_device *dev;
     mr_schedule sched;
     mr_params params;
     mr_features feat; /* device memory, or the data set's own when host memory is the device */
     bool owns_features;
+    bool is_dry;        /* see mr_trainer_opts */
     int64_t table_rows; /* rows of item.weight */
     int table;          /* its parameter id */
 
@@ -58,6 +61,7 @@ typedef struct mr_trainer_opts {
     bool is_private;    /* plan check mode: private poisoned memory */
     bool whole_steps;   /* only mr_trainer_step will be called, so dist.deterministic=world can be
                          * followed; false: steps are made as with `run` */
+    bool is_dry;        /* compile the plans only: no memory for parameters and buffers, no run */
     const char *device; /* NULL: the configuration's */
 } mr_trainer_opts;
 

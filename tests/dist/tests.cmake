@@ -1,6 +1,8 @@
 # Communicators and the batches of ranks.
 mr_add_test(comm SOURCES dist/test_comm.c NPROCS 1 2 3 4 8 LABELS dist)
 mr_add_test(comm_fake SOURCES dist/test_comm_fake.c NPROCS 1 3 LABELS dist fault)
+mr_add_test(watchdog SOURCES dist/test_watchdog.c LABELS dist fault)
+mr_add_test(comm_staged SOURCES dist/test_comm_staged.c NPROCS 1 2 3 LABELS dist)
 mr_add_test(shard SOURCES dist/test_shard.c NPROCS 1 2 3 4 8 LABELS dist fault)
 mr_add_test(topo SOURCES dist/test_topo.c NPROCS 1 3 LABELS dist)
 mr_add_test(sampler SOURCES dist/test_sampler.c LABELS dist)

@@ -81,6 +81,24 @@ static void norm(twin_world *w)
     twin_release(w);
 }
 
+/* [n + 1] int64 starts and the ids they speak of, ascending for each row: row i skips i % 5 ids
+ * that lie before, in and after the tile, among them the target of some rows. */
+static void skip_lists(twin_world *w, int64_t n, twin **start_p, twin **id_p)
+{
+    twin *start = twin_doubles(w, n + 1), *id = twin_ints(w, 5 * n, 1, 0, 9);
+    int64_t *s = start->host, at = 0;
+    for (int64_t i = 0; i < n; i++) {
+        s[i] = at;
+        for (int64_t j = 0; j < i % 5; j++)
+            ((int32_t *)id->host)[at++] = (int32_t)((11 * i + 3) % 60 + 70 * j);
+    }
+    s[n] = at;
+    w->dev->to_device(w->dev, start->dev, start->host, (size_t)(n + 1) * 8);
+    w->dev->to_device(w->dev, id->dev, id->host, (size_t)(5 * n) * 4);
+    *start_p = start;
+    *id_p = id;
+}
+
 static void ranking(twin_world *w)
 {
     enum { N = 70, M = 301, W = 61, K = 9 };
@@ -95,6 +113,10 @@ static void ranking(twin_world *w)
     /* The same bits on both sides, so that what follows is exact. */
     w->dev->to_device(w->dev, s->dev, s->host, N * M * 4);
     w->dev->to_device(w->dev, ts->dev, ts->host, N * 4);
+    twin *start, *skip;
+    skip_lists(w, N, &start, &skip);
+    BOTH(score_skip, A(s), A(start), A(skip), A(target), N, M, 20, EX);
+    twin_equal(w, "score_skip", "s", s);
     BOTH(rank_count, A(count), A(s), A(ts), A(target), N, M, 0, EX);
     twin_equal(w, "rank_count", "count", count);
     BOTH(topk_merge, A(id), A(best), A(s), N, M, K, 0, 1, EX);

@@ -6,3 +6,8 @@ if(MR_HAVE_CUDA)
   add_test(NAME kernels_cuda_dry COMMAND test_kernels_cuda dry)
   mr_register(kernels_cuda_dry "" LABELS gpu)
 endif()
+# The checks of tests/gpu.sh themselves, on the CPU.
+if(TARGET mealrec-dist)
+  mr_add_script(gpu_checks_dry gpu/gpu_checks.py ARGS ${CMAKE_BINARY_DIR} --device guard
+                LABELS gpu TIMEOUT 300)
+endif()

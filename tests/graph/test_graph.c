@@ -21,11 +21,12 @@ typedef struct fixture {
     mr_batch batch;
     int32_t zero[8];
     uint32_t rid[8];
+    int redone; /* a node whose forward runs again in backward */
 } fixture;
 
 enum { ROWS = 5, W = 7, H = 3 };
 
-/* loss = probe(gelu-MLP(x) + silu(x U) + detach(c) + x), x used three times. */
+/* loss = probe(gelu-MLP(x) + V silu(x U) + detach(c) + x), x used three times. */
 static void build(fixture *f, const char *device, bool is_private)
 {
     memset(f, 0, sizeof *f);
@@ -38,12 +39,14 @@ static void build(fixture *f, const char *device, bool is_private)
     int b1 = mr_param_declare(&f->ps, "b1", 1, (int64_t[]){H}, MR_INIT_NORMAL, 0.5, 0);
     int w2 = mr_param_declare(&f->ps, "w2", 2, (int64_t[]){W, H}, MR_INIT_NORMAL, 0.5, 0);
     int u = mr_param_declare(&f->ps, "u", 2, (int64_t[]){W, W}, MR_INIT_NORMAL, 0.5, 0);
+    int v = mr_param_declare(&f->ps, "v", 2, (int64_t[]){W, W}, MR_INIT_NORMAL, 0.5, 0);
     int c = mr_param_declare(&f->ps, "c", 2, (int64_t[]){ROWS + 1, W}, MR_INIT_NORMAL, 1.0, 0);
     mr_param_declare(&f->ps, "unused", 2, (int64_t[]){2, 2}, MR_INIT_NORMAL, 0.5, 0);
     int leaf = mr_g_leaf(f->g, x, MR_SPACE_ROWS);
     int h = mr_g_linear(f->g, leaf, w1, b1, MR_ACT_GELU);
     int y = mr_g_linear(f->g, h, w2, -1, MR_ACT_NONE);
-    int z = mr_g_linear(f->g, leaf, u, -1, MR_ACT_SILU);
+    f->redone = mr_g_silu(f->g, mr_g_linear(f->g, leaf, u, -1, MR_ACT_NONE));
+    int z = mr_g_linear(f->g, f->redone, v, -1, MR_ACT_NONE);
     int s =
         mr_g_add(f->g, mr_g_add(f->g, y, z), mr_g_detach(f->g, mr_g_leaf(f->g, c, MR_SPACE_ROWS)));
     s = mr_g_add(f->g, s, leaf);
@@ -84,6 +87,7 @@ static void test_gradients(void **state)
     fixture f;
     build(&f, "cpu64", false);
     (void)total(&f);
+    assert_true(f.plan->again[f.redone].first > f.plan->val[f.redone].last);
     assert_int_equal(mr_run_backward(f.run, NULL, NULL), MR_OK);
     double *v = f.ps.value, *grad = NULL; /* a copy: forward may use the memory of the gradients */
     size_t bytes = (size_t)f.ps.n_total * sizeof *grad;
@@ -161,12 +165,78 @@ static void test_verify_fails(void **state)
     destroy(&f);
 }
 
+/* ---- red zones ---- */
+
+static const mr_kernels *right; /* of the run that is broken */
+
+/* One element more than asked for. */
+static void silu_fwd_too_far(void *y, const void *x, int64_t n, const mr_exec *ex)
+{
+    right->silu_fwd(y, x, n, ex);
+    if (right == &mr_kernels_cpu64)
+        ((double *)y)[n] = 1.0;
+    else
+        ((float *)y)[n] = 1.0f;
+}
+
+static void silu_bwd_too_far(void *dx, const void *dy, const void *x, int64_t n, int acc,
+                             const mr_exec *ex)
+{
+    right->silu_bwd(dx, dy, x, n, acc, ex);
+    if (right == &mr_kernels_cpu64)
+        ((double *)dx)[n] = 1.0;
+    else
+        ((float *)dx)[n] = 1.0f;
+}
+
+static void expect_caught(fixture *f, bool in_forward, const char *step, const char *buffer)
+{
+    mr_errors_to_log(false);
+    mr_status st = mr_run_forward(f->run);
+    if (!in_forward) {
+        assert_int_equal(st, MR_OK);
+        st = mr_run_backward(f->run, NULL, NULL);
+    }
+    mr_errors_to_log(true);
+    assert_int_equal(st, MR_ERR_INTERNAL);
+    if (!strstr(mr_last_error(), step) || !strstr(mr_last_error(), buffer))
+        fail_msg("'%s' names neither '%s' nor '%s'", mr_last_error(), step, buffer);
+}
+
+/* In check mode a kernel that writes one element past its tensor is named: behind the used rows of
+ * a batch, and behind a full buffer. */
+static void test_red_zones(void **state)
+{
+    (void)state;
+    static const char *const devices[] = {"cpu", "cpu64", "guard"};
+    for (int i = 0; i < 6; i++) {
+        fixture f;
+        mr_step_state st = {0};
+        build(&f, devices[i % 3], true);
+        f.batch.rows = i < 3 ? ROWS : ROWS + 1;
+        assert_int_equal(mr_run_set_batch(f.run, &f.batch, &st), MR_OK);
+        assert_int_equal(mr_run_forward(f.run), MR_OK);
+        assert_int_equal(mr_run_backward(f.run, NULL, NULL), MR_OK);
+        mr_kernels broken = *f.run->k;
+        right = f.run->k;
+        f.run->k = &broken;
+        broken.silu_fwd = silu_fwd_too_far;
+        expect_caught(&f, true, "(op silu) wrote", "past the end of the value of");
+        broken.silu_fwd = right->silu_fwd;
+        broken.silu_bwd = silu_bwd_too_far;
+        assert_int_equal(mr_run_set_batch(f.run, &f.batch, &st), MR_OK);
+        expect_caught(&f, false, "(op silu) wrote", "past the end of the gradient of");
+        destroy(&f);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_gradients),
         cmocka_unit_test(test_memory_modes),
         cmocka_unit_test(test_verify_fails),
+        cmocka_unit_test(test_red_zones),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

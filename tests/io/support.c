@@ -129,15 +129,21 @@ void folder_remove(const char *path, mr_comm *world)
     if (world->rank == 0) assert_int_equal(system(command), 0);
 }
 
+mr_checkpoint_save_args toy_args(toy *t, const char *dir, const mr_train_state *s, mr_comm *world)
+{
+    return (mr_checkpoint_save_args){.dir = dir,
+                                     .params = &t->ps,
+                                     .state = s,
+                                     .config_json = "{\"model\": {\"hidden\": 5}}",
+                                     .world = world,
+                                     .keep = 9};
+}
+
 mr_status toy_save(toy *t, const char *dir, int64_t step, mr_comm *world, bool is_best, int keep)
 {
     mr_train_state s = toy_state(step);
-    mr_checkpoint_save_args a = {.dir = dir,
-                                 .params = &t->ps,
-                                 .state = &s,
-                                 .config_json = "{\"model\": {\"hidden\": 5}}",
-                                 .world = world,
-                                 .is_best = is_best,
-                                 .keep = keep};
+    mr_checkpoint_save_args a = toy_args(t, dir, &s, world);
+    a.is_best = is_best;
+    a.keep = keep;
     return mr_checkpoint_save(&a);
 }

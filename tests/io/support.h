@@ -31,6 +31,7 @@ mr_train_state toy_state(int64_t step);
 /* A new empty folder with the same name on all ranks. */
 void folder_make(char path[256], mr_comm *world);
 void folder_remove(const char *path, mr_comm *world);
+mr_checkpoint_save_args toy_args(toy *t, const char *dir, const mr_train_state *s, mr_comm *world);
 mr_status toy_save(toy *t, const char *dir, int64_t step, mr_comm *world, bool is_best, int keep);
 
 #endif

@@ -36,7 +36,7 @@ LIBRARIES = [
     (r"hdf5.*\.h|H5.*\.h", r"src/io/.*"),
     (r"hwloc.*", r"src/dist/topo\.c"),
     (r"cblas\.h",
-     r"src/(kernels/cpu/.*|cli/blas_core\.c|io/environment\.c|(train/|cli/cmd_)bench.*)"),
+     r"src/(kernels/cpu/.*|cli/library_settings\.c|io/environment\.c|(train/|cli/cmd_)bench.*)"),
 ]
 
 
@@ -160,7 +160,7 @@ def calls(files):
 
 
 # Memory that a library or the configuration hands out is given back with free().
-GIVEN = r"json_dumps|mr_config_json|open_memstream|getline"
+GIVEN = r"json_dumps|mr_json_text|mr_config_json|open_memstream|getline"
 
 
 def free_calls(files):

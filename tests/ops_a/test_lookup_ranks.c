@@ -86,6 +86,7 @@ static void rig_make(rig *r, const char *device)
                          MR_OK);
         r->run->xch[k] = r->x[k];
     }
+    assert_int_equal(mr_run_set_batch(r->run, &r->w.batch, &r->w.state), MR_OK);
 }
 
 static void rig_free(rig *r)
@@ -136,7 +137,9 @@ static void check_backward(rig *r)
         for (int64_t t = 0; t < q->tokens; t++)
             for (int64_t j = 0; j < W; j++)
                 dy[place(q, i, t) * W + j] = grad_at(comm->rank, i, t, j);
-        assert_int_equal(mr_run_node(r->run, r->node[i], false), MR_OK);
+        int step = 0;
+        while (r->run->plan->bwd[step] != r->node[i]) step++;
+        assert_int_equal(mr_run_backward_step(r->run, step), MR_OK);
     }
     for (int rank = 0; rank < comm->size; rank++) {
         op_world w;

@@ -230,12 +230,69 @@ void op_world_empty(op_world *w, bool is_empty)
     }
 }
 
+/* Bytes of a feature table. */
+static size_t feature_bytes(const op_world *w, const mr_feature *f)
+{
+    return (size_t)(w->s.n_items * f->count * f->width) * mr_dtype_bytes(f->dtype);
+}
+
+static void feature_to_device(op_world *w, mr_feature *out, const mr_feature *f)
+{
+    void *old = out->data;
+    *out = *f;
+    out->data = old;
+    if (!f->data) return;
+    size_t bytes = feature_bytes(w, f);
+    if (!old) assert_int_equal(w->dev->alloc(w->dev, &out->data, bytes, "features"), MR_OK);
+    assert_int_equal(w->dev->to_device(w->dev, out->data, f->data, bytes), MR_OK);
+}
+
+static const mr_features *features_for(op_world *w, mr_device *dev)
+{
+    if (dev->host_memory) return &w->feat;
+    w->dev = dev;
+    feature_to_device(w, &w->dev_feat.visual, &w->feat.visual);
+    feature_to_device(w, &w->dev_feat.frames, &w->feat.frames);
+    feature_to_device(w, &w->dev_feat.text, &w->feat.text);
+    return &w->dev_feat;
+}
+
+static void spoil(void *p, int64_t bytes)
+{
+    if (p && bytes > 0) memset(p, 0x5A, (size_t)bytes);
+}
+
+static void spoil_seq(const op_world *w, mr_seq *q)
+{
+    int64_t rows = w->batch.rows_cap, cap = rows * w->s.L;
+    void *tokens[] = {q->ids, q->tok_id, q->tok_pos, q->tok_row, q->tok_rid};
+    for (int i = 0; i < 5; i++) spoil(tokens[i], cap * 4);
+    spoil(q->len, rows * 4);
+}
+
+void op_world_spoil(op_world *w)
+{
+    mr_batch *b = &w->batch;
+    void *rows[] = {b->rid, b->zero_pos, b->user, b->target, b->last};
+    for (int i = 0; i < 5; i++) spoil(rows[i], b->rows_cap * 4);
+    for (int k = 0; k < w->s.n_seq; k++) {
+        spoil_seq(w, &b->seq[k]);
+        void *lists[] = {w->xch[k].unique_id, w->xch[k].inv, w->xch[k].csr_start,
+                         w->xch[k].csr_pos};
+        for (int i = 0; i < 4; i++) spoil(lists[i], w->xch[k].cap * 4);
+    }
+    spoil(w->abar, (w->s.T + 1) * 8);
+    spoil(w->feat.visual.data, (int64_t)feature_bytes(w, &w->feat.visual));
+    spoil(w->feat.frames.data, (int64_t)feature_bytes(w, &w->feat.frames));
+    spoil(w->feat.text.data, (int64_t)feature_bytes(w, &w->feat.text));
+}
+
 void op_world_attach(op_world *w, mr_run *r)
 {
-    r->feat = &w->feat;
+    r->feat = features_for(w, r->dev);
     r->items = &w->comm;
     for (int k = 0; k < w->s.n_seq; k++) r->xch[k] = &w->xch[k];
-    r->abar = w->abar;
+    r->abar_host = w->abar;
     r->c1 = w->c1;
     r->c2 = w->c2;
     r->s2 = w->s2;
@@ -247,6 +304,11 @@ void op_world_attach(op_world *w, mr_run *r)
 void op_world_free(op_world *w)
 {
     mr_batch *b = &w->batch;
+    if (w->dev) {
+        w->dev->free(w->dev, w->dev_feat.visual.data);
+        w->dev->free(w->dev, w->dev_feat.frames.data);
+        w->dev->free(w->dev, w->dev_feat.text.data);
+    }
     MR_FREE(b->rank_rows);
     MR_FREE(b->rid);
     MR_FREE(b->zero_pos);

@@ -20,7 +20,9 @@ typedef struct op_world {
     mr_graph_dims dims;
     mr_batch batch;
     mr_features feat;
-    mr_comm comm; /* one rank: every collective is a copy */
+    mr_features dev_feat; /* of a device that does not read host memory */
+    mr_device *dev;       /* that device, borrowed; it must live longer */
+    mr_comm comm;         /* one rank: every collective is a copy */
     mr_exchange xch[MR_MAX_SEQ];
     mr_step_state state;
     double *abar, *c1, *c2, *s2; /* [T + 1] */
@@ -33,6 +35,12 @@ void op_world_free(op_world *w);
 void op_world_empty(op_world *w, bool is_empty);
 /* Hand everything to a run: batch, state, features, schedule, communicator, exchange. */
 void op_world_attach(op_world *w, mr_run *r);
+
+/* Spoil everything on the host that a kernel must read from the device: the arrays of the batch,
+ * the lists of the exchange, features, schedule. What ops read on the host (counts, start) stays.
+ * For a run on a device that does not read host memory; op_world_attach would take the spoiled
+ * values. */
+void op_world_spoil(op_world *w);
 
 /* Numbers in [-1, 1), always the same for the same arguments. */
 double op_random(uint32_t stream, int64_t i);

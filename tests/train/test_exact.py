@@ -2,8 +2,8 @@
 """dist.deterministic=world: the same bits on any number of ranks and for every placement.
 
 Usage: test_exact.py MODEL
-Losses of every step, metrics, and every bit of the last checkpoint (values and moments), against
-one rank; against the ordinary step up to rounding; and a stop and a start on other ranks in between.
+Losses of every step, metrics, and every bit of the last checkpoint (values and moments) against
+one rank; losses against the ordinary step; and a stop and a start on other ranks in between.
 """
 import sys
 

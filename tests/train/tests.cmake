@@ -3,6 +3,8 @@ mr_add_test(trainer SOURCES train/test_trainer.c LABELS train TIMEOUT 300)
 mr_add_test(placement SOURCES train/test_placement.c LABELS train dist)
 add_executable(baseline_ranks train/baseline_ranks.c)
 target_link_libraries(baseline_ranks PRIVATE mealrec)
+add_executable(hang_job train/hang_job.c)
+target_link_libraries(hang_job PRIVATE mealrec)
 if(TARGET mealrec-dist)
   foreach(model sasrec cl4srec tedrec mealrec)
     mr_add_script(train_ranks_${model} train/test_ranks.py ARGS ${model}
@@ -25,5 +27,9 @@ if(TARGET mealrec-dist)
   mr_add_script(train_baselines train/test_baselines.py ARGS $<TARGET_FILE:baseline_ranks>
                 LABELS train TIMEOUT 300)
   mr_add_script(train_refusals train/test_refusals.py LABELS train cli dist TIMEOUT 300)
+  mr_add_script(train_signals train/test_signals.py LABELS train dist TIMEOUT 300)
+  mr_add_script(train_async train/test_async.py LABELS train dist TIMEOUT 300)
+  mr_add_script(train_hang train/test_hang.py ARGS $<TARGET_FILE:hang_job>
+                LABELS train dist fault TIMEOUT 300)
   mr_add_script(train_demo train/test_demo.py LABELS train TIMEOUT 400)
 endif()

@@ -1,0 +1,26 @@
+# Fuzz targets: every reader of outside data on mutated input (docs/testing.md). Each is one program
+# with the driver; in the suite a bounded number of inputs, by tests/fuzz.sh as many as one likes.
+add_library(fuzz_driver STATIC fuzz/driver.c fuzz/support.c)
+target_link_libraries(fuzz_driver PUBLIC mealrec)
+
+function(mr_add_fuzz name)
+  cmake_parse_arguments(F "" "" "SOURCES;DEFINE" ${ARGN})
+  add_executable(fuzz_${name} ${F_SOURCES})
+  target_compile_definitions(fuzz_${name} PRIVATE ${F_DEFINE})
+  target_link_libraries(fuzz_${name} PRIVATE fuzz_driver)
+  file(GLOB corpus ${CMAKE_CURRENT_SOURCE_DIR}/fuzz/corpus/${name})
+  add_test(NAME fuzz_${name} COMMAND fuzz_${name} --inputs 5000 --seconds 5 ${corpus})
+  mr_register(fuzz_${name} "" LABELS fuzz TIMEOUT 120)
+endfunction()
+
+mr_add_fuzz(npy SOURCES fuzz/fuzz_npy.c)
+mr_add_fuzz(inter SOURCES fuzz/fuzz_log.c)
+mr_add_fuzz(pairs SOURCES fuzz/fuzz_log.c DEFINE FUZZ_PAIRS)
+mr_add_fuzz(safetensors SOURCES fuzz/fuzz_safetensors.c)
+mr_add_fuzz(manifest SOURCES fuzz/fuzz_manifest.c)
+mr_add_fuzz(yaml SOURCES fuzz/fuzz_yaml.c)
+mr_add_fuzz(glove SOURCES fuzz/fuzz_glove.c)
+mr_add_fuzz(env SOURCES fuzz/fuzz_env.c)
+mr_add_fuzz(args SOURCES fuzz/fuzz_args.c)
+mr_add_fuzz(record SOURCES fuzz/fuzz_record.c)
+mr_add_fuzz(h5 SOURCES fuzz/fuzz_h5.c fuzz/fuzz_h5_recipe.c)

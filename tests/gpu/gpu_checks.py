@@ -1,0 +1,286 @@
+#!/usr/bin/env python3
+"""What a GPU must prove, in order of value; each check names what it compares and prints one line.
+
+Usage: gpu_checks.py BUILD [--device cuda] [--json FILE] [--only NAME ...] [--again] [--bench]
+The JSON file keeps the result of every check; a check that passed for this commit is not repeated
+unless --again is given, so a run that was cut off goes on where it stopped. --device guard runs the
+same checks on the CPU: a test of the checks, which says nothing about a GPU.
+Exit: 0 all passed, 1 a failure, 77 there is no such device.
+"""
+import argparse
+import glob
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import numpy as np
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "train"))
+import harness as h  # noqa: E402
+import safetensors_io  # noqa: E402  (harness puts its folder on the path)
+
+CHECKS = []
+
+
+def check(f):
+    CHECKS.append(f)
+    return f
+
+
+class Failed(Exception):
+    pass
+
+
+def need(good, text):
+    if not good:
+        raise Failed(text)
+
+
+def program(args, path, *words, env=None):
+    """Output of a program that has to succeed."""
+    e = dict(h.environment(), **(env or {}))
+    r = subprocess.run([path, *words], env=e, text=True, stdout=subprocess.PIPE,
+                       stderr=subprocess.STDOUT, timeout=args.limit, cwd=h.folder)
+    need(r.returncode == 0, "exit %d: %s" % (r.returncode, r.stdout[-800:]))
+    return r.stdout
+
+
+def data(name, **sizes):
+    """A synthetic data set, made once."""
+    return name if os.path.exists(os.path.join(h.folder, name)) else h.synth(name, **sizes)
+
+
+def on(args, *more):
+    return ["--run.device=" + args.device, *more]
+
+
+@check
+def kernels(args):
+    """every kernel of the table against the CPU's"""
+    path = os.path.join(args.build, "tests", "test_kernels_cuda")
+    words = [] if args.device == "cuda" else ["dry"]
+    if not os.path.exists(path):
+        return "not compiled (no nvcc)"
+    return program(args, path, *words).strip().splitlines()[-1]
+
+
+@check
+def ops(args):
+    """every op forward and backward: float32 on the device against float64 on the CPU"""
+    names = [os.path.join(args.build, "tests", "test_" + n)
+             for n in ("ops_basic", "ops_a", "ops_b", "ops_c")]
+    for path in names:
+        program(args, path, env={"MR_TEST_DEVICE": args.device})
+    return "%d programs" % len(names)
+
+
+def dump(args, name, device, keys, ranks=0):
+    out = os.path.join(h.folder, "%s-%s.safetensors" % (name, device))
+    if os.path.exists(out):
+        os.unlink(out)
+    h.must(["dump-step", "--out", out, "--data.path=small.h5", "--run.device=" + device] + h.SMALL
+           + keys, ranks)
+    return safetensors_io.load(out)[0]
+
+
+def worst_of(a, b):
+    """(largest max|a-b| / rms(a) over gradients and activations, its name)."""
+    need(set(a) == set(b), "tensors differ: %s" % sorted(set(a) ^ set(b))[:3])
+    biases = [np.mean(np.square(a[n])) for n in a if n.startswith("grad.") and n.endswith("bias")]
+    floor = 1e-3 * np.sqrt(np.mean(biases)) if biases else 0
+    worst = (0.0, "none")
+    for n in a:
+        if a[n].dtype.kind != "f" or n.split(".")[0] not in ("grad", "act", "loss"):
+            continue
+        scale = max(float(np.sqrt(np.mean(np.square(a[n])))), floor, 1e-20)
+        diff = float(np.max(np.abs(a[n].astype(float) - b[n]))) / scale if a[n].size else 0.0
+        worst = max(worst, (diff if diff == diff else float("inf"), n))
+    return worst
+
+
+def models():
+    yield from ((m, ["--model.name=" + m]) for m in h.MODELS)
+    yield "mealrec-sasrec", ["--model.backbone=sasrec"]
+    yield "mealrec-cl4srec", ["--model.backbone=cl4srec"]
+    yield "horizon", ["--npd.block=horizon"]
+
+
+@check
+def step(args):
+    """gradients, activations and losses of one step of every model against the CPU's"""
+    data("small.h5")
+    worst = (0.0, "none")
+    for name, keys in models():
+        one = worst_of(dump(args, name, "cpu", keys), dump(args, name, args.device, keys))
+        need(one[0] <= 2e-4, "%s: %s differs by %.3g of its size" % (name, one[1], one[0]))
+        worst = max(worst, (one[0], name + " " + one[1]))
+    return "worst %.2g of RMS (%s)" % worst
+
+
+@check
+def repeat(args):
+    """two runs give the same bytes"""
+    data("small.h5")
+    for name in ("a", "b"):
+        shutil.rmtree(os.path.join(h.folder, "runs", name), ignore_errors=True)
+        h.train(name, "small.h5", "--train.max_steps=20", *on(args))
+    need(h.losses("a") == h.losses("b"), "losses differ")
+    bad = h.same_tensors(h.checkpoint("a")[0], h.checkpoint("b")[0])
+    need(not bad, "%d tensors differ, the first is %s" % (len(bad), bad[:1]))
+    return "20 steps, %d losses equal, checkpoints equal" % len(h.losses("a"))
+
+
+@check
+def curve(args):
+    """training follows the CPU's loss curve, and scores as well"""
+    data("curve.h5", users=600, items=300, interactions=6000)
+    for name, device in (("curve-cpu", "cpu"), ("curve-device", args.device)):
+        shutil.rmtree(os.path.join(h.folder, "runs", name), ignore_errors=True)
+        h.train(name, "curve.h5", "--train.epochs=2", "--run.device=" + device)
+    a, b = h.losses("curve-cpu"), h.losses("curve-device")
+    first = {s: a[s] for s in sorted(a)[:20]}
+    worst = h.worst_difference(first, {s: b.get(s, float("nan")) for s in first})
+    need(worst <= 1e-3, "losses of the first 20 steps differ by %.3g" % worst)
+    last = h.worst_difference(a, b)
+    need(last <= 2e-2, "losses differ by %.3g" % last)
+    return "%d steps, first 20 within %.2g, all within %.2g" % (len(a), worst, last)
+
+
+def ranks_equal(args, comm, ranks, env):
+    data("small.h5")
+    old = {k: os.environ.get(k) for k in env}
+    os.environ.update(env)
+    try:
+        for name, n in (("one", 0), ("many", ranks)):
+            shutil.rmtree(os.path.join(h.folder, "runs", name), ignore_errors=True)
+            more = ["--dist.comm=" + comm] if n else []
+            h.train(name, "small.h5", "--train.max_steps=20", *on(args, *more), ranks=n)
+    finally:
+        for k, v in old.items():
+            os.environ.pop(k) if v is None else os.environ.update({k: v})
+    worst = h.worst_difference(h.losses("one"), h.losses("many"))
+    need(worst <= 1e-5, "losses differ by %.3g" % worst)
+    need(h.scores("one") == h.scores("many"), "metrics differ")
+    return "%d ranks, 20 steps within %.2g, metrics equal" % (ranks, worst)
+
+
+@check
+def ranks_staged(args):
+    """three ranks on one device, exchanging through the host, against one"""
+    return ranks_equal(args, "mpi", 3, {})
+
+
+@check
+def ranks_nccl(args):
+    """two ranks on one GPU through NCCL, which takes them for different hosts"""
+    if args.device != "cuda":
+        return "only on a GPU"
+    wrapper = os.path.join(h.folder, "own-host.sh")
+    with open(wrapper, "w") as f:
+        f.write('#!/bin/sh\nexport NCCL_HOSTID=host$OMPI_COMM_WORLD_RANK\nexec "%s" "$@"\n'
+                % h.BINARY)
+    os.chmod(wrapper, 0o755)
+    real, h.BINARY = h.BINARY, wrapper
+    try:
+        return ranks_equal(args, "nccl", 2, {"NCCL_HOSTID": "host0"})
+    finally:
+        h.BINARY = real
+
+
+@check
+def sanitizer(args):
+    """compute-sanitizer finds nothing in a small step: memcheck, then racecheck"""
+    tool = shutil.which("compute-sanitizer")
+    if args.device != "cuda" or not tool:
+        return "only on a GPU, with compute-sanitizer"
+    data("small.h5")
+    for kind in ("memcheck", "racecheck"):
+        out = os.path.join(h.folder, kind)
+        shutil.rmtree(os.path.join(h.folder, "runs", kind), ignore_errors=True)
+        program(args, tool, "--tool", kind, "--error-exitcode", "9", "--log-file", out, h.BINARY,
+                *h.train_args(kind, "small.h5", "--train.max_steps=1", *on(args)))
+    return "memcheck and racecheck clean"
+
+
+def bench(args):
+    """time of a training step"""
+    path = os.path.join(h.folder, "big.h5")
+    if not os.path.exists(path):
+        h.must(["synth", "--shape", "microlens-big", "--feature-dtype", "f16", "--out", path])
+    out = os.path.join(h.folder, "bench.json")
+    h.must(["bench", "step", "--data.path=" + path, "--steps", "20", "--json", out, *on(args)])
+    with open(out) as f:
+        return "%.3f ms a step of 2,048 rows" % (1e3 * json.load(f)["step_s_median"])
+
+
+def commit():
+    r = subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty"], text=True,
+                       stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return r.stdout.strip() or "unknown"
+
+
+def gpu_name(device):
+    if device != "cuda":
+        return device
+    r = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"],
+                       text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+    return r.stdout.strip().splitlines()[0] if r.returncode == 0 and r.stdout else None
+
+
+def run_one(f, args, results, key):
+    begin = time.time()
+    try:
+        text, good = f(args), True
+    except (Failed, OSError, subprocess.TimeoutExpired) as e:
+        text, good = str(e), False
+    except SystemExit:
+        text, good = "a run of the program failed (see above)", False
+    results[f.__name__] = dict(key, passed=good, result=text, seconds=round(time.time() - begin, 1),
+                               date=time.strftime("%Y-%m-%d"), what=f.__doc__)
+    print("%-4s %-14s %s (%.0f s)" % ("ok" if good else "FAIL", f.__name__, text,
+                                      time.time() - begin), flush=True)
+    if args.json:
+        with open(args.json + ".new", "w") as out:
+            json.dump(results, out, indent=1)
+        os.replace(args.json + ".new", args.json)
+    return good
+
+
+def main():
+    ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    ap.add_argument("build")
+    ap.add_argument("--device", default="cuda", choices=["cuda", "guard"])
+    ap.add_argument("--json")
+    ap.add_argument("--only", nargs="+", default=[])
+    ap.add_argument("--again", action="store_true")
+    ap.add_argument("--bench", action="store_true")
+    ap.add_argument("--limit", type=int, default=300, help="seconds for one program")
+    args = ap.parse_args()
+    args.build = os.path.abspath(args.build)
+    h.BINARY = os.path.join(args.build, "mealrec-dist")
+    need(glob.glob(h.BINARY), h.BINARY + " is missing; build it first")
+    name = gpu_name(args.device)
+    if not name:
+        print("no GPU here")
+        sys.exit(77)
+    key = {"commit": commit(), "gpu": name}
+    results = {}
+    if args.json and os.path.exists(args.json):
+        with open(args.json) as f:
+            results = json.load(f)
+    good = True
+    for f in CHECKS + ([bench] if args.bench else []):
+        old = results.get(f.__name__, {})
+        done = old.get("passed") and all(old.get(k) == key[k] for k in key)
+        if (args.only and f.__name__ not in args.only) or (done and not args.again):
+            continue
+        good &= run_one(f, args, results, key)
+    sys.exit(0 if good else 1)
+
+
+if __name__ == "__main__":
+    main()
