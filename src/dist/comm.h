@@ -114,6 +114,9 @@ mr_status mr_comm_traced(mr_comm *inner, mr_comm **out_p);
 /* abort and poll of all traced communicators. Local; any thread. */
 void mr_comm_abort_all(void);
 mr_status mr_comm_poll_all(void);
+/* A barrier of all processes of the job for those that may wait long while others compute: they
+ * sleep between looks instead of taking a core. Nothing without MPI. Collective over the job. */
+mr_status mr_comm_rest(void);
 void mr_comm_destroy(mr_comm **c_p);
 /* End MPI if it was started. Not to be followed by anything that matters. */
 void mr_comm_finalize(void);
