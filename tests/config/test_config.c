@@ -326,6 +326,8 @@ static void test_hash(void **state)
                                             "train.patience",
                                             "train.log_every",
                                             "train.eval_batch",
+                                            "data.read",
+                                            "dist.bind",
                                             "dist.comm",
                                             "dist.item_shard",
                                             "dist.bucket_mb",
