@@ -15,9 +15,8 @@ cmake --preset cpu -B build/valgrind -DMR_NATIVE=OFF -DCMAKE_BUILD_TYPE=RelWithD
     cmake --build build/valgrind --target "${names[@]/#/test_}" >/dev/null || exit 1
 options=(--quiet --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite
     --suppressions=tests/valgrind.supp)
-for file in /usr/share/openmpi/openmpi-valgrind.supp; do
-    [ -f $file ] && options+=("--suppressions=$file")
-done
+file=/usr/share/openmpi/openmpi-valgrind.supp
+[ -f $file ] && options+=("--suppressions=$file")
 export OMP_NUM_THREADS=1 OPENBLAS_CORETYPE=Haswell OMPI_ALLOW_RUN_AS_ROOT=1
 export OMPI_ALLOW_RUN_AS_ROOT_CONFIRM=1 MR_BINARY=$PWD/build/valgrind/mealrec-dist MR_SOURCE=$PWD
 clean=0

@@ -83,6 +83,7 @@ static mr_status run(const mr_args *a)
     for (const mr_cli_option *o = options; o->name; o++)
         MR_CHECK(!mr_args_has(a, o->name) || is_listed(b->options, o->name), MR_ERR_USAGE,
                  "bench %s does not take --%s; it takes: %s", b->name, o->name, b->options);
+    MR_TRY(mr_args_output(a, "json", false));
     return b->run(a);
 }
 

@@ -152,9 +152,33 @@ def run_folders():
     refused(NO_INPUT, ["nowhere"], "eval", "--checkpoint", "nowhere")
     refused(USAGE, ["--split tset"], "eval", "--checkpoint", "runs/mine", "--split", "tset",
             ranks=(0,))
-    refused(IO, ["one.tsv", "File exists"], "dump-step", "--out", "one.tsv", "--data.path=small.h5",
-            *h.SMALL)
+    refused(USAGE, ["one.tsv", "exists and was not touched"], "dump-step", "--out", "one.tsv",
+            "--data.path=small.h5", *h.SMALL)
+    for more in (["dump-step", "--out"], ["recommend", "--checkpoint", "runs/mine", "--out"],
+                 ["export", "--checkpoint", "runs/mine", "--out"],
+                 ["eval", "--checkpoint", "runs/mine", "--per-user"], ["synth", "--out"],
+                 ["bench", "step", "--json"]):
+        refused(USAGE, ["no folder nowhere/"], *more, "nowhere/new", ranks=(0,))
+        refused(USAGE, ["runs"], *more, "runs", ranks=(0,))
+    refused(USAGE, ["no tensor 'x'", "inspect"], "export", "--checkpoint", "runs/mine", "--tensor",
+            "x", "--npy", "x.npy")
+    recommend = ("recommend", "--checkpoint", "runs/mine", "--topk", "3", "--out", "new", "--users")
+    for name, text, said in (("none", b"\n", "names no user"), ("nul", b"\0", "line 1 holds a NUL"),
+                             ("who", b"1\nnobody\n", "line 2: the data set has no user 'nobody'")):
+        with open(path(name), "wb") as f:
+            f.write(text)
+        refused(DATA, [name, said], *recommend, name, ranks=(0, 2) if name == "who" else (0,))
+    resume_from(keys)
     in_use(keys)
+
+
+def resume_from(keys):
+    """checkpoint.resume=DIR: what is no checkpoint of this run is refused before a folder is made."""
+    for where, code, texts in (
+            ("nowhere", NO_INPUT, ["nowhere"]),
+            ("runs/foreign", NO_INPUT, ["runs/foreign", "holds no checkpoint"]),
+            ("runs/mine/checkpoints", CONFIG, ["runs/mine", "another configuration"])):
+        no_train(code, texts, *keys, "--train.lr=0.1", "--checkpoint.resume=" + where)
 
 
 def in_use(keys):
@@ -177,19 +201,39 @@ def in_use(keys):
     h.check(p.returncode == STOPPED, "first run: exit %s: %s" % (p.returncode, err))
 
 
+def mixed(code, texts, ranks, *starts):
+    """mpirun starts rank 0 as `starts[0]`, and so on: (program, arguments)."""
+    command = ["mpirun", "--oversubscribe", "--bind-to", "none"]
+    for n, (program, args) in zip(ranks, starts):
+        command += ["-np", str(n), program] + args + [":"]
+    before = snapshot()
+    began = time.time()
+    r = subprocess.run(command[:-1], cwd=h.folder, env=h.environment(), text=True,
+                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=h.LIMIT)
+    judge("ranks with %s" % texts, r, code, texts, before)
+    h.check(time.time() - began < 10, "ranks with %s: %.1f s" % (texts, time.time() - began))
+
+
 def different_ranks():
-    """mpirun starts ranks with different arguments."""
-    for more, texts in ((["--train.lr=0.1"], ["train.lr is 0.1 on rank 1 and 0.001 on rank 0"]),
-                        (["--train.max_steps=2"], ["train.max_steps is 2 on rank 1 and 3"]),
-                        (["--model.hidden=24"], ["model.hidden is 24 on rank 1 and 12"]),
-                        (["--train.topk=[10,30]"], ["train.topk is [10, 30] on rank 1"])):
-        first = h.words(h.train_args("mixed", "small.h5", "--train.max_steps=3"), 1)
-        second = ["-np", "1", h.BINARY] + h.train_args("mixed", "small.h5", "--train.max_steps=3",
-                                                       *more)
-        before = snapshot()
-        r = subprocess.run(first + [":"] + second, cwd=h.folder, env=h.environment(), text=True,
-                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=h.LIMIT)
-        judge("ranks with %s" % more, r, CONFIG, texts, before)
+    """mpirun starts ranks with different arguments, programs and data."""
+    usual = h.train_args("mixed", "small.h5", "--train.max_steps=3")
+    for more, texts in (
+            (["--train.lr=0.1"], ["train.lr is 0.001 on ranks 0, 1 and 0.1 on rank 2"]),
+            (["--train.max_steps=2"], ["train.max_steps is 3 on ranks 0, 1 and 2 on rank 2"]),
+            (["--model.hidden=24"], ["model.hidden is 12 on ranks 0, 1 and 24 on rank 2"]),
+            (["--train.topk=[10,30]"], ["train.topk is [10, 20] on", "[10, 30] on rank 2"]),
+            (["--run.name=b", "--run.seed=1"], ["run.name is mixed", "run.seed is 2020 on ranks"]),
+            (["--checkpoint.async=false"], ["checkpoint.async is true on ranks 0, 1 and false"])):
+        mixed(CONFIG, texts + ["same arguments"], (2, 1), (h.BINARY, usual),
+              (h.BINARY, usual + more))
+    mixed(CONFIG, ["the command is train on rank 0 and gradcheck on ranks 1, 2"], (1, 2),
+          (h.BINARY, usual), (h.BINARY, ["gradcheck"] + usual[1:]))
+    other = [x if x != "--data.path=small.h5" else "--data.path=other.h5" for x in usual]
+    mixed(DATA, ["other.h5 on rank 1", "is not the file that rank 0 sees"], (1, 1),
+          (h.BINARY, usual), (h.BINARY, other))
+    if len(sys.argv) > 1:
+        mixed(CONFIG, ["options is ", "unknown on rank 2", "same program"], (2, 1),
+              (h.BINARY, usual), (sys.argv[1], usual))
 
 
 def ranks_and_hosts():

@@ -20,7 +20,13 @@ if(TARGET mealrec-dist)
   mr_add_script(train_evaluate train/test_evaluate.py LABELS train dist TIMEOUT 300)
   mr_add_script(train_baselines train/test_baselines.py ARGS $<TARGET_FILE:baseline_ranks>
                 LABELS train TIMEOUT 300)
-  mr_add_script(train_refusals train/test_refusals.py LABELS train cli dist TIMEOUT 300)
+  # The same program, built by somebody who does not know from which revision.
+  add_executable(other_build ${CMAKE_SOURCE_DIR}/src/cli/main.c
+                 ${CMAKE_SOURCE_DIR}/src/io/environment.c)
+  target_include_directories(other_build PRIVATE ${OPENBLAS_INC})
+  target_link_libraries(other_build PRIVATE mealrec)
+  mr_add_script(train_refusals train/test_refusals.py ARGS $<TARGET_FILE:other_build>
+                LABELS train cli dist TIMEOUT 300)
   mr_add_script(train_signals train/test_signals.py LABELS train dist TIMEOUT 300)
   mr_add_script(train_async train/test_async.py LABELS train dist TIMEOUT 300)
   mr_add_script(train_hang train/test_hang.py ARGS $<TARGET_FILE:hang_job>
