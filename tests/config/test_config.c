@@ -329,6 +329,7 @@ static void test_hash(void **state)
                                             "data.read",
                                             "dist.bind",
                                             "dist.comm",
+                                            "dist.bind",
                                             "dist.item_shard",
                                             "dist.bucket_mb",
                                             "dist.deterministic",
