@@ -48,16 +48,24 @@ with_driver() {
 with_clang() {
     command -v clang >/dev/null || { echo "clang is not installed" && exit 77; }
     [ "$seconds" = 0 ] && seconds=60
-    local flags libs dir=build/fuzz sources
+    local flags libs dir=build/fuzz sources objects=()
     mkdir -p $dir
     read -ra flags <<<"-g -O1 -std=gnu11 -w -Isrc -DMR_VERSION=\"0\" $(pkg-config --cflags \
         yaml-0.1 jansson libxxhash hwloc hdf5-openmpi ompi-c)"
     read -ra libs <<<"-lm -lpthread $(pkg-config --libs yaml-0.1 jansson libxxhash hwloc \
         hdf5-openmpi ompi-c)"
-    sources=(src/base/*.c src/tensor/device.c src/tensor/device_cpu.c src/data/*.c src/io/h5_*.c
+    sources=(src/base/*.c src/tensor/device.c src/tensor/device_cpu.c src/tensor/device_guard.c
+        src/data/*.c src/io/h5_*.c
         src/io/file.c src/io/manifest.c src/io/safetensors_*.c src/io/checkpoint_dir.c
         src/io/tfevents.c src/train/record.c src/dist/comm.c src/dist/comm_self.c
         src/dist/comm_mpi.c src/dist/topo.c)
+    flags+=("-fsanitize=address,undefined" -fno-sanitize-recover=undefined)
+    for file in "${sources[@]}"; do
+        local object=$dir/${file//\//_}.o
+        objects+=("$object")
+        [ "$object" -nt "$file" ] ||
+            clang -fsanitize=fuzzer-no-link "${flags[@]}" -c -o "$object" "$file" || exit 1
+    done
     for name in "${names[@]}"; do
         local own=("tests/fuzz/fuzz_$name.c") define=()
         case $name in
@@ -66,9 +74,8 @@ with_clang() {
             inter) own=(tests/fuzz/fuzz_log.c) ;;
             pairs) own=(tests/fuzz/fuzz_log.c) define=(-DFUZZ_PAIRS) ;;
         esac
-        clang -fsanitize=fuzzer,address,undefined -fno-sanitize-recover=undefined "${flags[@]}" \
-            "${define[@]}" -o $dir/fuzz_"$name" "${own[@]}" tests/fuzz/support.c "${sources[@]}" \
-            "${libs[@]}" || exit 1
+        clang -fsanitize=fuzzer "${flags[@]}" "${define[@]}" -o $dir/fuzz_"$name" "${own[@]}" \
+            tests/fuzz/support.c "${objects[@]}" "${libs[@]}" || exit 1
         mkdir -p $dir/corpus/"$name"
         cmake --build --preset debug --target fuzz_"$name" >/dev/null || exit 1
         build/debug/tests/fuzz_"$name" --write-seeds $dir/corpus/"$name" || exit 1

@@ -12,8 +12,13 @@ typedef struct mr_bench {
     const char *name;
     const char *options; /* those it takes, as "steps warmup json"; others are refused */
     mr_status (*run)(const mr_args *a); /* starts and closes its own session */
+    bool takes_files;                   /* further words are allowed */
 } mr_bench;
 
+extern const mr_bench mr_bench_io;
+extern const mr_bench mr_bench_kernels;
+extern const mr_bench mr_bench_plot;
+extern const mr_bench mr_bench_scaling;
 extern const mr_bench mr_bench_step;
 
 /* Seconds of a clock that only goes forward. */

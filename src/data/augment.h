@@ -1,4 +1,4 @@
-/* CL4SRec's two augmented views of a history (model-facts.md §2.1). */
+/* CL4SRec's two augmented views of a history (model.md §2). */
 #ifndef MR_DATA_AUGMENT_H
 #define MR_DATA_AUGMENT_H
 

@@ -56,7 +56,7 @@ typedef struct mr_sampler_spec {
     int64_t max_len; /* L */
     int virtual_shards, rank, n_ranks;
     uint64_t seed;
-    const mr_config *augment; /* non-NULL: also make CL4SRec's two views (model.md §2, F§2.1) */
+    const mr_config *augment; /* non-NULL: also make CL4SRec's two views (model.md §2) */
 } mr_sampler_spec;
 /* Not collective (pure computation, same on all ranks). ERR_DATA when the split has no rows. */
 mr_status mr_sampler_make(mr_sampler **out_p, const mr_sampler_spec *spec);

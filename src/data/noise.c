@@ -1,4 +1,4 @@
-/* Robustness noise on stored visual features (model page §7, §11.12). */
+/* Robustness noise on stored visual features (model.md §7, §11.12). */
 #include "data/noise.h"
 
 #include "base/mem.h"

@@ -159,9 +159,9 @@ static mr_status check_spec(const mr_sampler_spec *p)
     MR_CHECK(p->n_ranks >= 1 && p->rank >= 0 && p->rank < p->n_ranks, MR_ERR_INTERNAL,
              "sampler of rank %d of %d", p->rank, p->n_ranks);
     MR_CHECK(p->virtual_shards >= p->n_ranks, MR_ERR_CONFIG,
-             "%d ranks but only %d virtual shards, so some ranks would have no rows; raise "
-             "dist.virtual_shards or start fewer ranks",
-             p->n_ranks, p->virtual_shards);
+             "%d ranks but only %d virtual shards, so ranks would have no rows (%d to %d, were "
+             "they filled in order); raise dist.virtual_shards or start fewer ranks",
+             p->n_ranks, p->virtual_shards, p->virtual_shards, p->n_ranks - 1);
     return MR_OK;
 }
 

@@ -27,11 +27,13 @@ typedef enum mr_coll {
 typedef struct mr_comm_stats {
     int64_t calls[MR_COLL_COUNT];
     /* Payload of this rank by the formulas of a ring of P ranks (what an optimal algorithm moves,
-     * not what the library happens to do), own data and the case P = 1 count nothing: allreduce in
-     * = out = floor(2 (P - 1) n b / P)     n elements of b bytes allgatherv      in = (total - own)
-     * b,  out = (P - 1) own b reduce_scatterv in = (P - 1) own b,    out = (total - own) b
-     *   alltoallv       exactly what goes to and comes from other ranks
-     *   bcast           in = n b but for the root, out = n b but for the last one after the root */
+     * not what the library happens to do). Own data and the case P = 1 count nothing. With n
+     * elements of b bytes:
+     *   allreduce        in = out = floor(2 (P - 1) n b / P)
+     *   allgatherv       in = (total - own) b,  out = (P - 1) own b
+     *   reduce_scatterv  in = (P - 1) own b,    out = (total - own) b
+     *   alltoallv        exactly what goes to and comes from other ranks
+     *   bcast            in = n b but for the root, out = n b but for the last after the root */
     int64_t bytes_in[MR_COLL_COUNT];
     int64_t bytes_out[MR_COLL_COUNT];
 } mr_comm_stats;
@@ -98,6 +100,9 @@ mr_status mr_comm_traced(mr_comm *inner, mr_comm **out_p);
 /* abort and poll of all traced communicators. Local; any thread. */
 void mr_comm_abort_all(void);
 mr_status mr_comm_poll_all(void);
+/* A barrier of all processes of the job for those that may wait long while others compute: they
+ * sleep between looks instead of taking a core. Nothing without MPI. Collective over the job. */
+mr_status mr_comm_rest(void);
 void mr_comm_destroy(mr_comm **c_p);
 /* End MPI if it was started. Not to be followed by anything that matters. */
 void mr_comm_finalize(void);

@@ -434,6 +434,20 @@ static bool mpi_running(void)
     return on && !off;
 }
 
+mr_status mr_comm_rest(void)
+{
+    MPI_Request request;
+    int done = 0;
+    if (!mpi_running()) return MR_OK;
+    int rc = MPI_Ibarrier(MPI_COMM_WORLD, &request);
+    while (rc == MPI_SUCCESS && !done) {
+        rc = MPI_Test(&request, &done, MPI_STATUS_IGNORE);
+        if (!done) usleep(1000);
+    }
+    MR_CHECK(rc == MPI_SUCCESS, MR_ERR_COMM, "MPI_Ibarrier of all ranks failed with code %d", rc);
+    return MR_OK;
+}
+
 void mr_comm_finalize(void)
 {
     if (started_here && mpi_running()) MPI_Finalize();

@@ -1,4 +1,4 @@
-/* Diffusion ops: forward noise, posterior step, mixing. model.md 6, F 4.
+/* Diffusion ops: forward noise, posterior step, mixing. model.md §6.
  * Rows are global rows: t and eps of a row do not depend on where it is computed.
  * What it is not: the schedule (model/schedule.h); the run carries its tables. */
 #include <math.h>

@@ -1,5 +1,5 @@
-/* freq_fuse: TedRec's frequency fusion (F§3.3) in its real form. The product of two ortho real FFTs
- * is a circular convolution with 1/sqrt(L), and the filter acts as the time-domain kernel
+/* freq_fuse: TedRec's frequency fusion (model.md §2) in its real form. The product of two ortho
+ * real FFTs is a circular convolution with 1/sqrt(L), and the filter acts as the time-domain kernel
  * irfft(filter): for L = 10 ten multiply-adds an output beat any FFT, and nothing complex exists.
  * a, u [B,L,d] take part at all positions, PAD included; only valid positions are produced and
  * differentiated, h [N,d]. */

@@ -1,12 +1,15 @@
-/* moe: TedRec's mixture-of-experts text adaptor (F§3.2). text x [N,dh] of packed tokens -> u
- * [B,L,d]: y_j = W_j (dropout_j(x) - b_j[l]),  u = sum_j softmax_j(g) y_j, g = x Wg (+ eps
- * (softplus(x Wn) + 0.01) when training) At a PAD position x = 0, so y_j is the row-independent
- * -W_j b_j[l]: the table t[j,l] = W_j b_j[l] is computed once a step and only tokens go through the
- * large products. Memory: y [N,E,d] without t is saved. To compute it again would cost a third
- * large product where backward has only one (there is no gradient into the frozen text), half as
- * much again; dropped x and everything else of that size lives for one chunk of rows only.
- * Invariants: the draws depend on (rid, position, expert, column) alone, also for the gate noise of
- * PAD positions; chunks change nothing but the grouping of the sums in the gradients of weights. */
+/* moe: TedRec's mixture-of-experts text adaptor (model.md §2), text x [N,dh] of packed tokens ->
+ * u [B,L,d]:
+ *   y_j = W_j (dropout_j(x) - b_j[l])
+ *   g   = x Wg, in training + eps (softplus(x Wn) + 0.01)
+ *   u   = sum_j softmax_j(g) y_j
+ * At a PAD position x = 0, so y_j is the row-independent -W_j b_j[l]: the table t[j,l] = W_j b_j[l]
+ * is computed once a step and only tokens go through the large products. Memory: y [N,E,d] without
+ * t is saved. To compute it again would cost a third large product where backward has only one
+ * (there is no gradient into the frozen text), half as much again; dropped x and everything else of
+ * that size lives for one chunk of rows only. Invariants: the draws depend on (rid, position,
+ * expert, column) alone, also for the gate noise of PAD positions; chunks change nothing but the
+ * grouping of the sums in the gradients of weights. */
 #include "graph/op_softmax.h"
 #include "graph/ops.h"
 #include "kernels/shared/dropout.h"

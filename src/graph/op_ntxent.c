@@ -1,9 +1,9 @@
-/* ntxent: NT-Xent over the global batch (F§2.1). Anchors are z = [z1 of all ranks ; z2 of all
- * ranks], N = 2 rows_global; logits are dot products / temperature; an anchor's target is its other
- * view and it is left out of its own softmax; the loss is the mean over the N anchors. A rank takes
- * its own anchors as rows and the gathered z as the table: the row side of the gradient is its own,
- * the table side is a partial sum for all rows and comes back by a reduce-scatter. Invariant: two
- * all-gathers and two reduce-scatters on every rank, also on one without rows. */
+/* ntxent: NT-Xent over the global batch (model.md §2, CL4SRec). Anchors are z = [z1 of all ranks ;
+ * z2 of all ranks], N = 2 rows_global; logits are dot products / temperature; an anchor's target is
+ * its other view and it is left out of its own softmax; the loss is the mean over the N anchors. A
+ * rank takes its own anchors as rows and the gathered z as the table: the row side of the gradient
+ * is its own, the table side is a partial sum for all rows and comes back by a reduce-scatter.
+ * Invariant: two all-gathers and two reduce-scatters on every rank, also on one without rows. */
 #include "graph/op_softmax.h"
 #include "graph/ops.h"
 

@@ -1,7 +1,7 @@
 /* Builders of all ops: what models are written with. Each returns a node id, or -1 (sticky error).
  * [N,d] etc. are shapes, slowest first; N stands for the packed tokens of a sequence set, B for the
  * rows of the batch. Parameters are ids of mr_param_declare; -1 = absent where said so. The
- * contract of the mathematics is with each op in its op_*.c file; F§ = design notes. */
+ * contract of the mathematics is with each op in its op_*.c file; § = sections of docs/model.md. */
 #ifndef MR_GRAPH_OPS_H
 #define MR_GRAPH_OPS_H
 
@@ -80,8 +80,7 @@ enum { MR_DIFF_TCD, MR_DIFF_NPD };
 /* x_t = sqrt(abar_t) x0 + sqrt(1-abar_t) eps. t = 0: the row's own draw (training); t >= 1: that
  * step. start noise only when pure = true: x_t = eps */
 int mr_g_noise(mr_graph *g, int x0, int which, int64_t t, bool pure);
-/* x_{t-1} = c1_t xhat + c2_t x_t + sqrt(s2_t) eps (no noise at t = 1, or when noise = false); F§4
- */
+/* x_{t-1} = c1_t xhat + c2_t x_t + sqrt(s2_t) eps (no noise at t = 1, or when noise = false); §6 */
 int mr_g_posterior(mr_graph *g, int xhat, int xt, int which, int64_t t, bool noise);
 int mr_g_mix(mr_graph *g, int x0, int xhat, double w); /* w x0 + (1-w) xhat */
 /* [B,K,d] frame tokens and [B,d] text token -> [B,K+1,d], + type[1..K+1] (rows 1.. of type [K+2,d])
@@ -92,10 +91,10 @@ int mr_g_add_row(mr_graph *g, int x, int param, int64_t row); /* x[B,d] + param[
 int mr_g_pool_concat(mr_graph *g, int x0, int frames, int text);
 
 /* ---- op_tedrec.c ---- */
-/* MoE adaptor, F§3.2: text [N,dh] of packed tokens -> u [B,L,d] at all positions (PAD: x = 0).
+/* MoE adaptor, §2: text [N,dh] of packed tokens -> u [B,L,d] at all positions (PAD: x = 0).
  * w [E,d,dh], bias [E,L,dh], gate [E,dh], noise [E,dh] */
 int mr_g_moe(mr_graph *g, int text, int w, int bias, int gate, int noise, double dropout);
-/* Frequency fusion, F§3.3: a, u [B,L,d] -> h_in [N,d] at valid positions.
+/* Frequency fusion, §2: a, u [B,L,d] -> h_in [N,d] at valid positions.
  * filter [L/2+1,d,2]; gate_p_w, gate_f_w [1,d]; gate_p_b, gate_f_b [1] */
 int mr_g_freq_fuse(mr_graph *g, int a, int u, int filter, int gate_p_w, int gate_p_b, int gate_f_w,
                    int gate_f_b);
@@ -107,7 +106,7 @@ int mr_g_mse(mr_graph *g, int pred, int target, bool detach_target);
  * cosine: scores cos(x, E_i) / temperature, else dot products (temperature ignored). Paper eq. 15
  */
 int mr_g_item_loss(mr_graph *g, int x, int table, bool cosine, double temperature);
-/* NT-Xent over the global batch, F§2.1: z1, z2 [B,d], dot products / temperature */
+/* NT-Xent over the global batch, §2: z1, z2 [B,d], dot products / temperature */
 int mr_g_ntxent(mr_graph *g, int z1, int z2, double temperature);
 
 #endif

@@ -145,7 +145,8 @@ void mr_run_free(mr_run **r_p)
     r->dev->free(r->dev, r->ws);
     r->dev->free(r->dev, r->state_dev);
     r->dev->free(r->dev, r->loss_slots);
-    for (int i = 0; i < MR_DEVICE_COPIES; i++) r->dev->free(r->dev, r->copy[i].ptr);
+    r->dev->free(r->dev, r->block);
+    MR_FREE(r->block_host);
     MR_FREE(*r_p);
 }
 

@@ -23,12 +23,6 @@ typedef struct mr_exchange_lists {
     const int32_t *give_row, *own_row, *own_start, *own_pos; /* not for one rank alone */
 } mr_exchange_lists;
 
-typedef struct mr_device_copy { /* of a host array; owned by the run */
-    void *ptr;
-    int64_t bytes;
-} mr_device_copy;
-enum { MR_DEVICE_COPIES = 6 + MR_MAX_SEQ * 15 };
-
 struct mr_run {
     const mr_plan *plan;
     const mr_graph *g;
@@ -50,10 +44,13 @@ struct mr_run {
     const double *abar; /* for kernels */
     bool in_backward;   /* values that are computed twice are the second ones */
     int64_t t_max;
-    const mr_int_list *t_set;              /* n = 0: t uniform in 1..T */
-    char *ws;                              /* workspace block */
-    char *loss_slots;                      /* NULL: the slots behind the dense gradients */
-    mr_device_copy copy[MR_DEVICE_COPIES]; /* in's arrays, lists and abar; host_memory: none */
+    const mr_int_list *t_set; /* n = 0: t uniform in 1..T */
+    char *ws;                 /* workspace block */
+    char *loss_slots;         /* NULL: the slots behind the dense gradients */
+    /* Where kernels do not read host memory: in's arrays, lists and abar, on the device and as the
+     * host sends them. */
+    void *block, *block_host;
+    int64_t block_bytes;
     mr_step_state state_host, *state_dev;
 };
 

@@ -1,75 +1,101 @@
 /* A batch on its way to the device: copies of its integer arrays and of the lists of the row
  * exchange, where kernels cannot read host memory.
- * Invariants: kernels read r->in, r->lists and r->abar; ops read r->host and r->xch. A copy keeps
- * its address as long as it does not have to grow; with capacities as given it never does. */
+ * Invariants: kernels read r->in, r->lists and r->abar; ops read r->host and r->xch. Everything is
+ * one block with places by capacity, so addresses stay as long as nothing has to grow. */
+#include "graph/run.h"
+
+#include <string.h>
+
+#include "base/mem.h"
 #include "graph/red_zone.h"
 
-/* Copy `bytes` of src to the device, into copy number *i of the run (counted up), which has room
- * for at least cap bytes. *out_p = its address. */
-static mr_status copy(mr_run *r, int *i, void *out_p, const void *src, int64_t bytes, int64_t cap)
+/* src[bytes] goes to a place on the device with room for cap bytes; *out = its address. */
+typedef struct piece {
+    const void *src;
+    void **out;
+    int64_t bytes, cap;
+} piece;
+
+typedef struct pieces {
+    int n;
+    piece list[6 + MR_MAX_SEQ * 15];
+} pieces;
+
+static void add(pieces *p, void *out, const void *src, int64_t bytes, int64_t cap)
 {
-    mr_device_copy *c = &r->copy[(*i)++];
-    mr_device *dev = r->dev;
-    if (cap < bytes) cap = bytes;
-    if (cap < 4) cap = 4;
-    if (c->bytes < bytes || !c->ptr) {
-        dev->free(dev, c->ptr);
-        *c = (mr_device_copy){0};
-        MR_TRY(dev->alloc(dev, &c->ptr, (size_t)cap, "batch"));
-        c->bytes = cap;
-    }
-    *(void **)out_p = c->ptr;
-    return bytes > 0 ? dev->to_device(dev, c->ptr, src, (size_t)bytes) : MR_OK;
+    p->list[p->n++] = (piece){src, out, bytes, cap < bytes ? bytes : cap};
 }
 
-#define COPY(out, src, n, cap)                                                                     \
-    MR_TRY(copy(r, i, (void *)&(out), (src), (n) * (int64_t)sizeof *(src),                         \
-                (cap) * (int64_t)sizeof *(src)))
+#define ADD(out, src, n, cap)                                                                      \
+    add(p, (void *)&(out), (src), (n) * (int64_t)sizeof *(src), (cap) * (int64_t)sizeof *(src))
 
-static mr_status copy_seq(mr_run *r, int *i, mr_seq *d, const mr_seq *q, int64_t rows,
-                          int64_t rows_cap, int64_t L)
+static int64_t padded(int64_t bytes) { return (bytes + 255) / 256 * 256; }
+
+/* All pieces in one block and one copy. */
+static mr_status send(mr_run *r, const pieces *p)
+{
+    int64_t total = 0, at = 0;
+    for (int i = 0; i < p->n; i++) total += padded(p->list[i].cap);
+    if (total > r->block_bytes) {
+        r->dev->free(r->dev, r->block);
+        MR_FREE(r->block_host);
+        r->block = NULL;
+        r->block_bytes = 0;
+        MR_TRY(mr_alloc(&r->block_host, total, 1, "batch"));
+        MR_TRY(r->dev->alloc(r->dev, &r->block, (size_t)total, "batch"));
+        r->block_bytes = total;
+    }
+    for (int i = 0; i < p->n; i++) {
+        const piece *q = &p->list[i];
+        if (q->bytes > 0) memcpy((char *)r->block_host + at, q->src, (size_t)q->bytes);
+        *q->out = (char *)r->block + at;
+        at += padded(q->cap);
+    }
+    return r->dev->to_device(r->dev, r->block, r->block_host, (size_t)total);
+}
+
+static void add_seq(pieces *p, mr_seq *d, const mr_seq *q, int64_t rows, int64_t rows_cap,
+                    int64_t L)
 {
     int64_t tokens = q->tokens, cap = rows_cap * L;
-    COPY(d->ids, q->ids, rows * L, cap);
-    COPY(d->len, q->len, rows, rows_cap);
-    COPY(d->start, q->start, rows + 1, rows_cap + 1);
-    COPY(d->tok_id, q->tok_id, tokens, cap);
-    COPY(d->tok_pos, q->tok_pos, tokens, cap);
-    COPY(d->tok_row, q->tok_row, tokens, cap);
-    COPY(d->tok_rid, q->tok_rid, tokens, cap);
-    return MR_OK;
+    ADD(d->ids, q->ids, rows * L, cap);
+    ADD(d->len, q->len, rows, rows_cap);
+    ADD(d->start, q->start, rows + 1, rows_cap + 1);
+    ADD(d->tok_id, q->tok_id, tokens, cap);
+    ADD(d->tok_pos, q->tok_pos, tokens, cap);
+    ADD(d->tok_row, q->tok_row, tokens, cap);
+    ADD(d->tok_rid, q->tok_rid, tokens, cap);
 }
 
-static mr_status copy_lists(mr_run *r, int *i, mr_exchange_lists *d, const mr_exchange *x)
+static void add_lists(pieces *p, mr_exchange_lists *d, const mr_exchange *x)
 {
-    COPY(d->unique_id, x->unique_id, x->n_unique, x->cap);
-    COPY(d->inv, x->inv, x->n, x->cap);
-    COPY(d->csr_start, x->csr_start, x->n_unique + 1, x->cap + 1);
-    COPY(d->csr_pos, x->csr_pos, x->n, x->cap);
-    if (x->size == 1) return MR_OK;
-    COPY(d->give_row, x->give_row, x->n_give, x->give_cap);
-    COPY(d->own_row, x->own_row, x->n_own, x->give_cap);
-    COPY(d->own_start, x->own_start, x->n_own + 1, x->give_cap + 1);
-    COPY(d->own_pos, x->own_pos, x->n_give, x->give_cap);
-    return MR_OK;
+    ADD(d->unique_id, x->unique_id, x->n_unique, x->cap);
+    ADD(d->inv, x->inv, x->n, x->cap);
+    ADD(d->csr_start, x->csr_start, x->n_unique + 1, x->cap + 1);
+    ADD(d->csr_pos, x->csr_pos, x->n, x->cap);
+    if (x->size == 1) return;
+    ADD(d->give_row, x->give_row, x->n_give, x->give_cap);
+    ADD(d->own_row, x->own_row, x->n_own, x->give_cap);
+    ADD(d->own_start, x->own_start, x->n_own + 1, x->give_cap + 1);
+    ADD(d->own_pos, x->own_pos, x->n_give, x->give_cap);
 }
 
-static mr_status copy_all(mr_run *r, const mr_batch *b)
+static mr_status copy_batch(mr_run *r, const mr_batch *b)
 {
     mr_batch *d = &r->in;
-    int at = 0, *i = &at;
+    pieces all = {0}, *p = &all;
     int64_t rows = b->rows, cap = b->rows_cap;
-    COPY(d->rid, b->rid, rows, cap);
-    COPY(d->zero_pos, b->zero_pos, rows, cap);
-    COPY(d->user, b->user, rows, cap);
-    COPY(d->target, b->target, rows, cap);
-    COPY(d->last, b->last, rows, cap);
+    ADD(d->rid, b->rid, rows, cap);
+    ADD(d->zero_pos, b->zero_pos, rows, cap);
+    ADD(d->user, b->user, rows, cap);
+    ADD(d->target, b->target, rows, cap);
+    ADD(d->last, b->last, rows, cap);
     for (int s = 0; s < b->n_seq; s++) {
-        MR_TRY(copy_seq(r, i, &d->seq[s], &b->seq[s], rows, cap, b->L));
-        if (r->xch[s]) MR_TRY(copy_lists(r, i, &r->lists[s], r->xch[s]));
+        add_seq(p, &d->seq[s], &b->seq[s], rows, cap, b->L);
+        if (r->xch[s]) add_lists(p, &r->lists[s], r->xch[s]);
     }
-    if (r->abar_host) COPY(r->abar, r->abar_host, r->t_max + 1, r->t_max + 1);
-    return MR_OK;
+    if (r->abar_host) ADD(r->abar, r->abar_host, r->t_max + 1, r->t_max + 1);
+    return send(r, p);
 }
 
 /* Where kernels read host memory there is nothing to copy. */
@@ -100,7 +126,7 @@ mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *st
     if (r->dev->host_memory)
         use_host(r);
     else
-        MR_TRY(copy_all(r, b));
+        MR_TRY(copy_batch(r, b));
     r->count[MR_SPACE_FIXED] = 1;
     r->count[MR_SPACE_ROWS] = b->rows;
     for (int s = 0; s < b->n_seq; s++) r->count[MR_SPACE_TOK0 + s] = b->seq[s].tokens;

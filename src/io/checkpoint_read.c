@@ -108,10 +108,12 @@ static mr_status share_manifest(mr_checkpoint *c)
         if (st == MR_ERR_NO_INPUT) st = MR_ERR_DATA; /* a folder without it is incomplete */
     }
     int64_t n = (int64_t)bytes;
-    MR_TRY(mr_comm_agree(world, st));
-    MR_TRY(world->bcast(world, &n, 1, MR_I64, 0));
-    if (world->rank != 0) st = mr_alloc((void **)&text, n + 1, 1, path);
     st = mr_comm_agree(world, st);
+    if (st == MR_OK) st = world->bcast(world, &n, 1, MR_I64, 0);
+    if (st == MR_OK) {
+        if (world->rank != 0) st = mr_alloc((void **)&text, n + 1, 1, path);
+        st = mr_comm_agree(world, st);
+    }
     if (st == MR_OK) st = world->bcast(world, text, n, MR_U8, 0);
     if (st == MR_OK) st = MR_ALLOC(&c->m, 1, "manifest");
     if (st == MR_OK) st = mr_manifest_parse(c->m, text, (size_t)n, path);
@@ -149,9 +151,10 @@ static mr_status open_verified(mr_checkpoint *c)
 static mr_status attempt(mr_checkpoint **out_p, const candidate *what, mr_comm *world)
 {
     mr_checkpoint *c = NULL;
-    mr_status st = mr_comm_agree(world, MR_ALLOC(&c, 1, "checkpoint"));
+    mr_status st = MR_ALLOC(&c, 1, "checkpoint");
+    if (c) c->dir_fd = -1; /* before the agreement, after which it may be closed */
+    st = mr_comm_agree(world, st);
     if (st == MR_OK) {
-        c->dir_fd = -1;
         c->world = world;
         snprintf(c->path, sizeof c->path, "%s", what->path);
         snprintf(c->name, sizeof c->name, "%s", what->name);

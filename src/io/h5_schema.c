@@ -43,16 +43,22 @@ const char *mr_h5_reason(void)
     return text;
 }
 
+/* The type, or -1 when it could not be made as it should be. */
+static hid_t whole(hid_t t, bool ok)
+{
+    if (ok) return t;
+    H5Tclose(t);
+    return -1;
+}
+
 hid_t mr_h5_type(mr_dtype t)
 {
     switch (t) {
     case MR_F16: {
         hid_t h = H5Tcopy(H5T_IEEE_F32LE);
         if (h < 0) return h;
-        H5Tset_fields(h, 15, 10, 5, 0, 10);
-        H5Tset_size(h, 2);
-        H5Tset_ebias(h, 15);
-        return h;
+        return whole(h, H5Tset_fields(h, 15, 10, 5, 0, 10) >= 0 && H5Tset_size(h, 2) >= 0 &&
+                            H5Tset_ebias(h, 15) >= 0);
     }
     case MR_F32: return H5Tcopy(H5T_IEEE_F32LE);
     case MR_F64: return H5Tcopy(H5T_IEEE_F64LE);
@@ -69,9 +75,7 @@ hid_t mr_h5_text_type(void)
 {
     hid_t t = H5Tcopy(H5T_C_S1);
     if (t < 0) return t;
-    H5Tset_size(t, MR_H5_TEXT);
-    H5Tset_strpad(t, H5T_STR_NULLPAD);
-    return t;
+    return whole(t, H5Tset_size(t, MR_H5_TEXT) >= 0 && H5Tset_strpad(t, H5T_STR_NULLPAD) >= 0);
 }
 
 hid_t mr_h5_attr_type(int kind)

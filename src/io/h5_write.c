@@ -16,10 +16,10 @@
 static mr_status write_attr(hid_t where, const char *name, hid_t type, const void *value)
 {
     hid_t space = H5Screate(H5S_SCALAR);
-    hid_t a = H5Acreate2(where, name, type, space, H5P_DEFAULT, H5P_DEFAULT);
+    hid_t a = space >= 0 ? H5Acreate2(where, name, type, space, H5P_DEFAULT, H5P_DEFAULT) : -1;
     bool ok = a >= 0 && H5Awrite(a, type, value) >= 0;
     if (a >= 0) ok = H5Aclose(a) >= 0 && ok;
-    H5Sclose(space);
+    if (space >= 0) H5Sclose(space);
     MR_CHECK(ok, MR_ERR_IO, "attribute %s cannot be written: %s", name, mr_h5_reason());
     return MR_OK;
 }
@@ -30,7 +30,7 @@ static mr_status write_header(hid_t file, const mr_h5_header *h)
         hid_t type = mr_h5_attr_type(mr_h5_attrs[i].kind);
         mr_status st =
             write_attr(file, mr_h5_attrs[i].name, type, (const char *)h + mr_h5_attrs[i].offset);
-        H5Tclose(type);
+        if (type >= 0) H5Tclose(type);
         MR_TRY(st);
     }
     return MR_OK;
@@ -60,14 +60,13 @@ static mr_status write_part(hid_t file, const mr_part *p, uint64_t sum)
 {
     hsize_t dims[3];
     for (int i = 0; i < p->rank; i++) dims[i] = (hsize_t)p->dims[i];
-    hid_t type = mr_h5_type(p->dtype), space = H5Screate_simple(p->rank, dims, NULL);
+    hid_t type = mr_h5_type(p->dtype), space = H5Screate_simple(p->rank, dims, NULL), ds = -1;
     hid_t plist = H5Pcreate(H5P_DATASET_CREATE);
-    H5Pset_layout(plist, H5D_CONTIGUOUS);
-    H5Pset_alloc_time(plist, H5D_ALLOC_TIME_EARLY);
-    H5Pset_fill_time(plist, H5D_FILL_TIME_NEVER);
-    H5Pset_obj_track_times(plist, false);
-    hid_t ds = H5Dcreate2(file, p->name, type, space, H5P_DEFAULT, plist, H5P_DEFAULT);
-    bool ok = ds >= 0;
+    bool ok = type >= 0 && space >= 0 && plist >= 0 && H5Pset_layout(plist, H5D_CONTIGUOUS) >= 0 &&
+              H5Pset_alloc_time(plist, H5D_ALLOC_TIME_EARLY) >= 0 &&
+              H5Pset_fill_time(plist, H5D_FILL_TIME_NEVER) >= 0 &&
+              H5Pset_obj_track_times(plist, false) >= 0 &&
+              (ds = H5Dcreate2(file, p->name, type, space, H5P_DEFAULT, plist, H5P_DEFAULT)) >= 0;
     int64_t row = mr_part_bytes(p) / p->dims[0];
     int64_t step = row < MR_H5_SLICE_BYTES ? MR_H5_SLICE_BYTES / row : 1;
     for (int64_t i = 0; ok && i < p->dims[0]; i += step)
@@ -77,31 +76,39 @@ static mr_status write_part(hid_t file, const mr_part *p, uint64_t sum)
                                  (long long)mr_part_bytes(p), mr_h5_reason());
     hid_t u64 = mr_h5_attr_type(4);
     if (st == MR_OK) st = write_attr(ds, "xxh3", u64, &sum);
-    H5Tclose(u64);
+    if (u64 >= 0) H5Tclose(u64);
     if (ds >= 0 && H5Dclose(ds) < 0 && st == MR_OK)
         st = MR_RAISE(MR_ERR_IO, "%s cannot be closed: %s", p->name, mr_h5_reason());
-    H5Pclose(plist);
-    H5Sclose(space);
-    H5Tclose(type);
+    if (plist >= 0) H5Pclose(plist);
+    if (space >= 0) H5Sclose(space);
+    if (type >= 0) H5Tclose(type);
     return st;
+}
+
+/* An empty file whose layout depends on nothing but the data. */
+static hid_t create_file(const char *tmp)
+{
+    hid_t fapl = H5Pcreate(H5P_FILE_ACCESS), fcpl = H5Pcreate(H5P_FILE_CREATE), file = -1;
+    bool ok = fapl >= 0 && fcpl >= 0 &&
+              H5Pset_libver_bounds(fapl, H5F_LIBVER_V110, H5F_LIBVER_V110) >= 0 &&
+              H5Pset_fclose_degree(fapl, H5F_CLOSE_STRONG) >= 0 &&
+              H5Pset_meta_block_size(fapl, 1) >= 0 && /* no free space between objects */
+              H5Pset_small_data_block_size(fapl, 1) >= 0 &&
+              /* Attributes stay in the object header: a heap has bytes without a checksum. */
+              H5Pset_attr_phase_change(fcpl, 16, 12) >= 0 &&
+              H5Pset_obj_track_times(fcpl, false) >= 0; /* same data, same bytes at any time */
+    if (ok) file = H5Fcreate(tmp, H5F_ACC_EXCL, fcpl, fapl);
+    if (file < 0) (void)MR_RAISE(MR_ERR_IO, "%s cannot be created: %s", tmp, mr_h5_reason());
+    if (fcpl >= 0) H5Pclose(fcpl);
+    if (fapl >= 0) H5Pclose(fapl);
+    return file;
 }
 
 static mr_status write_file(const char *tmp, const mr_h5_header *h, const mr_part *parts,
                             const uint64_t *sums)
 {
-    hid_t fapl = H5Pcreate(H5P_FILE_ACCESS);
-    H5Pset_libver_bounds(fapl, H5F_LIBVER_V110, H5F_LIBVER_V110);
-    H5Pset_fclose_degree(fapl, H5F_CLOSE_STRONG);
-    H5Pset_meta_block_size(fapl, 1); /* no free space between objects */
-    H5Pset_small_data_block_size(fapl, 1);
-    /* Attributes stay in the object header: a heap would bring bytes without a checksum. */
-    hid_t fcpl = H5Pcreate(H5P_FILE_CREATE);
-    H5Pset_attr_phase_change(fcpl, 16, 12);
-    H5Pset_obj_track_times(fcpl, false); /* the same data give the same bytes at any time */
-    hid_t file = H5Fcreate(tmp, H5F_ACC_EXCL, fcpl, fapl);
-    H5Pclose(fcpl);
-    H5Pclose(fapl);
-    MR_CHECK(file >= 0, MR_ERR_IO, "%s cannot be created: %s", tmp, mr_h5_reason());
+    hid_t file = create_file(tmp);
+    if (file < 0) return MR_ERR_IO;
     mr_status st = write_header(file, h);
     for (int i = 0; i < MR_PART_COUNT && st == MR_OK; i++)
         if (parts[i].rank) st = write_part(file, &parts[i], sums[i]);
@@ -177,6 +184,12 @@ static mr_status check_room(const char *tmp, const mr_part *parts)
 mr_status mr_h5_check_out(const char *path, bool force)
 {
     struct stat sb;
+    char folder[4096];
+    const char *slash = strrchr(path, '/');
+    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) + 1 : 1,
+             slash ? path : ".");
+    MR_CHECK(stat(folder, &sb) == 0 && S_ISDIR(sb.st_mode), MR_ERR_USAGE,
+             "%s cannot be created: there is no folder %s; make it first", path, folder);
     if (lstat(path, &sb) != 0) return MR_OK;
     MR_CHECK(S_ISREG(sb.st_mode), MR_ERR_USAGE, "%s is not a regular file; choose another --out",
              path);

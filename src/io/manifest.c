@@ -8,6 +8,7 @@
 #include <string.h>
 
 #include "base/mem.h"
+#include "io/json_build.h"
 #include "io/safetensors.h"
 
 /* The last line: fixed length, so that it can be cut off without parsing. */
@@ -24,72 +25,77 @@ static json_t *hex64(uint64_t x)
 
 static json_t *real(double x) { return isfinite(x) ? json_real(x) : json_null(); }
 
-static json_t *state_json(const mr_train_state *s)
+static json_t *state_json(const mr_train_state *s, bool *ok)
 {
     json_t *o = json_object(), *sums = json_array();
-    json_object_set_new(o, "step", json_integer(s->step));
-    json_object_set_new(o, "epoch", json_integer(s->epoch));
-    json_object_set_new(o, "batch_in_epoch", json_integer(s->batch_in_epoch));
-    json_object_set_new(o, "rows_seen", json_integer(s->rows_seen));
-    json_object_set_new(o, "best_metric", real(s->best_metric));
-    json_object_set_new(o, "best_epoch", json_integer(s->best_epoch));
-    json_object_set_new(o, "best_step", json_integer(s->best_step));
-    json_object_set_new(o, "bad_evals", json_integer(s->bad_evals));
-    json_object_set_new(o, "skipped_in_row", json_integer(s->skipped_in_row));
-    json_object_set_new(o, "is_finished", json_boolean(s->is_finished));
-    json_object_set_new(o, "seconds", real(s->seconds));
-    for (int i = 0; i < MR_STATE_SUMS; i++) json_array_append_new(sums, real(s->epoch_sums[i]));
-    json_object_set_new(o, "epoch_sums", sums);
-    json_object_set_new(o, "seed", hex64(s->seed));
-    json_object_set_new(o, "config_hash", hex64(s->config_hash));
-    json_object_set_new(o, "data_checksum", hex64(s->data_checksum));
+    mr_json_set(o, "step", json_integer(s->step), ok);
+    mr_json_set(o, "epoch", json_integer(s->epoch), ok);
+    mr_json_set(o, "batch_in_epoch", json_integer(s->batch_in_epoch), ok);
+    mr_json_set(o, "rows_seen", json_integer(s->rows_seen), ok);
+    mr_json_set(o, "best_metric", real(s->best_metric), ok);
+    mr_json_set(o, "best_epoch", json_integer(s->best_epoch), ok);
+    mr_json_set(o, "best_step", json_integer(s->best_step), ok);
+    mr_json_set(o, "bad_evals", json_integer(s->bad_evals), ok);
+    mr_json_set(o, "skipped_in_row", json_integer(s->skipped_in_row), ok);
+    mr_json_set(o, "is_finished", json_boolean(s->is_finished), ok);
+    mr_json_set(o, "seconds", real(s->seconds), ok);
+    for (int i = 0; i < MR_STATE_SUMS; i++) mr_json_append(sums, real(s->epoch_sums[i]), ok);
+    mr_json_set(o, "epoch_sums", sums, ok);
+    mr_json_set(o, "seed", hex64(s->seed), ok);
+    mr_json_set(o, "config_hash", hex64(s->config_hash), ok);
+    mr_json_set(o, "data_checksum", hex64(s->data_checksum), ok);
     return o;
 }
 
-static json_t *tensor_json(const mr_manifest_tensor *t, mr_dtype dtype)
+static json_t *tensor_json(const mr_manifest_tensor *t, mr_dtype dtype, bool *ok)
 {
     json_t *shape = json_array(), *parts = json_array();
-    for (int i = 0; i < t->ndim; i++) json_array_append_new(shape, json_integer(t->dim[i]));
+    for (int i = 0; i < t->ndim; i++) mr_json_append(shape, json_integer(t->dim[i]), ok);
     for (int i = 0; i < t->n_parts; i++)
-        json_array_append_new(parts, json_pack("{s:i, s:I, s:I}", "file", t->part[i].file, "row0",
-                                               (json_int_t)t->part[i].row0, "rows",
-                                               (json_int_t)t->part[i].rows));
+        mr_json_append(parts,
+                       json_pack("{s:i, s:I, s:I}", "file", t->part[i].file, "row0",
+                                 (json_int_t)t->part[i].row0, "rows", (json_int_t)t->part[i].rows),
+                       ok);
     return json_pack("{s:s, s:s, s:o, s:o}", "name", t->name, "dtype", mr_st_dtype_name(dtype),
                      "shape", shape, "parts", parts);
 }
 
-static json_t *manifest_json(const mr_manifest *m)
+static json_t *manifest_json(const mr_manifest *m, bool *ok)
 {
     json_t *o = json_object(), *files = json_array(), *tensors = json_array(), *sec = json_array();
-    json_t *config = m->config_json ? json_loads(m->config_json, JSON_DECODE_ANY, NULL) : NULL;
-    json_object_set_new(o, "format", json_string(MR_MANIFEST_FORMAT));
-    json_object_set_new(o, "version", json_integer(MR_MANIFEST_VERSION));
-    json_object_set_new(o, "program", json_string(MR_VERSION));
-    json_object_set_new(o, "world_size", json_integer(m->world));
-    json_object_set_new(o, "dtype", json_string(mr_st_dtype_name(m->dtype)));
-    json_array_append_new(sec, json_string("value"));
+    json_t *config =
+        m->config_json ? json_loads(m->config_json, JSON_DECODE_ANY, NULL) : json_null();
+    mr_json_set(o, "format", json_string(MR_MANIFEST_FORMAT), ok);
+    mr_json_set(o, "version", json_integer(MR_MANIFEST_VERSION), ok);
+    mr_json_set(o, "program", json_string(MR_VERSION), ok);
+    mr_json_set(o, "world_size", json_integer(m->world), ok);
+    mr_json_set(o, "dtype", json_string(mr_st_dtype_name(m->dtype)), ok);
+    mr_json_append(sec, json_string("value"), ok);
     if (m->has_optimizer) {
-        json_array_append_new(sec, json_string("m"));
-        json_array_append_new(sec, json_string("v"));
+        mr_json_append(sec, json_string("m"), ok);
+        mr_json_append(sec, json_string("v"), ok);
     }
-    json_object_set_new(o, "sections", sec);
-    json_object_set_new(o, "state", state_json(&m->state));
+    mr_json_set(o, "sections", sec, ok);
+    mr_json_set(o, "state", state_json(&m->state, ok), ok);
     for (int i = 0; i < m->n_files; i++)
-        json_array_append_new(files,
-                              json_pack("{s:s, s:I, s:s}", "name", m->file[i].name, "bytes",
-                                        (json_int_t)m->file[i].bytes, "xxh3_128", m->file[i].xxh3));
-    json_object_set_new(o, "files", files);
+        mr_json_append(files,
+                       json_pack("{s:s, s:I, s:s}", "name", m->file[i].name, "bytes",
+                                 (json_int_t)m->file[i].bytes, "xxh3_128", m->file[i].xxh3),
+                       ok);
+    mr_json_set(o, "files", files, ok);
     for (int i = 0; i < m->n_tensors; i++)
-        json_array_append_new(tensors, tensor_json(&m->tensor[i], m->dtype));
-    json_object_set_new(o, "tensors", tensors);
-    json_object_set_new(o, "config", config ? config : json_null());
+        mr_json_append(tensors, tensor_json(&m->tensor[i], m->dtype, ok), ok);
+    mr_json_set(o, "tensors", tensors, ok);
+    mr_json_set(o, "config", config, ok);
     return o;
 }
 
 mr_status mr_manifest_text(const mr_manifest *m, char **text_p, size_t *bytes_p)
 {
-    json_t *o = manifest_json(m);
-    char *body = json_dumps(o, JSON_INDENT(1)), *text = NULL, hex[MR_XXH_HEX];
+    bool ok = true;
+    json_t *o = manifest_json(m, &ok);
+    char *body = mr_json_text(ok ? o : NULL, JSON_INDENT(1));
+    char *text = NULL, hex[MR_XXH_HEX];
     json_decref(o);
     MR_CHECK(body, MR_ERR_MEMORY, "no memory for the text of a manifest");
     size_t n = strlen(body) - 2; /* without the closing "\n}" */
@@ -270,7 +276,7 @@ static mr_status parse_object(mr_manifest *m, const json_t *o, const char *path)
              "%s: 'state' is incomplete", path);
     MR_TRY(parse_files(m, json_object_get(o, "files"), path));
     MR_TRY(parse_tensors(m, json_object_get(o, "tensors"), path));
-    char *text = json_dumps(config, JSON_COMPACT | JSON_ENCODE_ANY);
+    char *text = mr_json_text(config, JSON_COMPACT | JSON_ENCODE_ANY);
     MR_CHECK(text, MR_ERR_DATA, "%s: 'config' is missing", path);
     mr_status st = mr_copy_text(&m->config_json, text);
     free(text);

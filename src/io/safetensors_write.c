@@ -14,6 +14,7 @@
 #include <xxhash.h>
 
 #include "base/mem.h"
+#include "io/json_build.h"
 
 struct mr_st_writer {
     char path[MR_PATH], name[MR_PATH];
@@ -81,17 +82,19 @@ mr_status mr_st_declare(mr_st_writer *w, const char *name, mr_dtype dtype, int n
              ndim);
     MR_CHECK(!json_object_get(w->header, name) && strcmp(name, "__metadata__"), MR_ERR_INTERNAL,
              "%s: tensor %s declared twice", w->path, name);
-    json_t *shape = json_array();
-    for (int i = 0; i < ndim; i++) {
+    for (int i = 0; i < ndim; i++)
         MR_CHECK(dim[i] >= 0 && !__builtin_mul_overflow(bytes, dim[i], &bytes), MR_ERR_INTERNAL,
                  "%s: tensor %s is too large", w->path, name);
-        json_array_append_new(shape, json_integer(dim[i]));
-    }
-    json_t *t =
-        json_pack("{s:s, s:o, s:[I, I]}", "dtype", mr_st_dtype_name(dtype), "shape", shape,
-                  "data_offsets", (json_int_t)w->data_bytes, (json_int_t)(w->data_bytes + bytes));
-    MR_CHECK(t && json_object_set_new(w->header, name, t) == 0, MR_ERR_MEMORY,
-             "%s: no memory for the header entry of %s", w->path, name);
+    bool ok = true;
+    json_t *t = json_object(), *shape = json_array(), *offsets = json_array();
+    for (int i = 0; i < ndim; i++) mr_json_append(shape, json_integer(dim[i]), &ok);
+    mr_json_append(offsets, json_integer(w->data_bytes), &ok);
+    mr_json_append(offsets, json_integer(w->data_bytes + bytes), &ok);
+    mr_json_set(t, "dtype", json_string(mr_st_dtype_name(dtype)), &ok);
+    mr_json_set(t, "shape", shape, &ok);
+    mr_json_set(t, "data_offsets", offsets, &ok);
+    mr_json_set(w->header, name, t, &ok);
+    MR_CHECK(ok, MR_ERR_MEMORY, "%s: no memory for the header entry of %s", w->path, name);
     w->data_bytes += bytes;
     return MR_OK;
 }
@@ -130,7 +133,7 @@ static mr_status reserve(mr_st_writer *w, int64_t bytes)
 
 static mr_status write_header(mr_st_writer *w)
 {
-    char *text = json_dumps(w->header, JSON_COMPACT), *padded = NULL;
+    char *text = mr_json_text(w->header, JSON_COMPACT), *padded = NULL;
     MR_CHECK(text, MR_ERR_MEMORY, "%s: no memory for the header", w->path);
     /* Spaces up to a multiple of 8 keep the data aligned for readers that map the file. */
     size_t n = strlen(text), total = (n + 7) / 8 * 8;

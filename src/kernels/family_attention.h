@@ -22,11 +22,14 @@ typedef struct mr_att_shape {
 } mr_att_shape;
 
 #define MR_KERNELS_ATTENTION(X)                                                                    \
-    /* out[q,d] = sum_j m_j p_j v_j per head; p = softmax_j(q . k_j / sqrt(d/heads)) over visible  \
-     * keys; prob[q,heads,S] = p (may be NULL; keys that are not visible are left alone). q[.,d];  \
-     * kv[.,2d] and kv_first[B,2d] hold k then v. m: factors of `drop` (rows.rid by b, block       \
-     * mr_drop_att_block of (head, query position, S), element = key position), so LAST gives      \
-     * exactly CAUSAL's last row and ONE exactly FULL's row 0. */                                  \
+    /* Per head, over the keys j that a query sees:                                                \
+     *   p_j = softmax_j(q . k_j / sqrt(d / heads))                                                \
+     *   out[q,d] = sum_j m_j p_j v_j                                                              \
+     * prob[q,heads,S] = p (may be NULL; keys that are not visible are left alone). q[.,d];        \
+     * kv[.,2d] and kv_first[B,2d] hold k then v.                                                  \
+     * m: factors of `drop` (rows.rid by b, block mr_drop_att_block of (head, query position, S),  \
+     * element = key position), so LAST gives exactly CAUSAL's last row and ONE exactly FULL's     \
+     * row 0. */                                                                                   \
     X(attention_fwd, (void *out, void *prob, const void *q, const void *kv, const void *kv_first,  \
                       const mr_att_shape *shape, const mr_drop *drop, const mr_exec *ex))          \
     /* dq, dkv, dkv_first (+)= gradients, from dout[q,d] and forward's prob. dkv covers every kv   \

@@ -16,15 +16,15 @@ typedef struct mr_noise {
 } mr_noise;
 
 #define MR_KERNELS_DIFFUSION(X)                                                                    \
-    /* xt[n,w] = sqrt(abar_t) x0[n,w] + sqrt(1 - abar_t) eps[n,w]; abar [t_max + 1] doubles,       \
-     * device memory. xt may alias x0. */                                                          \
+    /* xt[n,w] = sqrt(abar_t) x0[n,w] + sqrt(1 - abar_t) eps[n,w]                                  \
+     * abar [t_max + 1] doubles, device memory. xt may alias x0. */                                \
     X(noise_fwd, (void *xt, const void *x0, const double *abar, const uint32_t *rid, int64_t n,    \
                   int64_t w, const mr_noise *nz, const mr_exec *ex))                               \
     /* dx0[n,w] (+)= sqrt(abar_t) dxt; dx0 may alias dxt when acc = 0. Not for pure noise. */      \
     X(noise_bwd, (void *dx0, const void *dxt, const double *abar, const uint32_t *rid, int64_t n,  \
                   int64_t w, const mr_noise *nz, int acc, const mr_exec *ex))                      \
-    /* out[n,w] = c1 xhat + c2 xt + sd eps; sd = 0: no noise is drawn. out may alias xhat or xt.   \
-     */                                                                                            \
+    /* out[n,w] = c1 xhat + c2 xt + sd eps                                                         \
+     * sd = 0: no noise is drawn. out may alias xhat or xt. */                                     \
     X(posterior,                                                                                   \
       (void *out, const void *xhat, const void *xt, const uint32_t *rid, int64_t n, int64_t w,     \
        double c1, double c2, double sd, uint32_t purpose, const mr_exec *ex))                      \

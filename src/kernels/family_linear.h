@@ -6,13 +6,15 @@
 enum { MR_ACT_NONE, MR_ACT_GELU, MR_ACT_SILU }; /* GELU is the erf form */
 
 #define MR_KERNELS_LINEAR(X)                                                                       \
-    /* c[m,n] = alpha * op(a) op(b) + beta * c, row-major; ta != 0: a is stored [k,m]; tb != 0: b  \
-     * is stored [n,k]; lda, ldb, ldc = elements between rows. beta = 0 never reads c. */          \
+    /* c[m,n] = alpha * op(a) op(b) + beta * c, row-major.                                         \
+     *   ta != 0: a is stored [k,m]; tb != 0: b is stored [n,k].                                   \
+     *   lda, ldb, ldc = elements between rows. beta = 0 never reads c. */                         \
     X(gemm,                                                                                        \
       (void *c, const void *a, const void *b, int64_t m, int64_t n, int64_t k, int ta, int tb,     \
        int64_t lda, int64_t ldb, int64_t ldc, double alpha, double beta, const mr_exec *ex))       \
-    /* y[n,w] += bias[w] (bias may be NULL); then, if act: pre[n,w] = y (pre may be NULL), y =     \
-     * act(y) */                                                                                   \
+    /* y[n,w] += bias[w] (bias may be NULL); then, if act:                                         \
+     *   pre[n,w] = y (pre may be NULL)                                                            \
+     *   y = act(y) */                                                                             \
     X(bias_act_fwd,                                                                                \
       (void *y, void *pre, const void *bias, int64_t n, int64_t w, int act, const mr_exec *ex))    \
     /* dpre[n,w] = dy * act'(pre); dpre may alias dy */                                            \

@@ -18,8 +18,10 @@
     /* loss[1] = sum_{n,w} (target - pred)^2 / (rows_global * w), fixed order */                   \
     X(mse_fwd,                                                                                     \
       (void *loss, const void *pred, const void *target, int64_t n, int64_t w, const mr_exec *ex)) \
-    /* g = 2 weight / (rows_global * w) * (pred - target); dpred (+)= g, dtarget (+)= -g; either   \
-     * may be NULL */                                                                              \
+    /* With g = 2 weight / (rows_global * w) * (pred - target):                                    \
+     *   dpred (+)= g                                                                              \
+     *   dtarget (+)= -g                                                                           \
+     * either may be NULL */                                                                       \
     X(mse_bwd, (void *dpred, void *dtarget, const void *pred, const void *target, int64_t n,       \
                 int64_t w, double weight, int acc_pred, int acc_target, const mr_exec *ex))        \
     /* inv[n] = 1 / max(|x_n|, 1e-12), x[n,w] */                                                   \
@@ -28,34 +30,40 @@
     X(row_scale, (void *y, const void *x, const void *s, int64_t n, int64_t w, const mr_exec *ex)) \
     /* s[n] = sum_w a[n,w] b[n,w] */                                                               \
     X(row_dot, (void *s, const void *a, const void *b, int64_t n, int64_t w, const mr_exec *ex))   \
-    /* Gradient through x / max(|x|, 1e-12): y = h - x inv^2 (x.h - s0), where h already carries   \
-     * one factor inv; no second term where the norm is clamped. y[n,w] (+)=; y may alias h when   \
-     * acc = 0; s0[n] = x.h of what was in h before (NULL = 0) */                                  \
+    /* Gradient through x / max(|x|, 1e-12), where h already carries one factor inv:               \
+     *   y[n,w] (+)= h - x inv^2 (x . h - s0)                                                      \
+     * without the second term where the norm is clamped. s0[n] = x . h of what was in h before    \
+     * (NULL = 0). y may alias h when acc = 0. */                                                  \
     X(norm_project, (void *y, const void *h, const void *x, const void *inv, const void *s0,       \
                      int64_t n, int64_t w, int acc, const mr_exec *ex))                            \
-    /* raw[n,v] -> q in place (see above), stats[n,3]; target[n] ids; skip[n] ids left out of the  \
-     * softmax (q = 0 there), or NULL; col_scale[v] or NULL = 1. v = 0: max = -inf, sum = 0 */     \
+    /* raw[n,v] -> q in place (see above), and stats[n,3]. target[n] ids; skip[n] ids left out of  \
+     * the softmax (q = 0 there), or NULL; col_scale[v] or NULL = 1. v = 0: max = -inf, sum = 0 */ \
     X(ce_rows,                                                                                     \
       (void *raw, double *stats, const int32_t *target, const int32_t *skip,                       \
        const void *col_scale, int64_t n, int64_t v, int64_t lo, double scale, const mr_exec *ex))  \
-    /* stats[size,n,3] in rank order -> coef[n], ce[n] = M + log Z - l_target */                   \
+    /* stats[size,n,3] in rank order ->                                                            \
+     *   coef[n] as above                                                                          \
+     *   ce[n] = M + log Z - l_target */                                                           \
     X(ce_combine, (void *coef, double *ce, const double *stats, int64_t n, int size, int rank,     \
                    double weight, const mr_exec *ex))                                              \
-    /* rows b in order whose target t is among this rank's ids:                                    \
-     * g = weight / rows_global * scale * col_scale[t]; dtable[t] -= g x[b]; dx[b] -= g table[t];  \
+    /* Rows b, in order, whose target t is among this rank's ids:                                  \
+     *   g = weight / rows_global * scale * col_scale[t]                                           \
+     *   dtable[t] -= g x[b]                                                                       \
+     *   dx[b] -= g table[t]                                                                       \
      * dtable, dx: either may be NULL */                                                           \
     X(ce_target, (void *dtable, void *dx, const void *table, const void *x, const int32_t *target, \
                   const void *col_scale, int64_t n, int64_t v, int64_t w, int64_t lo,              \
                   double scale, double weight, const mr_exec *ex))                                 \
-    /* NT-Xent: own anchor i of view s (0, 1) is row s * B + i, its id s * G + first + i: skip[2B] \
-     * = its id, target[2B] = that of its other view */                                            \
+    /* NT-Xent: own anchor i of view s (0, 1) is row s * B + i, its id s * G + first + i.          \
+     *   skip[2B] = its id                                                                         \
+     *   target[2B] = the id of its other view */                                                  \
     X(pair_ids,                                                                                    \
       (int32_t * target, int32_t * skip, int64_t B, int64_t first, int64_t G, const mr_exec *ex))  \
     /* loss[1] = alpha * sum_n ce[n] / rows_global */                                              \
     X(ce_sum, (void *loss, const double *ce, int64_t n, double alpha, const mr_exec *ex))          \
-    /* s[n,m] = (x[n,w] . e[m,w]) * col_scale[m] (NULL = 1). The bits of a score depend on its row \
-     * of x and of e alone, not on n, m or the place: ranks and tiles split the items freely.      \
-     * Scratch: mr_score_scratch(w, bytes of a real) */                                            \
+    /* s[n,m] = (x[n,w] . e[m,w]) * col_scale[m] (NULL = 1)                                        \
+     * The bits of a score depend on its row of x and of e alone, not on n, m or the place: ranks  \
+     * and tiles split the items freely. Scratch: mr_score_scratch(w, bytes of a real) */          \
     X(score_tile, (void *s, const void *x, const void *e, const void *col_scale, int64_t n,        \
                    int64_t m, int64_t w, const mr_exec *ex))                                       \
     /* s[n] = the same score of x[n] and row target[n] - lo of e[v,w]; 0 when it is not there */   \

@@ -12,18 +12,24 @@
 #define MR_NORM_SCRATCH(w) (4 * MR_NORM_PARTS * (w))
 
 #define MR_KERNELS_NORM(X)                                                                         \
-    /* u[n,w] = m_in * x + residual; y = m_out * ((u - mean) * rstd * gamma + beta), per row;      \
-     * mean[n], rstd[n] = 1/sqrt(biased variance + eps) are outputs for backward (both may be      \
-     * NULL). residual[n,w], gamma[w], beta[w] may be NULL. m_in, m_out: dropout factors (0 or     \
-     * scale) of `in` and `out`, p = 0: 1. y may alias x. */                                       \
+    /* Per row:                                                                                    \
+     *   u[n,w] = m_in * x + residual                                                              \
+     *   y[n,w] = m_out * ((u - mean) * rstd * gamma + beta)                                       \
+     *   rstd = 1 / sqrt(biased variance of u + eps)                                               \
+     * mean[n], rstd[n] are outputs for backward (both may be NULL).                               \
+     * residual[n,w], gamma[w], beta[w] may be NULL. m_in, m_out: dropout factors (0 or scale)     \
+     * of `in` and `out`, 1 where p = 0. y may alias x. */                                         \
     X(layer_norm_fwd, (void *y, void *mean, void *rstd, const void *x, const void *residual,       \
                        const void *gamma, const void *beta, int64_t n, int64_t w, double eps,      \
                        const mr_drop *in, const mr_drop *out, const mr_exec *ex))                  \
-    /* With u, mean, rstd as in forward and g = m_out * dy:                                        \
-     * du = rstd * (g gamma - mean_w(g gamma) - xhat * mean_w(g gamma xhat));                      \
-     * dx[n,w] (+)= m_in * du; dres[n,w] (+)= du; dgamma[w] (+)= sum_n g xhat; dbeta[w] (+)= sum_n \
-     * g. Every output may be NULL (not wanted); dx may alias dres when acc_res = 1 (x =           \
-     * residual). Sums over rows in a fixed order. Scratch: MR_NORM_SCRATCH(w). */                 \
+    /* With u, mean, rstd as in forward, xhat = (u - mean) * rstd, g = m_out * dy:                 \
+     *   du = rstd * (g gamma - mean_w(g gamma) - xhat * mean_w(g gamma xhat))                     \
+     *   dx[n,w] (+)= m_in * du                                                                    \
+     *   dres[n,w] (+)= du                                                                         \
+     *   dgamma[w] (+)= sum_n g xhat                                                               \
+     *   dbeta[w] (+)= sum_n g                                                                     \
+     * Every output may be NULL (not wanted); dx may alias dres when acc_res = 1 (x = residual).   \
+     * Sums over rows in a fixed order. Scratch: MR_NORM_SCRATCH(w). */                            \
     X(layer_norm_bwd,                                                                              \
       (void *dx, void *dres, void *dgamma, void *dbeta, const void *dy, const void *x,             \
        const void *residual, const void *gamma, const void *mean, const void *rstd, int64_t n,     \

@@ -4,8 +4,8 @@
  *
  * Random draws of the adaptor, all with counter {block, rid, step, purpose}:
  *   dropout of expert j, column c of x[.., w]: element (pos * E + j) * ceil8(w) + c, as in rng.h;
- *   gate noise of expert j: word j % 4 of block MR_MOE_NOISE + pos * ceil(E / 4) + j / 4, each pair
- * of words giving two normals. */
+ *   gate noise of expert j: word j % 4 of block MR_MOE_NOISE + pos * ceil(E / 4) + j / 4,
+ *   where each pair of words gives two normals. */
 #ifndef MR_KERNELS_FAMILY_TEDREC_H
 #define MR_KERNELS_FAMILY_TEDREC_H
 
@@ -16,41 +16,47 @@
     /* y[n,w] = x[n,w] with expert j's dropout mask, kept values scaled; rows: the n tokens */     \
     X(moe_drop, (void *y, const void *x, mr_rows_of rows, int64_t n, int64_t w, int j, int E,      \
                  double p, uint32_t purpose, const mr_exec *ex))                                   \
-    /* p[B,L,E] = softmax_j(clean + eps * (softplus(noisy) + 0.01)) at every position; clean[N,E], \
-     * noisy[N,E] at tokens, both 0 at PAD. use_noise = 0: eps = 0, noisy and factor are not       \
-     * touched. factor[N,E] = eps * sigmoid(noisy), the derivative by noisy. rid[B] */             \
+    /* At every position, softmax over the experts:                                                \
+     *   p[B,L,E] = softmax_j(clean + eps * (softplus(noisy) + 0.01))                              \
+     *   factor[N,E] = eps * sigmoid(noisy), the derivative by noisy                               \
+     * clean[N,E], noisy[N,E] at tokens, both 0 at PAD; rid[B].                                    \
+     * use_noise = 0: eps = 0, noisy and factor are not touched. */                                \
     X(moe_gate_fwd, (void *p, void *factor, const void *clean, const void *noisy,                  \
                      const int32_t *start, const uint32_t *rid, int64_t B, int64_t L, int E,       \
                      int use_noise, uint32_t purpose, const mr_exec *ex))                          \
-    /* u[B,L,d] = sum_j p[.,.,j] (y[n,j,d] - t[j,l,d]), y = 0 at PAD; y row 0 is token start[0] */ \
+    /* u[B,L,d] = sum_j p[.,.,j] (y[n,j,d] - t[j,l,d])                                             \
+     * y = 0 at PAD; y row 0 is token start[0] */                                                  \
     X(moe_mix_fwd, (void *u, const void *y, const void *p, const void *t, const int32_t *start,    \
                     int64_t B, int64_t L, int E, int64_t d, const mr_exec *ex))                    \
-    /* Gradient of the softmax at tokens: a_j = du . (y_j - t_j[l]); dclean[n,j] = p_j (a_j -      \
-     * sum_i p_i a_i); dnoisy = dclean * factor (both NULL = no noise). Arrays start at token      \
-     * start[0] */                                                                                 \
+    /* Gradient of the softmax at tokens:                                                          \
+     *   a_j = du . (y_j - t_j[l])                                                                 \
+     *   dclean[n,j] = p_j (a_j - sum_i p_i a_i)                                                   \
+     *   dnoisy[n,j] = dclean[n,j] * factor[n,j]   (dnoisy, factor NULL = no noise)                \
+     * Arrays start at token start[0] */                                                           \
     X(moe_gate_bwd, (void *dclean, void *dnoisy, const void *du, const void *y, const void *p,     \
                      const void *t, const void *factor, const int32_t *start, int64_t B,           \
                      int64_t L, int E, int64_t d, const mr_exec *ex))                              \
-    /* z[n,d] = p[.,.,j] du[B,L,d] at tokens; row stride of z is ldz elements; z row 0 is start[0] \
-     */                                                                                            \
+    /* z[n,d] = p[.,.,j] du[B,L,d] at tokens; rows of z are ldz elements apart; z row 0 is         \
+     * start[0] */                                                                                 \
     X(moe_weigh, (void *z, const void *du, const void *p, const int32_t *start, int64_t B,         \
                   int64_t L, int E, int j, int64_t d, int64_t ldz, const mr_exec *ex))             \
-    /* Time-domain kernel of the filter: k[L,d] = irfft(filter[L/2+1,d,2]) with 1/L; the imaginary \
-     * parts of bin 0 and (L even) L/2 count for nothing */                                        \
+    /* Time-domain kernel of the filter: k[L,d] = irfft(filter[L/2+1,d,2]) with 1/L.               \
+     * The imaginary parts of bin 0 and (L even) L/2 count for nothing. */                         \
     X(fuse_filter_fwd, (void *k, const void *filter, int64_t L, int64_t d, const mr_exec *ex))     \
     /* dfilter[L/2+1,d,2] (+)= its adjoint of dk[L,d] */                                           \
     X(fuse_filter_bwd,                                                                             \
       (void *dfilter, const void *dk, int64_t L, int64_t d, int acc, const mr_exec *ex))           \
-    /* h[N,d] = 2 (p sigmoid(p.wp + bp) + f sigmoid(f.wf + bf)) at tokens, with the circular       \
-     * convolutions p[n] = sum_m a[m] k[(n-m) mod L], f[n] = sum_m a[m] u[(n-m) mod L] / sqrt(L)   \
-     * over all positions of a[B,L,d], u[B,L,d]. gates = {wp[d], bp[1], wf[d], bf[1]} device       \
-     * pointers. Scratch: mr_fuse_scratch(B, L, d) reals */                                        \
+    /* At tokens, with circular convolutions over all positions of a[B,L,d], u[B,L,d]:             \
+     *   p[n] = sum_m a[m] k[(n-m) mod L]                                                          \
+     *   f[n] = sum_m a[m] u[(n-m) mod L] / sqrt(L)                                                \
+     *   h[N,d] = 2 (p sigmoid(p . wp + bp) + f sigmoid(f . wf + bf))                              \
+     * wp[d], bp[1], wf[d], bf[1]. Scratch: mr_fuse_scratch(B, L, d) reals */                      \
     X(fuse_fwd, (void *h, const void *a, const void *u, const void *k, const void *wp,             \
                  const void *bp, const void *wf, const void *bf, const int32_t *start, int64_t B,  \
                  int64_t L, int64_t d, const mr_exec *ex))                                         \
-    /* dh[N,d] -> da, du [B,L,d] (either may be NULL) and sums[(L+2)*d+2] = dk[L,d], dwp[d],       \
-     * dwf[d], dbp, dbf, all summed over the rows in fixed order. p and f are computed again. Same \
-     * scratch */                                                                                  \
+    /* dh[N,d] -> da, du [B,L,d] (either may be NULL) and, summed over the rows in fixed order,    \
+     *   sums[(L+2)*d+2] = dk[L,d], dwp[d], dwf[d], dbp, dbf                                       \
+     * p and f are computed again. Same scratch */                                                 \
     X(fuse_bwd, (void *da, void *du, void *sums, const void *dh, const void *a, const void *u,     \
                  const void *k, const void *wp, const void *bp, const void *wf, const void *bf,    \
                  const int32_t *start, int64_t B, int64_t L, int64_t d, int acc_a, int acc_u,      \

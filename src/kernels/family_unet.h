@@ -38,30 +38,32 @@ static inline int64_t mr_conv_scratch(int64_t n, int64_t ci, int64_t co)
 }
 
 #define MR_KERNELS_UNET(X)                                                                         \
-    /* y[n,So,co] = conv(x[n,S,ci], w[co,3,ci]) + bias[co] (may be NULL) + residual[n,So,co] (may  \
-     * be NULL) + context[n,co] on every frame (may be NULL). y aliases nothing. */                \
+    /* y[n,So,co] = conv(x[n,S,ci], w[co,3,ci]) + bias[co] + residual[n,So,co] + context[n,co],    \
+     * the context on every frame; each of the three may be NULL. y aliases nothing. */            \
     X(conv3_fwd, (void *y, const void *x, const void *w, const void *bias, const void *residual,   \
                   const void *context, const mr_conv *cv, const mr_exec *ex))                      \
-    /* dx[n,S,ci] (+)= transposed convolution of dy[n,So,co]. scratch: 3 * ci * co reals */        \
+    /* dx[n,S,ci] (+)= transposed convolution of dy[n,So,co]. Scratch: 3 * ci * co reals */        \
     X(conv3_bwd_x,                                                                                 \
       (void *dx, const void *dy, const void *w, const mr_conv *cv, int acc, const mr_exec *ex))    \
     /* dw[co,3,ci] (+)= sum over samples and frames of dy x */                                     \
     X(conv3_bwd_w,                                                                                 \
       (void *dw, const void *dy, const void *x, const mr_conv *cv, int acc, const mr_exec *ex))    \
-    /* The added terms in one pass over dy[n,S,w]: dbias[w] (+)= sum_{n,S}, dres[n,S,w] (+)= dy,   \
-     * dctx[n,w] (+)= sum_S; each may be NULL. Fixed order. dres may alias dy when acc_res = 0.    \
-     * scratch: ceil(n / MR_SUM_BLOCK) * w reals when dbias is wanted */                           \
+    /* The added terms in one pass over dy[n,S,w]; each may be NULL; fixed order:                  \
+     *   dbias[w] (+)= sum_{n,S} dy                                                                \
+     *   dres[n,S,w] (+)= dy      (may alias dy when acc_res = 0)                                  \
+     *   dctx[n,w] (+)= sum_S dy                                                                   \
+     * Scratch: ceil(n / MR_SUM_BLOCK) * w reals when dbias is wanted */                           \
     X(conv3_bwd_add, (void *dbias, void *dres, void *dctx, const void *dy, int64_t n, int64_t S,   \
                       int64_t w, int acc_bias, int acc_res, int acc_ctx, const mr_exec *ex))       \
     /* y[n,S,c] = x[n,S,c] + v[n,c] on every frame; y may alias x */                               \
     X(frame_add,                                                                                   \
       (void *y, const void *x, const void *v, int64_t n, int64_t S, int64_t c, const mr_exec *ex)) \
-    /* y[n,S,c] as above, mean[n,groups], rstd[n,groups] from x[n,S,c]; gamma, beta [c]; film may  \
-     * be NULL (scale = shift = 0) */                                                              \
+    /* y[n,S,c] as above (struct mr_gn); mean[n,groups], rstd[n,groups] of x[n,S,c]; gamma, beta   \
+     * [c]; film may be NULL (scale = shift = 0) */                                                \
     X(group_norm_fwd, (void *y, void *mean, void *rstd, const void *x, const void *gamma,          \
                        const void *beta, const void *film, const mr_gn *gn, const mr_exec *ex))    \
     /* dx[n,S,c] (+)=, dgamma[c], dbeta[c] (+)=, dfilm[n,2c] (+)= (NULL: not wanted; only with     \
-     * film_ld = 2c); dx may be NULL and may alias dy when acc_x = 0. scratch: mr_gn_scratch reals \
+     * film_ld = 2c). dx may be NULL and may alias dy when acc_x = 0. Scratch: mr_gn_scratch reals \
      */                                                                                            \
     X(group_norm_bwd,                                                                              \
       (void *dx, void *dgamma, void *dbeta, void *dfilm, const void *dy, const void *x,            \
@@ -78,9 +80,9 @@ static inline int64_t mr_conv_scratch(int64_t n, int64_t ci, int64_t co)
     /* da (+)= dy[:, :wa], db (+)= dy[:, wa:]; each may be NULL */                                 \
     X(concat_bwd, (void *da, void *db, const void *dy, int64_t n, int64_t wa, int64_t wb,          \
                    int acc_a, int acc_b, const mr_exec *ex))                                       \
-    /* out[n,C] = [sin(t w_i), cos(t w_i)], w_i = 10000^(-i / (C/2 - 1)), i < C/2 (model.md 11.1); \
-     * t of row b: mr_draw_t (shared/draw.h) of global row rid[b], or b + 1 where rid is NULL.     \
-     * t_set: host memory, may be NULL */                                                          \
+    /* out[n,C] = [sin(t w_i), cos(t w_i)], w_i = 10000^(-i / (C/2 - 1)), i < C/2 (model.md        \
+     * 11.1). t of row b: mr_draw_t (shared/draw.h) of global row rid[b], or b + 1 where rid is    \
+     * NULL. t_set: host memory, may be NULL */                                                    \
     X(time_embed, (void *out, const uint32_t *rid, int64_t n, int64_t C, uint32_t purpose,         \
                    int64_t t_max, const mr_int_list *t_set, const mr_exec *ex))                    \
     /* y[n] = silu(x[n]); dx[n] (+)= dy silu'(x) */                                                \

@@ -6,8 +6,8 @@
  * Rules for all entries
  *  - outputs first, then inputs, sizes, scalars, `const mr_exec *ex` last;
  *  - `void *` is real-typed device memory (float; double on cpu64); contiguous, row-major;
- *  - `acc` != 0 means `+=` into that output, else `=`: the planner decides, so nothing is zeroed
- * first;
+ *  - `acc` != 0 means `+=` into that output, else `=`: the planner decides, and nothing is zeroed
+ *    first;
  *  - kernels never allocate: scratch comes from ex->scratch;
  *  - deterministic: no floating-point atomics; the result does not depend on the number of threads;
  *  - random numbers by base/rng.h from (ex->seed, purpose, ex->state->step, global row, element);

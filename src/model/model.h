@@ -1,6 +1,6 @@
 /* Models: a configuration and the sizes of a data set in, nodes on a graph out. Only composition;
- * the mathematics is in the ops. Normative text: the model page of the design, restated in
- * docs/model.md. What it is not: training; losses and outputs are all that the training loop sees.
+ * the mathematics is in the ops. Normative text: docs/model.md.
+ * What it is not: training; losses and outputs are all that the training loop sees.
  *
  * Every model is built twice from the same functions: for training (losses; dropout as g->train
  * says) and for evaluation (output "user" [B,d], the vector that items are scored with). */
@@ -57,8 +57,8 @@ mr_layer_params mr_block_layer_params(mr_build *m, const char *prefix, int64_t d
 /* Output projection, residual and feed-forward of a post-LN layer. */
 int mr_block_after_attention(mr_build *m, const mr_layer_params *p, int ctx, int residual,
                              double dropout);
-/* Post-LN Transformer layer (F§1.1). x [N,d] or [B,S,d]; mode MR_ATT_CAUSAL/LAST/FULL; LAST returns
- * [B,d]. */
+/* Post-LN Transformer layer (model.md §2, SASRec). x [N,d] or [B,S,d]; mode
+ * MR_ATT_CAUSAL/LAST/FULL; LAST returns [B,d]. */
 int mr_block_layer(mr_build *m, const char *prefix, int x, int64_t width, int64_t heads,
                    int64_t inner, double dropout, double attention_dropout, int mode, int seq);
 /* Input LayerNorm, positions and all encoder layers over h [N,d] of a sequence set -> x0 [B,d]. */

@@ -1,4 +1,4 @@
-/* SASRec as in RecBole (post-LN, F§1) and CL4SRec's contrastive term on the same encoder (F§2.1).
+/* SASRec as in RecBole (post-LN), and CL4SRec's contrastive term on the same encoder (model.md §2).
  */
 #include "model/model.h"
 

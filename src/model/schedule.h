@@ -1,5 +1,5 @@
 /* The noise schedule of both diffusion processes and the coefficients of the reverse step
- * (model.md 6 and 11.6, F 4). All in double. What it is not: random draws (kernels/shared/draw.h).
+ * (model.md §6, §11.6). All in double. What it is not: random draws (kernels/shared/draw.h).
  */
 #ifndef MR_MODEL_SCHEDULE_H
 #define MR_MODEL_SCHEDULE_H

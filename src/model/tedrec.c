@@ -1,4 +1,4 @@
-/* TedRec (F§3): an 8-expert text adaptor and frequency-domain fusion in front of the SASRec
+/* TedRec (model.md §2): an 8-expert text adaptor and frequency-domain fusion in front of the SASRec
  * encoder. */
 #include <math.h>
 

@@ -1,7 +1,7 @@
 /* The 1-D U-Net f of TCD: features as channels, convolutions over the K frames, one down and one up
- * level (model page §3, F§10.3). The cross-attention to the single context vector is exactly W_o
- * W_v c_v + b_o added to every frame, and it does not depend on the diffusion step, so it is made
- * once. */
+ * level (model.md §3). The cross-attention to the single context vector is exactly
+ *   W_o W_v c_v + b_o
+ * added to every frame, and it does not depend on the diffusion step, so it is made once. */
 #include <math.h>
 #include <stdio.h>
 

@@ -1,4 +1,4 @@
-/* One training step as a safetensors file, so that anybody can recompute it (model page §10). */
+/* One training step as a safetensors file, so that anybody can recompute it (model.md §10). */
 #ifndef MR_TRAIN_DUMP_H
 #define MR_TRAIN_DUMP_H
 

@@ -28,24 +28,50 @@ static double stop_time(const mr_config *cfg)
     return at - (double)cfg->checkpoint.stop_before;
 }
 
+/* The latest checkpoint in a folder, if it is one of this configuration and data; *c_p NULL when
+ * the run's own folder holds none yet. Collective. */
+static mr_status open_checkpoint(const mr_job *j, mr_checkpoint **c_p, const char *where)
+{
+    const char *how = j->cfg->checkpoint.resume;
+    mr_train_state want = mr_loop_state(j->cfg, &j->session->data);
+    mr_checkpoint *c = NULL;
+    MR_TRY(mr_checkpoint_open(&c, where, MR_CHECKPOINT_LATEST, j->session->world));
+    MR_CHECK(c || !strcmp(how, "auto"), MR_ERR_NO_INPUT,
+             "checkpoint.resume=%s: the folder holds no checkpoint", how);
+    bool is_other = c && c->state.config_hash != want.config_hash;
+    if (c && (is_other || c->state.data_checksum != want.data_checksum)) {
+        mr_status st =
+            MR_RAISE(MR_ERR_CONFIG,
+                     "%s was made by another %s; use another run.name, or checkpoint.resume=never",
+                     c->path, is_other ? "configuration" : "data set");
+        mr_checkpoint_close(&c);
+        return st;
+    }
+    *c_p = c;
+    return MR_OK;
+}
+
+/* A checkpoint that was asked for by name is looked at before the run folder is touched. */
+static mr_status check_resume(const mr_job *j)
+{
+    const char *how = j->cfg->checkpoint.resume;
+    mr_checkpoint *c = NULL;
+    if (!strcmp(how, "auto") || !strcmp(how, "never")) return MR_OK;
+    MR_TRY(open_checkpoint(j, &c, how));
+    mr_checkpoint_close(&c);
+    return MR_OK;
+}
+
 /* Where to go on from: checkpoint.resume = auto (this run's own), never, or a folder. */
 static mr_status resume(mr_job *j, mr_run_folder *f, mr_loop *l)
 {
     const char *how = j->cfg->checkpoint.resume;
-    const char *where = !strcmp(how, "auto") ? f->checkpoints : how;
     mr_checkpoint *c = NULL;
     l->state = mr_loop_state(j->cfg, &j->session->data);
     if (!strcmp(how, "never") || (!strcmp(how, "auto") && !f->is_continued)) return MR_OK;
-    MR_TRY(mr_checkpoint_open(&c, where, MR_CHECKPOINT_LATEST, j->session->world));
+    MR_TRY(open_checkpoint(j, &c, !strcmp(how, "auto") ? f->checkpoints : how));
     if (!c) return MR_OK;
-    mr_status st = MR_OK;
-    if (c->state.config_hash != l->state.config_hash ||
-        c->state.data_checksum != l->state.data_checksum)
-        st = MR_RAISE(MR_ERR_CONFIG,
-                      "%s was made by another %s; use another run.name, or checkpoint.resume=never",
-                      c->path,
-                      c->state.config_hash != l->state.config_hash ? "configuration" : "data set");
-    if (st == MR_OK) st = mr_checkpoint_read(c, &l->t->params);
+    mr_status st = mr_checkpoint_read(c, &l->t->params);
     if (st == MR_OK) {
         l->state = c->state;
         mr_info("going on from %s: epoch %lld, step %lld", c->path, (long long)c->state.epoch,
@@ -152,6 +178,7 @@ mr_status mr_job_run(mr_job *j)
     mr_watch_phase(MR_AT_START);
     /* First what can refuse the configuration: a refused one leaves no run folder behind. */
     MR_TRY_GOTO(mr_trainer_create(&t, j->cfg, &s->data, s->world, &o), st, done);
+    MR_TRY_GOTO(check_resume(j), st, done);
     MR_TRY_GOTO(same_layout(t), st, done);
     MR_TRY_GOTO(mr_run_folder_open(&f, j->cfg, &info, s->world), st, done);
     MR_TRY_GOTO(mr_watch_folder(f->path, s->world), st, done);

@@ -27,7 +27,7 @@ int mr_metrics_count(const mr_metrics *m);
 void mr_metrics_at(const mr_metrics *m, int i, char name[24], double *value);
 /* ERR_CONFIG naming the known ones when there is no such metric. */
 mr_status mr_metrics_get(const mr_metrics *m, const char *name, double *value);
-/* Four digits, halves away from zero: what early stopping compares (F§1.6). */
+/* Four digits, halves away from zero: what early stopping compares (model.md §1). */
 double mr_round4(double x);
 
 /* Greater is better; a tie counts as an improvement; stop after patience + 1 evaluations without

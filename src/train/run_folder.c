@@ -18,6 +18,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "io/environment.h"
+#include "io/json_build.h"
 
 #define RUN_JSON "run.json"
 #define CONFIG_YAML "config.yaml"
@@ -41,7 +42,8 @@ static mr_status make_folder(const char *path)
         if (path[i] != '/' && path[i] != 0) continue;
         snprintf(part, sizeof part, "%.*s", (int)i, path);
         if (mkdir(part, 0777) != 0 && errno != EEXIST)
-            return MR_RAISE(MR_ERR_IO, "the folder %s cannot be made: %s", part, strerror(errno));
+            return MR_RAISE(MR_ERR_IO, "the folder %s cannot be made: %s; choose another --run.dir",
+                            part, strerror(errno));
     }
     return MR_OK;
 }
@@ -168,18 +170,21 @@ static mr_status read_earlier(opener *o)
     return check_earlier(o);
 }
 
-static json_t *text_list(const char *const *words, int n)
+static json_t *text_json(const char *text)
+{
+    json_t *o = json_string(text);
+    return o ? o : json_string("(not UTF-8)");
+}
+
+static json_t *text_list(const char *const *words, int n, bool *ok)
 {
     json_t *list = json_array();
-    for (int i = 0; i < n; i++) {
-        json_t *word = json_string(words[i]);
-        json_array_append_new(list, word ? word : json_string("(not UTF-8)"));
-    }
+    for (int i = 0; i < n; i++) mr_json_append(list, text_json(words[i]), ok);
     return list;
 }
 
 /* One start of the program in this folder. */
-static json_t *describe_start(const opener *o)
+static json_t *describe_start(const opener *o, bool *ok)
 {
     json_t *s = json_object(), *versions = json_object(), *ranks = json_array();
     mr_version v[16];
@@ -187,34 +192,35 @@ static json_t *describe_start(const opener *o)
     time_t t = time(NULL);
     struct tm tm;
     strftime(now, sizeof now, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&t, &tm));
-    json_object_set_new(s, "time", json_string(now));
-    json_object_set_new(s, "ranks", json_integer(o->f->world->size));
-    if (o->info->argv) json_object_set_new(s, "command", text_list(o->info->argv, o->info->argc));
+    mr_json_set(s, "time", json_string(now), ok);
+    mr_json_set(s, "ranks", json_integer(o->f->world->size), ok);
+    if (o->info->argv) mr_json_set(s, "command", text_list(o->info->argv, o->info->argc, ok), ok);
     int n = mr_environment(v, 16);
-    for (int i = 0; i < n; i++) json_object_set_new(versions, v[i].name, json_string(v[i].text));
-    json_object_set_new(s, "versions", versions);
+    for (int i = 0; i < n; i++) mr_json_set(versions, v[i].name, json_string(v[i].text), ok);
+    mr_json_set(s, "versions", versions, ok);
     for (int r = 0; r < o->f->world->size; r++) {
         const char *host = o->ranks + (size_t)r * 2 * RANK_TEXT, *device = host + RANK_TEXT;
-        json_array_append_new(ranks, json_pack("{s:s, s:s}", "host", host, "device", device));
+        mr_json_append(ranks, json_pack("{s:s, s:s}", "host", host, "device", device), ok);
     }
-    json_object_set_new(s, "placement", ranks);
+    mr_json_set(s, "placement", ranks, ok);
     return s;
 }
 
 static mr_status write_run_json(opener *o)
 {
     char text[24];
+    bool ok = true;
     snprintf(text, sizeof text, "0x%016llx", (unsigned long long)mr_config_hash(o->cfg));
-    json_object_set_new(o->run, "name", json_string(o->cfg->run.name));
-    json_object_set_new(o->run, "config_hash", json_string(text));
+    mr_json_set(o->run, "name", json_string(o->cfg->run.name), &ok);
+    mr_json_set(o->run, "config_hash", json_string(text), &ok);
     snprintf(text, sizeof text, "0x%016llx", (unsigned long long)o->info->data_checksum);
-    json_object_set_new(o->run, "data_checksum", json_string(text));
-    json_object_set_new(o->run, "data_path", json_string(o->info->data_path));
-    json_object_set_new(o->run, "seed", json_integer(o->cfg->run.seed));
+    mr_json_set(o->run, "data_checksum", json_string(text), &ok);
+    mr_json_set(o->run, "data_path", text_json(o->info->data_path), &ok);
+    mr_json_set(o->run, "seed", json_integer(o->cfg->run.seed), &ok);
     if (!json_is_array(json_object_get(o->run, "starts")))
-        json_object_set_new(o->run, "starts", json_array());
-    json_array_append_new(json_object_get(o->run, "starts"), describe_start(o));
-    char *dump = json_dumps(o->run, JSON_INDENT(1));
+        mr_json_set(o->run, "starts", json_array(), &ok);
+    mr_json_append(json_object_get(o->run, "starts"), describe_start(o, &ok), &ok);
+    char *dump = mr_json_text(ok ? o->run : NULL, JSON_INDENT(1));
     MR_CHECK(dump, MR_ERR_MEMORY, "no memory for the text of %s", RUN_JSON);
     mr_status st = mr_file_replace(o->dir_fd, o->f->path, RUN_JSON, dump, strlen(dump));
     free(dump);

@@ -21,7 +21,9 @@
  * anyway. */
 static mr_status load_data(mr_session *s, const mr_config *cfg)
 {
-    if (cfg->data.path[0]) return mr_h5_dataset_read(&s->data, cfg->data.path, s->world);
+    if (cfg->data.path[0])
+        return (strcmp(cfg->data.read, "rank0") ? mr_h5_dataset_read : mr_h5_dataset_read_rank0)(
+            &s->data, cfg->data.path, s->world);
     mr_synth_spec spec;
     MR_TRY(mr_synth_spec_for("demo", &spec));
     spec.seed = (uint64_t)cfg->run.seed;
@@ -114,6 +116,7 @@ mr_status mr_session_start(mr_session *s, const mr_config *cfg)
     mr_ring_at("agreement");
     mr_log_init(s->world->size > 1 ? s->world->rank : -1, MR_LOG_INFO);
     MR_TRY(mr_session_compare(s->world, cfg));
+    MR_TRY(mr_topo_settle(s->world, cfg->run.device, cfg->dist.bind));
     omp_set_num_threads(mr_topo_decide_threads(s->world));
     return MR_OK;
 }

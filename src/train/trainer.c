@@ -14,6 +14,18 @@ const char *mr_trainer_device(const mr_config *cfg)
     return strcmp(cfg->run.device, "auto") ? cfg->run.device : "cpu";
 }
 
+/* The table has a row for PAD as well, but a rank of which no item is would only be in the way. */
+static mr_status check_ranks(const mr_trainer *t)
+{
+    int64_t I = t->data->n_items;
+    MR_CHECK(t->world->size <= I, MR_ERR_CONFIG,
+             "%d ranks but only %lld items in %s, so ranks %lld to %d would have no item; start at "
+             "most %lld ranks",
+             t->world->size, (long long)I, t->data->name, (long long)I, t->world->size - 1,
+             (long long)I);
+    return MR_OK;
+}
+
 /* Which ranks share the item table: groups of G consecutive ranks. */
 static mr_status make_groups(mr_trainer *t)
 {
@@ -162,6 +174,7 @@ mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_d
     t->data = data;
     t->world = world;
     t->is_dry = opts->is_dry;
+    MR_TRY_GOTO(check_ranks(t), st, fail);
     MR_TRY_GOTO(make_groups(t), st, fail);
     const char *device = opts->device ? opts->device : mr_trainer_device(cfg);
     MR_TRY_GOTO(mr_own_device_open(&t->dev, device, cfg, world), st, fail);

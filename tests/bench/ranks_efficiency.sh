@@ -2,12 +2,11 @@
 # Two ranks with one thread each beside one rank with one thread: how much of a second core arrives.
 #   weak    the same rows a rank (global batch twice as large): efficiency = t(1) / t(2)
 #   strong  the same global batch:                             efficiency = t(1) / (2 t(2))
-# The runs alternate and medians of the pairs count. Every rank is bound to a core of its
-# own; as many
-# cores as ranks must be free, or the figures say nothing.
+# The runs alternate and medians of the pairs count. Every rank is bound to a core of its own; as
+# many cores as ranks must be free, or the figures say nothing.
 # Usage: ranks_efficiency.sh BINARY DATA.h5 [ROWS=256] [PAIRS=3] [STEPS=10] [option ...]
 set -eu
-[ $# -ge 2 ] || { sed -n '2,8s/^# //p' "$0" >&2; exit 2; }
+[ $# -ge 2 ] || { sed -n '2,7s/^# //p' "$0" >&2; exit 2; }
 binary=$1 data=$2 rows=${3:-256} pairs=${4:-3} steps=${5:-10}
 shift 2
 for i in 1 2 3; do [ $# -eq 0 ] || shift; done

@@ -1,5 +1,5 @@
-/* Preloaded by test_library_settings.py: an OpenBLAS that takes the CPU for FAKE_CORE, and a line on
- * standard error for every start of the program. */
+/* Preloaded by test_library_settings.py: an OpenBLAS that takes the CPU for FAKE_CORE, and a line
+ * on standard error for every start of the program. */
 #include <stdio.h>
 #include <stdlib.h>
 

@@ -1,5 +1,5 @@
-"""The program starts itself again, once, when a library wants a setting: OpenBLAS that does not know
-an AVX-512 CPU, libgomp that would spin."""
+"""The program starts itself again, once, when a library wants a setting: OpenBLAS that does not
+know an AVX-512 CPU, libgomp that would spin."""
 import os
 import subprocess
 import sys

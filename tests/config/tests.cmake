@@ -7,6 +7,6 @@ if(TARGET mealrec-dist)
   mr_add_script(cli_config config/test_cli_config.py LABELS cli)
   # Stands in for an OpenBLAS that does not know the CPU.
   add_library(fake_libraries MODULE config/fake_libraries.c)
-  mr_add_script(cli_library_settings config/test_library_settings.py ARGS $<TARGET_FILE:fake_libraries>
-                LABELS cli)
+  mr_add_script(cli_library_settings config/test_library_settings.py
+                ARGS $<TARGET_FILE:fake_libraries> LABELS cli)
 endif()

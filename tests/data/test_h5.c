@@ -14,6 +14,13 @@
 #include "data/half.h"
 #include "io/h5_dataset.h"
 
+/* $MR_DAMAGE times as many trials; tests/soak.sh sets it. */
+static int many(void)
+{
+    const char *said = getenv("MR_DAMAGE");
+    return said ? atoi(said) : 1;
+}
+
 static mr_status read_quietly(mr_dataset *d, const char *path)
 {
     mr_errors_to_log(false);
@@ -107,7 +114,7 @@ static void test_bit_flips(void **state)
     size_t n;
     unsigned char *bytes = read_bytes(path, &n);
     uint64_t rng = 11;
-    for (int i = 0; i < 300; i++) {
+    for (int i = 0; i < 300 * many(); i++) {
         size_t at = next_random(&rng) % n;
         unsigned char bit = (unsigned char)(1u << (next_random(&rng) % 8));
         bytes[at] ^= bit;
@@ -133,7 +140,7 @@ static void test_truncation(void **state)
     size_t n;
     unsigned char *bytes = read_bytes(path, &n);
     uint64_t rng = 5;
-    for (int i = 0; i < 100; i++) {
+    for (int i = 0; i < 100 * many(); i++) {
         size_t keep = i == 0 ? n - 1 : next_random(&rng) % n;
         write_bytes(tmp_path("cut.h5"), bytes, keep);
         mr_dataset d = {0};
@@ -155,7 +162,7 @@ static void test_mutations(void **state)
     unsigned char *bytes = read_bytes(path, &n), *copy = malloc(n);
     uint64_t rng = 17;
     int64_t before = mr_mem_now_bytes();
-    for (int i = 0; i < 2000; i++) {
+    for (int i = 0; i < 2000 * many(); i++) {
         memcpy(copy, bytes, n);
         int changes = 1 + (int)(next_random(&rng) % 8);
         for (int c = 0; c < changes; c++) {

@@ -1,6 +1,6 @@
 """The model of mealrec-dist a second time, in PyTorch, as an oracle for tests and a peer for times.
 
-Written from the specification (docs: the model page), not from the C sources, so that a misreading
+Written from the specification (docs/model.md), not from the C sources, so that a misreading
 on one side shows as a difference. It is functional: parameters live in one dict with the names of
 checkpoints and dumps, and every formula is spelled out with torch.nn.functional. Runs with torch
 1.13 and 2.x, on CPU and GPU, float32 and float64, with or without dropout.

@@ -22,6 +22,13 @@ static toy model;
 
 static const char *const files[] = {"shard-00000.safetensors", "MANIFEST.json"};
 
+/* $MR_DAMAGE times as many trials; tests/soak.sh sets it. */
+static uint32_t many(void)
+{
+    const char *said = getenv("MR_DAMAGE");
+    return said ? (uint32_t)atoi(said) : 1;
+}
+
 static uint32_t draw(uint32_t i, uint32_t k) { return mr_philox(11, 1, 0, i, k).v[0]; }
 
 static void path_of(char path[600], int file)
@@ -62,7 +69,7 @@ static void test_flips(void **state)
 {
     (void)state;
     mr_errors_to_log(false);
-    for (uint32_t i = 0; i < 400; i++) {
+    for (uint32_t i = 0; i < 400 * many(); i++) {
         char path[600];
         struct stat s;
         path_of(path, i & 1);
@@ -86,7 +93,7 @@ static void test_truncations(void **state)
 {
     (void)state;
     mr_errors_to_log(false);
-    for (uint32_t i = 0; i < 100; i++) {
+    for (uint32_t i = 0; i < 100 * many(); i++) {
         char path[600], kept[620], command[1300];
         struct stat s;
         path_of(path, i & 1);

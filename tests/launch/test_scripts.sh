@@ -35,7 +35,7 @@ stub() { # NAME BODY
 
 # A path with nothing but what the scripts may use.
 mkdir -p "$tmp/bin" "$tmp/tools" "$tmp/tree/launch" "$tmp/tree/tests"
-for tool in bash env dirname sed grep awk sort head cat mkdir rm tail cut; do
+for tool in bash env dirname basename paste sed grep awk sort head cat mkdir rm tail cut; do
     ln -s "$(command -v "$tool")" "$tmp/tools/$tool"
 done
 
@@ -154,6 +154,36 @@ run "$demo" --fast
 expect "unknown option" 2 "unknown option '--fast'"
 run "$demo" --help
 expect "help" 0 "launch/demo.sh \[--ranks N\]"
+
+# ---- launch/ablation.sh: its options, and the table of results that are there ----
+ablation=$source_dir/launch/ablation.sh
+run "$ablation" --sedes 1
+expect "unknown option" 2 "unknown option '--sedes'"
+run "$ablation" --seeds
+expect "no value" 2 "--seeds wants a value"
+run "$ablation" --seeds "1 two"
+expect "no number" 2 "--seeds wants numbers, not 'two'"
+run "$ablation" --help
+expect "help" 0 "launch/ablation.sh \[--config FILE\]"
+run "$ablation" --out "$tmp/none" MR_BINARY=x
+expect "stray word" 2 "unknown option 'MR_BINARY=x'"
+MR_BINARY=$tmp/absent run "$ablation" --out "$tmp/none"
+expect "no program" 66 "no program at $tmp/absent"
+stub mealrec-dist 'exit 3'
+for seed in 1 2; do
+    mkdir -p "$tmp/ablation/sasrec-only-seed$seed"
+    printf '%s\n' '{"event":"valid","hit@10":9,"ndcg@10":9,"hit@20":9,"ndcg@20":9}' \
+        '{"event":"test","epoch":3,"hit@10":0.N,"ndcg@10":0.0N,"hit@20":0.5,"ndcg@20":1e-3}' |
+        sed "s/N,/$seed,/g" \
+        >"$tmp/ablation/sasrec-only-seed$seed/metrics.jsonl"
+done
+MR_BINARY=$tmp/bin/mealrec-dist run "$ablation" --seeds "1 2" --out "$tmp/ablation" --table
+expect "table" 0 '^\| sasrec-only \| 2 \| 0.1500 \| 0.0150 \| 0.5000 \| 0.0010 \| 0.0100 0.0200 \|$'
+expect "table, nothing there" 0 '^\| tedrec-full \| 0 \|'
+stub nproc 'echo 2'
+stub mpirun 'exit 78'
+MR_BINARY=$tmp/bin/mealrec-dist run "$ablation" --config x.yaml --out "$tmp/ablation"
+expect "a run fails" 78 "ablation: cl4srec-full-seed2020"
 
 [ "$failed" = 0 ] && echo "all as expected"
 exit "$failed"

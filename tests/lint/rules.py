@@ -160,7 +160,7 @@ def calls(files):
 
 
 # Memory that a library or the configuration hands out is given back with free().
-GIVEN = r"json_dumps|mr_config_json|open_memstream|getline"
+GIVEN = r"json_dumps|mr_json_text|mr_config_json|open_memstream|getline"
 
 
 def free_calls(files):

@@ -369,7 +369,7 @@ static void test_moves(void **unused)
              (long long)size[i][1], (long long)size[i][2], (long long)size[i][3]);
     static const int64_t n[] = {0, 1, 17, 64, 1009};
     for (int i = 0; i < 5; i++) both(run_silu, &n[i], "silu n %lld", (long long)n[i]);
-    /* 5 frames from 3: 0,0,1,1,2 (F 12) */
+    /* 5 frames from 3: 0,0,1,1,2 */
     float x[3] = {10, 11, 12}, y[5];
     mr_exec ex = {0};
     mr_kernels_cpu32.upsample_fwd(y, x, 1, 3, 5, 1, &ex);

@@ -1,5 +1,4 @@
-/* The noise schedule against the published table (F 4.2), against the closed forms and at its ends.
- */
+/* The noise schedule against the published table, against the closed forms and at its ends. */
 #include <math.h>
 #include <setjmp.h>
 #include <stdarg.h>

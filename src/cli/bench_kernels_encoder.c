@@ -1,0 +1,144 @@
+/* Cases of `bench kernels`: matrix products, norm, dropout, attention, look-ups. */
+#include "cli/bench_kernels.h"
+#include "graph/op_softmax.h"
+
+static void products(mr_kb *b)
+{
+    const mr_kb_sizes *z = &b->z;
+    int64_t N = z->N, d = z->d, w = z->inner, V = z->V;
+    int64_t M = mr_softmax_chunk(V, mr_dtype_bytes(b->dev->real));
+    if (M > z->B) M = z->B;
+    void *x = mr_kb_reals(b, N * d), *y = mr_kb_reals(b, N * w), *weight = mr_kb_reals(b, w * d);
+    void *table = mr_kb_reals(b, V * d), *logits = mr_kb_reals(b, M * V);
+    double flop = 2.0 * (double)(N * d * w), moved = (double)(N * d + N * w + w * d);
+    double big = 2.0 * (double)(M * d * V), all = (double)(M * d + V * d + M * V);
+    BENCH(gemm, "y = x W^T", SHAPE(N, w, d), flop, moved, y, x, weight, N, w, d, 0, 1, d, d, w, 1.0,
+          0.0);
+    BENCH(gemm, "dx = dy W", SHAPE(N, d, w), flop, moved, x, y, weight, N, d, w, 0, 0, w, d, d, 1.0,
+          0.0);
+    BENCH(gemm, "dW = dy^T x", SHAPE(w, d, N), flop, moved, weight, y, x, w, d, N, 1, 0, w, d, d,
+          1.0, 0.0);
+    BENCH(gemm, "logits", SHAPE(M, V, d), big, all, logits, x, table, M, V, d, 0, 1, d, d, V, 1.0,
+          0.0);
+    BENCH(gemm, "dtable", SHAPE(V, d, M), big, all, table, logits, x, V, d, M, 1, 0, V, d, d, 1.0,
+          0.0);
+    mr_kb_release(b);
+}
+
+static void elementwise(mr_kb *b)
+{
+    const mr_kb_sizes *z = &b->z;
+    int64_t N = z->N, d = z->d, w = z->inner;
+    void *y = mr_kb_reals(b, N * w), *pre = mr_kb_reals(b, N * w), *bias = mr_kb_reals(b, w);
+    void *x = mr_kb_reals(b, N * d), *v = mr_kb_reals(b, N * d), *one = mr_kb_reals(b, 1);
+    BENCH(bias_act_fwd, "gelu", SHAPE(N, w), 0, 3 * N * w, y, pre, bias, N, w, MR_ACT_GELU);
+    BENCH(act_bwd, "gelu", SHAPE(N, w), 0, 3 * N * w, y, y, pre, N, w, MR_ACT_GELU);
+    BENCH(col_sum, "", SHAPE(N, w), 0, N * w, bias, y, N, w, 0);
+    BENCH(axpy, "+=", SHAPE(N, d), 0, 3 * N * d, v, x, N * d, 1e-6, 1);
+    BENCH(probe_fwd, "", SHAPE(N, d), 0, N * d, one, x, N * d);
+    BENCH(probe_bwd, "", SHAPE(N, d), 0, N * d, v, N * d, 0.5, 0);
+    BENCH(silu_fwd, "", SHAPE(N, w), 0, 2 * N * w, y, pre, N * w);
+    BENCH(silu_bwd, "", SHAPE(N, w), 0, 3 * N * w, y, y, pre, N * w, 0);
+    mr_kb_release(b);
+}
+
+static void norm(mr_kb *b)
+{
+    const mr_kb_sizes *z = &b->z;
+    int64_t N = z->N, w = z->d;
+    mr_drop in = {0.5, MR_RNG_OP + 1, {b->tok_rid, b->tok_pos}, 1}, off = {0};
+    void *x = mr_kb_reals(b, N * w), *res = mr_kb_reals(b, N * w), *y = mr_kb_reals(b, N * w);
+    void *gamma = mr_kb_reals(b, w), *beta = mr_kb_reals(b, w), *mean = mr_kb_reals(b, N);
+    void *rstd = mr_kb_reals(b, N), *dx = mr_kb_reals(b, N * w), *dr = mr_kb_reals(b, N * w);
+    void *dg = mr_kb_reals(b, w), *db = mr_kb_reals(b, w);
+    BENCH(layer_norm_fwd, "+ res", SHAPE(N, w), 0, 3 * N * w, y, mean, rstd, x, res, gamma, beta, N,
+          w, 1e-12, &off, &off);
+    BENCH(layer_norm_fwd, "+ res, drop", SHAPE(N, w), 0, 3 * N * w, y, mean, rstd, x, res, gamma,
+          beta, N, w, 1e-12, &in, &off);
+    BENCH(layer_norm_bwd, "+ res", SHAPE(N, w), 0, 5 * N * w, dx, dr, dg, db, y, x, res, gamma,
+          mean, rstd, N, w, 0, 0, 0, 0, &off, &off);
+    BENCH(layer_norm_bwd, "+ res, drop", SHAPE(N, w), 0, 5 * N * w, dx, dr, dg, db, y, x, res,
+          gamma, mean, rstd, N, w, 0, 0, 0, 0, &in, &off);
+    BENCH(dropout, "", SHAPE(N, w), 0, 2 * N * w, y, x, N, w, 0, &in);
+    mr_kb_release(b);
+}
+
+/* Pairs of query and key, and rows of q and kv, of one way to look. */
+typedef struct look {
+    const char *name;
+    int mode;
+    int64_t S, heads, d, q, kv, pairs;
+} look;
+
+static void one_look(mr_kb *b, const look *l)
+{
+    const mr_kb_sizes *z = &b->z;
+    mr_att_shape shape = {l->mode, z->B, l->S, l->heads, l->d, b->start, b->len};
+    mr_drop drop = {0.5, MR_RNG_OP + 2, {b->rid, b->tok_pos}, 1};
+    int64_t q = l->q * l->d, kv = l->kv * 2 * l->d, p = l->q * l->heads * l->S;
+    void *out = mr_kb_reals(b, q), *prob = mr_kb_reals(b, p), *x = mr_kb_reals(b, q);
+    void *keys = mr_kb_reals(b, kv), *dq = mr_kb_reals(b, q), *dkv = mr_kb_reals(b, kv);
+    double flop = 4.0 * (double)(l->pairs * l->d);
+    BENCH(attention_fwd, l->name, SHAPE(l->q, l->S, l->heads, l->d), flop, 2 * q + kv + p, out,
+          prob, x, keys, NULL, &shape, &drop);
+    BENCH(attention_bwd, l->name, SHAPE(l->q, l->S, l->heads, l->d), 2 * flop, 3 * q + 2 * kv + p,
+          dq, dkv, NULL, out, prob, x, keys, NULL, &shape, 0, 0, 0, &drop);
+    mr_kb_release(b);
+}
+
+static void attention(mr_kb *b)
+{
+    const mr_kb_sizes *z = &b->z;
+    int64_t BK = z->B * z->K, square = z->N * (z->N / z->B + 1) / 2; /* about: rows are ragged */
+    const look looks[] = {
+        {"causal", MR_ATT_CAUSAL, z->L, z->heads, z->d, z->N, z->N, square},
+        {"last", MR_ATT_LAST, z->L, z->heads, z->d, z->B, z->N, z->N},
+        {"full, frames", MR_ATT_FULL, z->K, z->tcd_heads, z->D, BK, BK, BK * z->K},
+        {"one, frames", MR_ATT_ONE, z->K, z->tcd_heads, z->D, z->B, BK, BK},
+    };
+    for (int i = 0; i < (z->K * z->D > 0 ? 4 : 2); i++) one_look(b, &looks[i]);
+}
+
+static void look_ups(mr_kb *b)
+{
+    const mr_kb_sizes *z = &b->z;
+    int64_t N = z->N, B = z->B, L = z->L, d = z->d, V = z->V;
+    void *table = mr_kb_reals(b, V * d), *x = mr_kb_reals(b, B * L * d), *y = mr_kb_reals(b, N * d);
+    void *pos = mr_kb_reals(b, L * d), *rows = mr_kb_reals(b, B * d);
+    int32_t *id = mr_kb_ints(b, N, 7919, V), *each = mr_kb_ints(b, N + 1, 1, N + 2);
+    int32_t *row = mr_kb_ints(b, N, 1, N + 1);
+    BENCH(gather_rows, "", SHAPE(N, d), 0, 2 * N * d, y, table, id, N, d);
+    BENCH(gather_padded, "", SHAPE(B, L, d), 0, N * d + B * L * d, x, table, id, b->start, b->len,
+          B, L, d, 0);
+    BENCH(add_rows, "", SHAPE(N, d), 0, 2 * N * d, y, x, row, each, row, N, d, N, 0, -1, NULL, NULL,
+          L);
+    BENCH(position_fwd, "", SHAPE(N, d), 0, 2 * N * d, y, y, pos, b->tok_pos, N, d);
+    BENCH(position_bwd, "", SHAPE(N, d), 0, N * d, pos, y, b->start, b->len, B, L, d, 0);
+    BENCH(last_fwd, "", SHAPE(B, d), 0, 2 * B * d, rows, y, b->start, b->len, B, d);
+    BENCH(last_bwd, "", SHAPE(N, d), 0, N * d + B * d, y, rows, b->start, b->len, B, d, 0);
+    mr_kb_release(b);
+}
+
+static void features(mr_kb *b)
+{
+    const mr_kb_sizes *z = &b->z;
+    int64_t B = z->B, I = z->V - 1, w = z->K * z->D;
+    if (w == 0) return;
+    void *out = mr_kb_reals(b, B * w), *mean = mr_kb_reals(b, B * z->D);
+    float *data = mr_kb_floats(b, I * w); /* features are stored in float32 or float16 */
+    int32_t *id = mr_kb_ints(b, z->N, 7919, I);
+    BENCH(feature_gather, "frames", SHAPE(B, w), 0, 2 * B * w, out, data, MR_F32, id, B, w, I);
+    BENCH(context, "", SHAPE(z->N, z->D), 0, z->N * z->D + B * z->D, mean, data, MR_F32, id,
+          b->start, b->len, B, z->D, I, 0.9);
+    mr_kb_release(b);
+}
+
+void mr_kb_encoder(mr_kb *b)
+{
+    products(b);
+    elementwise(b);
+    norm(b);
+    attention(b);
+    look_ups(b);
+    features(b);
+}

@@ -1,0 +1,107 @@
+#!/usr/bin/env python3
+"""Every exit code of docs/exit-codes.md: produced here, and its row names tests that exist.
+
+Codes in LATER are made by tests of their own, since they take long or several processes; the table
+must name such a test. The table is compared with the statuses of src/base/status.h too.
+"""
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "train"))
+import harness as h  # noqa: E402
+
+SOURCE = os.environ["MR_SOURCE"]
+LATER = {76}
+
+
+def table():
+    """{code: names of tests in its row}"""
+    rows = {}
+    with open(os.path.join(SOURCE, "docs", "exit-codes.md")) as f:
+        for line in f:
+            m = re.match(r"\| (\d+) \|", line)
+            if m:
+                rows[int(m.group(1))] = re.findall(r"`([a-z_0-9]+)`", line.split("|")[-2])
+    return rows
+
+
+def statuses():
+    with open(os.path.join(SOURCE, "src", "base", "status.h")) as f:
+        return {int(c) for c in re.findall(r"X\([A-Z_]+, (\d+), ", f.read())}
+
+
+def registered():
+    build = os.path.dirname(h.BINARY)
+    r = subprocess.run(["ctest", "--test-dir", build, "-N"], capture_output=True, text=True)
+    return set(re.findall(r"Test +#\d+: (\S+)", r.stdout))
+
+
+def interrupted(*signals):
+    """Exit code of a run that gets signals in a row after its first step."""
+    name = "signal-%d" % len(signals)
+    p = subprocess.Popen(h.words(h.train_args(name, "small.h5", "--model.name=sasrec",
+                                              "--train.epochs=1000000",
+                                              "--train.patience=1000000")),
+                         cwd=h.folder, env=h.environment(), stdout=subprocess.DEVNULL,
+                         stderr=subprocess.DEVNULL)
+    record, end = os.path.join(h.folder, "runs", name, "metrics.jsonl"), time.time() + h.LIMIT
+    while time.time() < end:
+        if os.path.exists(record) and '"event":"step"' in open(record).read():
+            break
+        time.sleep(0.01)
+    for s in signals:
+        p.send_signal(s)
+    return p.wait(timeout=h.LIMIT)
+
+
+def twice():
+    """The second signal ends the program while the first is being served: only a stopped process
+    has both pending in this order for certain."""
+    for _ in range(20):
+        code = interrupted(signal.SIGSTOP, signal.SIGUSR1, signal.SIGTERM, signal.SIGCONT)
+        if code == 130:
+            return code
+    return code
+
+
+def codes():
+    with open(os.path.join(h.folder, "text.h5"), "w") as f:
+        f.write("user item\n")
+    small = h.train_args("x", "small.h5", "--train.max_steps=2")
+    made = {0: h.run(["--version"]).returncode,
+            2: h.run(["train", "--no-such-option"]).returncode,
+            65: h.run(h.train_args("x", "text.h5")).returncode,
+            66: h.run(h.train_args("x", "nowhere.h5")).returncode,
+            70: h.run(small + ["--run.device=cuda"]).returncode,
+            74: h.run(small + ["--run.dir=text.h5/runs"]).returncode,
+            75: interrupted(signal.SIGUSR1),
+            77: h.run(h.train_args("diverges", "small.h5", "--model.name=mealrec",
+                                   "--tcd.lambda=1e300")).returncode,
+            78: h.run(small + ["--train.batch=none"]).returncode,
+            130: twice()}
+    return made
+
+
+def main():
+    rows, tests = table(), registered()
+    h.check(set(rows) == statuses(), "table %s, statuses %s" % (sorted(rows), sorted(statuses())))
+    for code, names in rows.items():
+        h.check(names or code in LATER, "code %d names no test" % code)
+        missing = [n for n in names if n not in tests]
+        h.check(not missing, "code %d names tests that do not exist: %s" % (code, missing))
+    h.synth("small.h5")
+    made = codes()
+    for code, got in made.items():
+        # A machine with a GPU trains.
+        h.check(got == code or (code == 70 and got == 0), "exit %s instead of %d" % (got, code))
+    h.check(set(rows) - set(made) == LATER, "not produced here: %s" % sorted(set(rows) - set(made)))
+    print("codes produced: %s; by other tests: %s" % (sorted(made), sorted(LATER)))
+    h.finish()
+
+
+if __name__ == "__main__":
+    main()

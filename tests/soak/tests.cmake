@@ -1,0 +1,17 @@
+# Short versions of tests/soak.sh, and the table of exit codes.
+if(TARGET mealrec-dist)
+  mr_add_script(exit_codes soak/test_exit_codes.py LABELS soak cli)
+  foreach(part kills:4 cuts:1 disk:2 mismatch:4)
+    string(REPLACE ":" ";" part ${part})
+    list(GET part 0 name)
+    list(GET part 1 count)
+    if(name STREQUAL "disk")
+      mr_add_script(soak_disk soak/in_mount.sh ARGS disk --count ${count} LABELS soak fault)
+    else()
+      mr_add_script(soak_${name} soak/soak.py ARGS ${name} --count ${count} LABELS soak dist)
+    endif()
+  endforeach()
+  mr_add_script(soak_pairs soak/soak.py ARGS pairs --count 4 LABELS soak dist)
+  set_property(TEST soak_pairs APPEND PROPERTY ENVIRONMENT
+               "MR_WRITER=$<TARGET_FILE:test_write_files>")
+endif()
