@@ -11,6 +11,7 @@
 #include "base/mem.h"
 #include "base/progress.h"
 #include "dist/watchdog.h"
+#include "train/sound.h"
 
 /* Running sums of an epoch live in state.epoch_sums: rows, total loss, then the single losses. */
 enum { SUM_ROWS, SUM_TOTAL, SUM_LOSS };
@@ -126,7 +127,8 @@ static mr_status epoch_event(mr_loop *l, double seconds)
 /* A failed checkpoint costs the checkpoint, not the training: it has said so itself. */
 static mr_status bear(mr_status st)
 {
-    return st == MR_ERR_COMM || st == MR_ERR_WATCHDOG ? st : MR_OK;
+    bool is_final = st == MR_ERR_COMM || st == MR_ERR_WATCHDOG || st == MR_ERR_INTERNAL;
+    return is_final ? st : MR_OK;
 }
 
 static mr_status begin_checkpoint(mr_loop *l, bool is_best)
@@ -134,6 +136,7 @@ static mr_status begin_checkpoint(mr_loop *l, bool is_best)
     l->state.step = l->t->step;
     l->saved_at = now();
     if (!l->checkpoint_dir) return MR_OK;
+    if (l->t->cfg->dist.check_every) MR_TRY(mr_sound_replicas(l->t));
     l->state.skipped_in_row = l->t->skipped_in_row;
     mr_checkpoint_save_args a = {.dir = l->checkpoint_dir,
                                  .params = &l->t->params,
@@ -234,6 +237,8 @@ static mr_status train_epoch(mr_loop *l, double *seconds)
         }
         if (is_due) MR_TRY(save(l, false));
         MR_TRY(mr_trainer_step(t, l->state.epoch, l->state.batch_in_epoch));
+        if (t->cfg->dist.check_every && t->step % t->cfg->dist.check_every == 0)
+            MR_TRY(mr_sound_replicas(t));
         mr_watch_beat(t->step);
         add_step(l);
         rows += (double)t->batch.rows_global;

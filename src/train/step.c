@@ -3,13 +3,10 @@
 #include <math.h>
 #include <string.h>
 
-#include "base/log.h"
-#include "base/mem.h"
 #include "dist/ring.h"
 #include "train/exact.h"
+#include "train/sound.h"
 #include "train/trainer.h"
-
-#define MAX_SKIPS 3 /* non-finite gradients in a row before giving up */
 
 mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, mr_feed *feed, const mr_batch *b)
 {
@@ -97,45 +94,6 @@ static mr_status gradient_stats(mr_trainer *t, double *sum, double *bad)
     return MR_OK;
 }
 
-/* Name of the first parameter with a non-finite gradient on this rank. */
-static const char *first_bad(mr_trainer *t)
-{
-    for (int i = 0; i < t->params.n; i++) {
-        const mr_param *p = &t->params.p[i];
-        float *host = NULL;
-        size_t real = t->params.real_bytes;
-        if (mr_alloc((void **)&host, p->count, real, "check") != MR_OK) return "?";
-        mr_status st =
-            t->dev->to_host(t->dev, host, (char *)t->params.grad + p->offset * (int64_t)real,
-                            (size_t)p->count * real);
-        bool bad = false;
-        for (int64_t e = 0; st == MR_OK && e < p->count; e++)
-            bad |= !isfinite(real == 8 ? ((double *)(void *)host)[e] : (double)host[e]);
-        MR_FREE(host);
-        if (bad) return p->name;
-    }
-    return "another rank's rows of item.weight";
-}
-
-static mr_status check_finite(mr_trainer *t, double bad)
-{
-    mr_step_state *s = &t->train_run->state_host;
-    s->skip = bad > 0 || !isfinite(t->grad_norm) || !isfinite(mr_trainer_total_loss(t));
-    if (!s->skip) {
-        t->skipped_in_row = 0;
-        return MR_OK;
-    }
-    const char *name = first_bad(t);
-    mr_warn("step %lld: %.0f gradient elements are not finite (first in %s); the step is skipped",
-            (long long)t->step, bad, name);
-    MR_CHECK(
-        ++t->skipped_in_row <= MAX_SKIPS, MR_ERR_DIVERGED,
-        "step %lld: the gradient of %s is not finite in %d steps in a row; lower train.lr or set "
-        "train.clip",
-        (long long)t->step, name, t->skipped_in_row);
-    return MR_OK;
-}
-
 mr_status mr_trainer_update(mr_trainer *t)
 {
     const mr_config *c = t->cfg;
@@ -145,7 +103,7 @@ mr_status mr_trainer_update(mr_trainer *t)
     mr_ring_at("update");
     MR_TRY(t->exact ? mr_exact_stats(t, &sum, &bad) : gradient_stats(t, &sum, &bad));
     t->grad_norm = sqrt(sum);
-    MR_TRY(check_finite(t, bad));
+    MR_TRY(mr_sound_finite(t, bad));
     if (c->train.clip > 0 && t->grad_norm > c->train.clip)
         r->state_host.grad_scale = c->train.clip / t->grad_norm;
     MR_TRY(t->dev->to_device(t->dev, r->state_dev, &r->state_host, sizeof r->state_host));

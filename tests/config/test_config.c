@@ -327,7 +327,6 @@ static void test_hash(void **state)
                                             "train.log_every",
                                             "train.eval_batch",
                                             "data.read",
-                                            "dist.bind",
                                             "dist.comm",
                                             "dist.bind",
                                             "dist.item_shard",
