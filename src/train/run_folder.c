@@ -284,11 +284,11 @@ mr_status mr_run_folder_open(mr_run_folder **out_p, const mr_config *cfg, const 
              "run.name '%.80s' is not a plain folder name (letters, digits, '.', '_', '-')",
              cfg->run.name);
     mr_status st = mr_comm_agree(world, MR_ALLOC(&f, 1, "run folder"));
+    if (f) f->lock_fd = -1; /* whatever fails next, 0 is not ours to close */
     if (st == MR_OK) st = gather_ranks(world, info->device, &ranks);
     if (st == MR_OK) {
         opener o = {.f = f, .cfg = cfg, .info = info, .ranks = ranks, .dir_fd = -1};
         f->world = world;
-        f->lock_fd = -1;
         snprintf(f->path, sizeof f->path, "%s/%s", cfg->run.dir, cfg->run.name);
         snprintf(f->checkpoints, sizeof f->checkpoints, "%s/%s/checkpoints", cfg->run.dir,
                  cfg->run.name);
