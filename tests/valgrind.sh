@@ -9,7 +9,7 @@ cd "$(dirname "$0")/.." || exit 1
 command -v valgrind >/dev/null || { echo "valgrind is not installed" && exit 77; }
 
 names=("$@")
-[ $# -gt 0 ] || names=(base config args progress data_npy data_import data_h5 safetensors
+[ $# -gt 0 ] || names=(base config args progress data_npy data_h5 safetensors
     checkpoint_damage run_folder compare metrics graph fault_import)
 cmake --preset cpu -B build/valgrind -DMR_NATIVE=OFF -DCMAKE_BUILD_TYPE=RelWithDebInfo >/dev/null &&
     cmake --build build/valgrind --target "${names[@]/#/test_}" >/dev/null || exit 1

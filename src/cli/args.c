@@ -314,7 +314,7 @@ mr_status mr_args_output(const mr_args *a, const char *name, bool is_new)
     snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) + 1 : 1,
              slash ? path : ".");
     MR_CHECK(stat(folder, &sb) == 0 && S_ISDIR(sb.st_mode), MR_ERR_USAGE,
-             "--%s %s cannot be written: there is no folder %s; make it first", name, path, folder);
+             "--%s %s cannot be written: there is no folder %s", name, path, folder);
     if (stat(path, &sb) != 0) return MR_OK;
     MR_CHECK(!S_ISDIR(sb.st_mode), MR_ERR_USAGE, "--%s %s is a folder; name a file", name, path);
     MR_CHECK(!is_new, MR_ERR_USAGE, "--%s %s exists and was not touched; choose another --%s", name,

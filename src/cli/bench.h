@@ -7,6 +7,7 @@
 #include <jansson.h>
 
 #include "cli/args.h"
+#include "train/session.h"
 
 typedef struct mr_bench {
     const char *name;
@@ -15,11 +16,16 @@ typedef struct mr_bench {
     bool takes_files;                   /* further words are allowed */
 } mr_bench;
 
+extern const mr_bench mr_bench_comm;
 extern const mr_bench mr_bench_io;
 extern const mr_bench mr_bench_kernels;
+extern const mr_bench mr_bench_machine;
 extern const mr_bench mr_bench_plot;
 extern const mr_bench mr_bench_scaling;
 extern const mr_bench mr_bench_step;
+
+/* bench comm --check. */
+mr_status mr_bench_comm_check(const mr_args *a, mr_session *s);
 
 /* Seconds of a clock that only goes forward. */
 double mr_bench_now(void);

@@ -9,16 +9,19 @@
 #include "cli/bench.h"
 #include "cli/commands.h"
 
-static const mr_bench *const benches[] = {&mr_bench_io, &mr_bench_kernels, &mr_bench_plot,
-                                          &mr_bench_scaling, &mr_bench_step};
+static const mr_bench *const benches[] = {&mr_bench_comm,    &mr_bench_io,   &mr_bench_kernels,
+                                          &mr_bench_machine, &mr_bench_plot, &mr_bench_scaling,
+                                          &mr_bench_step};
 enum { N_BENCHES = sizeof benches / sizeof benches[0] };
 
 /* The options of all benches; each says in its mr_bench which of them it takes. */
 static const mr_cli_option options[] = {
     {"filter", "TEXT", "kernels: only those whose name contains it"},
     {"ms", "N", "kernels: milliseconds to spend on each (100)"},
-    {"steps", "N", "timed steps (20); io: readings (5)"},
+    {"steps", "N", "timed steps (20); io: readings (5); comm --check: counted steps (3)"},
     {"warmup", "N", "steps before them (5); io: readings (1)"},
+    {"check", NULL, "comm: bytes of a step against their formula"},
+    {"out", "FILE", "machine: where to write it (standard output)"},
     {"ranks", "LIST", "scaling: numbers of ranks (1,2,4,... up to all)"},
     {"strong", "LIST", "scaling: global batches (2048,16384)"},
     {"weak", "LIST", "scaling: rows of a rank (2048)"},
@@ -89,7 +92,7 @@ static mr_status run(const mr_args *a)
 
 const mr_command mr_cmd_bench = {.name = "bench",
                                  .summary = "measure times",
-                                 .words = "io|kernels|plot FILE...|scaling|step",
+                                 .words = "comm|io|kernels|machine|plot FILE...|scaling|step",
                                  .words_min = 1,
                                  .words_max = MR_CLI_WORDS,
                                  .options = options,

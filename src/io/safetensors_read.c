@@ -225,8 +225,8 @@ mr_status mr_st_read(const mr_st_file *f, int i, int64_t row0, int64_t rows, voi
     const mr_st_tensor *t = &f->tensor[i];
     int64_t n = t->ndim ? t->dim[0] : 1, row_bytes = mr_st_row_bytes(t);
     MR_CHECK(row0 >= 0 && rows >= 0 && row0 <= n && rows <= n - row0, MR_ERR_DATA,
-             "%s: rows %lld to %lld of tensor %s, which has %lld", f->path, (long long)row0,
-             (long long)(row0 + rows), t->name, (long long)n);
+             "%s: %lld rows from row %lld of tensor %s, which has %lld", f->path, (long long)rows,
+             (long long)row0, t->name, (long long)n);
     return mr_file_read_at(f->fd, out, (size_t)(rows * row_bytes),
                            f->data_at + t->begin + row0 * row_bytes, f->path);
 }

@@ -81,6 +81,12 @@ static mr_status resume(mr_job *j, mr_run_folder *f, mr_loop *l)
     return st;
 }
 
+static void to_log(void *user, const char *text)
+{
+    (void)user;
+    mr_info("%s", text);
+}
+
 static void describe(const mr_job *j, const mr_trainer *t)
 {
     const mr_dataset *d = &j->session->data;
@@ -89,6 +95,7 @@ static void describe(const mr_job *j, const mr_trainer *t)
             (long long)mr_sampler_rows(t->sampler), d->is_synthetic ? " (SYNTHETIC)" : "");
     mr_info("model: %lld parameters; %d rank(s), device %s, item table shared by %d rank(s)",
             (long long)mr_params_count(&t->params), t->world->size, t->dev->name, t->items->size);
+    if (t->world->size > 1) mr_placement_print(&t->placement, to_log, NULL);
     mr_info("memory: step workspace %.1f MB, parameters with gradients and moments %.1f MB",
             (double)t->train_plan->ws_bytes / 1e6,
             4.0 * (double)t->params.n_total * (double)t->params.real_bytes / 1e6);
@@ -168,7 +175,7 @@ mr_status mr_job_run(mr_job *j)
     mr_trainer *t = NULL;
     mr_run_folder *f = NULL;
     mr_session *s = j->session;
-    mr_trainer_opts o = {.stochastic = true, .optimizer = true};
+    mr_trainer_opts o = {.stochastic = true, .optimizer = true, .whole_steps = true};
     mr_run_info info = {.device = mr_trainer_device(j->cfg),
                         .data_path = j->cfg->data.path,
                         .data_checksum = s->data.checksum,

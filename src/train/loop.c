@@ -78,7 +78,7 @@ static mr_status batch_variance(mr_loop *l, const char *output, double *out)
     mr_trainer *t = l->t;
     int id = mr_graph_find_output(t->train_graph, output);
     *out = -1;
-    if (id < 0) return MR_OK;
+    if (id < 0 || t->exact) return MR_OK; /* exact: no batch of all rows exists */
     int64_t n = t->batch.rows, w = mr_node_inner(t->train_graph, id);
     char *host = NULL;
     double *s = NULL, var = 0;
@@ -184,7 +184,10 @@ static mr_status requests(mr_loop *l, bool *stop, bool *is_due)
     int64_t made = mr_ring_mine()->last;
     int64_t flag[5] = {(l->stop && *l->stop) || (w->rank == 0 && late), w->rank == 0 && due, made,
                        -made, mr_checkpoint_is_busy(l->saving)};
-    if (w->size > 1) MR_TRY(w->allreduce(w, flag, 5, MR_I64, MR_MAX));
+    if (w->size > 1) {
+        w->purpose = MR_FOR_STOP;
+        MR_TRY(w->allreduce(w, flag, 5, MR_I64, MR_MAX));
+    }
     MR_TRY(mr_watch_same_place(-flag[3], flag[2]));
     *stop = flag[0] != 0;
     *is_due = flag[1] != 0;

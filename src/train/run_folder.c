@@ -283,8 +283,9 @@ mr_status mr_run_folder_open(mr_run_folder **out_p, const mr_config *cfg, const 
     MR_CHECK(mr_file_name_ok(cfg->run.name), MR_ERR_CONFIG,
              "run.name '%.80s' is not a plain folder name (letters, digits, '.', '_', '-')",
              cfg->run.name);
-    mr_status st = mr_comm_agree(world, MR_ALLOC(&f, 1, "run folder"));
-    if (f) f->lock_fd = -1; /* whatever fails next, 0 is not ours to close */
+    mr_status st = MR_ALLOC(&f, 1, "run folder");
+    if (f) f->lock_fd = -1; /* before anything that can end in closing it */
+    st = mr_comm_agree(world, st);
     if (st == MR_OK) st = gather_ranks(world, info->device, &ranks);
     if (st == MR_OK) {
         opener o = {.f = f, .cfg = cfg, .info = info, .ranks = ranks, .dir_fd = -1};

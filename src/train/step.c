@@ -4,14 +4,16 @@
 #include <string.h>
 
 #include "dist/ring.h"
+#include "train/exact.h"
 #include "train/sound.h"
 #include "train/trainer.h"
 
 mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, mr_feed *feed, const mr_batch *b)
 {
     const mr_config *c = t->cfg;
+    bool is_exact = t->exact && run == t->train_run; /* one rank's step, on its own */
     mr_ring_at("row exchange");
-    MR_TRY(mr_feed_plan(feed, t->items, t->table_rows, b));
+    MR_TRY(mr_feed_plan(feed, is_exact ? run->items : t->items, t->table_rows, b));
     for (int s = 0; s < b->n_seq; s++) run->xch[s] = feed->xch[s];
     double k = (double)(t->step + 1);
     mr_step_state st = {.lr = c->train.lr,
@@ -34,6 +36,7 @@ static mr_status reduce_bucket(void *user, int64_t lo, int64_t hi)
     if (t->world->size == 1) return MR_OK;
     char *g = (char *)t->params.grad + lo * (int64_t)t->params.real_bytes;
     t->dev->enter(t->dev);
+    t->dev_world->purpose = MR_FOR_DENSE_GRADS;
     mr_status st = t->dev_world->iallreduce(t->dev_world, g, hi - lo, t->dev->real);
     t->dev->leave(t->dev);
     return st;
@@ -53,9 +56,10 @@ mr_status mr_trainer_gradients(mr_trainer *t)
     t->dev->enter(t->dev);
     mr_status st = t->dev_world->wait_all(t->dev_world);
     if (st == MR_OK && t->replicas) {
-        char *g = (char *)t->params.grad + shard_begin(t) * (int64_t)t->params.real_bytes;
-        st = t->dev_replicas->allreduce(t->dev_replicas, g, t->params.n_total - shard_begin(t),
-                                        t->dev->real, MR_SUM);
+        const mr_param *p = &t->params.p[t->table];
+        char *g = (char *)t->params.grad + p->offset * (int64_t)t->params.real_bytes;
+        t->dev_replicas->purpose = MR_FOR_TABLE_GRADS;
+        st = t->dev_replicas->allreduce(t->dev_replicas, g, p->count, t->dev->real, MR_SUM);
     }
     t->dev->leave(t->dev);
     MR_TRY(st);
@@ -81,7 +85,10 @@ static mr_status gradient_stats(mr_trainer *t, double *sum, double *bad)
     if (st == MR_OK) st = t->dev->to_host(t->dev, shard, dev, sizeof shard);
     t->dev->free(t->dev, dev);
     MR_TRY(st);
-    if (t->items->size > 1) MR_TRY(t->items->allreduce(t->items, shard, 2, MR_F64, MR_SUM));
+    if (t->items->size > 1) {
+        t->items->purpose = MR_FOR_TABLE_NORM;
+        MR_TRY(t->items->allreduce(t->items, shard, 2, MR_F64, MR_SUM));
+    }
     *sum = dense[0] + shard[0];
     *bad = dense[1] + shard[1];
     return MR_OK;
@@ -94,7 +101,7 @@ mr_status mr_trainer_update(mr_trainer *t)
     mr_params *ps = &t->params;
     double sum, bad;
     mr_ring_at("update");
-    MR_TRY(gradient_stats(t, &sum, &bad));
+    MR_TRY(t->exact ? mr_exact_stats(t, &sum, &bad) : gradient_stats(t, &sum, &bad));
     t->grad_norm = sqrt(sum);
     MR_TRY(mr_sound_finite(t, bad));
     if (c->train.clip > 0 && t->grad_norm > c->train.clip)
@@ -114,8 +121,12 @@ mr_status mr_trainer_update(mr_trainer *t)
 
 mr_status mr_trainer_step(mr_trainer *t, int64_t epoch, int64_t i)
 {
-    MR_TRY(mr_trainer_load(t, t->train_run, epoch, i));
-    MR_TRY(mr_trainer_gradients(t));
+    if (t->exact) {
+        MR_TRY(mr_exact_gradients(t, epoch, i));
+    } else {
+        MR_TRY(mr_trainer_load(t, t->train_run, epoch, i));
+        MR_TRY(mr_trainer_gradients(t));
+    }
     MR_TRY(mr_trainer_update(t));
     t->step++;
     return MR_OK;

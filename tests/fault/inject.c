@@ -15,7 +15,7 @@
 
 static struct {
     inject_kind kind;
-    int64_t left; /* 0 = off */
+    _Atomic int64_t left; /* 0 and below = off; checkpoints are written by a thread */
     const char *hit;
 } plan;
 
@@ -28,7 +28,7 @@ const char *inject_name(inject_kind kind)
 
 bool inject_now(inject_kind kind, const char *call)
 {
-    if (plan.left == 0 || plan.kind != kind || --plan.left > 0) return false;
+    if (plan.left <= 0 || plan.kind != kind || --plan.left != 0) return false;
     plan.hit = call;
     return true;
 }

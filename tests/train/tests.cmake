@@ -1,6 +1,7 @@
 # The training program end to end: equality over ranks, resuming, variants, evaluation, refusals.
 mr_add_test(sound SOURCES train/test_sound.c NPROCS 1 2 3 LABELS train dist TIMEOUT 120)
 mr_add_test(trainer SOURCES train/test_trainer.c LABELS train TIMEOUT 300)
+mr_add_test(placement SOURCES train/test_placement.c LABELS train dist)
 add_executable(baseline_ranks train/baseline_ranks.c)
 target_link_libraries(baseline_ranks PRIVATE mealrec)
 add_executable(hang_job train/hang_job.c)
@@ -14,10 +15,15 @@ if(TARGET mealrec-dist)
     mr_add_script(train_resume_${part} train/test_resume.py ARGS ${part}
                   LABELS train dist TIMEOUT 300)
   endforeach()
+  foreach(model sasrec cl4srec tedrec mealrec mealrec-cl4srec)
+    mr_add_script(train_exact_${model} train/test_exact.py ARGS ${model}
+                  LABELS train dist TIMEOUT 300)
+  endforeach()
   foreach(part gradcheck guard)
     mr_add_script(train_${part} train/test_variants.py ARGS ${part} LABELS train TIMEOUT 300)
   endforeach()
   mr_add_script(train_counts train/test_counts.py LABELS train)
+  mr_add_script(train_plan_ranks train/test_plan_ranks.py LABELS train dist)
   mr_add_script(train_evaluate train/test_evaluate.py LABELS train dist TIMEOUT 300)
   mr_add_script(train_baselines train/test_baselines.py ARGS $<TARGET_FILE:baseline_ranks>
                 LABELS train TIMEOUT 300)
