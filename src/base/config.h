@@ -37,6 +37,7 @@ typedef struct mr_config {
     } run;
     struct {
         char path[MR_STR];
+        char read[MR_STR]; /* parallel | rank0 */
         int64_t max_len;
         double frames_noise;
     } data;
@@ -89,6 +90,7 @@ typedef struct mr_config {
     } train;
     struct {
         char comm[MR_STR];       /* auto | self | mpi | nccl */
+        char bind[MR_STR];       /* auto | none | cores */
         char item_shard[MR_STR]; /* auto | 1 | 2 | ... | all */
         int64_t virtual_shards;
         double bucket_mb;

@@ -10,6 +10,7 @@
 #include <math.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/stat.h>
 
 #include "base/env.h"
 #include "base/mem.h"
@@ -300,6 +301,25 @@ static void print_program_help(FILE *f, const mr_command *const *commands, int n
                "Exit codes: 0 done, 2 usage, 65 bad data, 66 missing input, 70 internal error, 74 "
                "input/output,\n75 stopped on request, 76 watchdog, 77 diverged, 78 bad "
                "configuration.\n");
+}
+
+mr_status mr_args_output(const mr_args *a, const char *name, bool is_new)
+{
+    char folder[4096];
+    struct stat sb;
+    const char *path = mr_args_value(a, name), *slash = path ? strrchr(path, '/') : NULL;
+    if (!path || mr_args_launcher_rank() > 0) return MR_OK;
+    MR_CHECK(*path && (!slash || slash[1]), MR_ERR_USAGE, "--%s '%s' does not name a file", name,
+             path);
+    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) + 1 : 1,
+             slash ? path : ".");
+    MR_CHECK(stat(folder, &sb) == 0 && S_ISDIR(sb.st_mode), MR_ERR_USAGE,
+             "--%s %s cannot be written: there is no folder %s", name, path, folder);
+    if (stat(path, &sb) != 0) return MR_OK;
+    MR_CHECK(!S_ISDIR(sb.st_mode), MR_ERR_USAGE, "--%s %s is a folder; name a file", name, path);
+    MR_CHECK(!is_new, MR_ERR_USAGE, "--%s %s exists and was not touched; choose another --%s", name,
+             path, name);
+    return MR_OK;
 }
 
 int mr_args_launcher_rank(void)

@@ -60,6 +60,11 @@ mr_status mr_args_int(const mr_args *a, const char *name, int64_t lo, int64_t hi
 mr_status mr_args_real(const mr_args *a, const char *name, double lo, double hi, double standard,
                        double *out_p);
 
+/* Can the file of option `name` be written? Asked before long work starts; rank 0 alone looks, the
+ * writer asks again. Nothing is wrong when the option was not given. is_new: it must not exist yet.
+ * ERR_USAGE. */
+mr_status mr_args_output(const mr_args *a, const char *name, bool is_new);
+
 /* Rank as the launcher (mpirun, srun) tells it before MPI is started; -1 without a launcher. */
 int mr_args_launcher_rank(void);
 

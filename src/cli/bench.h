@@ -7,14 +7,25 @@
 #include <jansson.h>
 
 #include "cli/args.h"
+#include "train/session.h"
 
 typedef struct mr_bench {
     const char *name;
     const char *options; /* those it takes, as "steps warmup json"; others are refused */
     mr_status (*run)(const mr_args *a); /* starts and closes its own session */
+    bool takes_files;                   /* further words are allowed */
 } mr_bench;
 
-extern const mr_bench mr_bench_kernels, mr_bench_step;
+extern const mr_bench mr_bench_comm;
+extern const mr_bench mr_bench_io;
+extern const mr_bench mr_bench_kernels;
+extern const mr_bench mr_bench_machine;
+extern const mr_bench mr_bench_plot;
+extern const mr_bench mr_bench_scaling;
+extern const mr_bench mr_bench_step;
+
+/* bench comm --check. */
+mr_status mr_bench_comm_check(const mr_args *a, mr_session *s);
 
 /* Seconds of a clock that only goes forward. */
 double mr_bench_now(void);

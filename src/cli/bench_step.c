@@ -98,7 +98,7 @@ static mr_status bench_step(const mr_args *a, mr_session *s, double rss_start)
     int64_t n, warmup;
     mr_trainer *t = NULL;
     double *seconds = NULL, rate = 0;
-    mr_trainer_opts o = {.stochastic = true, .optimizer = true};
+    mr_trainer_opts o = {.stochastic = true, .optimizer = true, .whole_steps = true};
     mr_status st;
     MR_TRY(mr_args_int(a, "steps", 1, 100000, 20, &n));
     MR_TRY(mr_args_int(a, "warmup", 0, 100000, 5, &warmup));

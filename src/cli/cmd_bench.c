@@ -9,15 +9,24 @@
 #include "cli/bench.h"
 #include "cli/commands.h"
 
-static const mr_bench *const benches[] = {&mr_bench_kernels, &mr_bench_step};
+static const mr_bench *const benches[] = {&mr_bench_comm,    &mr_bench_io,   &mr_bench_kernels,
+                                          &mr_bench_machine, &mr_bench_plot, &mr_bench_scaling,
+                                          &mr_bench_step};
 enum { N_BENCHES = sizeof benches / sizeof benches[0] };
 
 /* The options of all benches; each says in its mr_bench which of them it takes. */
 static const mr_cli_option options[] = {
     {"filter", "TEXT", "kernels: only those whose name contains it"},
     {"ms", "N", "kernels: milliseconds to spend on each (100)"},
-    {"steps", "N", "step: timed steps (20)"},
-    {"warmup", "N", "step: steps before them (5)"},
+    {"steps", "N", "timed steps (20); io: readings (5); comm --check: counted steps (3)"},
+    {"warmup", "N", "steps before them (5); io: readings (1)"},
+    {"check", NULL, "comm: bytes of a step against their formula"},
+    {"out", "FILE", "machine: where to write it (standard output)"},
+    {"ranks", "LIST", "scaling: numbers of ranks (1,2,4,... up to all)"},
+    {"strong", "LIST", "scaling: global batches (2048,16384)"},
+    {"weak", "LIST", "scaling: rows of a rank (2048)"},
+    {"svg", "FILE", "plot: the file to make"},
+    {"cold", NULL, "io: the system forgets the file before each reading"},
     {"json", "FILE", "also write the figures as JSON"},
     {NULL, NULL, NULL},
 };
@@ -72,17 +81,20 @@ static mr_status run(const mr_args *a)
     for (int i = 0; i < N_BENCHES && !b; i++)
         if (!strcmp(a->words[0], benches[i]->name)) b = benches[i];
     if (!b) return unknown(a->words[0]);
+    MR_CHECK(b->takes_files || a->n_words == 1, MR_ERR_USAGE, "bench %s takes no further words",
+             b->name);
     for (const mr_cli_option *o = options; o->name; o++)
         MR_CHECK(!mr_args_has(a, o->name) || is_listed(b->options, o->name), MR_ERR_USAGE,
                  "bench %s does not take --%s; it takes: %s", b->name, o->name, b->options);
+    MR_TRY(mr_args_output(a, "json", false));
     return b->run(a);
 }
 
 const mr_command mr_cmd_bench = {.name = "bench",
                                  .summary = "measure times",
-                                 .words = "kernels|step",
+                                 .words = "comm|io|kernels|machine|plot FILE...|scaling|step",
                                  .words_min = 1,
-                                 .words_max = 1,
+                                 .words_max = MR_CLI_WORDS,
                                  .options = options,
                                  .needs_config = true,
                                  .run = run};

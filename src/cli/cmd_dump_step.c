@@ -19,6 +19,7 @@ static mr_status run(const mr_args *a)
     mr_trainer_opts o = {.stochastic = false, .optimizer = true};
     cfg = a->config;
     MR_TRY(mr_args_need(a, "out", &out));
+    MR_TRY(mr_args_output(a, "out", true));
     MR_TRY(mr_args_int(a, "rows", 1, 1 << 24, cfg.train.batch, &rows));
     cfg.train.batch = rows;
     MR_TRY(mr_session_open(&s, &cfg));

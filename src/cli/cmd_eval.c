@@ -78,6 +78,7 @@ static mr_status run(const mr_args *a)
     mr_split split;
     MR_TRY(mr_args_need(a, "checkpoint", &where));
     MR_TRY(choose_split(a, &split));
+    MR_TRY(mr_args_output(a, "per-user", false));
     MR_TRY(mr_restore(&m, where, &a->config));
     mr_status st = score(a, &m, split);
     mr_restored_free(&m);

@@ -33,6 +33,8 @@ static mr_status run(const mr_args *a)
     MR_TRY(mr_args_need(a, "checkpoint", &where));
     MR_CHECK(mr_args_has(a, "out") || mr_args_has(a, "npy"), MR_ERR_USAGE,
              "export needs --out FILE (all weights) or --npy FILE (one tensor)");
+    MR_TRY(mr_args_output(a, "out", false));
+    MR_TRY(mr_args_output(a, "npy", false));
     MR_TRY(mr_restore(&m, where, &a->config));
     mr_status st = export(a, &m);
     mr_restored_free(&m);

@@ -48,19 +48,37 @@ static int64_t find_user(const mr_dataset *d, const char *name)
     return -1;
 }
 
+/* One original id a line. */
 static mr_status write_listed(FILE *f, const mr_dataset *d, const mr_topk *top, const char *path)
 {
-    char line[256];
-    FILE *in = fopen(path, "r");
+    char *line = NULL;
+    size_t room = 0;
+    ssize_t length;
+    int64_t n = 0, found = 0;
     mr_status st = MR_OK;
-    MR_CHECK(in, MR_ERR_NO_INPUT, "--users %s: %s", path, strerror(errno));
-    for (int n = 1; st == MR_OK && fgets(line, sizeof line, in); n++) {
+    FILE *in = fopen(path, "r");
+    MR_CHECK(in, MR_ERR_NO_INPUT, "--users %s cannot be opened: %s", path, strerror(errno));
+    while (st == MR_OK && (length = getline(&line, &room, in)) >= 0) {
+        n++;
+        if ((size_t)length != strlen(line)) {
+            st = MR_RAISE(MR_ERR_DATA, "--users %s: line %lld holds a NUL byte: not text", path,
+                          (long long)n);
+            break;
+        }
         line[strcspn(line, "\r\n")] = '\0';
         if (!line[0]) continue;
         int64_t u = find_user(d, line);
-        st = u < 0 ? MR_RAISE(MR_ERR_DATA, "%s:%d: the data set has no user '%s'", path, n, line)
-                   : write_user(f, d, top, u);
+        st = u < 0
+                 ? MR_RAISE(MR_ERR_DATA, "--users %s: line %lld: the data set has no user '%.80s'",
+                            path, (long long)n, line)
+                 : write_user(f, d, top, u);
+        found++;
     }
+    if (st == MR_OK && ferror(in))
+        st = MR_RAISE(MR_ERR_NO_INPUT, "--users %s cannot be read: %s", path, strerror(errno));
+    else if (st == MR_OK && found == 0)
+        st = MR_RAISE(MR_ERR_DATA, "--users %s names no user; one original id a line", path);
+    free(line);
     fclose(in);
     return st;
 }
@@ -71,7 +89,8 @@ static mr_status write_table(const mr_args *a, const mr_dataset *d, const mr_top
     const char *users = mr_args_value(a, "users");
     FILE *f = fopen(out, "wx");
     mr_status st = MR_OK;
-    MR_CHECK(f, errno == EEXIST ? MR_ERR_USAGE : MR_ERR_IO, "--out %s: %s", out, strerror(errno));
+    MR_CHECK(f, errno == EEXIST ? MR_ERR_USAGE : MR_ERR_IO, "--out %s cannot be made: %s", out,
+             strerror(errno));
     fprintf(f, "user\trank\titem\tscore\n");
     if (users)
         st = write_listed(f, d, top, users);
@@ -79,7 +98,8 @@ static mr_status write_table(const mr_args *a, const mr_dataset *d, const mr_top
         for (int64_t u = 0; u < d->n_users; u++) st = write_user(f, d, top, u);
     bool failed = ferror(f) != 0;
     failed |= fclose(f) != 0;
-    if (st == MR_OK && failed) st = MR_RAISE(MR_ERR_IO, "--out %s: cannot write it", out);
+    if (st == MR_OK && failed)
+        st = MR_RAISE(MR_ERR_IO, "--out %s cannot be written: %s", out, strerror(errno));
     if (st != MR_OK) remove(out);
     return st;
 }
@@ -115,6 +135,7 @@ static mr_status run(const mr_args *a)
     MR_TRY(mr_args_need(a, "checkpoint", &where));
     MR_TRY(mr_args_need(a, "out", &out));
     MR_TRY(mr_args_int(a, "topk", 1, 100000, 20, &k));
+    MR_TRY(mr_args_output(a, "out", true));
     MR_TRY(mr_restore(&m, where, &a->config));
     mr_status st = recommend(a, &m, out, k);
     mr_restored_free(&m);

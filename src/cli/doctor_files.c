@@ -165,6 +165,7 @@ void mr_check_hdf5(mr_doctor *d, mr_verdict *v)
     if (st == MR_OK) st = w->bcast(w, path, sizeof path, MR_U8, 0);
     if (st == MR_OK) st = mr_comm_agree(w, w->rank == 0 ? write_small(path, &sum) : MR_OK);
     bool is_written = st == MR_OK;
+    if (st == MR_ERR_USAGE) st = MR_ERR_IO; /* the name is ours, not the user's */
     if (st == MR_OK) st = w->bcast(w, &sum, sizeof sum, MR_U8, 0);
     if (st == MR_OK) st = mr_h5_dataset_read(&back, path, w);
     if (w->rank == 0) unlink(path);

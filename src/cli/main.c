@@ -11,6 +11,7 @@
 #include "base/stop.h"
 #include "cli/commands.h"
 #include "dist/comm.h"
+#include "train/session.h"
 
 static const mr_command *const commands[] = {
     &mr_cmd_bench, &mr_cmd_compare,   &mr_cmd_config,    &mr_cmd_doctor, &mr_cmd_dump_step,
@@ -61,6 +62,7 @@ int main(int argc, char **argv)
     } else if (args.is_help) {
         if (rank <= 0) mr_args_help(stdout, args.command, commands, N_COMMANDS);
     } else {
+        mr_session_command(args.command->name);
         st = args.command->run(&args);
     }
     return mr_comm_end(finish_output(st));

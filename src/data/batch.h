@@ -67,5 +67,10 @@ int64_t mr_sampler_rows_cap(const mr_sampler *s); /* most rows this rank ever ha
 /* Fill b with this rank's part of global batch i of `epoch` (evaluation: epoch ignored, order
  * fixed). step is stored in b->step. Same global set of rows for every n_ranks. */
 void mr_sampler_get(mr_sampler *s, int64_t epoch, int64_t i, uint32_t step, mr_batch *b);
+/* The same part by part: virtual shards of this rank, and the rows of the k-th of them alone, which
+ * do not depend on the number of ranks. rows_global stays that of the global batch. */
+int mr_sampler_shards(const mr_sampler *s);
+void mr_sampler_get_shard(mr_sampler *s, int64_t epoch, int64_t i, uint32_t step, int k,
+                          mr_batch *b);
 
 #endif

@@ -17,6 +17,13 @@
 
 /* Every invariant of dataset.h; `where` (a path) opens the sentence. Not collective. ERR_DATA. */
 mr_status mr_dataset_check(const mr_dataset *d, const char *where);
+/* The same but for the values of features, which a reader checks slice by slice with the next two.
+ */
+mr_status mr_dataset_check_form(const mr_dataset *d, const char *where);
+/* NaN and infinite values among n; 0 for types other than MR_F32 and MR_F16. */
+int64_t mr_count_not_finite(const void *x, mr_dtype t, int64_t n);
+/* ERR_DATA when bad > 0: so many values of feature `name`. */
+mr_status mr_check_finite(int64_t bad, const char *name, const char *where);
 
 /* The seven arrays of a data set in the order of the file schema. */
 enum {

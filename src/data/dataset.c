@@ -99,21 +99,36 @@ uint64_t mr_dataset_sums(const mr_dataset *d, uint64_t sums[MR_PART_COUNT])
     return XXH3_64bits(sums, sizeof(uint64_t) * MR_PART_COUNT);
 }
 
-static int64_t count_bad(const mr_feature *f, int64_t n_items)
+int64_t mr_count_not_finite(const void *values, mr_dtype t, int64_t n)
 {
-    int64_t n = n_items * f->count * f->width, bad = 0;
-    if (f->dtype == MR_F16) {
-        const uint16_t *x = f->data;
+    int64_t bad = 0;
+    if (t == MR_F16) {
+        const uint16_t *x = values;
         for (int64_t i = 0; i < n; i++) bad += !mr_half_is_finite(x[i]);
-    } else {
-        const uint32_t *x = f->data; /* bits: the test does not depend on compiler flags */
+    } else if (t == MR_F32) {
+        const uint32_t *x = values; /* bits: the test does not depend on compiler flags */
         for (int64_t i = 0; i < n; i++) bad += (x[i] & 0x7F800000u) == 0x7F800000u;
     }
     return bad;
 }
 
-static mr_status check_feature(const mr_feature *f, int64_t n_items, bool is_frames,
-                               const char *name, const char *where)
+mr_status mr_check_finite(int64_t bad, const char *name, const char *where)
+{
+    MR_CHECK(bad == 0, MR_ERR_DATA, "%s: %lld values of %s are NaN or infinite", where,
+             (long long)bad, name);
+    return MR_OK;
+}
+
+static mr_status check_values(const mr_feature *f, int64_t n_items, const char *name,
+                              const char *where)
+{
+    if (!f->data) return MR_OK;
+    return mr_check_finite(mr_count_not_finite(f->data, f->dtype, n_items * f->count * f->width),
+                           name, where);
+}
+
+static mr_status check_feature(const mr_feature *f, bool is_frames, const char *name,
+                               const char *where)
 {
     if (!f->data) return MR_OK;
     MR_CHECK(f->dtype == MR_F16 || f->dtype == MR_F32, MR_ERR_DATA,
@@ -128,9 +143,6 @@ static mr_status check_feature(const mr_feature *f, int64_t n_items, bool is_fra
                  where, (long long)f->count, (long long)MR_MAX_FRAMES);
     else
         MR_CHECK(f->count == 1, MR_ERR_DATA, "%s: %s must be one vector per item", where, name);
-    int64_t bad = count_bad(f, n_items);
-    MR_CHECK(bad == 0, MR_ERR_DATA, "%s: %lld values of %s are NaN or infinite", where,
-             (long long)bad, name);
     return MR_OK;
 }
 
@@ -162,7 +174,7 @@ static mr_status check_ids(const char *table, int64_t n, int64_t w, const char *
     return MR_OK;
 }
 
-mr_status mr_dataset_check(const mr_dataset *d, const char *where)
+mr_status mr_dataset_check_form(const mr_dataset *d, const char *where)
 {
     MR_CHECK(d->n_users >= 1 && d->n_users <= MR_MAX_USERS && d->n_items >= 1 &&
                  d->n_items <= MR_MAX_ITEMS && d->n_inter >= 1 && d->n_inter <= MR_MAX_INTER,
@@ -179,12 +191,20 @@ mr_status mr_dataset_check(const mr_dataset *d, const char *where)
         MR_CHECK(d->items[i] >= 1 && d->items[i] <= d->n_items, MR_ERR_DATA,
                  "%s: interaction %lld names item %d; 1 to %lld is accepted", where, (long long)i,
                  d->items[i], (long long)d->n_items);
-    MR_TRY(check_feature(&d->visual, d->n_items, false, "visual", where));
-    MR_TRY(check_feature(&d->frames, d->n_items, true, "frames", where));
-    MR_TRY(check_feature(&d->text, d->n_items, false, "text", where));
+    MR_TRY(check_feature(&d->visual, false, "visual", where));
+    MR_TRY(check_feature(&d->frames, true, "frames", where));
+    MR_TRY(check_feature(&d->text, false, "text", where));
     MR_CHECK(!d->visual.data || !d->frames.data || d->visual.width == d->frames.width, MR_ERR_DATA,
              "%s: visual is %lld wide but frames are %lld wide; they must be equal", where,
              (long long)d->visual.width, (long long)d->frames.width);
     MR_TRY(check_ids(d->user_ids, d->n_users, d->user_id_bytes, "user_ids", where));
     return check_ids(d->item_ids, d->n_items, d->item_id_bytes, "item_ids", where);
+}
+
+mr_status mr_dataset_check(const mr_dataset *d, const char *where)
+{
+    MR_TRY(mr_dataset_check_form(d, where));
+    MR_TRY(check_values(&d->visual, d->n_items, "visual", where));
+    MR_TRY(check_values(&d->frames, d->n_items, "frames", where));
+    return check_values(&d->text, d->n_items, "text", where);
 }

@@ -159,9 +159,9 @@ static mr_status check_spec(const mr_sampler_spec *p)
     MR_CHECK(p->n_ranks >= 1 && p->rank >= 0 && p->rank < p->n_ranks, MR_ERR_INTERNAL,
              "sampler of rank %d of %d", p->rank, p->n_ranks);
     MR_CHECK(p->virtual_shards >= p->n_ranks, MR_ERR_CONFIG,
-             "%d ranks but only %d virtual shards, so some ranks would have no rows; raise "
-             "dist.virtual_shards or start fewer ranks",
-             p->n_ranks, p->virtual_shards);
+             "%d ranks but only %d virtual shards, so ranks would have no rows (%d to %d, were "
+             "they filled in order); raise dist.virtual_shards or start fewer ranks",
+             p->n_ranks, p->virtual_shards, p->virtual_shards, p->n_ranks - 1);
     return MR_OK;
 }
 
@@ -267,7 +267,9 @@ static void fill_row(const mr_sampler *s, const own_row *row, int64_t r, mr_batc
     }
 }
 
-void mr_sampler_get(mr_sampler *s, int64_t epoch, int64_t i, uint32_t step, mr_batch *b)
+/* The rows of shards [first, end), which are own ones. */
+static void get_shards(mr_sampler *s, int64_t epoch, int64_t i, uint32_t step, int32_t first,
+                       int32_t end, mr_batch *b)
 {
     int64_t lo = i * s->spec.batch, hi = lo + s->spec.batch;
     if (hi > s->n) hi = s->n;
@@ -279,9 +281,22 @@ void mr_sampler_get(mr_sampler *s, int64_t epoch, int64_t i, uint32_t step, mr_b
     for (int64_t at = lo; at < hi; at++) {
         place p = s->order[at];
         b->rank_rows[s->rank_of[p.shard]]++;
-        if (p.shard < s->shard_lo || p.shard >= s->shard_hi) continue;
+        if (p.shard < first || p.shard >= end) continue;
         const own_row *row = &s->own[s->shuffled[s->start[p.shard - s->shard_lo] + p.k]];
         fill_row(s, row, b->rows++, b);
     }
     mr_batch_pack(b);
+}
+
+void mr_sampler_get(mr_sampler *s, int64_t epoch, int64_t i, uint32_t step, mr_batch *b)
+{
+    get_shards(s, epoch, i, step, s->shard_lo, s->shard_hi, b);
+}
+
+int mr_sampler_shards(const mr_sampler *s) { return s->shard_hi - s->shard_lo; }
+
+void mr_sampler_get_shard(mr_sampler *s, int64_t epoch, int64_t i, uint32_t step, int k,
+                          mr_batch *b)
+{
+    get_shards(s, epoch, i, step, s->shard_lo + k, s->shard_lo + k + 1, b);
 }

@@ -65,9 +65,16 @@ static int64_t sum(const mr_comm *c, const int64_t *counts)
 
 static void account(mr_comm *c, mr_coll k, int64_t in, int64_t out, mr_dtype t)
 {
+    mr_count *f = &c->stats.made_for[c->purpose];
+    in *= (int64_t)mr_dtype_bytes(t);
+    out *= (int64_t)mr_dtype_bytes(t);
     c->stats.calls[k]++;
-    c->stats.bytes_in[k] += in * (int64_t)mr_dtype_bytes(t);
-    c->stats.bytes_out[k] += out * (int64_t)mr_dtype_bytes(t);
+    c->stats.bytes_in[k] += in;
+    c->stats.bytes_out[k] += out;
+    f->calls++;
+    f->bytes_in += in;
+    f->bytes_out += out;
+    c->purpose = MR_FOR_OTHER;
 }
 
 void mr_account_allreduce(mr_comm *c, int64_t n, mr_dtype t)
@@ -110,12 +117,28 @@ const char *mr_coll_name(mr_coll k)
     return (unsigned)k < MR_COLL_COUNT ? names[k] : "unknown";
 }
 
+const mr_purpose_line *mr_purpose_at(mr_purpose p)
+{
+    static const mr_purpose_line lines[MR_FOR_COUNT] = {
+#define MR_PURPOSE(id, kind, among, when, what, received)                                          \
+    {#id, #among, when, what, received, MR_COLL_##kind},
+#include "dist/purposes.def"
+#undef MR_PURPOSE
+    };
+    return &lines[(unsigned)p < MR_FOR_COUNT ? p : MR_FOR_OTHER];
+}
+
 void mr_comm_stats_since(mr_comm_stats *out, const mr_comm_stats *now, const mr_comm_stats *before)
 {
     for (int k = 0; k < MR_COLL_COUNT; k++) {
         out->calls[k] = now->calls[k] - before->calls[k];
         out->bytes_in[k] = now->bytes_in[k] - before->bytes_in[k];
         out->bytes_out[k] = now->bytes_out[k] - before->bytes_out[k];
+    }
+    for (int p = 0; p < MR_FOR_COUNT; p++) {
+        const mr_count *a = &before->made_for[p], *b = &now->made_for[p];
+        out->made_for[p] =
+            (mr_count){b->calls - a->calls, b->bytes_in - a->bytes_in, b->bytes_out - a->bytes_out};
     }
 }
 

@@ -2,7 +2,7 @@
  * staged (device memory through host memory) and fake (errors on purpose, for tests). This header
  * knows no MPI. Every function is collective over the communicator unless it says otherwise; counts
  * are elements; every rank passes the same counts (except where a per-rank count array is an
- * argument). Bytes sent and received are counted per kind in `stats`. */
+ * argument). Bytes sent and received are counted per kind and per purpose in `stats`. */
 #ifndef MR_DIST_COMM_H
 #define MR_DIST_COMM_H
 
@@ -24,6 +24,18 @@ typedef enum mr_coll {
     MR_COLL_COUNT
 } mr_coll;
 
+/* What a call is made for: MR_FOR_ROWS and so on, the lines of purposes.def. */
+typedef enum mr_purpose {
+#define MR_PURPOSE(id, kind, among, when, what, received) MR_FOR_##id,
+#include "dist/purposes.def"
+#undef MR_PURPOSE
+    MR_FOR_COUNT
+} mr_purpose;
+
+typedef struct mr_count {
+    int64_t calls, bytes_in, bytes_out;
+} mr_count;
+
 typedef struct mr_comm_stats {
     int64_t calls[MR_COLL_COUNT];
     /* Payload of this rank by the formulas of a ring of P ranks (what an optimal algorithm moves,
@@ -36,6 +48,7 @@ typedef struct mr_comm_stats {
      *   bcast            in = n b but for the root, out = n b but for the last after the root */
     int64_t bytes_in[MR_COLL_COUNT];
     int64_t bytes_out[MR_COLL_COUNT];
+    mr_count made_for[MR_FOR_COUNT]; /* the same calls by purpose */
 } mr_comm_stats;
 
 typedef struct mr_comm mr_comm;
@@ -43,6 +56,7 @@ struct mr_comm {
     const char *kind; /* self, mpi, nccl, fake */
     int rank, size;
     mr_comm_stats stats;
+    mr_purpose purpose; /* of the next call: set by the caller, MR_FOR_OTHER (0) again after it */
     mr_status (*allreduce)(mr_comm *c, void *buf, int64_t n, mr_dtype t, mr_reduce op);
     /* Start an in-place SUM; at most MR_COMM_PENDING in flight; finished by wait_all. */
     mr_status (*iallreduce)(mr_comm *c, void *buf, int64_t n, mr_dtype t);
@@ -100,6 +114,9 @@ mr_status mr_comm_traced(mr_comm *inner, mr_comm **out_p);
 /* abort and poll of all traced communicators. Local; any thread. */
 void mr_comm_abort_all(void);
 mr_status mr_comm_poll_all(void);
+/* A barrier of all processes of the job for those that may wait long while others compute: they
+ * sleep between looks instead of taking a core. Nothing without MPI. Collective over the job. */
+mr_status mr_comm_rest(void);
 void mr_comm_destroy(mr_comm **c_p);
 /* End MPI if it was started. Not to be followed by anything that matters. */
 void mr_comm_finalize(void);
@@ -116,6 +133,12 @@ void mr_comm_abort(int exit_code) __attribute__((noreturn));
 mr_status mr_comm_agree(mr_comm *c, mr_status mine);
 
 const char *mr_coll_name(mr_coll k);
+/* One line of purposes.def. */
+typedef struct mr_purpose_line {
+    const char *id, *among, *when, *what, *received;
+    mr_coll kind;
+} mr_purpose_line;
+const mr_purpose_line *mr_purpose_at(mr_purpose p);
 /* *out = now - before, for one phase; out may be either. Not collective. */
 void mr_comm_stats_since(mr_comm_stats *out, const mr_comm_stats *now, const mr_comm_stats *before);
 /* Sums over all kinds. */

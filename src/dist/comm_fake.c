@@ -44,7 +44,7 @@ static bool instead(mr_comm *c, const char *call, mr_status *st_p)
 static mr_status after(mr_comm *c, mr_status st, const char *call)
 {
     fake *f = c->impl;
-    c->stats = f->inner->stats;
+    mr_comm_passed(c, f->inner);
     bool is_it = ++f->count->made == f->count->fail_at && f->count->act == MR_FAKE_FAIL;
     if (is_it && st == MR_OK)
         return MR_RAISE(MR_ERR_COMM, "%s fails on purpose (call %lld)", call,
@@ -52,7 +52,7 @@ static mr_status after(mr_comm *c, mr_status st, const char *call)
     return st;
 }
 
-#define INNER(c) (((fake *)(c)->impl)->inner)
+#define INNER(c) mr_comm_pass((c), ((fake *)(c)->impl)->inner)
 
 static mr_status fake_allreduce(mr_comm *c, void *buf, int64_t n, mr_dtype t, mr_reduce op)
 {

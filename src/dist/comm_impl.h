@@ -22,4 +22,17 @@ mr_status mr_comm_check_reducible(mr_dtype t);
 /* ERR_INTERNAL on a negative count. */
 mr_status mr_comm_check_counts(const mr_comm *c, const int64_t *counts, const char *what);
 
+/* A communicator that hands its calls on: inner is about to make a call for c's purpose, and after
+ * it c has inner's counts. */
+static inline mr_comm *mr_comm_pass(const mr_comm *c, mr_comm *inner)
+{
+    inner->purpose = c->purpose;
+    return inner;
+}
+static inline void mr_comm_passed(mr_comm *c, const mr_comm *inner)
+{
+    c->stats = inner->stats;
+    c->purpose = inner->purpose;
+}
+
 #endif

@@ -20,6 +20,8 @@ typedef struct mpi_impl {
     MPI_Request pending[MR_COMM_PENDING];
     int n_pending;
     int *counts, *displs; /* [size] scratch for MPI's 32 bit arguments */
+    char *parts;          /* scratch of reduce_scatterv, kept: fresh pages cost more than the sum */
+    int64_t parts_bytes;
 } mpi_impl;
 
 static int64_t slice_bytes = (int64_t)1 << 30;
@@ -256,6 +258,16 @@ static void sum_in_rank_order(void *out, const void *parts, int ranks, int64_t n
     }
 }
 
+static mr_status make_room(mpi_impl *m, int64_t bytes)
+{
+    if (bytes <= m->parts_bytes) return MR_OK;
+    MR_FREE(m->parts);
+    m->parts_bytes = 0;
+    MR_TRY(MR_ALLOC(&m->parts, bytes, "reduce_scatterv"));
+    m->parts_bytes = bytes;
+    return MR_OK;
+}
+
 /* Every rank sends its summands straight to the owner, who adds in rank order: as many bytes as a
  * ring, and the result does not depend on an algorithm chosen by the library. The scratch holds one
  * chunk of every rank's summands. */
@@ -266,11 +278,11 @@ static mr_status mpi_reduce_scatterv(mr_comm *c, const void *send, void *recv,
     MR_TRY(mr_comm_check_reducible(t));
     int64_t chunk = slice_of(t) < 1 << 18 ? slice_of(t) : 1 << 18, longest = 0;
     int me = c->rank;
-    char *parts = NULL;
+    mpi_impl *m = c->impl;
     for (int r = 0; r < c->size; r++) longest = counts[r] > longest ? counts[r] : longest;
     if (longest < chunk) chunk = longest;
-    MR_TRY(MR_ALLOC(&parts, c->size * chunk * (int64_t)mr_dtype_bytes(t), "reduce_scatterv"));
-    mr_status st = MR_OK;
+    MR_TRY(make_room(m, c->size * chunk * (int64_t)mr_dtype_bytes(t)));
+    char *parts = m->parts;
     for (int64_t i = 0; i < longest; i += chunk) {
         int64_t n = i < counts[me] ? piece(counts[me] - i, chunk) : 0;
         if (n > 0)
@@ -279,16 +291,13 @@ static mr_status mpi_reduce_scatterv(mr_comm *c, const void *send, void *recv,
         for (int k = 1; k < c->size; k++) {
             int to = (me + k) % c->size, from = (me - k + c->size) % c->size;
             int64_t n_to = i < counts[to] ? piece(counts[to] - i, chunk) : 0;
-            MR_TRY_GOTO(exchange(c, at(send, first_of(counts, to) + i, t), n_to, to,
-                                 at(parts, from * n, t), n, from, t),
-                        st, done);
+            MR_TRY(exchange(c, at(send, first_of(counts, to) + i, t), n_to, to,
+                            at(parts, from * n, t), n, from, t));
         }
         if (n > 0) sum_in_rank_order(at(recv, i, t), parts, c->size, n, t);
     }
     mr_account_reduce_scatterv(c, counts, t);
-done:
-    MR_FREE(parts);
-    return st;
+    return MR_OK;
 }
 
 static mr_status mpi_barrier(mr_comm *c)
@@ -325,6 +334,7 @@ static void release(mr_comm *c)
     if (m) {
         MR_FREE(m->counts);
         MR_FREE(m->displs);
+        MR_FREE(m->parts);
     }
     MR_FREE(m);
     MR_FREE(c);
@@ -432,6 +442,20 @@ static bool mpi_running(void)
     MPI_Initialized(&on);
     MPI_Finalized(&off);
     return on && !off;
+}
+
+mr_status mr_comm_rest(void)
+{
+    MPI_Request request;
+    int done = 0;
+    if (!mpi_running()) return MR_OK;
+    int rc = MPI_Ibarrier(MPI_COMM_WORLD, &request);
+    while (rc == MPI_SUCCESS && !done) {
+        rc = MPI_Test(&request, &done, MPI_STATUS_IGNORE);
+        if (!done) usleep(1000);
+    }
+    MR_CHECK(rc == MPI_SUCCESS, MR_ERR_COMM, "MPI_Ibarrier of all ranks failed with code %d", rc);
+    return MR_OK;
 }
 
 void mr_comm_finalize(void)

@@ -56,7 +56,7 @@ static int64_t sum_bytes(const mr_comm *c, const int64_t *counts, mr_dtype t)
 
 static mr_status done(mr_comm *c, mr_status st)
 {
-    c->stats = ((staged *)c->impl)->inner->stats;
+    mr_comm_passed(c, ((staged *)c->impl)->inner);
     return st;
 }
 
@@ -65,14 +65,14 @@ static mr_status staged_allreduce(mr_comm *c, void *buf, int64_t n, mr_dtype t, 
     staged *s = c->impl;
     int64_t bytes = n * (int64_t)mr_dtype_bytes(t);
     MR_TRY(fetch(s, &s->recv, buf, bytes));
-    MR_TRY(done(c, s->inner->allreduce(s->inner, s->recv.ptr, n, t, op)));
+    MR_TRY(done(c, s->inner->allreduce(mr_comm_pass(c, s->inner), s->recv.ptr, n, t, op)));
     return put(s, buf, &s->recv, bytes);
 }
 
 static mr_status staged_wait_all(mr_comm *c)
 {
     staged *s = c->impl;
-    mr_status st = done(c, s->inner->wait_all(s->inner));
+    mr_status st = done(c, s->inner->wait_all(mr_comm_pass(c, s->inner)));
     for (int i = 0; st == MR_OK && i < s->n_pending; i++)
         st = put(s, s->pending[i].device, &s->pending[i].host, s->pending[i].bytes);
     s->n_pending = 0;
@@ -88,7 +88,7 @@ static mr_status staged_iallreduce(mr_comm *c, void *buf, int64_t n, mr_dtype t)
     p->bytes = n * (int64_t)mr_dtype_bytes(t);
     MR_TRY(fetch(s, &p->host, buf, p->bytes));
     s->n_pending++;
-    return done(c, s->inner->iallreduce(s->inner, p->host.ptr, n, t));
+    return done(c, s->inner->iallreduce(mr_comm_pass(c, s->inner), p->host.ptr, n, t));
 }
 
 static mr_status staged_allgatherv(mr_comm *c, const void *send, void *recv, const int64_t *counts,
@@ -98,7 +98,8 @@ static mr_status staged_allgatherv(mr_comm *c, const void *send, void *recv, con
     int64_t own = counts[c->rank] * (int64_t)mr_dtype_bytes(t), all = sum_bytes(c, counts, t);
     MR_TRY(fetch(s, &s->send, send, own));
     MR_TRY(room(&s->recv, all));
-    MR_TRY(done(c, s->inner->allgatherv(s->inner, s->send.ptr, s->recv.ptr, counts, t)));
+    MR_TRY(done(
+        c, s->inner->allgatherv(mr_comm_pass(c, s->inner), s->send.ptr, s->recv.ptr, counts, t)));
     return put(s, recv, &s->recv, all);
 }
 
@@ -109,7 +110,8 @@ static mr_status staged_reduce_scatterv(mr_comm *c, const void *send, void *recv
     int64_t own = counts[c->rank] * (int64_t)mr_dtype_bytes(t);
     MR_TRY(fetch(s, &s->send, send, sum_bytes(c, counts, t)));
     MR_TRY(room(&s->recv, own));
-    MR_TRY(done(c, s->inner->reduce_scatterv(s->inner, s->send.ptr, s->recv.ptr, counts, t)));
+    MR_TRY(done(c, s->inner->reduce_scatterv(mr_comm_pass(c, s->inner), s->send.ptr, s->recv.ptr,
+                                             counts, t)));
     return put(s, recv, &s->recv, own);
 }
 
@@ -120,8 +122,8 @@ static mr_status staged_alltoallv(mr_comm *c, const void *send, const int64_t *s
     int64_t in = sum_bytes(c, recv_counts, t);
     MR_TRY(fetch(s, &s->send, send, sum_bytes(c, send_counts, t)));
     MR_TRY(room(&s->recv, in));
-    MR_TRY(done(
-        c, s->inner->alltoallv(s->inner, s->send.ptr, send_counts, s->recv.ptr, recv_counts, t)));
+    MR_TRY(done(c, s->inner->alltoallv(mr_comm_pass(c, s->inner), s->send.ptr, send_counts,
+                                       s->recv.ptr, recv_counts, t)));
     return put(s, recv, &s->recv, in);
 }
 
@@ -130,14 +132,14 @@ static mr_status staged_bcast(mr_comm *c, void *buf, int64_t n, mr_dtype t, int 
     staged *s = c->impl;
     int64_t bytes = n * (int64_t)mr_dtype_bytes(t);
     MR_TRY(fetch(s, &s->recv, buf, bytes));
-    MR_TRY(done(c, s->inner->bcast(s->inner, s->recv.ptr, n, t, root)));
+    MR_TRY(done(c, s->inner->bcast(mr_comm_pass(c, s->inner), s->recv.ptr, n, t, root)));
     return put(s, buf, &s->recv, bytes);
 }
 
 static mr_status staged_barrier(mr_comm *c)
 {
     staged *s = c->impl;
-    return done(c, s->inner->barrier(s->inner));
+    return done(c, s->inner->barrier(mr_comm_pass(c, s->inner)));
 }
 
 static mr_status wrap_part(mr_comm *c, mr_status st, mr_comm *part, mr_comm **out_p)

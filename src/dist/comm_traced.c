@@ -20,7 +20,7 @@ struct traced {
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER;
 static traced *alive;
 
-#define INNER(c) (((traced *)(c)->impl)->inner)
+#define INNER(c) mr_comm_pass((c), ((traced *)(c)->impl)->inner)
 
 /* An error of the inner one is held until it is known what it means. */
 static void before(mr_comm *c, mr_ring_kind kind, mr_dtype t, int64_t count)
@@ -33,7 +33,7 @@ static mr_status after(mr_comm *c, mr_status st)
 {
     mr_errors_to_thread(false);
     mr_ring_leave();
-    c->stats = INNER(c)->stats;
+    mr_comm_passed(c, ((traced *)c->impl)->inner);
     /* Reading data has no other sign of life. */
     if (mr_ring_mine()->phase == MR_AT_READ || mr_ring_mine()->phase == MR_AT_START)
         mr_watch_beat(0);

@@ -1,7 +1,7 @@
-/* hwloc: what this host has and what of it is ours.
- * What it is not: a place that binds anything. Only this file includes hwloc.h.
- * Invariant: decisions (threads, advice) are pure functions of mr_topo, so that any machine can be
- * tested by its description. */
+/* hwloc: what this host has, what of it is ours, and where a rank belongs.
+ * What it is not: the map of all ranks (topo_map.c). Only this file includes hwloc.h.
+ * Invariant: decisions (threads, advice, place) are functions of a description of the machine, so
+ * that any machine can be tested. */
 #include "dist/topo.h"
 
 #include <hwloc.h>
@@ -134,6 +134,113 @@ mr_status mr_topo_of(mr_topo *out, mr_comm *comm)
     MR_TRY(mr_topo_meet(&t, comm));
     *out = t;
     return MR_OK;
+}
+
+/* Cores of `near` that overlap the machine, [n] their sets in logical order; -1 without memory. */
+static int list_cores(hwloc_topology_t topo, hwloc_const_bitmap_t near, hwloc_const_cpuset_t *out,
+                      int most)
+{
+    bool has_cores = hwloc_get_nbobjs_by_type(topo, HWLOC_OBJ_CORE) > 0;
+    hwloc_obj_type_t type = has_cores ? HWLOC_OBJ_CORE : HWLOC_OBJ_PU;
+    int n = 0;
+    hwloc_obj_t o = NULL;
+    while ((o = hwloc_get_next_obj_by_type(topo, type, o)) && n < most)
+        if (o->cpuset && hwloc_bitmap_intersects(o->cpuset, near)) out[n++] = o->cpuset;
+    return n;
+}
+
+/* near = the hardware threads near GPU g that exist; all of them when nothing is known. */
+static mr_status near_gpu(hwloc_topology_t topo, const char *cpus, hwloc_bitmap_t near)
+{
+    hwloc_const_bitmap_t all = hwloc_topology_get_topology_cpuset(topo);
+    hwloc_bitmap_copy(near, all);
+    if (!cpus || !*cpus) return MR_OK;
+    MR_CHECK(hwloc_bitmap_list_sscanf(near, cpus) == 0, MR_ERR_INTERNAL,
+             "\"%s\" is not a list of hardware threads such as 0-3,8", cpus);
+    hwloc_bitmap_and(near, near, all);
+    if (hwloc_bitmap_iszero(near)) hwloc_bitmap_copy(near, all);
+    return MR_OK;
+}
+
+/* Part `index` of `parts` of the cores in near, as a list of hardware threads. */
+static mr_status share_out(hwloc_topology_t topo, hwloc_const_bitmap_t near, int index, int parts,
+                           mr_place *p)
+{
+    enum { MOST = 4096 };
+    hwloc_const_cpuset_t *core = NULL;
+    hwloc_bitmap_t mine = hwloc_bitmap_alloc();
+    mr_status st = MR_ALLOC(&core, MOST, "cores");
+    if (st == MR_OK && !mine) st = MR_RAISE(MR_ERR_MEMORY, "hwloc: no memory");
+    int n = st == MR_OK ? list_cores(topo, near, core, MOST) : 0;
+    if (n > 0) {
+        int lo = (int)((int64_t)n * index / parts), hi = (int)((int64_t)n * (index + 1) / parts);
+        if (hi == lo) { /* more ranks than cores */
+            lo = index % n;
+            hi = lo + 1;
+        }
+        for (int i = lo; i < hi; i++) hwloc_bitmap_or(mine, mine, core[i]);
+        hwloc_bitmap_and(mine, mine, near);
+        count_in(topo, HWLOC_OBJ_NUMANODE, mine, &p->numa_node);
+        int bytes = hwloc_bitmap_list_snprintf(p->cpus, sizeof p->cpus, mine);
+        if (bytes < 0 || bytes >= (int)sizeof p->cpus) p->cpus[0] = 0; /* too scattered to say */
+    }
+    if (mine) hwloc_bitmap_free(mine);
+    MR_FREE(core);
+    return st;
+}
+
+static mr_status place(hwloc_topology_t topo, const mr_topo *t, int n_gpus,
+                       const char *const *gpu_cpus, bool is_spread, mr_place *p)
+{
+    hwloc_bitmap_t near = hwloc_bitmap_alloc(), other = hwloc_bitmap_alloc();
+    int mates = 0, index = 0;
+    mr_status st = near && other ? MR_OK : MR_RAISE(MR_ERR_MEMORY, "hwloc: no memory");
+    if (n_gpus > 0) p->gpu = t->local_rank % n_gpus;
+    for (int r = 0; n_gpus > 0 && r < t->local_size; r++) p->gpu_ranks += r % n_gpus == p->gpu;
+    bool stays = t->is_bound || (n_gpus < 1 && (!is_spread || t->local_size < 2));
+    if (st == MR_OK && !stays) st = near_gpu(topo, p->gpu < 0 ? "" : gpu_cpus[p->gpu], near);
+    for (int r = 0; st == MR_OK && !stays && r < t->local_size; r++) {
+        st = near_gpu(topo, p->gpu < 0 ? "" : gpu_cpus[r % n_gpus], other);
+        if (st != MR_OK || !hwloc_bitmap_isequal(near, other)) continue;
+        index += r < t->local_rank;
+        mates++;
+    }
+    if (st == MR_OK && !stays) st = share_out(topo, near, index, mates, p);
+    if (near) hwloc_bitmap_free(near);
+    if (other) hwloc_bitmap_free(other);
+    return st;
+}
+
+mr_status mr_topo_place(mr_place *out, const mr_topo *t, const char *synthetic, int n_gpus,
+                        const char *const *gpu_cpus, bool is_spread)
+{
+    hwloc_topology_t topo;
+    mr_place p = {.gpu = -1, .numa_node = t->numa_node};
+    MR_CHECK(hwloc_topology_init(&topo) == 0, MR_ERR_MEMORY, "hwloc: no memory");
+    mr_status st = MR_OK;
+    if (synthetic && hwloc_topology_set_synthetic(topo, synthetic) != 0)
+        st = MR_RAISE(MR_ERR_INTERNAL, "hwloc does not understand the machine \"%s\"", synthetic);
+    if (st == MR_OK && hwloc_topology_load(topo) != 0)
+        st = MR_RAISE(MR_ERR_INTERNAL, "hwloc cannot read this machine");
+    if (st == MR_OK) st = place(topo, t, n_gpus, gpu_cpus, is_spread, &p);
+    hwloc_topology_destroy(topo);
+    if (st == MR_OK) *out = p;
+    return st;
+}
+
+bool mr_topo_bind(const char *cpus)
+{
+    hwloc_topology_t topo;
+    if (hwloc_topology_init(&topo) != 0) return false;
+    hwloc_bitmap_t set = hwloc_bitmap_alloc();
+    bool ok = set && hwloc_topology_load(topo) == 0 && hwloc_bitmap_list_sscanf(set, cpus) == 0 &&
+              hwloc_set_cpubind(topo, set, HWLOC_CPUBIND_PROCESS) == 0;
+    /* Memory near these cores first, elsewhere when there is none left: a preference, which
+     * containers may forbid without harm. */
+    if (ok) (void)hwloc_set_membind(topo, set, HWLOC_MEMBIND_BIND, 0);
+    if (set) hwloc_bitmap_free(set);
+    hwloc_topology_destroy(topo);
+    return ok;
 }
 
 /* The first number of OMP_NUM_THREADS (nested levels follow a comma); 0 when it says nothing. */

@@ -1,6 +1,6 @@
-/* The host as a rank sees it: cores, NUMA nodes, where the launcher bound it, and how many threads
- * that leaves. What it is not: binding; the launcher does that, this only says when it went wrong.
- */
+/* The host as a rank sees it: cores, NUMA nodes, where the launcher bound it, how many threads that
+ * leaves, and where a rank that is not bound should go. What it is not: stronger than the launcher;
+ * a rank that is bound already stays where it is. */
 #ifndef MR_DIST_TOPO_H
 #define MR_DIST_TOPO_H
 
@@ -39,6 +39,30 @@ int mr_topo_threads(const mr_topo *t);
 /* The same for one process and one call: mr_topo_of, mr_topo_advice logged as a warning by rank 0.
  * Returns 1 if the machine cannot be read. Collective. */
 int mr_topo_decide_threads(mr_comm *comm);
+
+typedef struct mr_place {
+    int gpu;        /* number of the rank's GPU, -1 without */
+    int gpu_ranks;  /* ranks of this host that have it, this one included; 0 without */
+    int numa_node;  /* that holds all of cpus, -1 if several do */
+    char cpus[256]; /* hardware threads to be bound to ("0-3,8"); "" = the process stays as it is */
+} mr_place;
+
+/* Where a rank of t's host belongs, t->local_rank and local_size known. GPU: local_rank modulo
+ * n_gpus. Cores, unless the launcher has bound the rank (t->is_bound): those near its GPU, shared
+ * evenly among the ranks whose GPUs hang on the same cores; without GPUs, and when is_spread, an
+ * even contiguous share of the host; whole cores, at least one. gpu_cpus [n_gpus]: hardware threads
+ * near each GPU, "" = not known. synthetic as for mr_topo_read. Pure but for reading the machine.
+ * Errors: ERR_INTERNAL as mr_topo_read. */
+mr_status mr_topo_place(mr_place *out, const mr_topo *t, const char *synthetic, int n_gpus,
+                        const char *const *gpu_cpus, bool is_spread);
+/* Bind this process to hardware threads of this machine, and its future memory to the NUMA nodes
+ * of those. False when the system refuses. */
+bool mr_topo_bind(const char *cpus);
+/* This machine: find the place of every rank, bind this process and its memory there, and log the
+ * map of all ranks (rank 0). bind: dist.bind: "none" only logs, "auto" binds near GPUs, "cores"
+ * also without. device: run.device, whose GPUs count. A machine that cannot be read or refuses is
+ * left as it is, with a warning. Call before threads start. Collective. Errors: ERR_COMM. */
+mr_status mr_topo_settle(mr_comm *comm, const char *device, const char *bind);
 
 /* One line for people: the host, and where this rank is. */
 void mr_topo_text(const mr_topo *t, char *buf, size_t bytes);

@@ -68,6 +68,7 @@ static mr_status move_rows(mr_run *r, const trade *t, bool to_owner)
         want[i] = t->x->want[i] * t->w;
         give[i] = t->x->give[i] * t->w;
     }
+    r->items->purpose = to_owner ? MR_FOR_ROW_GRADS : MR_FOR_ROWS;
     if (to_owner)
         return r->items->alltoallv(r->items, t->unique, want, t->give, give, r->dev->real);
     return r->items->alltoallv(r->items, t->give, give, t->unique, want, r->dev->real);

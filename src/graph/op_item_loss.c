@@ -88,7 +88,9 @@ static mr_status pass(mr_run *r, const mr_node *n, bool with_grad)
         s.scale = 1.0 / n->f[0];
     }
     if (it.is_shared) {
+        r->items->purpose = MR_FOR_LOSS_ROWS;
         MR_TRY(r->items->allgatherv(r->items, s.x, it.x_all, it.counts, real));
+        r->items->purpose = MR_FOR_LOSS_TARGETS;
         MR_TRY(r->items->allgatherv(r->items, r->in.target, it.target, it.rows.counts, MR_I32));
         s.x = it.x_all;
         s.target = it.target;
@@ -107,6 +109,7 @@ static mr_status pass(mr_run *r, const mr_node *n, bool with_grad)
     char *dx = it.dx_all;
     if (it.is_shared) {
         dx = it.dx_own;
+        r->items->purpose = MR_FOR_LOSS_GRADS;
         MR_TRY(r->items->reduce_scatterv(r->items, it.dx_all, dx, it.counts, real));
     }
     if (!mr_wants(r, n, 0)) return MR_OK;

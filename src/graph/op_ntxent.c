@@ -51,18 +51,33 @@ static mr_status gather(views *v, mr_run *r, const mr_node *n)
     for (int s = 0; s < 2; s++) {
         const void *zs = mr_val(r, n->in[s]);
         r->k->axpy(v->x + s * own, zs, v->B * v->d, 1.0, 0, &r->ex);
-        if (v->rows.size > 1)
+        if (v->rows.size > 1) {
+            r->world->purpose = MR_FOR_VIEWS;
             MR_TRY(r->world->allgatherv(r->world, zs, v->z + s * half, v->counts, r->dev->real));
-        else
+        } else {
             r->k->axpy(v->z + s * half, zs, v->B * v->d, 1.0, 0, &r->ex);
+        }
     }
     r->k->pair_ids(v->target, v->skip, v->B, v->rows.first, v->G, &r->ex);
+    return MR_OK;
+}
+
+/* The gradients are given; the loss is counted where they were made. */
+static mr_status pass_given(mr_run *r, const mr_node *n)
+{
+    int64_t elements = r->host->rows * mr_node_inner(r->g, n->in[0]);
+    r->k->zero(mr_val(r, mr_node_id(r, n)), 1, &r->ex);
+    for (int i = 0; i < 2; i++)
+        if (mr_wants(r, n, i))
+            r->k->axpy(mr_grad(r, n->in[i]), r->view_grad[i], elements, 1.0, mr_acc(r, n, i),
+                       &r->ex);
     return MR_OK;
 }
 
 static mr_status pass(mr_run *r, const mr_node *n, bool with_grad)
 {
     views v;
+    if (with_grad && r->view_grad[0]) return pass_given(r, n);
     MR_TRY(set_up(&v, r, n));
     MR_TRY(gather(&v, r, n));
     mr_softmax s = {.x = v.x,
@@ -89,6 +104,7 @@ static mr_status pass(mr_run *r, const mr_node *n, bool with_grad)
     for (int i = 0; i < 2; i++) {
         const char *part = v.dz + i * half;
         if (v.rows.size > 1) {
+            r->world->purpose = MR_FOR_VIEW_GRADS;
             MR_TRY(r->world->reduce_scatterv(r->world, part, v.part, v.counts, r->dev->real));
             part = v.part;
         }

@@ -43,6 +43,9 @@ struct mr_run {
     const double *abar_host, *c1, *c2, *s2;
     const double *abar; /* for kernels */
     bool in_backward;   /* values that are computed twice are the second ones */
+    /* Gradients of both views of this batch's rows, made elsewhere (train/contrast.c), [rows,d]
+     * each; NULL: ntxent makes them, and its loss. */
+    const char *view_grad[2];
     int64_t t_max;
     const mr_int_list *t_set; /* n = 0: t uniform in 1..T */
     char *ws;                 /* workspace block */

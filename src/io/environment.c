@@ -13,6 +13,10 @@
 #define MR_GIT_REVISION "unknown"
 #endif
 
+#ifndef MR_BUILD_OPTIONS
+#define MR_BUILD_OPTIONS "unknown"
+#endif
+
 static void add(mr_version *out, int max, int *n, const char *name, const char *text)
 {
     if (*n == max) return;
@@ -39,6 +43,7 @@ int mr_environment(mr_version *out, int max)
     }
     add(out, max, &n, "openblas", openblas_get_config());
     add(out, max, &n, "compiler", __VERSION__);
+    add(out, max, &n, "options", MR_BUILD_OPTIONS);
     if (uname(&u) == 0) {
         snprintf(text, sizeof text, "%s %s %s", u.sysname, u.release, u.machine);
         add(out, max, &n, "system", text);

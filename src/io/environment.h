@@ -5,7 +5,8 @@
 #include <stddef.h>
 
 typedef struct mr_version {
-    const char *name; /* "mealrec-dist", "git", "mpi", "hdf5", "openblas", "compiler", "system" */
+    const char *name; /* "mealrec-dist", "git", "mpi", "hdf5", "openblas", "compiler", "options",
+                         "system" */
     char text[160];
 } mr_version;
 

@@ -122,7 +122,9 @@ mr_status mr_export_npy(const char *path, const mr_params *ps, const char *name,
         mr_named_at(ps, i, &t);
         if (!strcmp(t.name, name)) break;
     }
-    MR_CHECK(i < n, MR_ERR_CONFIG, "this model has no tensor %s", name);
+    MR_CHECK(i < n, MR_ERR_USAGE,
+             "this model has no tensor '%s'; `mealrec-dist inspect` lists those of a checkpoint",
+             name);
     mr_status st = MR_OK;
     if (items->rank == 0) st = mr_npy_create(&w, path, ps->dev->real, t.ndim, t.dim);
     st = mr_comm_agree(items, st);

@@ -27,8 +27,11 @@ mr_status mr_h5_dataset_write(mr_dataset *d, const char *path, bool force);
  * the shares are gathered; with any other communicator every rank reads the whole file for itself.
  * The caller frees *out with mr_dataset_free; on error *out is untouched and all ranks have the
  * same status: ERR_NO_INPUT no such file, ERR_IO unreadable, ERR_DATA damaged or not of this
- * schema. */
+ * schema, ERR_MEMORY (before anything is allocated) when the arrays do not fit the memory of a
+ * host. */
 mr_status mr_h5_dataset_read(mr_dataset *out, const char *path, mr_comm *comm);
+/* The same, but only rank 0 opens the file and the others get what it read (data.read=rank0). */
+mr_status mr_h5_dataset_read_rank0(mr_dataset *out, const char *path, mr_comm *comm);
 
 /* True when the file starts like HDF5: which reader `inspect` should call. Not collective. */
 bool mr_h5_is_hdf5(const char *path);

@@ -1,8 +1,8 @@
 /* Strict reader of data set files, on one rank or many.
  * What it is not: tolerant. Order of work: bytes of the file (size, signature, structure), then
  * every object's kind, type, shape and place on this rank alone, then an agreement of all ranks,
- * and only then memory, collective reads, checksums and meaning. A refused file therefore never
- * leaves a rank in a collective. */
+ * and only then memory, reads in slices with a running checksum, and meaning. A refused file
+ * therefore never leaves a rank in a collective. */
 #include "io/h5_dataset.h"
 
 #include <errno.h>
@@ -12,19 +12,33 @@
 #include <string.h>
 #include <sys/stat.h>
 #include <unistd.h>
+#include <xxhash.h>
 
+#include "base/host_memory.h"
 #include "base/mem.h"
 #include "io/h5_schema.h"
 #include "io/h5_structure.h"
 
+/* Read and hashed at once by a process that reads alone: small enough to stay in its cache. */
+#define ALONE_BYTES (INT64_C(2) << 20)
+#define RANK0_BYTES (INT64_C(64) << 20) /* read by rank 0 and sent at once */
+
 typedef struct reader {
     const char *path;
+    mr_comm *comm;   /* borrowed; NULL = this process alone */
+    mr_comm *shared; /* comm when all its ranks read together through MPI-IO, else NULL */
+    bool is_rank0;   /* rank 0 reads for all */
     int64_t file_bytes;
     mr_h5_header h;
     mr_dataset d;                 /* shapes first, data later; owned until success */
     mr_part parts[MR_PART_COUNT]; /* what the file declares; rank 0 = absent */
-    uint64_t sums[MR_PART_COUNT];
+    uint64_t sums[MR_PART_COUNT]; /* what the file declares */
+    uint64_t seen[MR_PART_COUNT]; /* of what was read; 0 for an absent part */
+    int64_t bad[MR_PART_COUNT];   /* values of features that are not finite */
 } reader;
+
+/* Does this process open the file? */
+static bool is_reading(const reader *r) { return !r->is_rank0 || !r->comm || r->comm->rank == 0; }
 
 static mr_status agree(mr_comm *comm, mr_status st)
 {
@@ -112,11 +126,6 @@ static mr_status read_header(reader *r, hid_t file)
                  h->n_items <= MR_MAX_ITEMS && h->n_inter >= 1 && h->n_inter <= MR_MAX_INTER,
              MR_ERR_DATA, "%s: %lld users, %lld items, %lld interactions are outside the limits",
              r->path, (long long)h->n_users, (long long)h->n_items, (long long)h->n_inter);
-    memcpy(r->d.name, h->name, sizeof r->d.name);
-    r->d.is_synthetic = h->is_synthetic;
-    r->d.n_users = h->n_users;
-    r->d.n_items = h->n_items;
-    r->d.n_inter = h->n_inter;
     return MR_OK;
 }
 
@@ -198,10 +207,11 @@ static bool has_link(hid_t file, const char *name, bool *is_bad)
     return !*is_bad;
 }
 
+static const char *const part_names[MR_PART_COUNT] = {"offset", "items",    "visual",  "frames",
+                                                      "text",   "user_ids", "item_ids"};
+
 static mr_status read_part_header(reader *r, hid_t file, int i, int *n_found)
 {
-    static const char *const names[MR_PART_COUNT] = {"offset", "items",    "visual",  "frames",
-                                                     "text",   "user_ids", "item_ids"};
     static const int ranks[MR_PART_COUNT] = {1, 1, 2, 3, 2, 2, 2};
     static const mr_dtype fixed[MR_PART_COUNT] = {MR_I64, MR_I32, MR_F32, MR_F32,
                                                   MR_F32, MR_U8,  MR_U8};
@@ -211,22 +221,22 @@ static mr_status read_part_header(reader *r, hid_t file, int i, int *n_found)
         {U + 1}, {r->h.n_inter}, {I, w}, {I, -MR_MAX_FRAMES, w}, {I, w}, {U, -255}, {I, -255}};
     bool is_feature = i >= MR_PART_VISUAL && i <= MR_PART_TEXT, is_bad;
     mr_part *p = &r->parts[i];
-    p->name = names[i];
-    bool there = has_link(file, names[i], &is_bad);
+    p->name = part_names[i];
+    bool there = has_link(file, part_names[i], &is_bad);
     MR_CHECK(!is_bad, MR_ERR_DATA, "%s: %s is a link to elsewhere; only datasets are accepted",
-             r->path, names[i]);
+             r->path, part_names[i]);
     if (!there) {
-        MR_CHECK(is_feature, MR_ERR_DATA, "%s: dataset %s is missing", r->path, names[i]);
+        MR_CHECK(is_feature, MR_ERR_DATA, "%s: dataset %s is missing", r->path, part_names[i]);
         return MR_OK;
     }
     (*n_found)++;
     H5O_info_t info;
-    MR_CHECK(H5Oget_info_by_name2(file, names[i], &info, H5O_INFO_BASIC, H5P_DEFAULT) >= 0 &&
+    MR_CHECK(H5Oget_info_by_name2(file, part_names[i], &info, H5O_INFO_BASIC, H5P_DEFAULT) >= 0 &&
                  info.type == H5O_TYPE_DATASET,
-             MR_ERR_DATA, "%s: %s is damaged or not a dataset: %s", r->path, names[i],
+             MR_ERR_DATA, "%s: %s is damaged or not a dataset: %s", r->path, part_names[i],
              mr_h5_reason());
-    hid_t ds = H5Dopen2(file, names[i], H5P_DEFAULT);
-    MR_CHECK(ds >= 0, MR_ERR_DATA, "%s: %s is damaged: %s", r->path, names[i], mr_h5_reason());
+    hid_t ds = H5Dopen2(file, part_names[i], H5P_DEFAULT);
+    MR_CHECK(ds >= 0, MR_ERR_DATA, "%s: %s is damaged: %s", r->path, part_names[i], mr_h5_reason());
     p->rank = ranks[i];
     mr_status st =
         check_open_part(r, ds, p, want[i], is_feature ? floats : &fixed[i], is_feature ? 2 : 1);
@@ -265,15 +275,75 @@ static mr_status read_metadata(reader *r)
     MR_TRY(st);
     MR_CHECK(mr_h5_header_sum(&r->h, r->parts) == r->h.header_sum, MR_ERR_DATA,
              "%s: the checksum of names and shapes does not match; the file is damaged", r->path);
-    set_feature(&r->d.visual, &r->parts[MR_PART_VISUAL]);
-    set_feature(&r->d.frames, &r->parts[MR_PART_FRAMES]);
-    set_feature(&r->d.text, &r->parts[MR_PART_TEXT]);
-    r->d.user_id_bytes = r->parts[MR_PART_USER_IDS].dims[1];
-    r->d.item_id_bytes = r->parts[MR_PART_ITEM_IDS].dims[1];
     return MR_OK;
 }
 
+/* Shapes of the data set from those of its parts. */
+static void set_shapes(reader *r)
+{
+    mr_dataset *d = &r->d;
+    memcpy(d->name, r->h.name, sizeof d->name);
+    d->is_synthetic = r->h.is_synthetic;
+    d->n_users = r->h.n_users;
+    d->n_items = r->h.n_items;
+    d->n_inter = r->h.n_inter;
+    set_feature(&d->visual, &r->parts[MR_PART_VISUAL]);
+    set_feature(&d->frames, &r->parts[MR_PART_FRAMES]);
+    set_feature(&d->text, &r->parts[MR_PART_TEXT]);
+    d->user_id_bytes = r->parts[MR_PART_USER_IDS].dims[1];
+    d->item_id_bytes = r->parts[MR_PART_ITEM_IDS].dims[1];
+}
+
+/* What rank 0 knows of the file; every rank runs the same program, so structs travel as bytes. */
+static mr_status share_metadata(reader *r)
+{
+    if (!r->is_rank0 || !r->comm || r->comm->size < 2) return MR_OK;
+    const char *name[MR_PART_COUNT]; /* addresses differ between processes */
+    for (int i = 0; i < MR_PART_COUNT; i++) name[i] = part_names[i];
+    MR_TRY(r->comm->bcast(r->comm, &r->h, sizeof r->h, MR_U8, 0));
+    MR_TRY(r->comm->bcast(r->comm, r->parts, sizeof r->parts, MR_U8, 0));
+    for (int i = 0; i < MR_PART_COUNT; i++) r->parts[i].name = name[i];
+    return r->comm->bcast(r->comm, r->sums, MR_PART_COUNT, MR_I64, 0);
+}
+
 /* ---- arrays ---- */
+
+/* Refused before a byte is asked for: the kernel promises more memory than it has, and a rank that
+ * is killed later has no last word. */
+static mr_status fits(const reader *r, int local_ranks)
+{
+    const char *of_host, *of_process;
+    int64_t need = 0, host = mr_host_memory_free("", &of_host);
+    int64_t own = mr_process_memory_free(&of_process);
+    char name[256] = "this host";
+    gethostname(name, sizeof name - 1);
+    for (int i = 0; i < MR_PART_COUNT; i++) need += mr_part_bytes(&r->parts[i]);
+    const double mib = 1048576.0;
+    int rank = r->comm ? r->comm->rank : 0;
+    MR_CHECK(
+        need <= own, MR_ERR_MEMORY,
+        "%s does not fit: it takes %.1f MiB on every rank, but rank %d on %s may take %.1f MiB "
+        "(%s)",
+        r->path, (double)need / mib, rank, name, (double)own / mib, of_process);
+    MR_CHECK(need <= host / local_ranks, MR_ERR_MEMORY,
+             "%s does not fit: it takes %.1f MiB on every rank, %.1f MiB for the %d ranks of %s "
+             "(rank %d is one of them), but %.1f MiB are left (%s); start fewer ranks a host",
+             r->path, (double)need / mib, (double)need * local_ranks / mib, local_ranks, name, rank,
+             (double)host / mib, of_host);
+    return MR_OK;
+}
+
+static mr_status check_fits(const reader *r)
+{
+    mr_comm *host = NULL;
+    int local_ranks = 1;
+    if (r->comm && r->comm->size > 1) {
+        MR_TRY(r->comm->split_host(r->comm, &host));
+        local_ranks = host->size;
+        mr_comm_destroy(&host);
+    }
+    return agree(r->comm, fits(r, local_ranks));
+}
 
 static mr_status alloc_parts(reader *r)
 {
@@ -308,89 +378,120 @@ static bool read_rows(hid_t ds, hid_t type, hid_t dxpl, const mr_part *p, int64_
     return ok;
 }
 
-/* One round: rows [first, first + n) split over the ranks, then gathered in place. */
-static mr_status read_round(const reader *r, hid_t ds, hid_t type, hid_t dxpl, const mr_part *p,
-                            int64_t first, int64_t n, mr_comm *shared, int64_t *counts)
+/* Rows [first, first + n), a share of them by each rank and then gathered in place, or by rank 0
+ * and then sent to the others, or by this process alone. */
+static mr_status read_slice(const reader *r, hid_t ds, hid_t type, hid_t dxpl, const mr_part *p,
+                            int64_t first, int64_t n, int64_t *counts)
 {
     int64_t row_bytes = mr_part_bytes(p) / p->dims[0];
-    int size = shared ? shared->size : 1, rank = shared ? shared->rank : 0;
+    int size = r->shared ? r->shared->size : 1, rank = r->shared ? r->shared->rank : 0;
     int64_t lo = n * rank / size, hi = n * (rank + 1) / size;
+    char *base = (char *)p->data + first * row_bytes;
     mr_status st = MR_OK;
-    if (!read_rows(ds, type, dxpl, p, first + lo, hi - lo))
+    if (is_reading(r) && !read_rows(ds, type, dxpl, p, first + lo, hi - lo))
         st = MR_RAISE(MR_ERR_IO, "%s: rows %lld to %lld of %s cannot be read: %s", r->path,
                       (long long)(first + lo), (long long)(first + hi), p->name, mr_h5_reason());
-    if (!shared) return st;
-    MR_TRY(agree(shared, st));
+    if (r->is_rank0) {
+        MR_TRY(agree(r->comm, st));
+        return r->comm ? r->comm->bcast(r->comm, base, n * row_bytes, MR_U8, 0) : MR_OK;
+    }
+    if (!r->shared) return st;
+    MR_TRY(agree(r->shared, st));
     for (int k = 0; k < size; k++) counts[k] = (n * (k + 1) / size - n * k / size) * row_bytes;
-    char *base = (char *)p->data + first * row_bytes;
-    return shared->allgatherv(shared, base + lo * row_bytes, base, counts, MR_U8);
+    return r->shared->allgatherv(r->shared, base + lo * row_bytes, base, counts, MR_U8);
 }
 
-static mr_status read_part(const reader *r, hid_t file, const mr_part *p, mr_comm *shared,
-                           int64_t *counts)
+/* Bytes that have arrived: into the checksum, and how many values are not finite. In blocks, so
+ * that memory is passed once. */
+static int64_t look_at(const mr_part *p, int64_t first, int64_t bytes, XXH3_state_t *hash)
 {
-    hid_t ds = H5Dopen2(file, p->name, H5P_DEFAULT), type = mr_h5_type(p->dtype);
-    hid_t dxpl = H5Pcreate(H5P_DATASET_XFER);
-    mr_status st = ds >= 0 ? MR_OK
-                           : MR_RAISE(MR_ERR_DATA, "%s: %s cannot be opened: %s", r->path, p->name,
-                                      mr_h5_reason());
-    if (shared) {
-        H5Pset_dxpl_mpio(dxpl, H5FD_MPIO_COLLECTIVE);
-        st = agree(shared, st);
+    const int64_t block = 1 << 18, end = first + bytes, width = (int64_t)mr_dtype_bytes(p->dtype);
+    int64_t bad = 0;
+    for (int64_t i = first; i < end; i += block) {
+        int64_t n = end - i < block ? end - i : block;
+        XXH3_64bits_update(hash, (const char *)p->data + i, (size_t)n);
+        bad += mr_count_not_finite((const char *)p->data + i, p->dtype, n / width);
     }
+    return bad;
+}
+
+/* A part in slices, each checked as soon as it is there. */
+static mr_status read_part(reader *r, hid_t file, int part, XXH3_state_t *hash, int64_t *counts)
+{
+    const mr_part *p = &r->parts[part];
+    hid_t ds = -1, type = mr_h5_type(p->dtype), dxpl = H5Pcreate(H5P_DATASET_XFER);
+    mr_status st = MR_OK;
+    if (is_reading(r) && (ds = H5Dopen2(file, p->name, H5P_DEFAULT)) < 0)
+        st = MR_RAISE(MR_ERR_DATA, "%s: %s cannot be opened: %s", r->path, p->name, mr_h5_reason());
+    if (r->shared) H5Pset_dxpl_mpio(dxpl, H5FD_MPIO_COLLECTIVE);
+    if (r->shared || r->is_rank0) st = agree(r->comm, st);
+    /* With others at most 1 GiB over all ranks: no call and no message comes near 2 GiB. */
     int64_t row = mr_part_bytes(p) / p->dims[0];
-    /* A round of at most 1 GiB over all ranks: no call and no message comes near 2 GiB. */
-    int64_t step = row < MR_H5_SLICE_BYTES ? MR_H5_SLICE_BYTES / row : 1;
-    for (int64_t i = 0; i < p->dims[0] && st == MR_OK; i += step)
-        st = read_round(r, ds, type, dxpl, p, i, i + step < p->dims[0] ? step : p->dims[0] - i,
-                        shared, counts);
+    int64_t most = r->shared ? MR_H5_SLICE_BYTES : r->is_rank0 ? RANK0_BYTES : ALONE_BYTES;
+    int64_t step = row < most ? most / row : 1;
+    XXH3_64bits_reset(hash);
+    for (int64_t i = 0; i < p->dims[0] && st == MR_OK; i += step) {
+        int64_t n = i + step < p->dims[0] ? step : p->dims[0] - i;
+        st = read_slice(r, ds, type, dxpl, p, i, n, counts);
+        if (st == MR_OK) r->bad[part] += look_at(p, i * row, n * row, hash);
+    }
+    r->seen[part] = XXH3_64bits_digest(hash);
     H5Pclose(dxpl);
     H5Tclose(type);
     if (ds >= 0) H5Dclose(ds);
     return st;
 }
 
-static mr_status read_arrays(const reader *r, mr_comm *shared)
+static mr_status read_parts(reader *r, XXH3_state_t *hash, int64_t *counts)
 {
-    int64_t *counts = NULL;
     MPI_Comm dup = MPI_COMM_NULL;
-    mr_status st =
-        agree(shared, MR_ALLOC(&counts, shared ? shared->size : 1, "counts of a gather"));
-    if (st != MR_OK) {
-        MR_FREE(counts);
-        return st;
-    }
-    hid_t fapl = H5Pcreate(H5P_FILE_ACCESS);
-    if (shared) {
+    mr_status st = MR_OK;
+    hid_t file = -1, fapl = H5Pcreate(H5P_FILE_ACCESS);
+    if (r->shared) {
         /* Open MPI writes wrongly through Cartesian communicators: a plain duplicate it is. */
         MPI_Comm_dup(MPI_COMM_WORLD, &dup);
         H5Pset_fapl_mpio(fapl, dup, MPI_INFO_NULL);
     }
     H5Pset_fclose_degree(fapl, H5F_CLOSE_STRONG);
-    hid_t file = H5Fopen(r->path, H5F_ACC_RDONLY, fapl);
+    if (is_reading(r)) file = H5Fopen(r->path, H5F_ACC_RDONLY, fapl);
     H5Pclose(fapl);
-    if (file < 0) st = MR_RAISE(MR_ERR_DATA, "%s cannot be opened: %s", r->path, mr_h5_reason());
-    if (shared) st = agree(shared, st);
+    if (is_reading(r) && file < 0)
+        st = MR_RAISE(MR_ERR_DATA, "%s cannot be opened: %s", r->path, mr_h5_reason());
+    if (r->shared || r->is_rank0) st = agree(r->comm, st);
     for (int i = 0; i < MR_PART_COUNT && st == MR_OK; i++)
-        if (r->parts[i].rank) st = read_part(r, file, &r->parts[i], shared, counts);
+        if (r->parts[i].rank) st = read_part(r, file, i, hash, counts);
     if (file >= 0) H5Fclose(file);
     if (dup != MPI_COMM_NULL) MPI_Comm_free(&dup);
+    return st;
+}
+
+static mr_status read_arrays(reader *r)
+{
+    int64_t *counts = NULL;
+    XXH3_state_t *hash = XXH3_createState();
+    mr_status st = MR_ALLOC(&counts, r->comm ? r->comm->size : 1, "counts of a gather");
+    if (st == MR_OK && !hash) st = MR_RAISE(MR_ERR_MEMORY, "no memory for the state of a checksum");
+    st = agree(r->comm, st);
+    if (st == MR_OK) st = read_parts(r, hash, counts);
+    XXH3_freeState(hash);
     MR_FREE(counts);
     return st;
 }
 
 static mr_status verify(reader *r)
 {
-    uint64_t sums[MR_PART_COUNT];
-    uint64_t total = mr_dataset_sums(&r->d, sums);
+    uint64_t total = XXH3_64bits(r->seen, sizeof r->seen);
     for (int i = 0; i < MR_PART_COUNT; i++)
-        MR_CHECK(sums[i] == r->sums[i], MR_ERR_DATA,
+        MR_CHECK(r->seen[i] == r->sums[i], MR_ERR_DATA,
                  "%s: the checksum of %s does not match; the file is damaged", r->path,
                  r->parts[i].name);
     MR_CHECK(total == r->h.checksum, MR_ERR_DATA,
              "%s: the checksum over all datasets does not match; the file is damaged", r->path);
     r->d.checksum = total;
-    return mr_dataset_check(&r->d, r->path);
+    MR_TRY(mr_dataset_check_form(&r->d, r->path));
+    for (int i = MR_PART_VISUAL; i <= MR_PART_TEXT; i++)
+        MR_TRY(mr_check_finite(r->bad[i], part_names[i], r->path));
+    return MR_OK;
 }
 
 /* The communicator for sliced reading, or NULL: only the mpi one over all processes fits. */
@@ -420,19 +521,33 @@ static mr_status same_everywhere(const reader *r, mr_comm *comm)
     return agree(comm, st);
 }
 
-mr_status mr_h5_dataset_read(mr_dataset *out, const char *path, mr_comm *comm)
+static mr_status read_whole(mr_dataset *out, reader *r)
 {
-    mr_h5_quiet();
-    reader r = {.path = path};
     mr_status st;
-    MR_TRY_GOTO(agree(comm, read_metadata(&r)), st, err);
-    MR_TRY_GOTO(same_everywhere(&r, comm), st, err);
-    MR_TRY_GOTO(agree(comm, alloc_parts(&r)), st, err);
-    MR_TRY_GOTO(agree(comm, read_arrays(&r, sharing(comm))), st, err);
-    MR_TRY_GOTO(agree(comm, verify(&r)), st, err);
-    *out = r.d;
+    mr_h5_quiet();
+    MR_TRY_GOTO(agree(r->comm, is_reading(r) ? read_metadata(r) : MR_OK), st, err);
+    MR_TRY_GOTO(share_metadata(r), st, err);
+    MR_TRY_GOTO(same_everywhere(r, r->comm), st, err);
+    set_shapes(r);
+    MR_TRY_GOTO(check_fits(r), st, err);
+    MR_TRY_GOTO(agree(r->comm, alloc_parts(r)), st, err);
+    MR_TRY_GOTO(agree(r->comm, read_arrays(r)), st, err);
+    MR_TRY_GOTO(agree(r->comm, verify(r)), st, err);
+    *out = r->d;
     return MR_OK;
 err:
-    mr_dataset_free(&r.d);
+    mr_dataset_free(&r->d);
     return st;
+}
+
+mr_status mr_h5_dataset_read(mr_dataset *out, const char *path, mr_comm *comm)
+{
+    reader r = {.path = path, .comm = comm, .shared = sharing(comm)};
+    return read_whole(out, &r);
+}
+
+mr_status mr_h5_dataset_read_rank0(mr_dataset *out, const char *path, mr_comm *comm)
+{
+    reader r = {.path = path, .comm = comm, .is_rank0 = true};
+    return read_whole(out, &r);
 }

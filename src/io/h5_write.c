@@ -184,6 +184,12 @@ static mr_status check_room(const char *tmp, const mr_part *parts)
 mr_status mr_h5_check_out(const char *path, bool force)
 {
     struct stat sb;
+    char folder[4096];
+    const char *slash = strrchr(path, '/');
+    snprintf(folder, sizeof folder, "%.*s", slash ? (int)(slash - path) + 1 : 1,
+             slash ? path : ".");
+    MR_CHECK(stat(folder, &sb) == 0 && S_ISDIR(sb.st_mode), MR_ERR_USAGE,
+             "%s cannot be created: there is no folder %s; make it first", path, folder);
     if (lstat(path, &sb) != 0) return MR_OK;
     MR_CHECK(S_ISREG(sb.st_mode), MR_ERR_USAGE, "%s is not a regular file; choose another --out",
              path);

@@ -36,6 +36,15 @@ mr_status mr_device_cuda_text(int index, char *text, size_t bytes, bool *is_free
 }
 #endif
 
+void mr_device_bus_id(const char *name, int index, char *out, size_t bytes)
+{
+    if (bytes) out[0] = 0;
+#ifdef MR_HAVE_CUDA
+    if (!strcmp(name, "cuda")) mr_device_bus_id_cuda(index, out, bytes);
+#endif
+    (void)name, (void)index;
+}
+
 void mr_device_close(mr_device **dev_p)
 {
     if (!dev_p || !*dev_p) return;

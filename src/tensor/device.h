@@ -40,6 +40,9 @@ mr_status mr_device_open(mr_device **out_p, const char *name, int index);
 /* Devices of that name that this process sees: GPUs for cuda, 1 for the others; 0 without a driver.
  */
 int mr_device_count(const char *name);
+/* Where a GPU hangs on the PCI bus, as the kernel writes it ("0000:3b:00.0"); "" for other devices
+ * and when it cannot be told. Starts nothing on the GPU. */
+void mr_device_bus_id(const char *name, int index, char *out, size_t bytes);
 void mr_device_close(mr_device **dev_p);
 
 /* One line on GPU `index`: name, memory, place on the bus, driver. *is_free_p: almost none of its
@@ -50,5 +53,6 @@ mr_status mr_device_open_cpu(mr_device **out_p, mr_dtype real);
 mr_status mr_device_open_guard(mr_device **out_p, mr_dtype real);
 mr_status mr_device_open_cuda(mr_device **out_p, int index);
 int mr_device_count_cuda(void);
+void mr_device_bus_id_cuda(int index, char *out, size_t bytes);
 
 #endif

@@ -134,6 +134,13 @@ static mr_status describe(mr_device *d, int index)
     return MR_OK;
 }
 
+void mr_device_bus_id_cuda(int index, char *out, size_t bytes)
+{
+    if (cudaDeviceGetPCIBusId(out, (int)bytes, index) != cudaSuccess) out[0] = 0;
+    for (char *c = out; *c; c++)
+        if (*c >= 'A' && *c <= 'F') *c = (char)(*c - 'A' + 'a');
+}
+
 int mr_device_count_cuda(void)
 {
     int count = 0;

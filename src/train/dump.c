@@ -274,13 +274,16 @@ static mr_status write_file(dump *d, const char *path)
 {
     mr_st_writer *w = NULL;
     mr_status st;
-    char abar[32 * 1024], *json = mr_config_json(d->t->cfg);
-    size_t at = (size_t)snprintf(abar, sizeof abar, "[");
-    for (int64_t t = 0; t <= d->t->sched.T && at < sizeof abar - 40; t++)
-        at += (size_t)snprintf(abar + at, sizeof abar - at, "%s%.17g", t ? ", " : "",
-                               d->t->sched.abar[t]);
-    snprintf(abar + at, sizeof abar - at, "]");
-    if (!json) return MR_RAISE(MR_ERR_MEMORY, "dump: no memory for the configuration");
+    char *abar = NULL, *json = NULL;
+    size_t room = 32 * (size_t)(d->t->sched.T + 2), at = 1;
+    MR_TRY(MR_ALLOC(&abar, (int64_t)room, "schedule"));
+    abar[0] = '[';
+    for (int64_t t = 0; t <= d->t->sched.T; t++)
+        at += (size_t)snprintf(abar + at, room - at, "%s%.17g", t ? ", " : "", d->t->sched.abar[t]);
+    snprintf(abar + at, room - at, "]");
+    json = mr_config_json(d->t->cfg);
+    st = json ? MR_OK : MR_RAISE(MR_ERR_MEMORY, "dump: no memory for the configuration");
+    if (st != MR_OK) goto done;
     MR_TRY_GOTO(mr_st_create(&w, AT_FDCWD, ".", path), st, done);
     for (int i = 0; i < d->n; i++)
         MR_TRY_GOTO(mr_st_declare(w, d->e[i].name, d->e[i].dtype, d->e[i].ndim, d->e[i].dim), st,
@@ -293,6 +296,7 @@ static mr_status write_file(dump *d, const char *path)
 done:
     if (w) mr_st_cancel(&w);
     free(json);
+    MR_FREE(abar);
     return st;
 }
 

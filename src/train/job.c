@@ -2,12 +2,14 @@
 #include "train/job.h"
 
 #include <jansson.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/stop.h"
+#include "dist/agree.h"
 #include "dist/watchdog.h"
 #include "train/run_folder.h"
 
@@ -26,24 +28,50 @@ static double stop_time(const mr_config *cfg)
     return at - (double)cfg->checkpoint.stop_before;
 }
 
+/* The latest checkpoint in a folder, if it is one of this configuration and data; *c_p NULL when
+ * the run's own folder holds none yet. Collective. */
+static mr_status open_checkpoint(const mr_job *j, mr_checkpoint **c_p, const char *where)
+{
+    const char *how = j->cfg->checkpoint.resume;
+    mr_train_state want = mr_loop_state(j->cfg, &j->session->data);
+    mr_checkpoint *c = NULL;
+    MR_TRY(mr_checkpoint_open(&c, where, MR_CHECKPOINT_LATEST, j->session->world));
+    MR_CHECK(c || !strcmp(how, "auto"), MR_ERR_NO_INPUT,
+             "checkpoint.resume=%s: the folder holds no checkpoint", how);
+    bool is_other = c && c->state.config_hash != want.config_hash;
+    if (c && (is_other || c->state.data_checksum != want.data_checksum)) {
+        mr_status st =
+            MR_RAISE(MR_ERR_CONFIG,
+                     "%s was made by another %s; use another run.name, or checkpoint.resume=never",
+                     c->path, is_other ? "configuration" : "data set");
+        mr_checkpoint_close(&c);
+        return st;
+    }
+    *c_p = c;
+    return MR_OK;
+}
+
+/* A checkpoint that was asked for by name is looked at before the run folder is touched. */
+static mr_status check_resume(const mr_job *j)
+{
+    const char *how = j->cfg->checkpoint.resume;
+    mr_checkpoint *c = NULL;
+    if (!strcmp(how, "auto") || !strcmp(how, "never")) return MR_OK;
+    MR_TRY(open_checkpoint(j, &c, how));
+    mr_checkpoint_close(&c);
+    return MR_OK;
+}
+
 /* Where to go on from: checkpoint.resume = auto (this run's own), never, or a folder. */
 static mr_status resume(mr_job *j, mr_run_folder *f, mr_loop *l)
 {
     const char *how = j->cfg->checkpoint.resume;
-    const char *where = !strcmp(how, "auto") ? f->checkpoints : how;
     mr_checkpoint *c = NULL;
     l->state = mr_loop_state(j->cfg, &j->session->data);
     if (!strcmp(how, "never") || (!strcmp(how, "auto") && !f->is_continued)) return MR_OK;
-    MR_TRY(mr_checkpoint_open(&c, where, MR_CHECKPOINT_LATEST, j->session->world));
+    MR_TRY(open_checkpoint(j, &c, !strcmp(how, "auto") ? f->checkpoints : how));
     if (!c) return MR_OK;
-    mr_status st = MR_OK;
-    if (c->state.config_hash != l->state.config_hash ||
-        c->state.data_checksum != l->state.data_checksum)
-        st = MR_RAISE(MR_ERR_CONFIG,
-                      "%s was made by another %s; use another run.name, or checkpoint.resume=never",
-                      c->path,
-                      c->state.config_hash != l->state.config_hash ? "configuration" : "data set");
-    if (st == MR_OK) st = mr_checkpoint_read(c, &l->t->params);
+    mr_status st = mr_checkpoint_read(c, &l->t->params);
     if (st == MR_OK) {
         l->state = c->state;
         mr_info("going on from %s: epoch %lld, step %lld", c->path, (long long)c->state.epoch,
@@ -51,6 +79,12 @@ static mr_status resume(mr_job *j, mr_run_folder *f, mr_loop *l)
     }
     mr_checkpoint_close(&c);
     return st;
+}
+
+static void to_log(void *user, const char *text)
+{
+    (void)user;
+    mr_info("%s", text);
 }
 
 static void describe(const mr_job *j, const mr_trainer *t)
@@ -61,6 +95,7 @@ static void describe(const mr_job *j, const mr_trainer *t)
             (long long)mr_sampler_rows(t->sampler), d->is_synthetic ? " (SYNTHETIC)" : "");
     mr_info("model: %lld parameters; %d rank(s), device %s, item table shared by %d rank(s)",
             (long long)mr_params_count(&t->params), t->world->size, t->dev->name, t->items->size);
+    if (t->world->size > 1) mr_placement_print(&t->placement, to_log, NULL);
     mr_info("memory: step workspace %.1f MB, parameters with gradients and moments %.1f MB",
             (double)t->train_plan->ws_bytes / 1e6,
             4.0 * (double)t->params.n_total * (double)t->params.real_bytes / 1e6);
@@ -106,12 +141,41 @@ done:
     return st;
 }
 
+/* What must be the same everywhere although each rank worked it out for itself. */
+static mr_status same_layout(const mr_trainer *t)
+{
+    mr_fact *fact = NULL;
+    const struct {
+        const char *name;
+        int64_t value;
+    } number[] = {{"the number of parameters", mr_params_count(&t->params)},
+                  {"the number of tensors", mr_named_count(&t->params)},
+                  {"the rows of the item table", t->table_rows},
+                  {"the ranks of an item group", t->items->size},
+                  {"the training rows", mr_sampler_rows(t->sampler)},
+                  {"the batches of an epoch", mr_sampler_batches(t->sampler)},
+                  {"the bytes of a number", (int64_t)t->params.real_bytes}};
+    enum { N = sizeof number / sizeof *number };
+    mr_status st = mr_comm_agree(t->world, MR_ALLOC(&fact, N + 1, "facts"));
+    for (int i = 0; st == MR_OK && i < N; i++) {
+        fact[i].name = number[i].name;
+        snprintf(fact[i].text, sizeof fact[i].text, "%lld", (long long)number[i].value);
+    }
+    if (st == MR_OK) {
+        fact[N].name = "the device";
+        snprintf(fact[N].text, sizeof fact[N].text, "%s", t->dev->name);
+        st = mr_agree_facts(t->world, fact, N + 1, "look for what differs between the hosts");
+    }
+    MR_FREE(fact);
+    return st;
+}
+
 mr_status mr_job_run(mr_job *j)
 {
     mr_trainer *t = NULL;
     mr_run_folder *f = NULL;
     mr_session *s = j->session;
-    mr_trainer_opts o = {.stochastic = true, .optimizer = true};
+    mr_trainer_opts o = {.stochastic = true, .optimizer = true, .whole_steps = true};
     mr_run_info info = {.device = mr_trainer_device(j->cfg),
                         .data_path = j->cfg->data.path,
                         .data_checksum = s->data.checksum,
@@ -121,6 +185,8 @@ mr_status mr_job_run(mr_job *j)
     mr_watch_phase(MR_AT_START);
     /* First what can refuse the configuration: a refused one leaves no run folder behind. */
     MR_TRY_GOTO(mr_trainer_create(&t, j->cfg, &s->data, s->world, &o), st, done);
+    MR_TRY_GOTO(check_resume(j), st, done);
+    MR_TRY_GOTO(same_layout(t), st, done);
     MR_TRY_GOTO(mr_run_folder_open(&f, j->cfg, &info, s->world), st, done);
     MR_TRY_GOTO(mr_watch_folder(f->path, s->world), st, done);
     describe(j, t);

@@ -11,6 +11,7 @@
 #include "base/mem.h"
 #include "base/progress.h"
 #include "dist/watchdog.h"
+#include "train/sound.h"
 
 /* Running sums of an epoch live in state.epoch_sums: rows, total loss, then the single losses. */
 enum { SUM_ROWS, SUM_TOTAL, SUM_LOSS };
@@ -77,7 +78,7 @@ static mr_status batch_variance(mr_loop *l, const char *output, double *out)
     mr_trainer *t = l->t;
     int id = mr_graph_find_output(t->train_graph, output);
     *out = -1;
-    if (id < 0) return MR_OK;
+    if (id < 0 || t->exact) return MR_OK; /* exact: no batch of all rows exists */
     int64_t n = t->batch.rows, w = mr_node_inner(t->train_graph, id);
     char *host = NULL;
     double *s = NULL, var = 0;
@@ -126,7 +127,8 @@ static mr_status epoch_event(mr_loop *l, double seconds)
 /* A failed checkpoint costs the checkpoint, not the training: it has said so itself. */
 static mr_status bear(mr_status st)
 {
-    return st == MR_ERR_COMM || st == MR_ERR_WATCHDOG ? st : MR_OK;
+    bool is_final = st == MR_ERR_COMM || st == MR_ERR_WATCHDOG || st == MR_ERR_INTERNAL;
+    return is_final ? st : MR_OK;
 }
 
 static mr_status begin_checkpoint(mr_loop *l, bool is_best)
@@ -134,6 +136,7 @@ static mr_status begin_checkpoint(mr_loop *l, bool is_best)
     l->state.step = l->t->step;
     l->saved_at = now();
     if (!l->checkpoint_dir) return MR_OK;
+    if (l->t->cfg->dist.check_every) MR_TRY(mr_sound_replicas(l->t));
     l->state.skipped_in_row = l->t->skipped_in_row;
     mr_checkpoint_save_args a = {.dir = l->checkpoint_dir,
                                  .params = &l->t->params,
@@ -181,7 +184,10 @@ static mr_status requests(mr_loop *l, bool *stop, bool *is_due)
     int64_t made = mr_ring_mine()->last;
     int64_t flag[5] = {(l->stop && *l->stop) || (w->rank == 0 && late), w->rank == 0 && due, made,
                        -made, mr_checkpoint_is_busy(l->saving)};
-    if (w->size > 1) MR_TRY(w->allreduce(w, flag, 5, MR_I64, MR_MAX));
+    if (w->size > 1) {
+        w->purpose = MR_FOR_STOP;
+        MR_TRY(w->allreduce(w, flag, 5, MR_I64, MR_MAX));
+    }
     MR_TRY(mr_watch_same_place(-flag[3], flag[2]));
     *stop = flag[0] != 0;
     *is_due = flag[1] != 0;
@@ -231,6 +237,8 @@ static mr_status train_epoch(mr_loop *l, double *seconds)
         }
         if (is_due) MR_TRY(save(l, false));
         MR_TRY(mr_trainer_step(t, l->state.epoch, l->state.batch_in_epoch));
+        if (t->cfg->dist.check_every && t->step % t->cfg->dist.check_every == 0)
+            MR_TRY(mr_sound_replicas(t));
         mr_watch_beat(t->step);
         add_step(l);
         rows += (double)t->batch.rows_global;

@@ -42,7 +42,8 @@ static mr_status make_folder(const char *path)
         if (path[i] != '/' && path[i] != 0) continue;
         snprintf(part, sizeof part, "%.*s", (int)i, path);
         if (mkdir(part, 0777) != 0 && errno != EEXIST)
-            return MR_RAISE(MR_ERR_IO, "the folder %s cannot be made: %s", part, strerror(errno));
+            return MR_RAISE(MR_ERR_IO, "the folder %s cannot be made: %s; choose another --run.dir",
+                            part, strerror(errno));
     }
     return MR_OK;
 }

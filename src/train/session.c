@@ -2,25 +2,28 @@
 #include "train/session.h"
 
 #include <omp.h>
+#include <stdio.h>
 #include <string.h>
 
 #include "base/log.h"
 #include "base/mem.h"
 #include "data/noise.h"
 #include "data/synth.h"
+#include "dist/agree.h"
 #include "dist/ring.h"
 #include "dist/topo.h"
 #include "dist/watchdog.h"
+#include "io/environment.h"
 #include "io/h5_dataset.h"
 #include "model/model.h"
-
-#define VALUE_BYTES (2 * MR_STR) /* of an option as text */
 
 /* Features that the demo's model does not read would only cost time; the demo shape is small
  * anyway. */
 static mr_status load_data(mr_session *s, const mr_config *cfg)
 {
-    if (cfg->data.path[0]) return mr_h5_dataset_read(&s->data, cfg->data.path, s->world);
+    if (cfg->data.path[0])
+        return (strcmp(cfg->data.read, "rank0") ? mr_h5_dataset_read : mr_h5_dataset_read_rank0)(
+            &s->data, cfg->data.path, s->world);
     mr_synth_spec spec;
     MR_TRY(mr_synth_spec_for("demo", &spec));
     spec.seed = (uint64_t)cfg->run.seed;
@@ -28,35 +31,73 @@ static mr_status load_data(mr_session *s, const mr_config *cfg)
     return mr_synth(&s->data, &spec);
 }
 
-/* Ranks started with different arguments would wait for each other or compute nonsense. Where the
- * data set lies may differ: what it holds is compared when it is read. */
-static mr_status compare_with_first(const mr_config *cfg, const char *first, int rank)
+static const char *command_name = "";
+
+void mr_session_command(const char *name) { command_name = name; }
+
+/* Different builds may compute different things, or make other collectives. */
+static mr_status same_program(mr_comm *world)
 {
-    char mine[VALUE_BYTES];
-    for (int i = 0; i < mr_config_count(); i++, first += VALUE_BYTES) {
-        mr_config_format(cfg, i, mine, sizeof mine);
-        if (!strcmp(mr_config_key(i), "data.path")) continue;
-        MR_CHECK(
-            !strcmp(mine, first), MR_ERR_CONFIG,
-            "%s is %s on rank %d and %s on rank 0; start all ranks with the same arguments and "
-            "files",
-            mr_config_key(i), mine, rank, first);
+    static const char *const compared[] = {"mealrec-dist", "git", "compiler", "options"};
+    enum { N = sizeof compared / sizeof *compared };
+    mr_fact *fact = NULL;
+    mr_version v[16];
+    int n = mr_environment(v, 16);
+    mr_status st = mr_comm_agree(world, MR_ALLOC(&fact, N + 1, "facts"));
+    for (int k = 0; st == MR_OK && k < N; k++) {
+        fact[k].name = compared[k];
+        for (int i = 0; i < n; i++)
+            if (!strcmp(v[i].name, compared[k]))
+                snprintf(fact[k].text, sizeof fact[k].text, "%s", v[i].text);
     }
-    return MR_OK;
+    if (st == MR_OK) {
+        fact[N].name = "the command";
+        snprintf(fact[N].text, sizeof fact[N].text, "%s", command_name);
+        st = mr_agree_facts(world, fact, N + 1, "start the same program on all ranks");
+    }
+    MR_FREE(fact);
+    return st;
+}
+
+/* Where the data set lies may differ: what it holds is compared when it is read. */
+static mr_status same_configuration(mr_comm *world, const mr_config *cfg)
+{
+    mr_fact *fact = NULL;
+    int n = mr_config_count(), used = 0;
+    mr_status st = mr_comm_agree(world, MR_ALLOC(&fact, n, "configuration"));
+    for (int i = 0; st == MR_OK && i < n; i++) {
+        if (!strcmp(mr_config_key(i), "data.path")) continue;
+        fact[used].name = mr_config_key(i);
+        mr_config_format(cfg, i, fact[used].text, sizeof fact[used].text);
+        used++;
+    }
+    if (st == MR_OK)
+        st = mr_agree_facts(world, fact, used, "start all ranks with the same arguments and files");
+    MR_FREE(fact);
+    return st;
+}
+
+static mr_status same_data(mr_comm *world, const mr_dataset *d)
+{
+    mr_fact *fact = NULL;
+    mr_status st = mr_comm_agree(world, MR_ALLOC(&fact, 4, "facts"));
+    if (st == MR_OK) {
+        const char *const name[] = {"the data's checksum", "users", "items", "interactions"};
+        for (int i = 0; i < 4; i++) fact[i].name = name[i];
+        snprintf(fact[0].text, MR_FACT_TEXT, "%016llx", (unsigned long long)d->checksum);
+        snprintf(fact[1].text, MR_FACT_TEXT, "%lld", (long long)d->n_users);
+        snprintf(fact[2].text, MR_FACT_TEXT, "%lld", (long long)d->n_items);
+        snprintf(fact[3].text, MR_FACT_TEXT, "%lld", (long long)d->n_inter);
+        st = mr_agree_facts(world, fact, 4, "give all ranks the same data set");
+    }
+    MR_FREE(fact);
+    return st;
 }
 
 mr_status mr_session_compare(mr_comm *world, const mr_config *cfg)
 {
-    char *first = NULL;
-    int64_t n = mr_config_count();
-    if (world->size == 1) return MR_OK;
-    mr_status st = mr_comm_agree(world, mr_alloc((void **)&first, n, VALUE_BYTES, "configuration"));
-    for (int i = 0; st == MR_OK && i < n; i++)
-        mr_config_format(cfg, i, first + (int64_t)i * VALUE_BYTES, VALUE_BYTES);
-    if (st == MR_OK) st = world->bcast(world, first, n * VALUE_BYTES, MR_U8, 0);
-    if (st == MR_OK) st = mr_comm_agree(world, compare_with_first(cfg, first, world->rank));
-    MR_FREE(first);
-    return st;
+    MR_TRY(same_program(world));
+    return same_configuration(world, cfg);
 }
 
 mr_status mr_session_start(mr_session *s, const mr_config *cfg)
@@ -75,6 +116,7 @@ mr_status mr_session_start(mr_session *s, const mr_config *cfg)
     mr_ring_at("agreement");
     mr_log_init(s->world->size > 1 ? s->world->rank : -1, MR_LOG_INFO);
     MR_TRY(mr_session_compare(s->world, cfg));
+    MR_TRY(mr_topo_settle(s->world, cfg->run.device, cfg->dist.bind));
     omp_set_num_threads(mr_topo_decide_threads(s->world));
     return MR_OK;
 }
@@ -93,8 +135,8 @@ mr_status mr_session_load(mr_session *s, const mr_config *cfg)
 {
     mr_watch_phase(MR_AT_READ);
     MR_TRY(mr_comm_agree(s->world, load_data(s, cfg)));
-    mr_status st = MR_OK;
-    if (cfg->data.frames_noise > 0)
+    mr_status st = same_data(s->world, &s->data);
+    if (st == MR_OK && cfg->data.frames_noise > 0)
         st = mr_comm_agree(s->world, mr_dataset_add_noise(&s->data, cfg->data.frames_noise,
                                                           (uint64_t)cfg->run.seed));
     drop_unused(&s->data, cfg);

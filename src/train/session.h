@@ -11,9 +11,12 @@ typedef struct mr_session {
     mr_dataset data;
 } mr_session;
 
+/* Name of the command, which all ranks must share. Before anything else; borrowed. */
+void mr_session_command(const char *name);
 /* Start communication (dist.comm), set the number of threads, read data.path on all ranks (or make
  * the built-in synthetic demo when it is empty), add data.frames_noise; features that cfg's model
- * does not read are not kept. Collective. */
+ * does not read are not kept. ERR_CONFIG when the ranks run other programs, commands or
+ * configurations, or see other data. Collective. */
 mr_status mr_session_open(mr_session *s, const mr_config *cfg);
 /* The two halves of it: communication and threads; then the data. */
 mr_status mr_session_start(mr_session *s, const mr_config *cfg);

@@ -3,18 +3,17 @@
 #include <math.h>
 #include <string.h>
 
-#include "base/log.h"
-#include "base/mem.h"
 #include "dist/ring.h"
+#include "train/exact.h"
+#include "train/sound.h"
 #include "train/trainer.h"
-
-#define MAX_SKIPS 3 /* non-finite gradients in a row before giving up */
 
 mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, mr_feed *feed, const mr_batch *b)
 {
     const mr_config *c = t->cfg;
+    bool is_exact = t->exact && run == t->train_run; /* one rank's step, on its own */
     mr_ring_at("row exchange");
-    MR_TRY(mr_feed_plan(feed, t->items, t->table_rows, b));
+    MR_TRY(mr_feed_plan(feed, is_exact ? run->items : t->items, t->table_rows, b));
     for (int s = 0; s < b->n_seq; s++) run->xch[s] = feed->xch[s];
     double k = (double)(t->step + 1);
     mr_step_state st = {.lr = c->train.lr,
@@ -37,6 +36,7 @@ static mr_status reduce_bucket(void *user, int64_t lo, int64_t hi)
     if (t->world->size == 1) return MR_OK;
     char *g = (char *)t->params.grad + lo * (int64_t)t->params.real_bytes;
     t->dev->enter(t->dev);
+    t->dev_world->purpose = MR_FOR_DENSE_GRADS;
     mr_status st = t->dev_world->iallreduce(t->dev_world, g, hi - lo, t->dev->real);
     t->dev->leave(t->dev);
     return st;
@@ -56,9 +56,10 @@ mr_status mr_trainer_gradients(mr_trainer *t)
     t->dev->enter(t->dev);
     mr_status st = t->dev_world->wait_all(t->dev_world);
     if (st == MR_OK && t->replicas) {
-        char *g = (char *)t->params.grad + shard_begin(t) * (int64_t)t->params.real_bytes;
-        st = t->dev_replicas->allreduce(t->dev_replicas, g, t->params.n_total - shard_begin(t),
-                                        t->dev->real, MR_SUM);
+        const mr_param *p = &t->params.p[t->table];
+        char *g = (char *)t->params.grad + p->offset * (int64_t)t->params.real_bytes;
+        t->dev_replicas->purpose = MR_FOR_TABLE_GRADS;
+        st = t->dev_replicas->allreduce(t->dev_replicas, g, p->count, t->dev->real, MR_SUM);
     }
     t->dev->leave(t->dev);
     MR_TRY(st);
@@ -84,48 +85,12 @@ static mr_status gradient_stats(mr_trainer *t, double *sum, double *bad)
     if (st == MR_OK) st = t->dev->to_host(t->dev, shard, dev, sizeof shard);
     t->dev->free(t->dev, dev);
     MR_TRY(st);
-    if (t->items->size > 1) MR_TRY(t->items->allreduce(t->items, shard, 2, MR_F64, MR_SUM));
+    if (t->items->size > 1) {
+        t->items->purpose = MR_FOR_TABLE_NORM;
+        MR_TRY(t->items->allreduce(t->items, shard, 2, MR_F64, MR_SUM));
+    }
     *sum = dense[0] + shard[0];
     *bad = dense[1] + shard[1];
-    return MR_OK;
-}
-
-/* Name of the first parameter with a non-finite gradient on this rank. */
-static const char *first_bad(mr_trainer *t)
-{
-    for (int i = 0; i < t->params.n; i++) {
-        const mr_param *p = &t->params.p[i];
-        float *host = NULL;
-        size_t real = t->params.real_bytes;
-        if (mr_alloc((void **)&host, p->count, real, "check") != MR_OK) return "?";
-        mr_status st =
-            t->dev->to_host(t->dev, host, (char *)t->params.grad + p->offset * (int64_t)real,
-                            (size_t)p->count * real);
-        bool bad = false;
-        for (int64_t e = 0; st == MR_OK && e < p->count; e++)
-            bad |= !isfinite(real == 8 ? ((double *)(void *)host)[e] : (double)host[e]);
-        MR_FREE(host);
-        if (bad) return p->name;
-    }
-    return "another rank's rows of item.weight";
-}
-
-static mr_status check_finite(mr_trainer *t, double bad)
-{
-    mr_step_state *s = &t->train_run->state_host;
-    s->skip = bad > 0 || !isfinite(t->grad_norm) || !isfinite(mr_trainer_total_loss(t));
-    if (!s->skip) {
-        t->skipped_in_row = 0;
-        return MR_OK;
-    }
-    const char *name = first_bad(t);
-    mr_warn("step %lld: %.0f gradient elements are not finite (first in %s); the step is skipped",
-            (long long)t->step, bad, name);
-    MR_CHECK(
-        ++t->skipped_in_row <= MAX_SKIPS, MR_ERR_DIVERGED,
-        "step %lld: the gradient of %s is not finite in %d steps in a row; lower train.lr or set "
-        "train.clip",
-        (long long)t->step, name, t->skipped_in_row);
     return MR_OK;
 }
 
@@ -136,9 +101,9 @@ mr_status mr_trainer_update(mr_trainer *t)
     mr_params *ps = &t->params;
     double sum, bad;
     mr_ring_at("update");
-    MR_TRY(gradient_stats(t, &sum, &bad));
+    MR_TRY(t->exact ? mr_exact_stats(t, &sum, &bad) : gradient_stats(t, &sum, &bad));
     t->grad_norm = sqrt(sum);
-    MR_TRY(check_finite(t, bad));
+    MR_TRY(mr_sound_finite(t, bad));
     if (c->train.clip > 0 && t->grad_norm > c->train.clip)
         r->state_host.grad_scale = c->train.clip / t->grad_norm;
     MR_TRY(t->dev->to_device(t->dev, r->state_dev, &r->state_host, sizeof r->state_host));
@@ -156,8 +121,12 @@ mr_status mr_trainer_update(mr_trainer *t)
 
 mr_status mr_trainer_step(mr_trainer *t, int64_t epoch, int64_t i)
 {
-    MR_TRY(mr_trainer_load(t, t->train_run, epoch, i));
-    MR_TRY(mr_trainer_gradients(t));
+    if (t->exact) {
+        MR_TRY(mr_exact_gradients(t, epoch, i));
+    } else {
+        MR_TRY(mr_trainer_load(t, t->train_run, epoch, i));
+        MR_TRY(mr_trainer_gradients(t));
+    }
     MR_TRY(mr_trainer_update(t));
     t->step++;
     return MR_OK;

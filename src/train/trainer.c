@@ -2,11 +2,12 @@
  */
 #include "train/trainer.h"
 
-#include <stdlib.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/log.h"
 #include "base/mem.h"
+#include "train/exact.h"
 #include "train/own_device.h"
 
 const char *mr_trainer_device(const mr_config *cfg)
@@ -14,23 +15,76 @@ const char *mr_trainer_device(const mr_config *cfg)
     return strcmp(cfg->run.device, "auto") ? cfg->run.device : "cpu";
 }
 
+/* Bytes of memory for each rank of the fullest node; the same in every run on the same machine. */
+static mr_status memory_of_rank(mr_comm *world, double *out)
+{
+    mr_comm *host = NULL;
+    MR_TRY(world->split_host(world, &host));
+    double mine = (double)sysconf(_SC_PHYS_PAGES) * (double)sysconf(_SC_PAGESIZE) / host->size;
+    mr_comm_destroy(&host);
+    MR_TRY(world->allreduce(world, &mine, 1, MR_F64, MR_MIN));
+    *out = mine;
+    return MR_OK;
+}
+
+/* What the placement needs to know of a step before its graph exists. */
+static void table_shape(const mr_trainer *t, mr_step_shape *out)
+{
+    *out = (mr_step_shape){.ranks = t->world->size,
+                           .group = 1,
+                           .real_bytes = (int64_t)mr_dtype_bytes(t->dev->real),
+                           .table_rows = mr_model_table_rows(t->cfg, t->data->n_items),
+                           .width = t->cfg->model.hidden,
+                           .n_seq = t->batch.n_seq,
+                           .n_item_loss = 1};
+    for (int q = 0; q < out->n_seq; q++) out->lookups[q] = out->lookups_bwd[q] = 1;
+}
+
+/* Rank 0 looks at its rows of the first batch and decides for all. */
+static mr_status decide(mr_trainer *t, double memory)
+{
+    mr_wanted w = {0};
+    mr_step_shape shape;
+    table_shape(t, &shape);
+    mr_sampler_get(t->sampler, 0, 0, 0, &t->batch);
+    MR_TRY(mr_wanted_of(&w, &t->batch, shape.table_rows));
+    mr_status st = mr_placement_choose(&t->placement, &shape, &t->placement.layout,
+                                       t->batch.rank_rows, w.n, memory, t->cfg->dist.item_shard);
+    mr_wanted_free(&w);
+    return st;
+}
+
+/* The table has a row for PAD as well, but a rank of which no item is would only be in the way. */
+static mr_status check_ranks(const mr_trainer *t)
+{
+    int64_t I = t->data->n_items;
+    MR_CHECK(t->world->size <= I, MR_ERR_CONFIG,
+             "%d ranks but only %lld items in %s, so ranks %lld to %d would have no item; start at "
+             "most %lld ranks",
+             t->world->size, (long long)I, t->data->name, (long long)I, t->world->size - 1,
+             (long long)I);
+    return MR_OK;
+}
+
 /* Which ranks share the item table: groups of G consecutive ranks. */
 static mr_status make_groups(mr_trainer *t)
 {
-    const char *s = t->cfg->dist.item_shard;
-    int P = t->world->size, G = P;
-    if (strcmp(s, "auto") && strcmp(s, "all")) G = atoi(s);
-    MR_CHECK(G >= 1 && G <= P && P % G == 0, MR_ERR_CONFIG,
-             "dist.item_shard=%s: %d ranks cannot be split into groups of %d; use all, auto or a "
-             "divisor of the number of ranks",
-             s, P, G);
-    t->group0 = t->world->rank / G * G;
-    if (G == P) {
+    int P = t->world->size, rank = t->world->rank;
+    double memory = 0;
+    MR_TRY(mr_layout_of(&t->placement.layout, t->world));
+    MR_TRY(memory_of_rank(t->world, &memory));
+    MR_TRY(mr_comm_agree(t->world, rank == 0 ? decide(t, memory) : MR_OK));
+    MR_TRY(t->world->bcast(t->world, &t->placement, sizeof t->placement, MR_U8, 0));
+    int G = t->placement.of[t->placement.chosen].group;
+    t->group0 = rank / G * G;
+    if (P == 1) {
         t->items = t->world;
         return MR_OK;
     }
-    MR_TRY(t->world->split(t->world, t->world->rank / G, &t->items));
-    return t->world->split(t->world, t->world->rank % G, &t->replicas);
+    /* A communicator of its own even when it is everybody: small exchanges of rows do not queue
+     * behind the sums of dense gradients. */
+    MR_TRY(t->world->split(t->world, rank / G, &t->items));
+    return G == P ? MR_OK : t->world->split(t->world, rank % G, &t->replicas);
 }
 
 /* Dense sums and the item table's collectives get communicators of their own, so that they can be
@@ -82,24 +136,29 @@ static mr_graph_dims dims_for(const mr_trainer *t, int64_t rows_cap, int64_t row
                            .rows_global_cap = rows_global};
 }
 
-static mr_status make_sampler(mr_trainer *t)
+mr_sampler_spec mr_trainer_sampling(const mr_trainer *t, int rank, int n_ranks)
 {
     const mr_config *c = t->cfg;
     bool views = mr_model_backbone(c) == MR_BACKBONE_CL4SREC;
-    mr_sampler_spec spec = {.data = t->data,
-                            .split = MR_SPLIT_TRAIN,
-                            .batch = c->train.batch,
-                            .max_len = c->data.max_len,
-                            .virtual_shards = (int)c->dist.virtual_shards,
-                            .rank = t->world->rank,
-                            .n_ranks = t->world->size,
-                            .seed = (uint64_t)c->run.seed,
-                            .augment = views ? c : NULL};
+    return (mr_sampler_spec){.data = t->data,
+                             .split = MR_SPLIT_TRAIN,
+                             .batch = c->train.batch,
+                             .max_len = c->data.max_len,
+                             .virtual_shards = (int)c->dist.virtual_shards,
+                             .rank = rank,
+                             .n_ranks = n_ranks,
+                             .seed = (uint64_t)c->run.seed,
+                             .augment = views ? c : NULL};
+}
+
+static mr_status make_sampler(mr_trainer *t)
+{
+    mr_sampler_spec spec = mr_trainer_sampling(t, t->world->rank, t->world->size);
     MR_TRY(mr_sampler_make(&t->sampler, &spec));
-    int64_t cap = mr_sampler_rows_cap(t->sampler), L = c->data.max_len;
+    int64_t cap = mr_sampler_rows_cap(t->sampler);
     if (cap < 1) cap = 1;
-    MR_TRY(mr_batch_alloc(&t->batch, cap, L, views ? 3 : 1, t->world->size));
-    return mr_feed_create(&t->feed, cap, L, t->batch.n_seq, t->items->size);
+    return mr_batch_alloc(&t->batch, cap, spec.max_len, spec.augment ? MR_MAX_SEQ : 1,
+                          t->world->size);
 }
 
 mr_status mr_trainer_run(mr_trainer *t, mr_run **out_p, const mr_plan *plan)
@@ -120,6 +179,11 @@ mr_status mr_trainer_run(mr_trainer *t, mr_run **out_p, const mr_plan *plan)
     return MR_OK;
 }
 
+static bool is_exact(const mr_trainer *t, const mr_trainer_opts *o)
+{
+    return t->cfg->dist.deterministic == MR_DET_WORLD && o->whole_steps;
+}
+
 static mr_status make_training(mr_trainer *t, const mr_trainer_opts *o)
 {
     size_t real = mr_dtype_bytes(t->dev->real);
@@ -135,6 +199,7 @@ static mr_status make_training(mr_trainer *t, const mr_trainer_opts *o)
         MR_TRY(mr_params_init(&t->params, (uint64_t)t->cfg->run.seed));
     }
     if (!o->optimizer) return MR_OK;
+    if (is_exact(t, o)) return mr_exact_create(t, o->stochastic);
     int64_t bucket = (int64_t)(t->cfg->dist.bucket_mb * 1048576.0) / (int64_t)real;
     MR_TRY(mr_plan_compile(&t->train_plan, t->train_graph, true, o->is_private, bucket));
     return o->is_dry ? MR_OK : mr_trainer_run(t, &t->train_run, t->train_plan);
@@ -162,13 +227,17 @@ mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_d
     t->data = data;
     t->world = world;
     t->is_dry = opts->is_dry;
-    MR_TRY_GOTO(make_groups(t), st, fail);
+    MR_TRY_GOTO(check_ranks(t), st, fail);
     const char *device = opts->device ? opts->device : mr_trainer_device(cfg);
     MR_TRY_GOTO(mr_own_device_open(&t->dev, device, cfg, world), st, fail);
+    MR_TRY_GOTO(make_sampler(t), st, fail);
+    MR_TRY_GOTO(make_groups(t), st, fail);
     MR_TRY_GOTO(make_device_comms(t), st, fail);
+    MR_TRY_GOTO(mr_feed_create(&t->feed, t->batch.rows_cap, cfg->data.max_len, t->batch.n_seq,
+                               is_exact(t, opts) ? 1 : t->items->size),
+                st, fail);
     MR_TRY_GOTO(mr_schedule_make(&t->sched, cfg), st, fail);
     if (!t->is_dry) MR_TRY_GOTO(make_features(t), st, fail);
-    MR_TRY_GOTO(make_sampler(t), st, fail);
     MR_TRY_GOTO(make_training(t, opts), st, fail);
     *out_p = t;
     return MR_OK;
@@ -200,6 +269,7 @@ void mr_trainer_free(mr_trainer **t_p)
     mr_plan_free(&t->eval_plan);
     mr_graph_free(&t->eval_graph);
     mr_run_free(&t->train_run);
+    mr_exact_free(&t->exact);
     mr_plan_free(&t->train_plan);
     mr_graph_free(&t->train_graph);
     mr_params_free(&t->params);

@@ -13,12 +13,16 @@
 #include "model/model.h"
 #include "model/schedule.h"
 #include "train/feed.h"
+#include "train/placement.h"
+
+typedef struct mr_exact mr_exact;
 
 typedef struct mr_trainer {
     const mr_config *cfg;   /* borrowed */
     const mr_dataset *data; /* borrowed; must outlive the trainer (features are used in place) */
     mr_comm *world;         /* borrowed */
-    mr_comm *items;         /* ranks that share the item table; == world, or owned */
+    mr_placement placement; /* why the groups of items are what they are */
+    mr_comm *items;         /* ranks that share the item table; owned, or world when alone */
     mr_comm *replicas;      /* ranks that hold the same rows of it; NULL when there is one copy */
     int group0;             /* world rank of the first rank of this item group */
     /* The same three for buffers in device memory: equal to them where the device is the host. */
@@ -32,7 +36,8 @@ typedef struct mr_trainer {
     int64_t table_rows; /* rows of item.weight */
     int table;          /* its parameter id */
 
-    mr_graph *train_graph;
+    mr_exact *exact;       /* dist.deterministic=world: how steps are made; else NULL */
+    mr_graph *train_graph; /* of a whole step; exact: of the rows of one virtual shard */
     mr_plan *train_plan;
     mr_run *train_run;
     mr_sampler *sampler;
@@ -54,6 +59,8 @@ typedef struct mr_trainer_opts {
     bool stochastic;    /* dropout and gate noise in the training graph */
     bool optimizer;     /* allocate gradients and Adam's moments */
     bool is_private;    /* plan check mode: private poisoned memory */
+    bool whole_steps;   /* only mr_trainer_step will be called, so dist.deterministic=world can be
+                         * followed; false: steps are made as with `run` */
     bool is_dry;        /* compile the plans only: no memory for parameters and buffers, no run */
     const char *device; /* NULL: the configuration's */
 } mr_trainer_opts;
@@ -63,6 +70,10 @@ const char *mr_trainer_device(const mr_config *cfg);
 mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_dataset *data,
                             mr_comm *world, const mr_trainer_opts *opts);
 void mr_trainer_free(mr_trainer **t_p);
+
+/* How rank `rank` of n_ranks chooses the training rows of this trainer's batches. Not collective.
+ */
+mr_sampler_spec mr_trainer_sampling(const mr_trainer *t, int rank, int n_ranks);
 
 /* One optimizer step on global batch i of `epoch`. ERR_DIVERGED after 3 non-finite gradients in a
  * row, naming the first such parameter. */

@@ -5,6 +5,7 @@
 #include <mpi.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/resource.h>
 #include <unistd.h>
 
 #include "base/mem.h"
@@ -63,7 +64,7 @@ static void test_equals_serial(void **state)
     /* Counts that no rank count divides. */
     static const int64_t shapes[][2] = {{0, 0}, {31, 37}, {211, 97}};
     for (int k = 0; k < 3; k++) {
-        mr_dataset a, b = {0}, c = {0};
+        mr_dataset a, b = {0}, c = {0}, e = {0};
         char name[32];
         if (k == 0)
             make_smallest(&a);
@@ -73,9 +74,12 @@ static void test_equals_serial(void **state)
         write_on_root(&a, shared_path(name));
         assert_int_equal(mr_h5_dataset_read(&b, path, world), MR_OK);
         assert_int_equal(mr_h5_dataset_read(&c, path, NULL), MR_OK);
+        assert_int_equal(mr_h5_dataset_read_rank0(&e, path, world), MR_OK);
         a.checksum = c.checksum;
         assert_true(same_dataset(&a, &b));
         assert_true(same_dataset(&b, &c));
+        assert_true(same_dataset(&c, &e));
+        mr_dataset_free(&e);
         mr_dataset_free(&a);
         mr_dataset_free(&b);
         mr_dataset_free(&c);
@@ -99,14 +103,74 @@ static void test_part_of_world(void **state)
     mr_dataset_free(&b);
 }
 
+/* data.read=rank0: the others need not see the file. */
+static void test_only_rank0_has_it(void **state)
+{
+    (void)state;
+    mr_dataset a, b = {0};
+    make(&a, 20, 30);
+    const char *own = tmp_path("rank0.h5"); /* every rank has its own folder */
+    if (world->rank == 0) assert_int_equal(mr_h5_dataset_write(&a, own, false), MR_OK);
+    assert_int_equal(mr_h5_dataset_read_rank0(&b, own, world), MR_OK);
+    a.checksum = b.checksum;
+    assert_true(same_dataset(&a, &b));
+    mr_dataset_free(&a);
+    mr_dataset_free(&b);
+}
+
 static void expect_refusal(mr_status want)
 {
     mr_dataset d = {0};
     mr_errors_to_log(false);
     mr_status st = mr_h5_dataset_read(&d, path, world);
+    mr_status rank0 = mr_h5_dataset_read_rank0(&d, path, world);
     mr_errors_to_log(true);
     assert_int_equal(st, want);
+    assert_int_equal(rank0, want);
     assert_null(d.offset);
+}
+
+/* The last rank may take less memory than the arrays need: all refuse, before they ask for any. */
+static void test_does_not_fit(void **state)
+{
+    (void)state;
+    mr_dataset a, d = {0};
+    mr_synth_spec s;
+    struct rlimit old, small = {.rlim_cur = 64 << 20};
+    char *room = NULL;
+    assert_int_equal(mr_synth_spec_for("demo", &s), MR_OK);
+    s.width = 2048; /* 36 MiB */
+    assert_int_equal(mr_synth(&a, &s), MR_OK);
+    write_on_root(&a, shared_path("large.h5"));
+    mr_dataset_free(&a);
+    getrlimit(RLIMIT_AS, &old);
+    FILE *f = fopen("/proc/self/statm", "r");
+    long pages = 0;
+    assert_non_null(f);
+    assert_int_equal(fscanf(f, "%ld", &pages), 1);
+    fclose(f);
+    small.rlim_max = old.rlim_max;
+    small.rlim_cur = (rlim_t)(pages * sysconf(_SC_PAGESIZE)) + (24 << 20);
+    int last = world->rank == world->size - 1;
+    assert_int_equal(MR_ALLOC(&room, 8 << 20, "warm up"), MR_OK);
+    MR_FREE(room);
+    int64_t before = mr_mem_now_bytes();
+    if (last) assert_int_equal(setrlimit(RLIMIT_AS, &small), 0);
+    mr_errors_to_log(false);
+    mr_status st = mr_h5_dataset_read(&d, path, world);
+    mr_errors_to_log(true);
+    if (last) assert_int_equal(setrlimit(RLIMIT_AS, &old), 0);
+    assert_int_equal(st, MR_ERR_MEMORY);
+    assert_null(d.offset);
+    assert_int_equal(mr_mem_now_bytes(), before);
+    if (last) {
+        char who[32];
+        snprintf(who, sizeof who, "rank %d on ", world->rank);
+        assert_non_null(strstr(mr_last_error(), who));
+        assert_non_null(strstr(mr_last_error(), "ulimit -v"));
+    }
+    assert_int_equal(mr_h5_dataset_read(&d, path, world), MR_OK);
+    mr_dataset_free(&d);
 }
 
 static void test_refused_by_all(void **state)
@@ -154,10 +218,9 @@ static void test_different_files(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_equals_serial),
-        cmocka_unit_test(test_part_of_world),
-        cmocka_unit_test(test_refused_by_all),
-        cmocka_unit_test(test_different_files),
+        cmocka_unit_test(test_equals_serial),     cmocka_unit_test(test_part_of_world),
+        cmocka_unit_test(test_only_rank0_has_it), cmocka_unit_test(test_does_not_fit),
+        cmocka_unit_test(test_refused_by_all),    cmocka_unit_test(test_different_files),
     };
     if (mr_comm_mpi_world(&world) != MR_OK) return 1;
     int64_t before = mr_mem_now_bytes();

@@ -39,6 +39,10 @@ static void call_everything(mr_comm *c, mr_status *st, mr_comm **part_p)
 static void test_every_call(void **state)
 {
     (void)state;
+    mr_status first[CALLS];
+    mr_comm *kept = NULL;
+    call_everything(world, first, &kept); /* a communicator keeps the scratch it once needed */
+    mr_comm_destroy(&kept);
     int64_t before = mr_mem_now_bytes();
     for (int fail_at = 0; fail_at <= CALLS + 1; fail_at++) {
         mr_comm *c = NULL, *part = NULL;

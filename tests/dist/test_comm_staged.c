@@ -118,8 +118,8 @@ static void test_part(void **state)
 int main(void)
 {
     int failed = 1;
-    if (mr_comm_mpi_world(&world) != MR_OK) return 1;
     int64_t before = mr_mem_now_bytes();
+    if (mr_comm_mpi_world(&world) != MR_OK) return 1;
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_reductions),
                                        cmocka_unit_test(test_pending), cmocka_unit_test(test_moves),
                                        cmocka_unit_test(test_part)};
@@ -129,8 +129,8 @@ int main(void)
         failed = cmocka_run_group_tests(tests, NULL, NULL);
     mr_comm_destroy(&staged);
     mr_device_close(&dev);
-    if (mr_mem_now_bytes() != before) failed = 1;
     mr_comm_destroy(&world);
+    if (mr_mem_now_bytes() != before) failed = 1;
     mr_comm_finalize();
     return failed;
 }

@@ -1,10 +1,14 @@
-/* Threads and advice on described machines; bindings of ranks that meet. */
+/* Threads, advice and places on described machines; bindings of ranks that meet. */
+#define _GNU_SOURCE
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdint.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
+#include <sys/wait.h>
+#include <unistd.h>
 #include <cmocka.h>
 
 #include "base/mem.h"
@@ -136,6 +140,101 @@ static void test_advice(void **state)
     unsetenv("OMP_NUM_THREADS");
 }
 
+static const char *const no_gpu[] = {""};
+
+static void expect_place(const mr_topo *t, int rank, int size, int n_gpus, const char *const *gpus,
+                         bool is_spread, const char *cpus, int gpu, int node)
+{
+    mr_topo me = *t;
+    mr_place p;
+    me.local_rank = rank;
+    me.local_size = size;
+    assert_int_equal(mr_topo_place(&p, &me, big, n_gpus, gpus, is_spread), MR_OK);
+    assert_string_equal(p.cpus, cpus);
+    assert_int_equal(p.gpu, gpu);
+    assert_int_equal(p.numa_node, node);
+}
+
+static void test_place(void **state)
+{
+    (void)state;
+    mr_topo t = machine(big, NULL);
+    /* no GPU: nothing, or even shares of whole cores */
+    expect_place(&t, 1, 4, 0, no_gpu, false, "", -1, -1);
+    expect_place(&t, 0, 1, 0, no_gpu, true, "", -1, -1);
+    expect_place(&t, 1, 4, 0, no_gpu, true, "16-31", -1, 1);
+    expect_place(&t, 2, 3, 0, no_gpu, true, "42-63", -1, -1); /* 11 of 32 cores, two NUMA nodes */
+    expect_place(&t, 33, 40, 0, no_gpu, true, "52-53", -1, 3);
+    /* two GPUs a socket, the second socket first; eight ranks share four GPUs */
+    const char *const gpus[] = {"32-63", "32-63", "0-31", "0-31"};
+    expect_place(&t, 0, 4, 4, gpus, false, "32-47", 0, 2);
+    expect_place(&t, 1, 4, 4, gpus, false, "48-63", 1, 3);
+    expect_place(&t, 3, 4, 4, gpus, false, "16-31", 3, 1);
+    expect_place(&t, 5, 8, 4, gpus, false, "56-63", 1, 3);
+    expect_place(&t, 0, 1, 4, gpus, false, "32-63", 0, -1); /* alone: all cores near its GPU */
+    /* each rank sees its own GPU as number 0, or nothing is known of the GPUs' place */
+    expect_place(&t, 3, 4, 1, gpus, false, "56-63", 0, 3);
+    const char *const unknown[] = {"", ""};
+    expect_place(&t, 1, 2, 2, unknown, false, "32-63", 1, -1);
+    const char *const absent[] = {"100-120", "100-120"};
+    expect_place(&t, 1, 2, 2, absent, false, "32-63", 1, -1);
+    /* bound by the launcher: stays, and still gets its GPU */
+    t = machine(big, "0-7");
+    expect_place(&t, 1, 4, 4, gpus, true, "", 1, 0);
+    expect_place(&t, 6, 8, 4, gpus, false, "", 2, 0);
+    mr_place p = {.gpu = -7};
+    const char *const wrong[] = {"a-b"};
+    t = machine(big, NULL);
+    mr_errors_to_log(false);
+    assert_int_equal(mr_topo_place(&p, &t, big, 1, wrong, false), MR_ERR_INTERNAL);
+    mr_errors_to_log(true);
+    assert_int_equal(p.gpu, -7);
+}
+
+/* Every hardware thread of a host is given to one rank alone when the ranks divide the cores. */
+static void test_places_share_out(void **state)
+{
+    (void)state;
+    mr_topo t = machine(big, NULL);
+    for (int size = 2; size <= 32; size *= 2) {
+        int total = 0;
+        for (int r = 0; r < size; r++) {
+            mr_place p;
+            t.local_rank = r;
+            t.local_size = size;
+            assert_int_equal(mr_topo_place(&p, &t, big, 0, no_gpu, true), MR_OK);
+            int lo, hi;
+            assert_int_equal(sscanf(p.cpus, "%d-%d", &lo, &hi), 2);
+            assert_int_equal(lo, total);
+            total = hi + 1;
+        }
+        assert_int_equal(total, 64);
+    }
+}
+
+/* A process of its own: the binding must not outlive the test. */
+static void test_bind(void **state)
+{
+    (void)state;
+    if (world->size > 1) skip();
+    pid_t child = fork();
+    if (child == 0) {
+        mr_topo t;
+        char one[16];
+        cpu_set_t set;
+        sched_getaffinity(0, sizeof set, &set);
+        int cpu = 0;
+        while (!CPU_ISSET(cpu, &set)) cpu++;
+        snprintf(one, sizeof one, "%d", cpu);
+        bool ok = mr_topo_bind(one) && mr_topo_read(&t, NULL, NULL) == MR_OK && t.own_cores == 1;
+        sched_getaffinity(0, sizeof set, &set);
+        _exit(ok && CPU_COUNT(&set) == 1 && CPU_ISSET(cpu, &set) ? 0 : 1);
+    }
+    int status = 1;
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_int_equal(status, 0);
+}
+
 /* Ranks count those with the same binding: pairs here, the odd one alone. */
 static void test_meet(void **state)
 {
@@ -188,7 +287,9 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_counts),  cmocka_unit_test(test_bad_descriptions),
         cmocka_unit_test(test_threads), cmocka_unit_test(test_advice),
-        cmocka_unit_test(test_meet),    cmocka_unit_test(test_faults),
+        cmocka_unit_test(test_place),   cmocka_unit_test(test_places_share_out),
+        cmocka_unit_test(test_bind),    cmocka_unit_test(test_meet),
+        cmocka_unit_test(test_faults),
     };
     if (mr_comm_mpi_world(&world) != MR_OK) return 1;
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

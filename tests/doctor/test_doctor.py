@@ -141,7 +141,7 @@ class Doctor(unittest.TestCase):
         args = ["-np", "1", BINARY, "doctor", ":", "-np", "1", BINARY, "doctor", "--train.batch=7"]
         r = subprocess.run([*MPIRUN, *args], capture_output=True, text=True, timeout=120,
                            cwd=self.dir)
-        self.assertRegex(r.stdout, r"fail +mpi +rank 1: train.batch is 7 on rank 1")
+        self.assertRegex(r.stdout, r"fail +mpi .*train.batch is .*7 on rank 1")
         self.assertEqual(r.returncode, 78, r.stderr)
 
     def test_hang(self):

@@ -48,14 +48,29 @@ def judge(what, r, code, texts, before):
     h.check(not touched, "%s: touched %s" % (what, touched))
 
 
-def refused(code, texts, *args, ranks=(0, 2)):
+def refused(code, texts, *args, ranks=(0, 2), **limits):
     for n in ranks:
         before = snapshot()
-        judge("%s, %d ranks" % (" ".join(args), n), h.run(args, n), code, texts, before)
+        what = "%s, %d ranks" % (" ".join(args), n)
+        judge(what, timed(what, lambda: h.run(args, n), n, **limits), code, texts, before)
 
 
-def no_train(code, texts, *keys, data="small.h5", ranks=(0, 2), name="refused"):
-    refused(code, texts, *h.train_args(name, data, "--train.max_steps=3", *keys), ranks=ranks)
+def timed(what, run, n, soon=False):
+    """soon: all ranks end within 5 seconds of a start that does nothing."""
+    if not soon:
+        return run()
+    at = time.time()
+    h.run(["--version"], n)
+    middle = time.time()
+    r = run()
+    took = time.time() - middle - (middle - at)
+    h.check(took <= 5, "%s: took %.1f s" % (what, took))
+    return r
+
+
+def no_train(code, texts, *keys, data="small.h5", ranks=(0, 2), name="refused", **limits):
+    refused(code, texts, *h.train_args(name, data, "--train.max_steps=3", *keys), ranks=ranks,
+            **limits)
     if name == "refused":
         h.check(not os.path.exists(path("runs", name)), "%s: left a run folder" % (keys,))
 
@@ -86,7 +101,6 @@ def configuration():
     no_train(CONFIG, ["needs a text vector", "--text"], "--model.name=tedrec", data="bare.h5")
     no_train(CONFIG, ["needs a text vector"], data="bare.h5", ranks=(0,))
     no_train(CONFIG, ["dist.item_shard=2", "3 ranks"], "--dist.item_shard=2", ranks=(3,))
-    no_train(CONFIG, ["2 ranks but only 1 virtual shards"], "--dist.virtual_shards=1", ranks=(2,))
     no_train(INTERNAL, ["run.device", "cuda"], "--run.device=cuda", ranks=(0,)) \
         if "cuda' is not compiled" in h.run(["plan", "--run.device=cuda"]).stderr else None
 
@@ -138,9 +152,33 @@ def run_folders():
     refused(NO_INPUT, ["nowhere"], "eval", "--checkpoint", "nowhere")
     refused(USAGE, ["--split tset"], "eval", "--checkpoint", "runs/mine", "--split", "tset",
             ranks=(0,))
-    refused(IO, ["one.tsv", "File exists"], "dump-step", "--out", "one.tsv", "--data.path=small.h5",
-            *h.SMALL)
+    refused(USAGE, ["one.tsv", "exists and was not touched"], "dump-step", "--out", "one.tsv",
+            "--data.path=small.h5", *h.SMALL)
+    for more in (["dump-step", "--out"], ["recommend", "--checkpoint", "runs/mine", "--out"],
+                 ["export", "--checkpoint", "runs/mine", "--out"],
+                 ["eval", "--checkpoint", "runs/mine", "--per-user"], ["synth", "--out"],
+                 ["bench", "step", "--json"]):
+        refused(USAGE, ["no folder nowhere/"], *more, "nowhere/new", ranks=(0,))
+        refused(USAGE, ["runs"], *more, "runs", ranks=(0,))
+    refused(USAGE, ["no tensor 'x'", "inspect"], "export", "--checkpoint", "runs/mine", "--tensor",
+            "x", "--npy", "x.npy")
+    recommend = ("recommend", "--checkpoint", "runs/mine", "--topk", "3", "--out", "new", "--users")
+    for name, text, said in (("none", b"\n", "names no user"), ("nul", b"\0", "line 1 holds a NUL"),
+                             ("who", b"1\nnobody\n", "line 2: the data set has no user 'nobody'")):
+        with open(path(name), "wb") as f:
+            f.write(text)
+        refused(DATA, [name, said], *recommend, name, ranks=(0, 2) if name == "who" else (0,))
+    resume_from(keys)
     in_use(keys)
+
+
+def resume_from(keys):
+    """checkpoint.resume=DIR: no checkpoint of this run, refused before a folder is made."""
+    for where, code, texts in (
+            ("nowhere", NO_INPUT, ["nowhere"]),
+            ("runs/foreign", NO_INPUT, ["runs/foreign", "holds no checkpoint"]),
+            ("runs/mine/checkpoints", CONFIG, ["runs/mine", "another configuration"])):
+        no_train(code, texts, *keys, "--train.lr=0.1", "--checkpoint.resume=" + where)
 
 
 def in_use(keys):
@@ -163,19 +201,69 @@ def in_use(keys):
     h.check(p.returncode == STOPPED, "first run: exit %s: %s" % (p.returncode, err))
 
 
+def mixed(code, texts, ranks, *starts):
+    """mpirun starts rank 0 as `starts[0]`, and so on: (program, arguments)."""
+    command = ["mpirun", "--oversubscribe", "--bind-to", "none"]
+    for n, (program, args) in zip(ranks, starts):
+        command += ["-np", str(n), program] + args + [":"]
+    before = snapshot()
+    began = time.time()
+    r = subprocess.run(command[:-1], cwd=h.folder, env=h.environment(), text=True,
+                       stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=h.LIMIT)
+    judge("ranks with %s" % texts, r, code, texts, before)
+    h.check(time.time() - began < 10, "ranks with %s: %.1f s" % (texts, time.time() - began))
+
+
 def different_ranks():
-    """mpirun starts ranks with different arguments."""
-    for more, texts in ((["--train.lr=0.1"], ["train.lr is 0.1 on rank 1 and 0.001 on rank 0"]),
-                        (["--train.max_steps=2"], ["train.max_steps is 2 on rank 1 and 3"]),
-                        (["--model.hidden=24"], ["model.hidden is 24 on rank 1 and 12"]),
-                        (["--train.topk=[10,30]"], ["train.topk is [10, 30] on rank 1"])):
-        first = h.words(h.train_args("mixed", "small.h5", "--train.max_steps=3"), 1)
-        second = ["-np", "1", h.BINARY] + h.train_args("mixed", "small.h5", "--train.max_steps=3",
-                                                       *more)
+    """mpirun starts ranks with different arguments, programs and data."""
+    usual = h.train_args("mixed", "small.h5", "--train.max_steps=3")
+    for more, texts in (
+            (["--train.lr=0.1"], ["train.lr is 0.001 on ranks 0, 1 and 0.1 on rank 2"]),
+            (["--train.max_steps=2"], ["train.max_steps is 3 on ranks 0, 1 and 2 on rank 2"]),
+            (["--model.hidden=24"], ["model.hidden is 12 on ranks 0, 1 and 24 on rank 2"]),
+            (["--train.topk=[10,30]"], ["train.topk is [10, 20] on", "[10, 30] on rank 2"]),
+            (["--run.name=b", "--run.seed=1"], ["run.name is mixed", "run.seed is 2020 on ranks"]),
+            (["--checkpoint.async=false"], ["checkpoint.async is true on ranks 0, 1 and false"])):
+        mixed(CONFIG, texts + ["same arguments"], (2, 1), (h.BINARY, usual),
+              (h.BINARY, usual + more))
+    mixed(CONFIG, ["the command is train on rank 0 and gradcheck on ranks 1, 2"], (1, 2),
+          (h.BINARY, usual), (h.BINARY, ["gradcheck"] + usual[1:]))
+    other = [x if x != "--data.path=small.h5" else "--data.path=other.h5" for x in usual]
+    mixed(DATA, ["other.h5 on rank 1", "is not the file that rank 0 sees"], (1, 1),
+          (h.BINARY, usual), (h.BINARY, other))
+    if len(sys.argv) > 1:
+        mixed(CONFIG, ["options is ", "unknown on rank 2", "same program"], (2, 1),
+              (h.BINARY, usual), (sys.argv[1], usual))
+
+
+def ranks_and_hosts():
+    """Numbers of ranks that do not fit launcher, data or memory."""
+    no_train(CONFIG, ["3 ranks but only 2 virtual shards", "2 to 2", "dist.virtual_shards"],
+             "--dist.virtual_shards=2", ranks=(3,), soon=True)
+    with open(path("few.tsv"), "w") as f:
+        f.write("1\t5 6 7 5 6\n2\t6 7 5 6 7\n")
+    h.must(["import", "--interactions", "few.tsv", "--k-core", "0", "--out", "few.h5"])
+    for placement in ("auto", "1"):
+        no_train(CONFIG, ["4 ranks but only 3 items in few", "ranks 3 to 3", "at most 3 ranks"],
+                 "--model.name=sasrec", "--dist.item_shard=" + placement, data="few.h5", ranks=(4,),
+                 soon=True)
+    lone = dict(h.environment(), SLURM_NTASKS="4", SLURM_PROCID="2")
+    args = h.train_args("refused", "small.h5")
+    before = snapshot()
+    judge("SLURM without its MPI", timed("SLURM_NTASKS", lambda: subprocess.run(
+        h.words(args), cwd=h.folder, env=lone, text=True, capture_output=True), 0, soon=True),
+        CONFIG, ["SLURM_NTASKS=4 promises 4 ranks", "MPI started this process alone"], before)
+    h.must(["synth", "--out", "large.h5", "--users", "60", "--items", "5000", "--interactions",
+            "5000", "--frames", "5", "--width", "2048", "--text-width", "10"])
+    for read in ("parallel", "rank0"):
+        limited = ["bash", "-c", "ulimit -v 450000; exec \"$@\"", "x", h.BINARY] + h.train_args(
+            "refused", "large.h5", "--data.read=" + read)
+        launch = h.words([], 2)[:-1] + limited
         before = snapshot()
-        r = subprocess.run(first + [":"] + second, cwd=h.folder, env=h.environment(), text=True,
-                           stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=h.LIMIT)
-        judge("ranks with %s" % more, r, CONFIG, texts, before)
+        judge("memory, data.read=" + read, timed("memory", lambda: subprocess.run(
+            launch, cwd=h.folder, env=h.environment(), text=True, capture_output=True), 2,
+            soon=True), INTERNAL, ["large.h5 does not fit", "MiB on every rank", "rank ",
+                                   "ulimit -v"], before)
 
 
 def main():
@@ -184,6 +272,7 @@ def main():
     data_files()
     run_folders()
     different_ranks()
+    ranks_and_hosts()
     h.finish()
 
 

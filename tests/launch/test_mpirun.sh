@@ -1,0 +1,178 @@
+#!/bin/bash
+# shellcheck disable=SC2016 # the stand-ins are written with their $ as they are
+# launch/mpirun.sh and launch/bind.sh with stand-ins for mpirun, mealrec-dist, taskset, nvidia-smi:
+# what they start, when they start again, what becomes of signals.
+set -u
+source_dir=${MR_SOURCE:-$(cd "$(dirname "$0")/../.." && pwd)}
+tmp=$(mktemp -d)
+trap 'rm -rf "$tmp"' EXIT
+failed=0
+fail() { echo "FAILED: $*"; cat "$tmp/out"; failed=1; }
+expect() { # WHAT CODE [PATTERN [COUNT]]: exit code; lines with the pattern (default: at least one)
+    [ "$code" = "$2" ] || fail "$1: exit code $code, expected $2"
+    [ -n "${3-}" ] || return
+    local n
+    n=$(grep -cE -- "$3" "$tmp/out")
+    if [ -n "${4-}" ]; then
+        [ "$n" = "$4" ] || fail "$1: $n lines with '$3', expected $4"
+    else
+        [ "$n" -ge 1 ] || fail "$1: no line with '$3'"
+    fi
+}
+stub() { # NAME BODY
+    printf '#!/bin/bash\n%s\n' "$2" >"$tmp/bin/$1"
+    chmod +x "$tmp/bin/$1"
+}
+mkdir -p "$tmp/bin" "$tmp/runs/r/checkpoints"
+cd "$tmp" || exit 1
+
+# mealrec-dist: only `config show`, as the program prints it. mpirun: line k of $tmp/plan is "CODE
+# [CHECKPOINT]": what start k leaves behind.
+stub mealrec-dist 'echo "settings: $*" >>"$TMP/asked"
+[ "$1 $2" = "config show" ] || exit 2
+printf "run:\n  name: \"r\"   # x\n  dir: \"runs\" # y\ncheckpoint:\n"
+echo "  max_restarts: $(cat "$TMP/max")   # default"'
+stub mpirun 'echo "mpirun: $*"
+n=$(($(cat "$TMP/count") + 1)); echo $n >"$TMP/count"
+read -r code checkpoint <<<"$(sed -n "${n}p" "$TMP/plan")"
+[ -z "$checkpoint" ] || echo "$checkpoint" >"$TMP/runs/r/checkpoints/latest"
+exit "$code"'
+start() { # MAX-RESTARTS-OF-CONFIG PLAN ARGUMENT...
+    echo "$1" >"$tmp/max"
+    printf '%b' "$2" >"$tmp/plan"
+    echo 0 >"$tmp/count"
+    rm -f "$tmp/runs/r/checkpoints/latest" "$tmp/asked"
+    shift 2
+    env TMP="$tmp" PATH="$tmp/bin:$PATH" MR_BINARY=mealrec-dist MR_RESTART_PAUSE=0 \
+        "$source_dir/launch/mpirun.sh" "$@" >"$tmp/out" 2>&1
+    code=$?
+}
+starts='^mpirun: '
+
+start 0 '0\n' -n 3 train --config c.yaml --run.name=r --dry-run
+expect "good run" 0 '^mpirun: -np 3 .*--bind-to none.* mealrec-dist train --config c.yaml' 1
+grep -qx 'settings: config show --config c.yaml --run.name=r' "$tmp/asked" ||
+    fail "the configuration was asked with: $(cat "$tmp/asked")"
+start 0 '70\n' -n 2
+expect "no restarts by default" 70 "$starts" 1
+start 2 '70 step-1\n0\n' -n 2
+expect "checkpoint.max_restarts" 0 "$starts" 2
+start 0 '70 step-1\n137 step-2\n0\n' -n 2 --max-restarts 5
+expect "restarts with progress" 0 "$starts" 3
+start 0 '70 step-1\n70 step-2\n70 step-3\n0\n' -n 2 --max-restarts 2
+expect "restarts are used up" 70 "$starts" 3
+start 9 '76 step-1\n76\n0\n' -n 2
+expect "no progress, starts" 76 "$starts" 2
+expect "no progress, said" 76 'no progress, the last checkpoint is still step-1'
+start 9 '74\n74\n0\n' -n 2
+expect "never a checkpoint" 74 "$starts" 2
+for code in 2 65 66 75 77 78 130; do
+    start 9 "$code\n0\n" -n 2
+    expect "final exit code $code" "$code" "$starts" 1
+done
+start 0 '0\n' -n 2 --bind train
+expect "bind" 0 "launch/bind.sh mealrec-dist train" 2 # the announcement and the start
+echo "a slots=4" >"$tmp/hosts"
+start 0 '0\n' -n 4 --hostfile hosts train
+expect "hostfile" 0 '^mpirun: -np 4 --hostfile hosts --bind-to none mealrec-dist train$' 1
+start 0 '0\n' --hostfile nowhere
+expect "no hostfile" 2 "cannot read the hostfile nowhere"
+for wrong in 0 x -3 ''; do
+    start 0 '0\n' -n "$wrong"
+    expect "ranks '$wrong'" 2 "must be at least 1, not '$wrong'"
+done
+start 0 '0\n' --max-restarts two
+expect "restarts" 2 "wants a number, not 'two'"
+start 0 '0\n' -n
+expect "no value" 2 "wants a value"
+start 0 '0\n' --help
+expect "help" 0 'launch/mpirun.sh \[-n RANKS\]'
+MR_BINARY=$tmp/none PATH="$tmp/bin:$PATH" "$source_dir/launch/mpirun.sh" -n 2 >"$tmp/out" 2>&1
+code=$?
+expect "not built" 78 "launch/build.sh"
+
+# Signals: one USR1 for mpirun, TERM at the second; no restart afterwards.
+stub mpirun 'echo "mpirun: $*"
+trap "echo got USR1; [ -e $TMP/stubborn ] || exit 75" USR1
+trap "echo got TERM; exit 143" TERM
+touch "$TMP/ready"; for ((i = 0; i < 200; i++)); do sleep 0.05; done; exit 1'
+signals() { # SIGNAL...: to mpirun.sh, once its mpirun runs
+    rm -f "$tmp/ready"
+    env TMP="$tmp" PATH="$tmp/bin:$PATH" MR_BINARY=mealrec-dist MR_RESTART_PAUSE=0 \
+        "$source_dir/launch/mpirun.sh" -n 2 --max-restarts 3 >"$tmp/out" 2>&1 &
+    local pid=$! i
+    for ((i = 0; i < 200; i++)); do [ -e "$tmp/ready" ] && break; sleep 0.05; done
+    for i; do kill -s "$i" "$pid"; sleep 0.3; done
+    wait "$pid"
+    code=$?
+}
+for one in TERM USR1; do
+    signals "$one"
+    expect "$one" 75 "$starts" 1
+    expect "$one reaches the ranks as USR1" 75 "got USR1" 1
+done
+touch "$tmp/stubborn"
+signals TERM TERM
+expect "a second signal, once" 143 "got USR1" 1
+expect "a second signal, end" 143 "got TERM" 1
+expect "a second signal, no restart" 143 "$starts" 1
+
+# ---- launch/bind.sh: a node of 16 hardware threads, described in files ----
+stub taskset 'echo "bound to $2: $4 threads $OMP_NUM_THREADS"'
+stub program 'echo "not bound: $1"'
+mkdir -p "$tmp/sys/devices/system/cpu" "$tmp/proc/self"
+echo 0-15 >"$tmp/sys/devices/system/cpu/online"
+allow() { printf 'Name:\tx\nCpus_allowed_list:\t%s\n' "$1" >"$tmp/proc/self/status"; }
+bind() { # VARIABLE=value...
+    env -u SLURM_LOCALID -u OMP_NUM_THREADS -u OMPI_COMM_WORLD_LOCAL_RANK PATH="$tmp/bin:$PATH" \
+        MR_SYS="$tmp/sys" MR_PROC="$tmp/proc" "$@" \
+        "$source_dir/launch/bind.sh" program x >"$tmp/out" 2>&1
+    code=$?
+}
+ompi() { bind OMPI_COMM_WORLD_LOCAL_RANK="$1" OMPI_COMM_WORLD_LOCAL_SIZE="$2" "${@:3}"; }
+allow 0-15
+ompi 1 4
+expect "second quarter" 0 '^bound to 4,5,6,7: x threads 4$'
+ompi 1 3
+expect "a third" 0 '^bound to 5,6,7,8,9: x threads 5$'
+ompi 17 20
+expect "more ranks than cores" 0 '^bound to 13: x threads 1$'
+ompi 0 1
+expect "alone" 0 '^not bound: x$'
+ompi 1 4 MR_BIND=none
+expect "MR_BIND=none" 0 '^not bound: x$'
+bind SLURM_LOCALID=3 SLURM_STEP_TASKS_PER_NODE='4(x2)'
+expect "srun" 0 '^bound to 12,13,14,15: x threads 4$'
+ompi 3 4 SLURM_LOCALID=0 SLURM_STEP_TASKS_PER_NODE=1
+expect "mpirun inside SLURM" 0 '^bound to 12,13,14,15: x threads 4$'
+ompi 1 4 OMP_NUM_THREADS=2
+expect "threads as asked" 0 '^bound to 4,5,6,7: x threads 2$'
+allow 0-3
+ompi 1 4
+expect "bound already" 0 '^not bound: x$'
+ompi 1 2 MR_JOB_CPUS=0-3
+expect "all of the job" 0 '^bound to 2,3: x threads 2$'
+allow 0-15
+# Four GPUs: two on each half, the first two on the second half.
+stub nvidia-smi 'printf "00000000:%s:00.0\n" 0A 0B 8A 8B'
+for id in 0a 0b 8a 8b; do mkdir -p "$tmp/sys/bus/pci/devices/0000:$id:00.0"; done
+echo 8-15 | tee "$tmp/sys/bus/pci/devices/0000:0a:00.0/local_cpulist" \
+    >"$tmp/sys/bus/pci/devices/0000:0b:00.0/local_cpulist"
+echo 0-7 | tee "$tmp/sys/bus/pci/devices/0000:8a:00.0/local_cpulist" \
+    >"$tmp/sys/bus/pci/devices/0000:8b:00.0/local_cpulist"
+ompi 0 4
+expect "GPU 0" 0 '^bound to 8,9,10,11: x threads 4$'
+ompi 1 4
+expect "GPU 1" 0 '^bound to 12,13,14,15: x threads 4$'
+ompi 3 4
+expect "GPU 3" 0 '^bound to 4,5,6,7: x threads 4$'
+ompi 4 8
+expect "two ranks a GPU" 0 '^bound to 12,13: x threads 2$'
+ompi 0 2
+expect "two of four GPUs" 0 '^bound to 8,9,10,11: x threads 4$'
+"$source_dir/launch/bind.sh" >"$tmp/out" 2>&1
+code=$?
+expect "no program" 2 "launch/bind.sh PROGRAM"
+
+[ "$failed" = 0 ] && echo "all as expected"
+exit "$failed"
