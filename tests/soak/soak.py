@@ -146,8 +146,8 @@ def kills(count):
         a, b, c, d = kill_once(name, ranks, trial)
         gone, quiet, resumed, writing = gone + a, quiet + b, resumed + c, writing + d
         h.check(a and b and c, "kill %d" % trial)
-    print("kills: %d of %d jobs gone within %d s, %d of %d without orphans, %d of %d starts went on "
-          "at most one interval back; %d kills during the write of a checkpoint" % (
+    print("kills: %d of %d jobs gone within %d s, %d of %d without orphans, %d of %d starts went "
+          "on at most one interval back; %d kills during the write of a checkpoint" % (
               gone, count, SOON, quiet, count, resumed, count, writing), flush=True)
     last = "--train.max_steps=%d" % (last_step(name) + 3)
     h.train(name, "small.h5", *SASREC, *ENDLESS, last, ranks=ranks)
