@@ -27,7 +27,8 @@ MR_HD float mr_expf(float x)
     p = p * r + 1.6666665459e-1f;
     p = p * r + 5.0000001201e-1f;
     p = p * r * r + r + 1.0f;
-    int32_t bits = ((int32_t)n + 127) * 8388608;
+    /* Unsigned: the product of a NaN wraps; p is NaN then, and so is the result. */
+    uint32_t bits = ((uint32_t)(int32_t)n + 127u) * 8388608u;
     float scale;
     memcpy(&scale, &bits, sizeof scale);
     return p * scale;
