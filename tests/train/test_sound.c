@@ -55,7 +55,7 @@ static const char *same_sentence(void)
 
 static void diverges(const char *tensor, float bad, const char *says)
 {
-    mr_trainer *t = make_trainer("auto");
+    mr_trainer *t = make_trainer("all");
     int last = world->size - 1;
     OK(mr_trainer_step(t, 0, 0));
     int64_t n = t->params.p[mr_param_find(&t->params, tensor)].count;
@@ -96,7 +96,7 @@ static void test_not_finite(void **state)
 static void test_named(void **state)
 {
     (void)state;
-    mr_trainer *t = make_trainer("auto");
+    mr_trainer *t = make_trainer("all");
     OK(mr_trainer_step(t, 0, 0));
     OK(mr_trainer_load(t, t->train_run, 0, 1));
     OK(mr_trainer_gradients(t));
@@ -144,7 +144,7 @@ static void test_flipped_bit(void **state)
     (void)state;
     if (world->size == 1) return;
     for (int copies = 0; copies < 2; copies++) {
-        mr_trainer *t = make_trainer(copies ? "1" : "auto");
+        mr_trainer *t = make_trainer(copies ? "1" : "all");
         for (int i = 0; i < 3; i++) OK(mr_trainer_step(t, 0, i));
         OK(mr_sound_replicas(t));
         const mr_param *p = &t->params.p[mr_param_find(&t->params, "encoder.0.fc1.weight")];
