@@ -173,7 +173,7 @@ def run_folders():
 
 
 def resume_from(keys):
-    """checkpoint.resume=DIR: no checkpoint of this run, refused before a folder is made."""
+    """checkpoint.resume=DIR: what is no checkpoint of this run is refused; no folder is made."""
     for where, code, texts in (
             ("nowhere", NO_INPUT, ["nowhere"]),
             ("runs/foreign", NO_INPUT, ["runs/foreign", "holds no checkpoint"]),
