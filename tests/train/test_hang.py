@@ -69,7 +69,9 @@ def trial(job, mode, rank, call, i):
     ranks = [int(x) for x in named.group(1).split(",") if x.strip()] if named else []
     h.check(ranks == [rank], "%s: says %s" % (what, said))
     h.check(len(said) == 1, "%s: %d sentences: %s" % (what, len(said), said))
-    time.sleep(0.1)
+    gone_by = time.time() + 2
+    while is_alive(name) and time.time() < gone_by:
+        time.sleep(0.05)
     h.check(not is_alive(name), "%s: processes %s are left" % (what, is_alive(name)))
     r = h.run(["inspect", "hang", "runs/" + name])
     h.check(r.returncode == 0 and re.search(r"ranks?;? .*rank[s]? %d\b" % rank,
