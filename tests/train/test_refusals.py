@@ -8,6 +8,7 @@ own tests.
 import hashlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -255,15 +256,34 @@ def ranks_and_hosts():
         CONFIG, ["SLURM_NTASKS=4 promises 4 ranks", "MPI started this process alone"], before)
     h.must(["synth", "--out", "large.h5", "--users", "60", "--items", "5000", "--interactions",
             "5000", "--frames", "5", "--width", "2048", "--text-width", "10"])
+    space = address_space() + 150000
     for read in ("parallel", "rank0"):
-        limited = ["bash", "-c", "ulimit -v 450000; exec \"$@\"", "x", h.BINARY] + h.train_args(
-            "refused", "large.h5", "--data.read=" + read)
+        limited = ["bash", "-c", "ulimit -v %d; exec \"$@\"" % space, "x", h.BINARY]
+        limited += h.train_args("refused", "large.h5", "--data.read=" + read)
         launch = h.words([], 2)[:-1] + limited
         before = snapshot()
         judge("memory, data.read=" + read, timed("memory", lambda: subprocess.run(
             launch, cwd=h.folder, env=h.environment(), text=True, capture_output=True), 2,
             soon=True), INTERNAL, ["large.h5 does not fit", "MiB on every rank", "rank ",
                                    "ulimit -v"], before)
+
+
+def address_space():
+    """Most KiB of address space that a run on the small data set takes; CUDA's libraries alone are
+    some gigabytes."""
+    p = subprocess.Popen(h.words(h.train_args("space", "small.h5", "--train.max_steps=3")),
+                         cwd=h.folder, env=h.environment(), stdout=subprocess.DEVNULL,
+                         stderr=subprocess.DEVNULL)
+    most = 0
+    while p.poll() is None:
+        try:
+            with open("/proc/%d/status" % p.pid) as f:
+                most = max([most] + [int(x.split()[1]) for x in f if x.startswith("VmPeak")])
+        except OSError:
+            pass
+        time.sleep(0.002)
+    shutil.rmtree(os.path.join(h.folder, "runs", "space"))
+    return most
 
 
 def main():
