@@ -5,17 +5,11 @@
 
 #include <stdlib.h>
 #include <string.h>
-#include <time.h>
 #include <unistd.h>
 
-static const double TERMINAL_EVERY = 0.1, PLAIN_EVERY = 5.0; /* seconds */
+#include "base/clock.h"
 
-static double monotonic(void)
-{
-    struct timespec t;
-    clock_gettime(CLOCK_MONOTONIC, &t);
-    return (double)t.tv_sec + 1e-9 * (double)t.tv_nsec;
-}
+static const double TERMINAL_EVERY = 0.1, PLAIN_EVERY = 5.0; /* seconds */
 
 void mr_progress_start(mr_progress *p, const char *what, const char *unit, int64_t first,
                        int64_t total, int rank)
@@ -28,7 +22,7 @@ void mr_progress_start(mr_progress *p, const char *what, const char *unit, int64
     p->total = total;
     p->is_silent = rank > 0;
     p->out = stderr;
-    p->now = monotonic;
+    p->now = mr_seconds;
     p->is_terminal = isatty(STDERR_FILENO) && term && strcmp(term, "dumb") != 0;
     p->uses_colour = p->is_terminal && !(no_colour && no_colour[0]);
     p->started = p->shown = p->now();

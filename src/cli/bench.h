@@ -27,8 +27,8 @@ extern const mr_bench mr_bench_step;
 /* bench comm --check. */
 mr_status mr_bench_comm_check(const mr_args *a, mr_session *s);
 
-/* Seconds of a clock that only goes forward. */
-double mr_bench_now(void);
+/* A line of /proc/self/status ("VmRSS:", "VmHWM:") in MiB, 0 without. */
+double mr_bench_status_mib(const char *key);
 /* Sorts n times, shortest first: the median is s[n / 2]. */
 void mr_bench_sort(double *s, int64_t n);
 /* Writes o to the file of --json, if that was given. ERR_IO when it cannot. o stays the caller's.

@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "cli/bench.h"
 #include "train/trainer.h"
@@ -60,9 +61,9 @@ static mr_status measure(bench *b, const job *j, double *seconds, int64_t *bytes
     for (int64_t i = 0; i < b->warmup + b->steps; i++) {
         MR_TRY(world->barrier(world));
         mr_comm_stats_total(&j->comm->stats, &in[0], &out);
-        double at = mr_bench_now();
+        double at = mr_seconds();
         MR_TRY(call(b, j));
-        if (i >= b->warmup) b->seconds[i - b->warmup] = mr_bench_now() - at;
+        if (i >= b->warmup) b->seconds[i - b->warmup] = mr_seconds() - at;
         mr_comm_stats_total(&j->comm->stats, &in[1], &out);
     }
     mr_bench_sort(b->seconds, b->steps);

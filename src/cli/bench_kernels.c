@@ -2,6 +2,7 @@
  * Each kernel is called until enough time has gone by, in seven rounds; the median round counts.
  * The caches are warm, as they mostly are in a step for small arrays and are not for large ones.
  * What it is not: the kernels' cases (bench_kernels_*.c). */
+#include "base/clock.h"
 #include "cli/bench_kernels.h"
 
 #include <omp.h>
@@ -118,7 +119,7 @@ static bool open_round(mr_kb *b)
 {
     b->done = 0;
     b->dev->enter(b->dev);
-    b->started = mr_bench_now();
+    b->started = mr_seconds();
     return true;
 }
 
@@ -132,7 +133,7 @@ bool mr_kb_more(mr_kb *b)
     if (++b->done < b->calls) return true;
     b->dev->leave(b->dev);
     b->st = b->dev->sync(b->dev);
-    double s = (mr_bench_now() - b->started) / b->calls;
+    double s = (mr_seconds() - b->started) / b->calls;
     if (b->round >= 0) b->times[b->round] = s;
     if (b->round == -1) {
         double n = b->least_s / ROUNDS / (s > 1e-9 ? s : 1e-9);

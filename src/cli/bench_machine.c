@@ -7,6 +7,7 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "cli/bench.h"
 #include "train/machine.h"
@@ -24,11 +25,11 @@ static mr_status timed_nodes(mr_trainer *t, bool forward, const mr_step_size *si
     for (int i = 0; i < (forward ? p->n_fwd : p->n_bwd); i++) {
         int id = forward ? p->fwd[i] : p->bwd[i];
         mr_cost c = mr_plan_node_cost(p, id, forward, size);
-        double at = mr_bench_now();
+        double at = mr_seconds();
         MR_TRY(forward ? mr_run_forward_step(t->train_run, i)
                        : mr_run_backward_step(t->train_run, i));
         MR_TRY(t->dev->sync(t->dev));
-        *(c.products > 0 ? &s->products_s : &s->other_s) += mr_bench_now() - at;
+        *(c.products > 0 ? &s->products_s : &s->other_s) += mr_seconds() - at;
         s->cost.products += c.products;
         s->cost.bytes += c.bytes;
     }
@@ -47,12 +48,12 @@ static mr_status take(mr_trainer *t, int64_t i, sample *out)
     MR_TRY(timed_nodes(t, true, &size, &s));
     MR_TRY(timed_nodes(t, false, &size, &s));
     MR_TRY(mr_trainer_gradients(t));
-    double at = mr_bench_now();
+    double at = mr_seconds();
     MR_TRY(mr_trainer_update(t));
-    s.update_s = mr_bench_now() - at;
-    at = mr_bench_now();
+    s.update_s = mr_seconds() - at;
+    at = mr_seconds();
     MR_TRY(mr_trainer_step(t, 0, i));
-    s.step_s = mr_bench_now() - at;
+    s.step_s = mr_seconds() - at;
     *out = s;
     return MR_OK;
 }
@@ -83,10 +84,10 @@ static mr_status time_sum(mr_comm *world, float *buf, int64_t n, int64_t steps, 
     MR_TRY(MR_ALLOC(&s, steps, "times"));
     for (int64_t i = 0; st == MR_OK && i < steps; i++) {
         st = world->barrier(world);
-        double at = mr_bench_now();
+        double at = mr_seconds();
         if (st == MR_OK) st = world->iallreduce(world, buf, n, MR_F32);
         if (st == MR_OK) st = world->wait_all(world);
-        s[i] = mr_bench_now() - at;
+        s[i] = mr_seconds() - at;
     }
     mr_bench_sort(s, steps);
     *out = s[steps / 2];

@@ -11,6 +11,7 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "cli/bench.h"
 #include "dist/topo.h"
@@ -78,18 +79,6 @@ static mr_status read_options(bench *b)
     return read_list(a, "weak", 1 << 20, &b->weak);
 }
 
-/* A line of /proc/self/status in MiB, 0 without. */
-static double status_mib(const char *key)
-{
-    char line[128];
-    double kib = 0;
-    FILE *f = fopen("/proc/self/status", "r");
-    while (f && fgets(line, sizeof line, f))
-        if (!strncmp(line, key, strlen(key))) kib = strtod(line + strlen(key), NULL);
-    if (f) fclose(f);
-    return kib / 1024.0;
-}
-
 /* Start of a measurement of memory: give back what is free, forget the highest use. */
 static double memory_start(void)
 {
@@ -99,7 +88,7 @@ static double memory_start(void)
         fputs("5", f);
         fclose(f);
     }
-    return status_mib("VmRSS:");
+    return mr_bench_status_mib("VmRSS:");
 }
 
 static void all_bytes(const mr_trainer *t, int64_t *in, int64_t *out)
@@ -122,9 +111,9 @@ static mr_status run_steps(bench *b, mr_trainer *t, point *p, double *seconds)
     for (int64_t i = 0; i < b->warmup + b->steps; i++) {
         if (i == b->warmup) all_bytes(t, &in[0], &out[0]);
         MR_TRY(t->world->barrier(t->world));
-        double at = mr_bench_now();
+        double at = mr_seconds();
         MR_TRY(mr_trainer_step(t, i / batches, i % batches));
-        if (i >= b->warmup) seconds[i - b->warmup] = mr_bench_now() - at;
+        if (i >= b->warmup) seconds[i - b->warmup] = mr_seconds() - at;
         if (p->n_losses < LOSSES) p->loss[p->n_losses++] = mr_trainer_total_loss(t);
     }
     all_bytes(t, &in[1], &out[1]);
@@ -155,7 +144,7 @@ static mr_status measure(bench *b, mr_comm *c, const mr_config *cfg, point *p)
     MR_TRY_GOTO(mr_trainer_create(&t, cfg, &b->s->data, c, &o), st, done);
     MR_TRY_GOTO(MR_ALLOC(&seconds, b->steps, "times"), st, done);
     MR_TRY_GOTO(run_steps(b, t, p, seconds), st, done);
-    p->rank_mib = status_mib("VmHWM:");
+    p->rank_mib = mr_bench_status_mib("VmHWM:");
     p->step_mib = p->rank_mib - before;
     MR_TRY_GOTO(is_timed(c, &most[5]), st, done);
     memcpy(most, (double[]){p->seconds, p->bytes_in, p->bytes_out, p->rank_mib, p->step_mib},

@@ -3,32 +3,12 @@
  * because something is slow. */
 #include <jansson.h>
 #include <stdio.h>
-#include <sys/resource.h>
-#include <unistd.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "cli/bench.h"
 #include "train/session.h"
 #include "train/trainer.h"
-
-/* Resident memory now and at its highest, in MiB. */
-static double resident_mib(void)
-{
-    long pages = 0, skip = 0;
-    FILE *f = fopen("/proc/self/statm", "r");
-    if (f) {
-        if (fscanf(f, "%ld %ld", &skip, &pages) != 2) pages = 0;
-        fclose(f);
-    }
-    return (double)pages * (double)sysconf(_SC_PAGESIZE) / 1048576.0;
-}
-
-static double peak_mib(void)
-{
-    struct rusage u;
-    getrusage(RUSAGE_SELF, &u);
-    return (double)u.ru_maxrss / 1024.0;
-}
 
 /* GFLOP/s of a 1280 x 768 x 768 product in the program's precision: the best of several. */
 static mr_status product_rate(mr_trainer *t, double *out)
@@ -42,12 +22,12 @@ static mr_status product_rate(mr_trainer *t, double *out)
     MR_TRY_GOTO(t->dev->alloc(t->dev, &b, (size_t)(n * k) * real, "bench"), st, done);
     MR_TRY_GOTO(t->dev->alloc(t->dev, &c, (size_t)(m * n) * real, "bench"), st, done);
     for (int i = 0; i < 20; i++) {
-        double at = mr_bench_now();
+        double at = mr_seconds();
         t->dev->enter(t->dev);
         t->train_run->k->gemm(c, a, b, m, n, k, 0, 1, k, k, n, 1.0, 0.0, &t->train_run->ex);
         t->dev->leave(t->dev);
         MR_TRY_GOTO(t->dev->sync(t->dev), st, done);
-        double rate = 2e-9 * (double)(m * n * k) / (mr_bench_now() - at);
+        double rate = 2e-9 * (double)(m * n * k) / (mr_seconds() - at);
         if (rate > best) best = rate;
     }
     *out = best;
@@ -64,9 +44,9 @@ static mr_status time_steps(mr_trainer *t, int64_t warmup, int64_t n, double *se
     if (batches > 1) batches--; /* full batches only */
     for (int64_t i = 0; i < warmup + n; i++) {
         MR_TRY(t->world->barrier(t->world));
-        double at = mr_bench_now();
+        double at = mr_seconds();
         MR_TRY(mr_trainer_step(t, i / batches, i % batches));
-        if (i >= warmup) seconds[i - warmup] = mr_bench_now() - at;
+        if (i >= warmup) seconds[i - warmup] = mr_seconds() - at;
     }
     mr_bench_sort(seconds, n);
     return MR_OK;
@@ -75,7 +55,7 @@ static mr_status time_steps(mr_trainer *t, int64_t warmup, int64_t n, double *se
 static mr_status report(const mr_args *a, mr_trainer *t, const double *s, int64_t n,
                         double rss_start, double rss_ready, double rate)
 {
-    double peak = peak_mib(), median = s[n / 2];
+    double peak = mr_bench_status_mib("VmHWM:"), median = s[n / 2];
     json_t *o =
         json_pack("{s:s, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "bench", "step",
                   "ranks", t->world->size, "rows", (json_int_t)t->batch.rows_global,
@@ -104,7 +84,7 @@ static mr_status bench_step(const mr_args *a, mr_session *s, double rss_start)
     MR_TRY(mr_args_int(a, "warmup", 0, 100000, 5, &warmup));
     MR_TRY_GOTO(mr_trainer_create(&t, &a->config, &s->data, s->world, &o), st, done);
     MR_TRY_GOTO(MR_ALLOC(&seconds, n, "times"), st, done);
-    double rss_ready = resident_mib();
+    double rss_ready = mr_bench_status_mib("VmRSS:");
     MR_TRY_GOTO(time_steps(t, warmup, n, seconds), st, done);
     MR_TRY_GOTO(product_rate(t, &rate), st, done);
     if (s->world->rank == 0) st = report(a, t, seconds, n, rss_start, rss_ready, rate);
@@ -118,7 +98,7 @@ static mr_status run(const mr_args *a)
 {
     mr_session s;
     MR_TRY(mr_session_start(&s, &a->config));
-    double rss_start = resident_mib();
+    double rss_start = mr_bench_status_mib("VmRSS:");
     mr_status st = mr_session_load(&s, &a->config);
     if (st == MR_OK) st = bench_step(a, &s, rss_start);
     mr_session_close(&s);

@@ -10,6 +10,7 @@
 #include <sys/vfs.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/mem.h"
 #include "cli/bench.h"
 #include "cli/doctor.h"
@@ -65,10 +66,10 @@ static mr_status try_file(const mr_doctor *d, double *sync_s, bool *is_lockable)
     MR_CHECK(fd >= 0, MR_ERR_IO,
              "no file can be made in %s: %s; give write permission or choose another --run.dir",
              d->probe, strerror(errno));
-    double at = mr_bench_now();
+    double at = mr_seconds();
     bool is_written = write(fd, text, sizeof text) == (ssize_t)sizeof text && fsync(fd) == 0;
     int reason = errno;
-    *sync_s = mr_bench_now() - at;
+    *sync_s = mr_seconds() - at;
     *is_lockable = flock(fd, LOCK_EX | LOCK_NB) == 0;
     close(fd);
     unlink(path);
@@ -193,7 +194,7 @@ void mr_check_data(mr_doctor *d, mr_verdict *v)
 {
     char before[1024];
     const char *path = d->cfg->data.path;
-    double at = mr_bench_now();
+    double at = mr_seconds();
     snprintf(before, sizeof before, "%s", mr_last_error());
     mr_status st = mr_session_load(&d->s, d->cfg);
     const mr_dataset *data = &d->s.data;
@@ -205,7 +206,7 @@ void mr_check_data(mr_doctor *d, mr_verdict *v)
     if (path[0])
         mr_verdict_ok(v, "%s: %lld users, %lld items, %lld interactions, checksums right, %.1f s",
                       path, (long long)data->n_users, (long long)data->n_items,
-                      (long long)data->n_inter, mr_bench_now() - at);
+                      (long long)data->n_inter, mr_seconds() - at);
     else
         mr_verdict_ok(v, "data.path is empty: the built-in SYNTHETIC demo would be used");
 }

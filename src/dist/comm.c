@@ -3,6 +3,7 @@
  * Invariant: the accounting depends on arguments and rank alone, never on what a library did. */
 #include "dist/comm.h"
 
+#include "base/mem.h"
 #include "dist/comm_impl.h"
 
 void mr_comm_destroy(mr_comm **c_p)
@@ -28,6 +29,23 @@ mr_status mr_comm_agree(mr_comm *c, mr_status mine)
     }
     mr_errors_release(key / KEY_BASE % c->size == c->rank);
     return (mr_status)(key % KEY_BASE);
+}
+
+mr_status mr_comm_gather(mr_comm *c, const void *mine, int64_t bytes, void *all_p)
+{
+    void *all = NULL;
+    int64_t *counts = NULL;
+    mr_status st = mr_alloc(&all, c->size * bytes, 1, "gathered texts");
+    if (st == MR_OK) st = MR_ALLOC(&counts, c->size, "gathered texts");
+    st = mr_comm_agree(c, st); /* before the others wait for a rank without memory */
+    for (int r = 0; st == MR_OK && r < c->size; r++) counts[r] = bytes;
+    if (st == MR_OK) st = c->allgatherv(c, mine, all, counts, MR_U8);
+    MR_FREE(counts);
+    if (st == MR_OK)
+        *(void **)all_p = all;
+    else
+        MR_FREE(all);
+    return st;
 }
 
 mr_status mr_comm_check_reducible(mr_dtype t)

@@ -132,6 +132,10 @@ void mr_comm_abort(int exit_code) __attribute__((noreturn));
  * alone prints the message that it held. ERR_COMM when this fails itself and mine is OK. */
 mr_status mr_comm_agree(mr_comm *c, mr_status mine);
 
+/* `bytes` bytes of every rank, one after another in rank order; the same number on all ranks. The
+ * caller frees *all_p. All ranks get the same status. */
+mr_status mr_comm_gather(mr_comm *c, const void *mine, int64_t bytes, void *all_p);
+
 const char *mr_coll_name(mr_coll k);
 /* One line of purposes.def. */
 typedef struct mr_purpose_line {

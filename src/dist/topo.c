@@ -195,12 +195,13 @@ static mr_status place(hwloc_topology_t topo, const mr_topo *t, int n_gpus,
     hwloc_bitmap_t near = hwloc_bitmap_alloc(), other = hwloc_bitmap_alloc();
     int mates = 0, index = 0;
     mr_status st = near && other ? MR_OK : MR_RAISE(MR_ERR_MEMORY, "hwloc: no memory");
-    if (n_gpus > 0) p->gpu = t->local_rank % n_gpus;
-    for (int r = 0; n_gpus > 0 && r < t->local_size; r++) p->gpu_ranks += r % n_gpus == p->gpu;
+    if (n_gpus > 0) p->gpu = mr_topo_gpu(t->local_rank, n_gpus);
+    for (int r = 0; n_gpus > 0 && r < t->local_size; r++)
+        p->gpu_ranks += mr_topo_gpu(r, n_gpus) == p->gpu;
     bool stays = t->is_bound || (n_gpus < 1 && (!is_spread || t->local_size < 2));
     if (st == MR_OK && !stays) st = near_gpu(topo, p->gpu < 0 ? "" : gpu_cpus[p->gpu], near);
     for (int r = 0; st == MR_OK && !stays && r < t->local_size; r++) {
-        st = near_gpu(topo, p->gpu < 0 ? "" : gpu_cpus[r % n_gpus], other);
+        st = near_gpu(topo, p->gpu < 0 ? "" : gpu_cpus[mr_topo_gpu(r, n_gpus)], other);
         if (st != MR_OK || !hwloc_bitmap_isequal(near, other)) continue;
         index += r < t->local_rank;
         mates++;

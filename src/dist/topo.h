@@ -47,12 +47,18 @@ typedef struct mr_place {
     char cpus[256]; /* hardware threads to be bound to ("0-3,8"); "" = the process stays as it is */
 } mr_place;
 
-/* Where a rank of t's host belongs, t->local_rank and local_size known. GPU: local_rank modulo
- * n_gpus. Cores, unless the launcher has bound the rank (t->is_bound): those near its GPU, shared
- * evenly among the ranks whose GPUs hang on the same cores; without GPUs, and when is_spread, an
- * even contiguous share of the host; whole cores, at least one. gpu_cpus [n_gpus]: hardware threads
- * near each GPU, "" = not known. synthetic as for mr_topo_read. Pure but for reading the machine.
- * Errors: ERR_INTERNAL as mr_topo_read. */
+/* The GPU of a rank: its number on the host modulo the GPUs that it sees; 0 when it sees none. */
+static inline int mr_topo_gpu(int local_rank, int n_gpus)
+{
+    return n_gpus > 0 ? local_rank % n_gpus : 0;
+}
+
+/* Where a rank of t's host belongs, t->local_rank and local_size known. GPU: mr_topo_gpu. Cores,
+ * unless the launcher has bound the rank (t->is_bound): those near its GPU, shared evenly among the
+ * ranks whose GPUs hang on the same cores; without GPUs, and when is_spread, an even contiguous
+ * share of the host; whole cores, at least one. gpu_cpus [n_gpus]: hardware threads near each GPU,
+ * "" = not known. synthetic as for mr_topo_read. Pure but for reading the machine. Errors:
+ * ERR_INTERNAL as mr_topo_read. */
 mr_status mr_topo_place(mr_place *out, const mr_topo *t, const char *synthetic, int n_gpus,
                         const char *const *gpu_cpus, bool is_spread);
 /* Bind this process to hardware threads of this machine, and its future memory to the NUMA nodes

@@ -1,6 +1,5 @@
 /* The map of a job: which rank runs where, found, applied and logged once at the start.
- * What it is not: the policy (mr_topo_place), nor the choice of a device (its index follows the
- * same rule: rank on the host modulo GPUs). */
+ * What it is not: the policy (mr_topo_place), nor the choice of a device (train/own_device.h). */
 #include <stdio.h>
 #include <string.h>
 
@@ -52,15 +51,10 @@ static void print_map(const char *all, int size)
 static mr_status share_map(mr_comm *comm, const char *text)
 {
     char *all = NULL;
-    int64_t *counts = NULL;
-    mr_status st = mr_comm_agree(comm, mr_alloc((void **)&all, comm->size, TEXT, "map"));
-    if (st == MR_OK) st = mr_comm_agree(comm, MR_ALLOC(&counts, comm->size, "map"));
-    for (int r = 0; st == MR_OK && r < comm->size; r++) counts[r] = TEXT;
-    if (st == MR_OK) st = comm->allgatherv(comm, text, all, counts, MR_U8);
-    if (st == MR_OK && comm->rank == 0) print_map(all, comm->size);
-    MR_FREE(counts);
+    MR_TRY(mr_comm_gather(comm, text, TEXT, &all));
+    if (comm->rank == 0) print_map(all, comm->size);
     MR_FREE(all);
-    return st;
+    return MR_OK;
 }
 
 /* On this rank alone; how it ended goes into the map. */

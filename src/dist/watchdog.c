@@ -14,6 +14,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "dist/comm_impl.h"
@@ -49,13 +50,6 @@ static struct {
     gaps seen[MR_AT_PHASES];
 } w = {.lock = PTHREAD_MUTEX_INITIALIZER};
 
-static double now(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (double)ts.tv_sec + 1e-9 * (double)ts.tv_nsec;
-}
-
 static double limit_of(mr_ring_phase p)
 {
     const gaps *g = &w.seen[p];
@@ -85,13 +79,13 @@ void mr_watch_phase(mr_ring_phase p)
 {
     if (!w.is_on) return;
     mr_ring_at(mr_ring_phase_name(p));
-    set(p, now());
+    set(p, mr_seconds());
 }
 
 void mr_watch_beat(int64_t step)
 {
     if (!w.is_on) return;
-    double at = now();
+    double at = mr_seconds();
     gaps *g = &w.seen[w.phase];
     if (g->n >= FIRST_BEATS) g->last[(g->n - FIRST_BEATS) % N_GAPS] = at - w.beat;
     g->n++;
@@ -101,7 +95,7 @@ void mr_watch_beat(int64_t step)
 
 void mr_watch_alive(void)
 {
-    if (w.is_on) set(w.phase, now());
+    if (w.is_on) set(w.phase, mr_seconds());
 }
 
 double mr_watch_limit(void) { return w.is_on ? w.limit : 0; }
@@ -201,11 +195,11 @@ static void *watch(void *unused)
 {
     (void)unused;
     const struct timespec tick = {0, TICK_NS};
-    double last = now();
+    double last = mr_seconds();
     bool is_over = false;
     while (!w.quit) {
         nanosleep(&tick, NULL);
-        double at = now(), pause = at - last;
+        double at = mr_seconds(), pause = at - last;
         last = at;
         pthread_mutex_lock(&w.lock);
         if (pause > PAUSE_SECONDS) w.beat += pause; /* nobody in this process could beat */
@@ -241,7 +235,7 @@ mr_status mr_watch_start(const mr_watch_opts *o)
     memset(w.seen, 0, sizeof w.seen);
     mr_ring_state_set(MR_RING_RUNS);
     mr_ring_begin(0, 1, 0);
-    set(MR_AT_START, now());
+    set(MR_AT_START, mr_seconds());
     mr_ring_at("start");
     mr_ring_tick(w.limit);
     sigfillset(&all); /* signals are for the main thread */

@@ -7,6 +7,7 @@
 #include <string.h>
 #include <time.h>
 
+#include "base/clock.h"
 #include "base/log.h"
 #include "base/mem.h"
 #include "base/progress.h"
@@ -15,13 +16,6 @@
 
 /* Running sums of an epoch live in state.epoch_sums: rows, total loss, then the single losses. */
 enum { SUM_ROWS, SUM_TOTAL, SUM_LOSS };
-
-static double now(void)
-{
-    struct timespec ts;
-    clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (double)ts.tv_sec + 1e-9 * (double)ts.tv_nsec;
-}
 
 mr_train_state mr_loop_state(const mr_config *cfg, const mr_dataset *data)
 {
@@ -134,7 +128,7 @@ static mr_status bear(mr_status st)
 static mr_status begin_checkpoint(mr_loop *l, bool is_best)
 {
     l->state.step = l->t->step;
-    l->saved_at = now();
+    l->saved_at = mr_seconds();
     if (!l->checkpoint_dir) return MR_OK;
     if (l->t->cfg->dist.check_every) MR_TRY(mr_sound_replicas(l->t));
     l->state.skipped_in_row = l->t->skipped_in_row;
@@ -177,7 +171,7 @@ static mr_status requests(mr_loop *l, bool *stop, bool *is_due)
 {
     mr_comm *w = l->t->world;
     double limit = 60.0 * (double)l->t->cfg->checkpoint.every_minutes;
-    bool due = limit > 0 && l->t->step > l->state.step && now() - l->saved_at >= limit;
+    bool due = limit > 0 && l->t->step > l->state.step && mr_seconds() - l->saved_at >= limit;
     bool late = l->stop_time > 0 && (double)time(NULL) >= l->stop_time;
     mr_ring_at("requests");
     /* The number of collectives so far, from both sides: it must be the same on all ranks. */
@@ -221,7 +215,7 @@ static mr_status train_epoch(mr_loop *l, double *seconds)
 {
     mr_trainer *t = l->t;
     int64_t n = mr_sampler_batches(t->sampler), every = t->cfg->train.log_every;
-    double start = now(), last = start, rows = 0;
+    double start = mr_seconds(), last = start, rows = 0;
     mr_progress bar;
     char note[64];
     mr_watch_phase(MR_AT_STEP);
@@ -246,23 +240,23 @@ static mr_status train_epoch(mr_loop *l, double *seconds)
                  mr_trainer_total_loss(t));
         mr_progress_to(&bar, l->state.batch_in_epoch, note);
         if (t->step % every) continue;
-        double at = now();
+        double at = mr_seconds();
         step_event(l, rows / (at > last ? at - last : 1e-9));
         rows = 0;
         last = at;
     }
     mr_progress_clear(&bar);
-    *seconds = now() - start;
+    *seconds = mr_seconds() - start;
     return MR_OK;
 }
 
 static mr_status score(mr_loop *l, mr_split split, mr_metrics *m)
 {
-    double start = now();
+    double start = mr_seconds();
     mr_evaluation what = {.split = split, .exclude_seen = l->t->cfg->train.mask_seen};
     mr_watch_phase(MR_AT_EVAL);
     MR_TRY(mr_evaluate(l->t, &what, m));
-    double seconds = now() - start;
+    double seconds = mr_seconds() - start;
     l->eval_seconds += seconds;
     metrics_event(l, split == MR_SPLIT_TEST ? "test" : "valid", m, seconds);
     return MR_OK;
@@ -351,7 +345,7 @@ static mr_status train_and_test(mr_loop *l)
 mr_status mr_loop_run(mr_loop *l)
 {
     l->t->step = l->state.step;
-    if (l->saved_at == 0) l->saved_at = now();
+    if (l->saved_at == 0) l->saved_at = mr_seconds();
     l->t->skipped_in_row = (int)l->state.skipped_in_row;
     mr_status st = train_and_test(l);
     /* A divergence is seen by all ranks alike, so what is under way can be completed. */

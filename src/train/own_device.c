@@ -8,18 +8,15 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "dist/comm_nccl.h"
+#include "dist/topo.h"
 
 /* Do two ranks of this host have the same GPU? Named by the higher of them. */
 static mr_status refuse_sharing(const mr_device *dev, mr_comm *host, int world_rank)
 {
     const int64_t width = (int64_t)sizeof dev->id;
     char *all = NULL;
-    int64_t *counts = NULL;
-    mr_status st;
-    MR_TRY_GOTO(mr_alloc((void **)&all, host->size, (size_t)width, "names of GPUs"), st, done);
-    MR_TRY_GOTO(MR_ALLOC(&counts, host->size, "names of GPUs"), st, done);
-    for (int r = 0; r < host->size; r++) counts[r] = width;
-    MR_TRY_GOTO(host->allgatherv(host, dev->id, all, counts, MR_U8), st, done);
+    mr_status st = MR_OK;
+    MR_TRY(mr_comm_gather(host, dev->id, width, &all));
     for (int r = 0; st == MR_OK && r < host->rank; r++)
         /* The uuid: two ranks may see one GPU under different numbers. */
         if (!strcmp(strrchr(all + r * width, ' '), strrchr(dev->id, ' ')))
@@ -27,8 +24,6 @@ static mr_status refuse_sharing(const mr_device *dev, mr_comm *host, int world_r
                           "rank %d has the GPU of another rank on this host (%s); start one rank a "
                           "GPU, or let ranks share it with --dist.comm=mpi, which is slow",
                           world_rank, dev->id);
-done:
-    MR_FREE(counts);
     MR_FREE(all);
     return st;
 }
@@ -41,7 +36,7 @@ mr_status mr_own_device_open(mr_device **out_p, const char *name, const mr_confi
     if (strcmp(name, "cuda")) return mr_device_open(out_p, name, 0);
     MR_TRY(world->split_host(world, &host));
     int count = mr_device_count(name);
-    mr_status st = mr_device_open(&dev, name, count > 0 ? host->rank % count : 0);
+    mr_status st = mr_device_open(&dev, name, mr_topo_gpu(host->rank, count));
     st = mr_comm_agree(world, st);
     /* NCCL_HOSTID: somebody tells NCCL which ranks to take for different hosts; so do we. */
     bool may_share = !strcmp(cfg->dist.comm, "mpi") || world->size == 1 || getenv("NCCL_HOSTID");

@@ -262,17 +262,9 @@ static mr_status enter(opener *o)
 static mr_status gather_ranks(mr_comm *world, const char *device, char **out_p)
 {
     char mine[2][RANK_TEXT] = {"", ""};
-    int64_t *counts = NULL;
     gethostname(mine[0], RANK_TEXT - 1);
     snprintf(mine[1], RANK_TEXT, "%s", device);
-    mr_status st = MR_ALLOC(&counts, world->size, "counts");
-    if (st == MR_OK)
-        st = mr_alloc((void **)out_p, (int64_t)world->size * 2 * RANK_TEXT, 1, "hosts of a run");
-    st = mr_comm_agree(world, st);
-    for (int r = 0; st == MR_OK && r < world->size; r++) counts[r] = sizeof mine;
-    if (st == MR_OK) st = world->allgatherv(world, mine, *out_p, counts, MR_U8);
-    MR_FREE(counts);
-    return st;
+    return mr_comm_gather(world, mine, sizeof mine, out_p);
 }
 
 mr_status mr_run_folder_open(mr_run_folder **out_p, const mr_config *cfg, const mr_run_info *info,

@@ -10,6 +10,7 @@
 
 #include "base/mem.h"
 #include "dist/agree.h"
+#include "ranks_main.h"
 
 static mr_comm *world;
 static mr_fact fact[9];
@@ -78,10 +79,5 @@ int main(void)
         cmocka_unit_test(test_equal),
         cmocka_unit_test(test_different),
     };
-    if (mr_comm_mpi_world(&world) != MR_OK) return 1;
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    if (failed) mr_comm_abort(1);
-    mr_comm_destroy(&world);
-    mr_comm_finalize();
-    return failed;
+    RANKS_MAIN(&world, tests);
 }

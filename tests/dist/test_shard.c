@@ -10,6 +10,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "dist/shard.h"
+#include "ranks_main.h"
 
 enum { CAP = 600, WIDTH = 3, MAX_ROWS = 5000 };
 static mr_comm *world;
@@ -262,10 +263,5 @@ int main(void)
         cmocka_unit_test(test_bad_lists),
         cmocka_unit_test(test_faults),
     };
-    if (mr_comm_mpi_world(&world) != MR_OK) return 1;
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    if (failed) mr_comm_abort(1);
-    mr_comm_destroy(&world);
-    mr_comm_finalize();
-    return failed;
+    RANKS_MAIN(&world, tests);
 }

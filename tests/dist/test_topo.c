@@ -13,6 +13,7 @@
 
 #include "base/mem.h"
 #include "dist/topo.h"
+#include "ranks_main.h"
 
 static mr_comm *world;
 static const char big[] = "pack:2 numa:2 core:8 pu:2"; /* 32 cores; thread 2 c, 2 c + 1 on core c */
@@ -291,10 +292,5 @@ int main(void)
         cmocka_unit_test(test_bind),    cmocka_unit_test(test_meet),
         cmocka_unit_test(test_faults),
     };
-    if (mr_comm_mpi_world(&world) != MR_OK) return 1;
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    if (failed) mr_comm_abort(1);
-    mr_comm_destroy(&world);
-    mr_comm_finalize();
-    return failed;
+    RANKS_MAIN(&world, tests);
 }

@@ -40,6 +40,7 @@ const char *const fuzz_words[] = {"\n",
                                   "\\u0000",
                                   "\xff",
                                   "\xc3\xa9",
+                                  "999999999999999999999",
                                   "<<: ",
                                   "~",
                                   "  ",
@@ -75,6 +76,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     c = standard;
     mr_status st = mr_config_load_text(&c, (const char *)data, n, "some.yaml");
     fuzz_judge(st, 1u << MR_ERR_CONFIG, "some.yaml");
+    fuzz_require(st == MR_OK || !strncmp(mr_last_error(), "some.yaml", 9),
+                 "the sentence does not begin with the file");
     if (st != MR_OK) {
         fuzz_require(memcmp(&c, &standard, sizeof c) == 0, "a refused file changed something");
         return 0;
@@ -87,6 +90,9 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
     back = standard;
     fuzz_require(mr_config_load_text(&back, text, bytes, "again") == MR_OK, "is not read back");
     fuzz_require(mr_config_hash(&back) == mr_config_hash(&c), "is read back as another one");
+    /* Two that the hash leaves out. */
+    fuzz_require(!strcmp(back.run.name, c.run.name), "run.name is read back as another one");
+    fuzz_require(!strcmp(back.data.path, c.data.path), "data.path is read back as another one");
     free(text);
     return 0;
 }

@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include "base/mem.h"
+#include "ranks_main.h"
 
 static mr_comm *world;
 
@@ -169,10 +170,5 @@ int main(void)
         cmocka_unit_test(test_abandoned),
         cmocka_unit_test(test_failure),
     };
-    if (mr_comm_mpi_world(&world) != MR_OK) return 1;
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    if (failed) mr_comm_abort(1);
-    mr_comm_destroy(&world);
-    mr_comm_finalize();
-    return failed;
+    RANKS_MAIN(&world, tests);
 }

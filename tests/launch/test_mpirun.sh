@@ -3,27 +3,9 @@
 # launch/mpirun.sh and launch/bind.sh with stand-ins for mpirun, mealrec-dist, taskset, nvidia-smi:
 # what they start, when they start again, what becomes of signals.
 set -u
-source_dir=${MR_SOURCE:-$(cd "$(dirname "$0")/../.." && pwd)}
-tmp=$(mktemp -d)
-trap 'rm -rf "$tmp"' EXIT
-failed=0
-fail() { echo "FAILED: $*"; cat "$tmp/out"; failed=1; }
-expect() { # WHAT CODE [PATTERN [COUNT]]: exit code; lines with the pattern (default: at least one)
-    [ "$code" = "$2" ] || fail "$1: exit code $code, expected $2"
-    [ -n "${3-}" ] || return
-    local n
-    n=$(grep -cE -- "$3" "$tmp/out")
-    if [ -n "${4-}" ]; then
-        [ "$n" = "$4" ] || fail "$1: $n lines with '$3', expected $4"
-    else
-        [ "$n" -ge 1 ] || fail "$1: no line with '$3'"
-    fi
-}
-stub() { # NAME BODY
-    printf '#!/bin/bash\n%s\n' "$2" >"$tmp/bin/$1"
-    chmod +x "$tmp/bin/$1"
-}
-mkdir -p "$tmp/bin" "$tmp/runs/r/checkpoints"
+# shellcheck source=tests/launch/stand_ins.sh
+. "$(dirname "$0")/stand_ins.sh"
+mkdir -p "$tmp/runs/r/checkpoints"
 cd "$tmp" || exit 1
 
 # mealrec-dist: only `config show`, as the program prints it. mpirun: line k of $tmp/plan is "CODE

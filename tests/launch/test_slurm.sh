@@ -4,29 +4,11 @@
 # start, what they refuse, when they requeue, what becomes of signals. Runs unprivileged anywhere;
 # test_slurm_live.sh does the same on a real controller.
 set -u
-source_dir=${MR_SOURCE:-$(cd "$(dirname "$0")/../.." && pwd)}
-tmp=$(mktemp -d)
-trap 'rm -rf "$tmp"' EXIT
-failed=0
-fail() { echo "FAILED: $*"; cat "$tmp/out"; failed=1; }
-expect() { # WHAT CODE [PATTERN [COUNT]]
-    [ "$code" = "$2" ] || fail "$1: exit code $code, expected $2"
-    [ -n "${3-}" ] || return
-    local n
-    n=$(grep -cE -- "$3" "$tmp/out")
-    if [ -n "${4-}" ]; then
-        [ "$n" = "$4" ] || fail "$1: $n lines with '$3', expected $4"
-    else
-        [ "$n" -ge 1 ] || fail "$1: no line with '$3'"
-    fi
-}
-stub() { # NAME BODY
-    printf '#!/bin/bash\n%s\n' "$2" >"$tmp/bin/$1"
-    chmod +x "$tmp/bin/$1"
-}
-mkdir -p "$tmp/bin" "$tmp/work/launch"
-ln -s "$source_dir/launch/"* "$tmp/work/launch/"
-cd "$tmp/work" || exit 1
+# shellcheck source=tests/launch/stand_ins.sh
+. "$(dirname "$0")/stand_ins.sh"
+mkdir -p "$tmp/submit/launch"
+ln -s "$source_dir/launch/"* "$tmp/submit/launch/"
+cd "$tmp/submit" || exit 1
 for launcher in srun mpirun; do
     stub "$launcher" 'echo "'"$launcher"': $*"; exit "$(cat "$TMP/code")"'
 done
@@ -41,7 +23,7 @@ job() { # SCRIPT [VARIABLE=value]... -- ARGUMENT...
     while [ "$1" != -- ]; do set+=("$1"); shift; done
     shift
     env -i TMP="$tmp" PATH="$tmp/bin:$PATH" HOME="$HOME" SLURM_JOB_ID=7 \
-        SLURM_SUBMIT_DIR="$tmp/work" SLURM_JOB_NUM_NODES=1 SLURM_NTASKS=8 SLURM_CPUS_PER_TASK=4 \
+        SLURM_SUBMIT_DIR="$tmp/submit" SLURM_JOB_NUM_NODES=1 SLURM_NTASKS=8 SLURM_CPUS_PER_TASK=4 \
         SLURM_JOB_NODELIST=n1 MR_BINARY=mealrec-dist "${set[@]}" bash "$tmp/slurm_script" "$@" \
         >"$tmp/out" 2>&1
     code=$?
@@ -102,7 +84,7 @@ signals() { # LAUNCHER SIGNAL...
     shift
     rm -f "$tmp/ready"
     cp "$source_dir/launch/$single" "$tmp/slurm_script"
-    env TMP="$tmp" PATH="$tmp/bin:$PATH" SLURM_JOB_ID=7 SLURM_SUBMIT_DIR="$tmp/work" \
+    env TMP="$tmp" PATH="$tmp/bin:$PATH" SLURM_JOB_ID=7 SLURM_SUBMIT_DIR="$tmp/submit" \
         SLURM_NTASKS=2 MR_BINARY=mealrec-dist MR_LAUNCHER="$launcher" \
         bash "$tmp/slurm_script" >"$tmp/out" 2>&1 &
     pid=$!

@@ -13,6 +13,7 @@
 #include "graph/ops.h"
 #include "graph/run.h"
 #include "op_world.h"
+#include "ranks_main.h"
 
 #define TOL 1e-12
 enum { D = 7 };
@@ -197,10 +198,5 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_dot), cmocka_unit_test(test_cosine),
                                        cmocka_unit_test(test_ntxent)};
-    if (mr_comm_mpi_world(&world) != MR_OK) return 1;
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    if (failed) mr_comm_abort(1); /* the others may wait in a collective */
-    mr_comm_destroy(&world);
-    mr_comm_finalize();
-    return failed;
+    RANKS_MAIN(&world, tests);
 }

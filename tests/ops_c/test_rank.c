@@ -12,6 +12,7 @@
 #include "graph/params.h"
 #include "op_world.h"
 #include "train/rank.h"
+#include "ranks_main.h"
 
 static mr_comm *world;
 
@@ -340,10 +341,5 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_bits), cmocka_unit_test(test_ties),
                                        cmocka_unit_test(test_real), cmocka_unit_test(test_nan)};
-    if (mr_comm_mpi_world(&world) != MR_OK) return 1;
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    if (failed) mr_comm_abort(1);
-    mr_comm_destroy(&world);
-    mr_comm_finalize();
-    return failed;
+    RANKS_MAIN(&world, tests);
 }
