@@ -1,5 +1,5 @@
 /* What an op sees while a plan runs: pointers to values, gradients, saved buffers, parameters,
- * batch. All pointers are device memory. Kernels are called as r->k->name(..., &r->ex). */
+ * batch. All pointers are device memory. Kernels are called as mr_k(r)->name(..., &r->ex). */
 #ifndef MR_GRAPH_RUN_H
 #define MR_GRAPH_RUN_H
 
@@ -28,6 +28,7 @@ struct mr_run {
     const mr_graph *g;
     mr_device *dev;
     const mr_kernels *k;
+    int64_t kernel_calls; /* of this run so far */
     mr_exec ex;
     mr_params *params;
     const mr_features *feat;
@@ -58,6 +59,13 @@ struct mr_run {
     mr_step_state *state_out[2]; /* alloc_host: of set_batch, of send_state */
     int64_t sent[3];             /* dev->counts.waits when block and state_out were sent */
 };
+
+/* The kernels, for one call: calls are counted, because each is at least one launch on a GPU. */
+static inline const mr_kernels *mr_k(mr_run *r)
+{
+    r->kernel_calls++;
+    return r->k;
+}
 
 /* Value of a node (device pointer); aliases resolved. id -1 gives NULL. */
 void *mr_val(const mr_run *r, int id);

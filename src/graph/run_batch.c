@@ -19,7 +19,7 @@ typedef struct piece {
 
 typedef struct pieces {
     int n;
-    piece list[6 + MR_MAX_SEQ * 15];
+    piece list[10 + MR_MAX_SEQ * 15];
 } pieces;
 
 static void add(pieces *p, void *out, const void *src, int64_t bytes, int64_t cap)
@@ -111,6 +111,10 @@ static mr_status copy_batch(mr_run *r, const mr_batch *b)
     ADD(d->user, b->user, rows, cap);
     ADD(d->target, b->target, rows, cap);
     ADD(d->last, b->last, rows, cap);
+    ADD(d->last_id, b->last_id, b->n_last, cap);
+    ADD(d->last_slot, b->last_slot, rows, cap);
+    ADD(d->last_start, b->last_start, b->n_last + 1, cap + 1);
+    ADD(d->last_row, b->last_row, rows, cap);
     for (int s = 0; s < b->n_seq; s++) {
         add_seq(p, &d->seq[s], &b->seq[s], rows, cap, b->L);
         if (r->xch[s]) add_lists(p, &r->lists[s], r->xch[s]);
@@ -150,6 +154,7 @@ mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *st
         MR_TRY(copy_batch(r, b));
     r->count[MR_SPACE_FIXED] = 1;
     r->count[MR_SPACE_ROWS] = b->rows;
+    r->count[MR_SPACE_LAST] = b->n_last;
     for (int s = 0; s < b->n_seq; s++) r->count[MR_SPACE_TOK0 + s] = b->seq[s].tokens;
     if (r->plan->is_private) MR_TRY(mr_red_zones_fill(r));
     r->state_host = *state;

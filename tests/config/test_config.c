@@ -53,6 +53,7 @@ static const char *const other_values[][2] = {{"run.name", "a \"b\" \\ c: #d é"
                                               {"run.seed", "9007199254740993"},
                                               {"run.device", "cuda"},
                                               {"run.precision", "bf16"},
+                                              {"run.capture", "true"},
                                               {"data.path", "a/b.h5"},
                                               {"data.read", "rank0"},
                                               {"data.max_len", "50"},
