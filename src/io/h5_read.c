@@ -20,7 +20,7 @@
 #include "io/h5_structure.h"
 
 /* Read and hashed at once by a process that reads alone: small enough to stay in its cache. */
-#define ALONE_BYTES (INT64_C(2) << 20)
+#define ALONE_BYTES (INT64_C(1) << 18)
 #define RANK0_BYTES (INT64_C(64) << 20) /* read by rank 0 and sent at once */
 
 typedef struct reader {
@@ -354,6 +354,7 @@ static mr_status alloc_parts(reader *r)
     for (int i = 0; i < MR_PART_COUNT; i++) {
         if (!r->parts[i].rank) continue;
         MR_TRY(mr_alloc(slot[i], mr_part_bytes(&r->parts[i]), 1, r->parts[i].name));
+        mr_mem_touch(*slot[i]);
         r->parts[i].data = *slot[i];
     }
     return MR_OK;
