@@ -69,6 +69,8 @@ void mr_free_ptr(void **ptr_p)
     *ptr_p = NULL;
 }
 
+void *mr_plain_alloc(size_t bytes) { return malloc(bytes); }
+
 int64_t mr_mem_now_bytes(void) { return now_bytes; }
 int64_t mr_mem_peak_bytes(void) { return peak_bytes; }
 

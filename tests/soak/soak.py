@@ -25,7 +25,7 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "train"))
 import harness as h  # noqa: E402
 
-SOON = 5 * int(os.environ.get("MR_SLOW", "1"))  # seconds; a build with sanitizers starts slowly
+SOON = 5 * h.SCALE  # seconds
 INTERVAL = 17  # steps of an epoch of small.h5: a checkpoint each
 ENDLESS = ["--train.epochs=1000000", "--train.patience=1000000", "--checkpoint.every_epochs=1"]
 SASREC = ["--model.name=sasrec"]
@@ -126,14 +126,14 @@ def kill_once(name, ranks, trial):
     if not resumed:
         print("resumed wrongly: before %d\n%s" % (before, text), flush=True)
     time.sleep(random.uniform(0, 1.0))
-    in_write = trial % 2 == 1 and wait_for_writing(name, p, 10)
+    in_write = trial % 2 == 1 and wait_for_writing(name, p, 10 * h.SCALE)
     victims = children(p.pid)
     if not victims:
         return False, False, False, False
     os.kill(random.choice(victims), signal.SIGKILL)
     began = time.time()
     try:
-        code = p.wait(timeout=30)
+        code = p.wait(timeout=h.LIMIT)
     except subprocess.TimeoutExpired:
         p.kill()
         code = 0

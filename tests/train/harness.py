@@ -17,7 +17,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 sys.dont_write_bytecode = True
 
 BINARY = os.environ.get("MR_BINARY", "")
-LIMIT = 120  # seconds for one run of the program; a hang is a failure
+SCALE = int(os.environ.get("MR_TIME_SCALE", "1"))  # tests/CMakeLists.txt
+LIMIT = 120 * SCALE  # seconds for one run of the program; a hang is a failure
 
 # Dropout 0.5 would now and then drop all 12 elements of a row, and the norm of a row of zeros (eps
 # 1e-12) makes gradients of 1e6 and more: true, but no place for comparing rounding.
