@@ -1,7 +1,7 @@
 /* A training job in which one rank goes wrong on purpose, for test_hang.py:
  *   hang_job MODE RANK CALL key=value...
- * At its allreduce number CALL, counted from the first step, or at number -CALL, counted from the end
- * of reading, rank RANK
+ * At its allreduce number CALL, counted from the first step, or at number -CALL, counted from the
+ * end of reading, rank RANK
  *   stop   stops itself with SIGSTOP         loop   loops for ever
  *   leave  ends as if it were done           skip   leaves that collective out
  * Otherwise it is what `mealrec-dist train` does. The time of the fault goes to standard error. */
@@ -24,8 +24,7 @@ static mr_status faulty_allreduce(mr_comm *c, void *buf, int64_t n, mr_dtype t, 
 {
     (void)c;
     bool counts = bad_call < 0 || mr_ring_mine()->phase >= MR_AT_STEP;
-    if (!counts || ++calls != llabs(bad_call))
-        return real->allreduce(real, buf, n, t, op);
+    if (!counts || ++calls != llabs(bad_call)) return real->allreduce(real, buf, n, t, op);
     fprintf(stderr, "FAULT rank %d %.3f\n", real->rank, mr_ring_now());
     fflush(NULL);
     if (!strcmp(mode, "stop")) raise(SIGSTOP);

@@ -64,7 +64,8 @@ def trial(job, mode, rank, call, i):
     told = re.search(r"limit ([0-9.]+) s", said[0])
     limit = float(told.group(1)) if told else LIMIT
     took = end - float(fault.group(1))
-    h.check(took <= limit + 2 * h.SCALE, "%s: %.1f s after the fault, limit %.1f s" % (what, took, limit))
+    h.check(took <= limit + 2 * h.SCALE, "%s: %.1f s after the fault, limit %.1f s" % (
+        what, took, limit))
     named = re.search(r": (?:behind: )?ranks? ([0-9, ]+)", said[0])
     ranks = [int(x) for x in named.group(1).split(",") if x.strip()] if named else []
     h.check(ranks == [rank], "%s: says %s" % (what, said))

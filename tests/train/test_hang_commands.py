@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
-"""Hangs outside of training steps: a rank stopped during `eval`, a rank of `recommend` that waits for
-a file, and a rank of `train` stopped before there is a run folder. Exit code 76 and the rank named,
-by one sentence; nothing stays in shared memory.
+"""Hangs outside of training steps: a rank stopped during `eval`, a rank of `recommend` that waits
+for a file, and a rank of `train` stopped before there is a run folder. Exit code 76 and the rank
+named, by one sentence; nothing stays in shared memory.
 Usage: test_hang_commands.py HANG_JOB
 """
 import os

@@ -212,7 +212,8 @@ def mixed(code, texts, ranks, *starts):
     r = subprocess.run(command[:-1], cwd=h.folder, env=h.environment(), text=True,
                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=h.LIMIT)
     judge("ranks with %s" % texts, r, code, texts, before)
-    h.check(time.time() - began < 10 * h.SCALE, "ranks with %s: %.1f s" % (texts, time.time() - began))
+    h.check(time.time() - began < 10 * h.SCALE, "ranks with %s: %.1f s" % (
+        texts, time.time() - began))
 
 
 def different_ranks():
