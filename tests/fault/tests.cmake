@@ -21,7 +21,7 @@ foreach(name files import train)
   target_link_options(test_fault_${name} PRIVATE ${MR_WRAPS})
   add_test(NAME fault_${name} COMMAND test_fault_${name})
   mr_register(fault_${name} "" LABELS fault TIMEOUT 300)
-  set_property(TEST fault_${name} APPEND PROPERTY ENVIRONMENT "ASAN_OPTIONS=detect_leaks=1")
+  set_property(TEST fault_${name} APPEND PROPERTY ENVIRONMENT "${MR_LEAKS}")
   if(EXISTS /dev/shm) # thousands of fsyncs
     set_property(TEST fault_${name} APPEND PROPERTY ENVIRONMENT "TMPDIR=/dev/shm")
   endif()
