@@ -29,6 +29,10 @@ MODELS = ["sasrec", "cl4srec", "tedrec", "mealrec"]
 
 folder = tempfile.mkdtemp(prefix="mealrec-train-")
 atexit.register(shutil.rmtree, folder, ignore_errors=True)
+# Where ranks share memory: mpirun leaves these files behind when it is killed.
+segments = tempfile.mkdtemp(prefix="mealrec-mpi-", dir="/dev/shm") if os.path.isdir(
+    "/dev/shm") else folder
+atexit.register(shutil.rmtree, segments, ignore_errors=True)
 failures = []
 checks = 0
 
@@ -51,7 +55,8 @@ def finish():
 def environment():
     env = dict(os.environ, OMP_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1",
                OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_mpi_yield_when_idle="1",
-               OMPI_MCA_btl_vader_single_copy_mechanism="none")
+               OMPI_MCA_btl_vader_single_copy_mechanism="none",
+               OMPI_MCA_btl_vader_backing_directory=segments)
     return env
 
 
