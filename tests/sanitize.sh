@@ -2,9 +2,9 @@
 # The tests under AddressSanitizer and UndefinedBehaviorSanitizer, with their limits of time times a
 # factor:   tests/sanitize.sh [--scale N] [CTEST OPTION]...
 #   --scale N   the factor (MR_TIME_SCALE of tests/CMakeLists.txt, 8); more on a loaded machine
-# Builds in build/debug. A finding ends a test, so it fails. In tests that are programs, not scripts,
-# a leak is a finding too, but one of MPI (tests/lsan.supp). The last line has the counts; exit
-# code 0 only when some tests passed and none failed.
+# Builds in build/debug. A finding ends a test, so it fails. In tests that are programs, not
+# scripts, a leak is a finding too, but one of MPI (tests/lsan.supp). The last line has the counts;
+# exit code 0 only when some tests passed and none failed.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 

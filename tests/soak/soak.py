@@ -4,8 +4,8 @@
 
 kills     kill -9 of a random rank of 4 at a random time, every second time while a checkpoint is
           being written: the job is gone within 5 s without orphans or shared memory, and the next
-          start goes on from a checkpoint at most one interval old. In the end the weights are those of a run that
-          nobody killed.
+          start goes on from a checkpoint at most one interval old. In the end the weights are those
+          of a run that nobody killed.
 cuts      N random cut points on 1, 2 and 4 ranks: the same bits as without the cut.
 pairs     P ranks write a checkpoint, Q ranks load equal tensors, P and Q in {1, 2, 3, 4, 8}.
 disk      a full tmpfs during training, N fill levels: training goes on, the older checkpoint loads,
