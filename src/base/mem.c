@@ -82,6 +82,8 @@ void mr_mem_touch(void *ptr)
     if (h.mapped_bytes) madvise((char *)ptr - HEADER, h.mapped_bytes, MADV_POPULATE_WRITE);
 }
 
+void *mr_plain_alloc(size_t bytes) { return malloc(bytes); }
+
 int64_t mr_mem_now_bytes(void) { return now_bytes; }
 int64_t mr_mem_peak_bytes(void) { return peak_bytes; }
 

@@ -41,8 +41,10 @@ static void put_losses(const mr_loop *l, json_t *o, double total, const double *
 
 static json_t *new_event(const mr_loop *l, const char *name)
 {
-    return json_pack("{s:s, s:I, s:I}", "event", name, "epoch", (json_int_t)l->state.epoch, "step",
-                     (json_int_t)l->t->step);
+    json_t *o = mr_record_begin(name);
+    json_object_set_new(o, "epoch", json_integer(l->state.epoch));
+    json_object_set_new(o, "step", json_integer(l->t->step));
+    return o;
 }
 
 static void step_event(mr_loop *l, double rows_per_s)
@@ -272,7 +274,6 @@ static mr_status score(mr_loop *l, mr_split split, mr_metrics *m)
 {
     double start = mr_seconds();
     mr_evaluation what = {.split = split, .exclude_seen = l->t->cfg->train.mask_seen};
-    mr_watch_phase(MR_AT_EVAL);
     MR_TRY(mr_evaluate(l->t, &what, m));
     double seconds = mr_seconds() - start;
     l->eval_seconds += seconds;
