@@ -1,7 +1,7 @@
 /* Frozen item features as nodes: frames, text, and the visual context of a history. No gradient
- * passes. The features are resident on the device; ids select rows, PAD gives zeros.
- * What depends on the last item alone is made for the distinct ones (space LAST) and spread to the
- * rows: the same numbers, with less work. */
+ * passes. r->ids select rows of what is on the device, all items' or those of the batch; PAD gives
+ * zeros. What depends on the last item alone is made for the distinct ones (space LAST) and spread
+ * to the rows: the same numbers, with less work. */
 #include "graph/ops.h"
 #include "graph/run.h"
 
@@ -16,37 +16,48 @@ static mr_status need(const mr_feature *f, const mr_node *n, const char *name, i
     return MR_OK;
 }
 
-static mr_status gather(mr_run *r, const mr_node *n, const mr_feature *f, const int32_t *id)
+static mr_status need_ids(const int32_t *id, const mr_node *n)
+{
+    MR_CHECK(id, MR_ERR_INTERNAL, "%s: the rows of a history were not fetched", n->label);
+    return MR_OK;
+}
+
+static mr_status gather(mr_run *r, const mr_node *n, const mr_feature *f, const int32_t *id,
+                        int64_t rows)
 {
     int me = mr_node_id(r, n);
+    MR_TRY(need_ids(id, n));
     mr_k(r)->feature_gather(mr_val(r, me), f->data, f->dtype, id, mr_n(r, me),
-                            mr_node_inner(r->g, me), r->g->dims.n_items, &r->ex);
+                            mr_node_inner(r->g, me), rows, &r->ex);
     return MR_OK;
 }
 
 /* The last item of every row, or every distinct one. */
-static const int32_t *last_of(const mr_run *r, const mr_node *n)
+static const int32_t *last_of(const mr_feature_ids *ids, const mr_node *n)
 {
-    return n->space == MR_SPACE_LAST ? r->in.last_id : r->in.last;
+    return n->space == MR_SPACE_LAST ? ids->distinct : ids->last;
 }
 
 static mr_status frames_forward(mr_run *r, const mr_node *n)
 {
     const mr_feature *f = &r->feat->frames;
     MR_TRY(need(f, n, "frame", n->dim[1], n->dim[2]));
-    return gather(r, n, f, last_of(r, n));
+    const mr_feature_ids *ids = &r->ids[MR_FEATURE_FRAMES];
+    return gather(r, n, f, last_of(ids, n), ids->n);
 }
 
 static mr_status text_last_forward(mr_run *r, const mr_node *n)
 {
     MR_TRY(need(&r->feat->text, n, "text", 1, n->dim[1]));
-    return gather(r, n, &r->feat->text, last_of(r, n));
+    const mr_feature_ids *ids = &r->ids[MR_FEATURE_TEXT];
+    return gather(r, n, &r->feat->text, last_of(ids, n), ids->n);
 }
 
 static mr_status text_tokens_forward(mr_run *r, const mr_node *n)
 {
     MR_TRY(need(&r->feat->text, n, "text", 1, n->dim[1]));
-    return gather(r, n, &r->feat->text, r->in.seq[0].tok_id);
+    const mr_feature_ids *ids = &r->ids[MR_FEATURE_TEXT];
+    return gather(r, n, &r->feat->text, ids->tok, ids->n);
 }
 
 /* c_v = sum_k alpha_k v_k, alpha_k ~ exp(-gamma (n_b - k)): paper eq. 7; f[0] gamma */
@@ -56,8 +67,10 @@ static mr_status context_forward(mr_run *r, const mr_node *n)
     const mr_seq *q = &r->in.seq[0];
     int id = mr_node_id(r, n);
     MR_TRY(need(f, n, "visual", 1, n->dim[1]));
-    mr_k(r)->context(mr_val(r, id), f->data, f->dtype, q->tok_id, q->start, q->len, mr_n(r, id),
-                     n->dim[1], r->g->dims.n_items, n->f[0], &r->ex);
+    const mr_feature_ids *ids = &r->ids[MR_FEATURE_VISUAL];
+    MR_TRY(need_ids(ids->tok, n));
+    mr_k(r)->context(mr_val(r, id), f->data, f->dtype, ids->tok, q->start, q->len, mr_n(r, id),
+                     n->dim[1], ids->n, n->f[0], &r->ex);
     return MR_OK;
 }
 

@@ -17,6 +17,17 @@ typedef struct mr_features {
     mr_feature visual, frames, text;
 } mr_features;
 
+enum { MR_FEATURE_VISUAL, MR_FEATURE_FRAMES, MR_FEATURE_TEXT, MR_FEATURE_COUNT };
+
+/* Ids that select rows of a feature: item ids, or places + 1 among rows fetched for this batch; 0
+ * selects none. */
+typedef struct mr_feature_ids {
+    const int32_t *last;     /* [rows] of the last history item */
+    const int32_t *distinct; /* [n_last] of the distinct ones among them */
+    const int32_t *tok;      /* [tokens of sequence set 0]; NULL: not for this feature */
+    int64_t n;               /* rows there are */
+} mr_feature_ids;
+
 /* The lists of a planned row exchange (mr_exchange) in device memory. */
 typedef struct mr_exchange_lists {
     const int32_t *unique_id, *inv, *csr_start, *csr_pos;
@@ -32,9 +43,12 @@ struct mr_run {
     mr_exec ex;
     mr_params *params;
     const mr_features *feat;
-    const mr_batch *host;         /* the batch as the host sees it (counts, rank_rows) */
-    mr_batch in;                  /* the same with device pointers */
-    int64_t count[MR_N_SPACES];   /* actual leading rows of each space */
+    const mr_feature_ids *fetched; /* [MR_FEATURE_COUNT], host: feat holds the rows of this batch;
+                                    * NULL: of all items */
+    mr_feature_ids ids[MR_FEATURE_COUNT]; /* for kernels */
+    const mr_batch *host;                 /* the batch as the host sees it (counts, rank_rows) */
+    mr_batch in;                          /* the same with device pointers */
+    int64_t count[MR_N_SPACES];           /* actual leading rows of each space */
     mr_comm *items;               /* ranks that share the item table; buffers in device memory */
     mr_comm *world;               /* all ranks; the same */
     int group0;                   /* world rank of items' rank 0: host->rank_rows[group0 + i] */

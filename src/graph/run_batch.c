@@ -19,7 +19,7 @@ typedef struct piece {
 
 typedef struct pieces {
     int n;
-    piece list[10 + MR_MAX_SEQ * 15];
+    piece list[10 + 3 * MR_FEATURE_COUNT + MR_MAX_SEQ * 15];
 } pieces;
 
 static void add(pieces *p, void *out, const void *src, int64_t bytes, int64_t cap)
@@ -119,6 +119,13 @@ static mr_status copy_batch(mr_run *r, const mr_batch *b)
         add_seq(p, &d->seq[s], &b->seq[s], rows, cap, b->L);
         if (r->xch[s]) add_lists(p, &r->lists[s], r->xch[s]);
     }
+    for (int i = 0; r->fetched && i < MR_FEATURE_COUNT; i++) {
+        const mr_feature_ids *f = &r->fetched[i];
+        r->ids[i] = (mr_feature_ids){.n = f->n};
+        if (f->last) ADD(r->ids[i].last, f->last, rows, cap);
+        if (f->distinct) ADD(r->ids[i].distinct, f->distinct, b->n_last, cap);
+        if (f->tok) ADD(r->ids[i].tok, f->tok, b->seq[0].tokens, cap * b->L);
+    }
     if (r->abar_host) ADD(r->abar, r->abar_host, r->t_max + 1, r->t_max + 1);
     return send(r, p);
 }
@@ -127,6 +134,7 @@ static mr_status copy_batch(mr_run *r, const mr_batch *b)
 static void use_host(mr_run *r)
 {
     r->abar = r->abar_host;
+    for (int i = 0; r->fetched && i < MR_FEATURE_COUNT; i++) r->ids[i] = r->fetched[i];
     for (int s = 0; s < r->host->n_seq; s++) {
         const mr_exchange *x = r->xch[s];
         if (!x) continue;
@@ -152,6 +160,11 @@ mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *st
         use_host(r);
     else
         MR_TRY(copy_batch(r, b));
+    for (int i = 0; !r->fetched && i < MR_FEATURE_COUNT; i++)
+        r->ids[i] = (mr_feature_ids){.last = r->in.last,
+                                     .distinct = r->in.last_id,
+                                     .tok = r->in.seq[0].tok_id,
+                                     .n = r->g->dims.n_items};
     r->count[MR_SPACE_FIXED] = 1;
     r->count[MR_SPACE_ROWS] = b->rows;
     r->count[MR_SPACE_LAST] = b->n_last;

@@ -180,6 +180,10 @@ mr_status mr_exact_gradients(mr_trainer *t, int64_t epoch, int64_t i)
     int64_t row = 0;
     bool has_rows;
     MR_TRY(collect_values(t, e));
+    if (t->fetch) { /* the shards' rows are parts of these */
+        mr_sampler_get(t->sampler, epoch, i, (uint32_t)t->step, &t->batch);
+        MR_TRY(mr_fetch_rows(t->fetch, &t->batch));
+    }
     memset(e->sum, 0, (size_t)(2 * e->n + 1) * sizeof *e->sum);
     if (e->contrast) MR_TRY(contrast_views(t, e, epoch, i));
     for (int k = 0; k < mr_sampler_shards(t->sampler); k++, row += t->batch.rows) {

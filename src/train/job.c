@@ -96,6 +96,18 @@ static void describe(const mr_job *j, const mr_trainer *t)
     mr_info("model: %lld parameters; %d rank(s), device %s, item table shared by %d rank(s)",
             (long long)mr_params_count(&t->params), t->world->size, t->dev->name, t->items->size);
     if (t->world->size > 1) mr_placement_print(&t->placement, to_log, NULL);
+    if (d->is_sharded) {
+        double own = 0;
+        for (int i = 0; i < MR_FEATURE_COUNT; i++) {
+            mr_item_set unused;
+            if (mr_fetch_reads(j->cfg, d, i, &unused))
+                own += (double)mr_fetch_row_bytes(d, i) * (double)(d->feature_hi - d->feature_lo);
+        }
+        mr_info(
+            "features: spread over %d ranks by item, %.1f MB on each, %.1f MB for the rows of a "
+            "batch",
+            t->world->size, own / 1e6, (double)mr_fetch_bytes(t->fetch) / 1e6);
+    }
     mr_info("memory: step workspace %.1f MB, parameters with gradients and moments %.1f MB",
             (double)t->train_plan->ws_bytes / 1e6,
             4.0 * (double)t->params.n_total * (double)t->params.real_bytes / 1e6);
@@ -128,13 +140,17 @@ static mr_status run_loop(mr_job *j, mr_run_folder *f, mr_trainer *t)
     MR_TRY_GOTO(resume(j, f, l), st, done);
     MR_TRY_GOTO(mr_run_folder_start(f, l->state.step > 0 ? l->state.step : -1), st, done);
     l->record = f->record;
-    mr_record_event(l->record, json_pack("{s:s, s:I, s:i, s:I}", "event", "start", "step",
-                                         (json_int_t)l->state.step, "ranks", t->world->size,
-                                         "parameters", (json_int_t)mr_params_count(&t->params)));
+    json_t *event = mr_record_begin("start");
+    json_object_set_new(event, "step", json_integer(l->state.step));
+    json_object_set_new(event, "ranks", json_integer(t->world->size));
+    json_object_set_new(event, "parameters", json_integer(mr_params_count(&t->params)));
+    mr_record_event(l->record, event);
     st = mr_loop_run(l);
     keep_results(j, l);
-    mr_record_event(l->record, json_pack("{s:s, s:I, s:i}", "event", "end", "step",
-                                         (json_int_t)t->step, "exit", mr_exit_code(st)));
+    event = mr_record_begin("end");
+    json_object_set_new(event, "step", json_integer(t->step));
+    json_object_set_new(event, "exit", json_integer(mr_exit_code(st)));
+    mr_record_event(l->record, event);
 done:
     MR_FREE(l);
     free(json);

@@ -3,7 +3,7 @@
  * Invariant: nothing is allocated on the device here. */
 #include "train/need.h"
 
-#include <string.h>
+#include "train/fetch.h"
 
 int64_t mr_need_total(const mr_need *n)
 {
@@ -34,10 +34,19 @@ mr_status mr_need_check(const mr_need *n, const char *device, int64_t free_bytes
     return MR_OK;
 }
 
-static int64_t feature_bytes(const mr_trainer *t, const mr_feature *f, bool is_used)
+/* All items' features, or what a batch of `rows` rows reads of them. */
+static int64_t feature_bytes(const mr_trainer *t, int64_t rows)
 {
-    if (!is_used || !f->data) return 0;
-    return t->data->n_items * f->count * f->width * (int64_t)mr_dtype_bytes(f->dtype);
+    int64_t sum = 0;
+    for (int i = 0; i < MR_FEATURE_COUNT; i++) {
+        mr_item_set set;
+        int64_t n = t->data->n_items;
+        if (!mr_fetch_reads(t->cfg, t->data, i, &set)) continue;
+        int64_t wanted = rows * (set == MR_ITEMS_LAST ? 1 : t->batch.L);
+        if (t->data->is_sharded && wanted < n) n = wanted;
+        sum += n * mr_fetch_row_bytes(t->data, i);
+    }
+    return sum;
 }
 
 /* Workspace of the evaluation plan for `rows` rows. */
@@ -64,14 +73,12 @@ mr_status mr_need_of(mr_need *out, mr_trainer *t, bool with_optimizer)
 {
     const mr_config *c = t->cfg;
     const mr_dataset *d = t->data;
-    bool is_mealrec = mr_model_is_mealrec(c);
     int64_t P = t->world->size, real = (int64_t)mr_dtype_bytes(t->dev->real);
     mr_need n = {.rows = t->batch.rows_cap, .eval_rows = (c->train.eval_batch + P - 1) / P};
     if (n.eval_rows > d->n_users) n.eval_rows = d->n_users;
     n.params = t->params.n_total * real * (with_optimizer ? 4 : 1);
-    n.features = feature_bytes(t, &d->text, mr_model_uses_text(c)) +
-                 feature_bytes(t, &d->visual, is_mealrec) +
-                 feature_bytes(t, &d->frames, is_mealrec);
+    n.features = feature_bytes(t, n.rows);
+    if (d->is_sharded) n.features += feature_bytes(t, n.eval_rows);
     /* eight lists of tokens and four of exchanges a sequence set, ten of rows; 4 bytes each */
     n.batch = 4 * n.rows * (12 * t->batch.L * t->batch.n_seq + 10);
     if (t->train_plan) n.step = t->train_plan->ws_bytes;

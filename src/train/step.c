@@ -17,6 +17,13 @@ mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, mr_feed *feed, const 
     mr_ring_at("row exchange");
     MR_TRY(mr_feed_plan(feed, is_exact ? run->items : t->items, t->table_rows, b));
     for (int s = 0; s < b->n_seq; s++) run->xch[s] = feed->xch[s];
+    mr_fetch *fetch = run == t->eval_run ? t->eval_fetch : t->fetch;
+    if (fetch) {
+        if (!is_exact)
+            MR_TRY(mr_fetch_rows(fetch, b)); /* exact: those of the whole batch are here */
+        MR_TRY(mr_fetch_places(fetch, b));
+        mr_fetch_attach(fetch, run);
+    }
     double k = (double)(t->step + 1);
     mr_step_state st = {.lr = c->train.lr,
                         .bias1 = 1.0 - pow(c->train.beta1, k),

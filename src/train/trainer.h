@@ -13,6 +13,7 @@
 #include "model/model.h"
 #include "model/schedule.h"
 #include "train/feed.h"
+#include "train/fetch.h"
 #include "train/placement.h"
 
 typedef struct mr_exact mr_exact;
@@ -39,9 +40,10 @@ typedef struct mr_trainer {
     mr_params params;
     mr_features feat; /* device memory, or the data set's own when host memory is the device */
     bool owns_features;
-    bool is_dry;        /* see mr_trainer_opts */
-    int64_t table_rows; /* rows of item.weight */
-    int table;          /* its parameter id */
+    mr_fetch *fetch, *eval_fetch; /* features of a batch where they are spread, else NULL */
+    bool is_dry;                  /* see mr_trainer_opts */
+    int64_t table_rows;           /* rows of item.weight */
+    int table;                    /* its parameter id */
 
     mr_exact *exact;       /* dist.deterministic=world: how steps are made; else NULL */
     mr_graph *train_graph; /* of a whole step; exact: of the rows of one virtual shard */
@@ -93,7 +95,8 @@ mr_status mr_trainer_load(mr_trainer *t, mr_run *run, int64_t epoch, int64_t i);
 mr_status mr_trainer_gradients(mr_trainer *t);
 mr_status mr_trainer_report(mr_trainer *t, double *sum, double *bad);
 mr_status mr_trainer_update(mr_trainer *t);
-/* Plan the row exchanges of a batch and hand both to a run. */
+/* Plan the row exchanges of a batch, fetch its features where they are spread, and hand all of it
+ * to a run. */
 mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, mr_feed *feed, const mr_batch *b);
 /* A run over another plan of this trainer's graphs, with features, communicators and schedule set.
  */
