@@ -198,7 +198,7 @@ def capture(args):
         for name in ("eager", "captured"):
             shutil.rmtree(os.path.join(h.folder, "runs", name), ignore_errors=True)
             h.train(name, "small.h5", "--train.max_steps=20", "--model.name=" + model,
-                    "--run.capture=%s" % (name == "captured"), *on(args))
+                    "--run.capture=" + str(name == "captured").lower(), *on(args))
         need(h.losses("eager") == h.losses("captured"), model + ": losses differ")
         bad = h.same_tensors(h.checkpoint("eager")[0], h.checkpoint("captured")[0])
         need(not bad, "%s: %d tensors differ, the first is %s" % (model, len(bad), bad[:1]))
