@@ -15,6 +15,10 @@ if(TARGET mealrec-dist)
     mr_add_script(train_features_${part} train/test_features.py ARGS ${part}
                   LABELS train dist TIMEOUT 600)
   endforeach()
+  foreach(model cl4srec tedrec mealrec-sasrec)
+    mr_add_script(train_exchange_${model} train/test_exchange.py ARGS ${model}
+                  LABELS train dist TIMEOUT 600)
+  endforeach()
   foreach(part bits signals reshard)
     mr_add_script(train_resume_${part} train/test_resume.py ARGS ${part}
                   LABELS train dist TIMEOUT 300)
