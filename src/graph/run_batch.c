@@ -47,7 +47,8 @@ static mr_status send(mr_run *r, const pieces *p)
     }
     for (int i = 0; i < p->n; i++) {
         const piece *q = &p->list[i];
-        if (q->bytes > 0) memcpy((char *)r->block_host + at, q->src, (size_t)q->bytes);
+        if (q->src && q->bytes > 0) /* views alone come without rows (train/contrast.c) */
+            memcpy((char *)r->block_host + at, q->src, (size_t)q->bytes);
         *q->out = (char *)r->block + at;
         at += padded(q->cap);
     }
