@@ -100,12 +100,7 @@ static void describe(const mr_job *j, const mr_trainer *t)
         mr_info("row exchange: %lld rows of the item table for each of %d x %d pairs of ranks",
                 (long long)t->exchange_rows, t->items->size, t->items->size);
     if (d->is_sharded) {
-        double own = 0;
-        for (int i = 0; i < MR_FEATURE_COUNT; i++) {
-            mr_item_set unused;
-            if (mr_fetch_reads(j->cfg, d, i, &unused))
-                own += (double)mr_fetch_row_bytes(d, i) * (double)(d->feature_hi - d->feature_lo);
-        }
+        double own = (double)(mr_fetch_item_bytes(j->cfg, d) * (d->feature_hi - d->feature_lo));
         mr_info(
             "features: spread over %d ranks by item, %.1f MB on each, %.1f MB for the rows of a "
             "batch",
