@@ -1,6 +1,7 @@
 # shellcheck shell=bash
 # Settings of Open MPI for a single machine; to be sourced. They only fill in what is not set.
 #   mr_mpi_env RANKS: environment for that many ranks, and mr_mpirun_args for mpirun.
+#   mr_shm_make, mr_shm_remove: around a start of mpirun on this machine alone, see there.
 
 mr_mpi_env() {
     local ranks=$1 cores
@@ -22,4 +23,19 @@ mr_mpi_env() {
     # Share the cores among the ranks.
     local threads=$((cores / ranks))
     export OMP_NUM_THREADS=${OMP_NUM_THREADS:-$((threads > 0 ? threads : 1))}
+}
+
+# Ranks of one machine share memory in files. mpirun removes them when ranks die, but not when it is
+# killed itself; so each start gets a folder of its own, which goes with it.
+mr_shm=''
+mr_shm_make() {
+    [ -z "${OMPI_MCA_btl_vader_backing_directory:-}" ] || return 0 # somebody chose a place
+    mr_shm=$(mktemp -d /dev/shm/mealrec-mpi-XXXXXX 2>/dev/null) || return 0
+    export OMPI_MCA_btl_vader_backing_directory=$mr_shm
+}
+mr_shm_remove() {
+    [ -n "$mr_shm" ] || return 0
+    rm -rf -- "$mr_shm"
+    mr_shm=''
+    unset OMPI_MCA_btl_vader_backing_directory
 }

@@ -108,8 +108,10 @@ on_signal() {
     if [ "$signals" = 1 ]; then kill -USR1 "$child"; else kill -TERM "$child"; fi
 } 2>/dev/null
 trap on_signal INT TERM USR1
+trap mr_shm_remove EXIT
 
 run_once() {
+    [ -n "$MR_HOSTFILE" ] || mr_shm_make # other hosts do not have the folder
     # A group of its own: Ctrl-C on a terminal must reach the ranks once, through on_signal.
     set -m
     "${command[@]}" </dev/null &
@@ -124,6 +126,7 @@ run_once() {
         [ "$interrupted" = 0 ] && break
     done
     child=''
+    mr_shm_remove
 }
 
 restarts=0 before=''

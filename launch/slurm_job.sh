@@ -68,6 +68,10 @@ mr_job_run() {
         mr_code=75
         return
     fi
+    # shellcheck source=launch/mpi_env.sh
+    . "$MR_ROOT/launch/mpi_env.sh"
+    trap mr_shm_remove EXIT
+    if [ "$MR_LAUNCHER" = mpirun ] && [ "${SLURM_JOB_NUM_NODES:-1}" = 1 ]; then mr_shm_make; fi
     "${command[@]}" &
     mr_child=$!
     local this
@@ -79,6 +83,7 @@ mr_job_run() {
         [ "$mr_interrupted" = 0 ] && break
     done
     mr_child=''
+    mr_shm_remove
     mr_say "exit code $mr_code (meanings: docs/exit-codes.md)"
 }
 

@@ -56,9 +56,10 @@ with_clang() {
         hdf5-openmpi ompi-c)"
     sources=(src/base/*.c src/tensor/device.c src/tensor/device_cpu.c src/tensor/device_guard.c
         src/data/*.c src/io/h5_*.c
-        src/io/file.c src/io/manifest.c src/io/safetensors_*.c src/io/checkpoint_dir.c
-        src/io/tfevents.c src/train/record.c src/dist/comm.c src/dist/comm_self.c
-        src/dist/comm_mpi.c src/dist/topo.c)
+        src/io/file.c src/io/json_build.c src/io/manifest.c src/io/safetensors_*.c
+        src/io/checkpoint_dir.c src/io/tfevents.c src/train/record.c src/dist/comm.c
+        src/dist/comm_self.c src/dist/comm_mpi.c src/dist/comm_traced.c src/dist/watchdog.c
+        src/dist/ring.c src/dist/hang.c src/dist/topo.c)
     flags+=("-fsanitize=address,undefined" -fno-sanitize-recover=undefined)
     for file in "${sources[@]}"; do
         local object=$dir/${file//\//_}.o

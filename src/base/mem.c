@@ -6,9 +6,11 @@
 #include <string.h>
 #include <sys/mman.h>
 
+/* Linux 5.14; older kernels refuse it, and pages come one by one. */
 #ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23 /* Linux 5.14; older kernels refuse it, and pages come one by one   \
-                                */
+#define MADV_POPULATE_WRITE                                                                        \
+    23 /* Linux 5.14; older kernels refuse it, and pages come one by one                           \
+        */
 #endif
 
 /* A header in front of every block; 64 bytes keep the alignment. */
@@ -81,6 +83,8 @@ void mr_mem_touch(void *ptr)
     memcpy(&h, (char *)ptr - HEADER, sizeof h);
     if (h.mapped_bytes) madvise((char *)ptr - HEADER, h.mapped_bytes, MADV_POPULATE_WRITE);
 }
+
+void *mr_plain_alloc(size_t bytes) { return malloc(bytes); }
 
 int64_t mr_mem_now_bytes(void) { return now_bytes; }
 int64_t mr_mem_peak_bytes(void) { return peak_bytes; }

@@ -21,6 +21,9 @@ void mr_free_ptr(void **ptr_p);
  * when the whole of it will be written. Changes no content; does nothing where it is not known. */
 void mr_mem_touch(void *ptr);
 
+/* malloc for libraries that allocate through the program and free with free(); not counted. */
+void *mr_plain_alloc(size_t bytes);
+
 int64_t mr_mem_now_bytes(void);
 int64_t mr_mem_peak_bytes(void);
 /* Fault injection: the n-th following allocation fails (n >= 1); 0 turns it off. */

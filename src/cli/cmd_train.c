@@ -5,7 +5,6 @@
 
 #include "base/mem.h"
 #include "cli/commands.h"
-#include "dist/watchdog.h"
 #include "train/demo.h"
 #include "train/job.h"
 
@@ -50,13 +49,7 @@ static mr_status run(const mr_args *a)
     static mr_session s;
     mr_job *j = NULL;
     mr_status st;
-    mr_watch_opts watch = {.least_seconds = a->config.dist.hang_limit};
-    MR_TRY(mr_watch_start(&watch));
-    if (is_demo() && !a->is_dry_run) {
-        st = mr_demo_run(&a->config, a->argc, a->argv);
-        mr_watch_stop();
-        return st;
-    }
+    if (is_demo() && !a->is_dry_run) return mr_demo_run(&a->config, a->argc, a->argv);
     MR_TRY_GOTO(mr_session_open(&s, &a->config), st, done);
     if (a->is_dry_run) {
         st = dry_run(&a->config, &s);
@@ -69,7 +62,6 @@ static mr_status run(const mr_args *a)
 done:
     MR_FREE(j);
     mr_session_close(&s);
-    mr_watch_stop();
     return st;
 }
 

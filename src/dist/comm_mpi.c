@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "dist/comm_impl.h"
+#include "dist/watchdog.h"
 
 typedef struct mpi_impl {
     MPI_Comm comm;
@@ -452,6 +453,7 @@ mr_status mr_comm_rest(void)
     int rc = MPI_Ibarrier(MPI_COMM_WORLD, &request);
     while (rc == MPI_SUCCESS && !done) {
         rc = MPI_Test(&request, &done, MPI_STATUS_IGNORE);
+        mr_watch_alive(); /* it is not this rank's turn to make progress */
         if (!done) usleep(1000);
     }
     MR_CHECK(rc == MPI_SUCCESS, MR_ERR_COMM, "MPI_Ibarrier of all ranks failed with code %d", rc);

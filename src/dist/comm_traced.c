@@ -34,9 +34,8 @@ static mr_status after(mr_comm *c, mr_status st)
     mr_errors_to_thread(false);
     mr_ring_leave();
     mr_comm_passed(c, ((traced *)c->impl)->inner);
-    /* Reading data has no other sign of life. */
-    if (mr_ring_mine()->phase == MR_AT_READ || mr_ring_mine()->phase == MR_AT_START)
-        mr_watch_beat(0);
+    int phase = mr_ring_mine()->phase; /* these have no other sign of life */
+    if (phase == MR_AT_READ || phase == MR_AT_START || phase == MR_AT_WORK) mr_watch_beat(0);
     if (st == MR_ERR_COMM) st = mr_watch_explain(st);
     return st == MR_OK || st == MR_ERR_WATCHDOG ? st : MR_RAISE(st, "%s", mr_last_error());
 }

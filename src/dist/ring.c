@@ -1,4 +1,4 @@
-/* The ring in plain memory or in a mapped file.
+/* The ring in plain memory, in memory shared by the ranks of a host, or in a mapped file.
  * Invariant: the memory is exactly one mr_ring, so a file of another length is not one. A ring is
  * read on the machine that wrote it or on one like it: numbers are in the machine's own order. */
 #include "dist/ring.h"
@@ -19,6 +19,7 @@ static const char magic[8] = "MRRING\n";
 static mr_ring own;
 static mr_ring *ring = &own; /* swapped whole; the watchdog's thread follows it */
 static char mapped_path[1024];
+static mr_ring *shared;                                  /* [own.size], or NULL */
 static pthread_mutex_t lock = PTHREAD_MUTEX_INITIALIZER; /* no unmapping under another thread */
 
 mr_ring *mr_ring_mine(void) { return __atomic_load_n(&ring, __ATOMIC_ACQUIRE); }
@@ -117,6 +118,20 @@ mr_status mr_ring_map(const char *folder, int rank, int size, uint64_t job)
     return MR_OK;
 }
 
+mr_status mr_ring_share(int fd, int rank, int size, uint64_t job)
+{
+    mr_ring *at = mmap(NULL, (size_t)size * sizeof *at, PROT_READ | PROT_WRITE, MAP_SHARED, fd, 0);
+    MR_CHECK(at != MAP_FAILED, MR_ERR_IO, "shared memory cannot be mapped: %s", strerror(errno));
+    mr_ring_begin(rank, size, job);
+    at[rank] = *mr_ring_mine();
+    mr_ring_unmap(false);
+    __atomic_store_n(&shared, at, __ATOMIC_RELEASE);
+    __atomic_store_n(&ring, &at[rank], __ATOMIC_RELEASE);
+    return MR_OK;
+}
+
+mr_ring *mr_ring_shared(void) { return __atomic_load_n(&shared, __ATOMIC_ACQUIRE); }
+
 void mr_ring_unmap(bool keep_file)
 {
     mr_ring *r = mr_ring_mine();
@@ -124,9 +139,13 @@ void mr_ring_unmap(bool keep_file)
     pthread_mutex_lock(&lock);
     own = *r;
     __atomic_store_n(&ring, &own, __ATOMIC_RELEASE);
-    munmap(r, sizeof *r);
+    if (shared)
+        munmap(shared, (size_t)own.size * sizeof *shared);
+    else
+        munmap(r, sizeof *r);
+    __atomic_store_n(&shared, NULL, __ATOMIC_RELEASE);
     pthread_mutex_unlock(&lock);
-    if (!keep_file) unlink(mapped_path);
+    if (!keep_file && mapped_path[0]) unlink(mapped_path);
     mapped_path[0] = 0;
 }
 
@@ -174,7 +193,7 @@ const char *mr_ring_kind_name(int kind)
 
 const char *mr_ring_phase_name(int phase)
 {
-    static const char *const names[MR_AT_PHASES] = {"start", "reading data", "training step",
-                                                    "evaluation", "checkpoint"};
+    static const char *const names[MR_AT_PHASES] = {"start",      "reading data", "training step",
+                                                    "evaluation", "checkpoint",   "other work"};
     return phase >= 0 && phase < MR_AT_PHASES ? names[phase] : "unknown";
 }

@@ -1,6 +1,7 @@
 /* The ring: what this rank is doing and the last collectives it made, in memory that others can
- * read even when this rank is stopped or dead. It lives in plain memory first and in a mapped file
- * <run folder>/hang/rank-00000.ring once the run folder is known.
+ * read even when this rank is stopped or dead. It lives in plain memory first, then in memory that
+ * the ranks of a host share, and in a mapped file <run folder>/hang/rank-00000.ring once there is a
+ * run folder.
  * One ring a process. The main thread writes entries, the watchdog's thread writes tick and state.
  * What it is not: exact under races; a reader may see an entry half written. It is a diagnosis. */
 #ifndef MR_DIST_RING_H
@@ -36,6 +37,7 @@ typedef enum mr_ring_phase {
     MR_AT_STEP,
     MR_AT_EVAL,
     MR_AT_SAVE,
+    MR_AT_WORK, /* whatever commands other than train do */
     MR_AT_PHASES
 } mr_ring_phase;
 
@@ -53,8 +55,8 @@ typedef struct mr_ring {
     char magic[8];
     int32_t version, bytes;
     int32_t rank, size, pid, phase;
-    int32_t state, unused;
-    uint64_t job; /* the same number on all ranks of a start */
+    int32_t state, is_told; /* rank 0's: a rank of the shared rings reports already */
+    uint64_t job;           /* the same number on all ranks of a start */
     char host[64];
     char label[MR_RING_TEXT];             /* what the rank is doing */
     double label_since, beat;             /* when it began that, when it last made progress */
@@ -79,6 +81,11 @@ void mr_ring_state_set(mr_ring_state s);
 
 /* Go on in folder/rank-NNNNN.ring. ERR_IO leaves everything as it was. Local. */
 mr_status mr_ring_map(const char *folder, int rank, int size, uint64_t job);
+/* Go on in the memory of fd, which is that of all `size` ranks, rank r at r * sizeof(mr_ring); fd
+ * may be closed afterwards. ERR_IO leaves everything as it was. Local. */
+mr_status mr_ring_share(int fd, int rank, int size, uint64_t job);
+/* The rings of all ranks while they are shared, else NULL. Any thread. */
+mr_ring *mr_ring_shared(void);
 /* Back to plain memory; the file is deleted unless it is to be kept. Local. */
 void mr_ring_unmap(bool keep_file);
 /* Strict: ERR_NO_INPUT, ERR_IO, ERR_DATA with the path. Texts are terminated. */

@@ -10,6 +10,7 @@
 #include <signal.h>
 #include <stdio.h>
 #include <string.h>
+#include <sys/mman.h>
 #include <sys/stat.h>
 #include <time.h>
 #include <unistd.h>
@@ -27,8 +28,9 @@
 #define PAUSE_SECONDS 1.0
 #define SPEAKER "speaks" /* the rank that makes this file reports */
 
-/* Times least_seconds, while nothing is learnt. Reading is long and has few beats. */
-static const double unlearnt[MR_AT_PHASES] = {10, 60, 10, 10, 20};
+/* Times least_seconds, while nothing is learnt. Reading is long and has few beats, other work may
+ * be anything. */
+static const double unlearnt[MR_AT_PHASES] = {10, 60, 10, 10, 20, 60};
 
 typedef struct gaps {
     double last[N_GAPS];
@@ -55,7 +57,8 @@ static double limit_of(mr_ring_phase p)
     const gaps *g = &w.seen[p];
     double longest = 0;
     int64_t n = g->n - FIRST_BEATS;
-    bool is_learnt = p != MR_AT_START && p != MR_AT_READ; /* their collectives say nothing */
+    /* The collectives of the other phases say nothing. */
+    bool is_learnt = p == MR_AT_STEP || p == MR_AT_EVAL || p == MR_AT_SAVE;
     if (n < 3 || !is_learnt) return unlearnt[p] * w.o.least_seconds;
     for (int64_t i = 0; i < n && i < N_GAPS; i++)
         if (g->last[i] > longest) longest = g->last[i];
@@ -101,12 +104,25 @@ void mr_watch_alive(void)
 double mr_watch_limit(void) { return w.is_on ? w.limit : 0; }
 
 /* ---- the end of a job ---- */
+/* The rings of all ranks, from the run folder or from shared memory. ERR_NO_INPUT without either.
+ */
+static mr_status read_rings(mr_ring **ring_p, int *n_p)
+{
+    const mr_ring *all = mr_ring_shared();
+    if (w.folder[0]) return mr_hang_read(w.folder, ring_p, n_p);
+    if (!all) return MR_ERR_NO_INPUT;
+    *n_p = mr_ring_mine()->size;
+    MR_TRY(MR_ALLOC(ring_p, *n_p, "rings of all ranks"));
+    memcpy(*ring_p, all, (size_t)*n_p * sizeof *all);
+    return MR_OK;
+}
+
 static void judge(mr_hang *h)
 {
     mr_ring *ring = NULL;
     int n = 0;
     mr_errors_to_thread(true);
-    mr_status st = w.folder[0] ? mr_hang_read(w.folder, &ring, &n) : MR_ERR_NO_INPUT;
+    mr_status st = read_rings(&ring, &n);
     mr_errors_to_thread(false);
     if (st == MR_OK)
         mr_hang_judge(h, ring, n);
@@ -119,11 +135,13 @@ static void judge(mr_hang *h)
     MR_FREE(ring);
 }
 
-/* Exactly one rank reports: the first to make a file. Without a folder every rank does. */
+/* Exactly one rank reports: the first to make a file or to set the mark of the shared rings.
+ * Without either every rank does. */
 static bool may_speak(void)
 {
     char path[1100];
-    if (!w.folder[0]) return true;
+    mr_ring *all = mr_ring_shared();
+    if (!w.folder[0]) return !all || !__atomic_exchange_n(&all->is_told, 1, __ATOMIC_ACQ_REL);
     snprintf(path, sizeof path, "%s/" SPEAKER, w.folder);
     int fd = open(path, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     if (fd >= 0) close(fd);
@@ -133,7 +151,8 @@ static bool may_speak(void)
 static bool is_reported(void)
 {
     char path[1100];
-    if (!w.folder[0]) return false;
+    const mr_ring *all = mr_ring_shared();
+    if (!w.folder[0]) return all && __atomic_load_n(&all->is_told, __ATOMIC_ACQUIRE);
     snprintf(path, sizeof path, "%s/" SPEAKER, w.folder);
     return access(path, F_OK) == 0;
 }
@@ -258,6 +277,59 @@ void mr_watch_stop(void)
     w.folder[0] = 0;
 }
 
+/* ---- shared memory ---- */
+/* Rank 0: memory for the rings of all ranks under a name that nobody else has; -1 without. */
+static int make_shared(const char *name, int size)
+{
+    int fd = shm_open(name, O_RDWR | O_CREAT | O_EXCL, 0600);
+    /* Reserved: full memory must show here and not as a signal later. */
+    if (fd >= 0 && posix_fallocate(fd, 0, (off_t)size * (off_t)sizeof(mr_ring)) != 0) {
+        close(fd);
+        shm_unlink(name);
+        fd = -1;
+    }
+    return fd;
+}
+
+static const char *shared_name(char *out, size_t bytes, const int64_t word[2])
+{
+    snprintf(out, bytes, "/mealrec-%lld-%llx", (long long)word[0], (long long)word[1]);
+    return out;
+}
+
+static uint64_t job_number(const int64_t word[2]) { return (uint64_t)(word[1] ^ word[0] << 48); }
+
+static mr_status is_one_host(mr_comm *world, bool *out)
+{
+    mr_comm *host = NULL;
+    MR_TRY(world->split_host(world, &host));
+    *out = host->size == world->size;
+    mr_comm_destroy(&host);
+    return MR_OK;
+}
+
+mr_status mr_watch_share(mr_comm *world)
+{
+    int64_t word[2] = {getpid(), (int64_t)(mr_ring_now() * 1e6)}; /* rank 0's: number of the job */
+    char name[80];
+    int fd = -1, rank = world->rank, size = world->size;
+    bool one = false;
+    if (!w.is_on || size == 1) return MR_OK;
+    MR_TRY(is_one_host(world, &one));
+    if (!one) return MR_OK;
+    mr_errors_to_thread(true);
+    if (rank == 0) fd = make_shared(shared_name(name, sizeof name, word), size);
+    mr_status st = world->bcast(world, word, 2, MR_I64, 0);
+    if (st == MR_OK && rank) fd = shm_open(shared_name(name, sizeof name, word), O_RDWR, 0);
+    int64_t bad = fd < 0 || mr_ring_share(fd, rank, size, job_number(word)) != MR_OK;
+    if (st == MR_OK) st = world->allreduce(world, &bad, 1, MR_I64, MR_MAX);
+    mr_errors_to_thread(false);
+    if (rank == 0) shm_unlink(name);
+    if (fd >= 0) close(fd);
+    if (bad) mr_ring_unmap(false);
+    return st;
+}
+
 /* ---- the folder ---- */
 /* Rank 0: an empty folder, so that nothing of an earlier start is taken for ours. */
 static mr_status make_folder(const char *path)
@@ -288,8 +360,7 @@ mr_status mr_watch_folder(const char *run_folder, mr_comm *world)
     int64_t bad = mine != MR_OK;
     mr_status st = world->bcast(world, word, 2, MR_I64, 0);
     if (st == MR_OK && mine == MR_OK)
-        bad = mr_ring_map(path, world->rank, world->size, (uint64_t)(word[1] ^ word[0] << 48)) !=
-              MR_OK;
+        bad = mr_ring_map(path, world->rank, world->size, job_number(word)) != MR_OK;
     if (st == MR_OK) st = world->allreduce(world, &bad, 1, MR_I64, MR_MAX);
     mr_errors_to_thread(false);
     MR_TRY(st);
@@ -345,7 +416,7 @@ mr_status mr_watch_explain(mr_status st)
     bool fired = w.fired;
     pthread_mutex_unlock(&w.lock);
     if (fired) return MR_ERR_WATCHDOG;
-    if (!w.folder[0]) return st;
+    if (!w.folder[0] && !mr_ring_shared()) return st;
     judge(&h);
     return h.kind == MR_HANG_OTHER ? end_apart(&h, "a collective failed") : st;
 }

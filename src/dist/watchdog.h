@@ -5,7 +5,7 @@
  * between beats, the first 5 left out, and never less than least_seconds; before that is known, and
  * while the job starts or reads, a fixed multiple of least_seconds. A pause of the whole process (a
  * stopped and continued job) does not count. One watchdog a process; all functions are local but
- * mr_watch_folder and mr_watch_end, and do little or nothing while none runs. */
+ * mr_watch_share, mr_watch_folder and mr_watch_end, and do little or nothing while none runs. */
 #ifndef MR_DIST_WATCHDOG_H
 #define MR_DIST_WATCHDOG_H
 
@@ -32,6 +32,10 @@ void mr_watch_beat(int64_t step);
 void mr_watch_alive(void);
 double mr_watch_limit(void); /* seconds, of the phase; 0 without a watchdog */
 
+/* Let the ranks see each other's rings in shared memory, which has no name and vanishes with the
+ * last of them. When that cannot be, above all on several hosts, each rank goes on speaking for
+ * itself. Collective. */
+mr_status mr_watch_share(mr_comm *world);
 /* Put the ring of every rank in <run_folder>/hang. A folder that cannot be written costs the
  * ability to name ranks, not the run: one warning. Collective. */
 mr_status mr_watch_folder(const char *run_folder, mr_comm *world);

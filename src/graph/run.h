@@ -65,10 +65,12 @@ struct mr_run {
     char *ws;                 /* workspace block */
     char *loss_slots;         /* NULL: the slots behind the dense gradients */
     /* Where kernels do not read host memory: in's arrays, lists and abar, on the device and as the
-     * host sends them. */
+     * host sends them (memory of dev->alloc_host). */
     void *block, *block_host;
     int64_t block_bytes;
     mr_step_state state_host, *state_dev;
+    mr_step_state *state_out[2]; /* alloc_host: of set_batch, of send_state */
+    int64_t sent[3];             /* dev->counts.waits when block and state_out were sent */
 };
 
 /* Value of a node (device pointer); aliases resolved. id -1 gives NULL. */
@@ -101,6 +103,8 @@ void mr_run_free(mr_run **r_p);
 /* Set the batch, with the row exchanges that are in r->xch by now (all copied to the device where
  * kernels do not read host memory), and the step state; host fields of `state`. */
 mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *state);
+/* state_host once more: what the host decided after backward. Does not wait. */
+mr_status mr_run_send_state(mr_run *r);
 /* A plan with backward also uses the memory of params->grad: gradients of an earlier step are lost.
  */
 mr_status mr_run_forward(mr_run *r);
@@ -115,5 +119,9 @@ mr_status mr_run_backward(mr_run *r, mr_bucket_fn on_bucket, void *user);
 mr_status mr_run_output(mr_run *r, const char *name, void *host);
 /* Local part of every loss term (sum over this rank's rows / global rows), as doubles. */
 mr_status mr_run_losses(mr_run *r, double *out);
+/* The same in two parts: out [MR_LOSS_SLOTS] reals of device memory, inside enter and leave; and
+ * out from what came of it to the host. */
+void mr_run_put_losses(mr_run *r, void *out);
+void mr_run_read_losses(const mr_run *r, double *out, const void *host);
 
 #endif

@@ -93,8 +93,9 @@ static json_t *manifest_json(const mr_manifest *m, bool *ok)
 mr_status mr_manifest_text(const mr_manifest *m, char **text_p, size_t *bytes_p)
 {
     bool ok = true;
+    int64_t before = mr_json_lost();
     json_t *o = manifest_json(m, &ok);
-    char *body = mr_json_text(ok ? o : NULL, JSON_INDENT(1));
+    char *body = mr_json_text(ok && mr_json_lost() == before ? o : NULL, JSON_INDENT(1));
     char *text = NULL, hex[MR_XXH_HEX];
     json_decref(o);
     MR_CHECK(body, MR_ERR_MEMORY, "no memory for the text of a manifest");
@@ -276,8 +277,9 @@ static mr_status parse_object(mr_manifest *m, const json_t *o, const char *path)
              "%s: 'state' is incomplete", path);
     MR_TRY(parse_files(m, json_object_get(o, "files"), path));
     MR_TRY(parse_tensors(m, json_object_get(o, "tensors"), path));
+    MR_CHECK(config, MR_ERR_DATA, "%s: 'config' is missing", path);
     char *text = mr_json_text(config, JSON_COMPACT | JSON_ENCODE_ANY);
-    MR_CHECK(text, MR_ERR_DATA, "%s: 'config' is missing", path);
+    MR_CHECK(text, MR_ERR_MEMORY, "no memory for the configuration in %s", path);
     mr_status st = mr_copy_text(&m->config_json, text);
     free(text);
     return st;
@@ -286,9 +288,10 @@ static mr_status parse_object(mr_manifest *m, const json_t *o, const char *path)
 mr_status mr_manifest_parse(mr_manifest *m, const char *text, size_t bytes, const char *path)
 {
     json_error_t e;
+    json_t *o = NULL;
     memset(m, 0, sizeof *m);
     MR_TRY(check_tail(text, bytes, path));
-    json_t *o = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, &e);
+    MR_TRY(mr_json_read(&o, text, bytes, path, &e));
     MR_CHECK(o, MR_ERR_DATA, "%s is not valid JSON: %s (line %d)", path, e.text, e.line);
     mr_status st = parse_object(m, o, path);
     json_decref(o);

@@ -1,5 +1,6 @@
 /* Strict safetensors reader. The file is untrusted: nothing is used before the whole header agrees
  * with itself and with the length of the file. */
+#include "io/json_build.h"
 #include "io/safetensors.h"
 
 #include <errno.h>
@@ -141,7 +142,8 @@ static mr_status read_header(mr_st_file *f, int64_t file_bytes)
     json_t *header = NULL;
     if (st == MR_OK && text[0] != '{')
         st = MR_RAISE(MR_ERR_DATA, "%s: the header does not start with '{'", f->path);
-    if (st == MR_OK && !(header = json_loadb(text, length, JSON_REJECT_DUPLICATES, &e)))
+    if (st == MR_OK) st = mr_json_read(&header, text, length, f->path, &e);
+    if (st == MR_OK && !header)
         st = MR_RAISE(MR_ERR_DATA, "%s: the header is not valid JSON: %s (offset %d)", f->path,
                       e.text, 8 + e.position);
     if (st == MR_OK) st = parse_header(f, header);

@@ -347,11 +347,13 @@ mr_status mr_dump_step(mr_trainer *t, const char *path)
 {
     dump *d = NULL;
     mr_status st;
+    double sum, bad;
     MR_TRY(MR_ALLOC(&d, 1, "dump"));
     d->t = t;
     MR_TRY_GOTO(whole_batch(d), st, done);
     MR_TRY_GOTO(mr_trainer_load(t, t->train_run, 0, 0), st, done);
     MR_TRY_GOTO(mr_trainer_gradients(t), st, done);
+    MR_TRY_GOTO(mr_trainer_report(t, &sum, &bad), st, done);
     MR_TRY_GOTO(collect(d), st, done);
     st = mr_comm_agree(t->world, t->world->rank == 0 ? write_file(d, path) : MR_OK);
 done:

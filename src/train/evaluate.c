@@ -244,6 +244,7 @@ mr_status mr_evaluate(mr_trainer *t, const mr_evaluation *what, mr_metrics *out)
     MR_CHECK(n <= MR_METRIC_CUTOFFS, MR_ERR_CONFIG, "train.topk: at most %d cutoffs",
              MR_METRIC_CUTOFFS);
     for (int i = 0; i < n; i++) k[i] = (int)t->cfg->train.topk.v[i];
+    mr_watch_phase(MR_AT_EVAL);
     MR_TRY(mr_metrics_begin(out, k, n));
     clear_outputs(&e);
     MR_TRY_GOTO(make_sampler(&e), st, done);
@@ -257,6 +258,8 @@ mr_status mr_evaluate(mr_trainer *t, const mr_evaluation *what, mr_metrics *out)
     }
     mr_ring_at("metrics");
     MR_TRY_GOTO(mr_metrics_reduce(out, t->world), st, done);
+    if (what->user_rank || what->topk) /* long sums, and then files, without a sign of life */
+        mr_watch_phase(MR_AT_WORK);
     MR_TRY_GOTO(share(&e), st, done);
 done:
     release(&e);

@@ -138,17 +138,21 @@ static mr_status run_loop(mr_job *j, mr_run_folder *f, mr_trainer *t)
     MR_TRY_GOTO(resume(j, f, l), st, done);
     MR_TRY_GOTO(mr_run_folder_start(f, l->state.step > 0 ? l->state.step : -1), st, done);
     l->record = f->record;
-    mr_record_event(l->record, json_pack("{s:s, s:I, s:i, s:I}", "event", "start", "step",
-                                         (json_int_t)l->state.step, "ranks", t->world->size,
-                                         "parameters", (json_int_t)mr_params_count(&t->params)));
+    json_t *event = mr_record_begin("start");
+    json_object_set_new(event, "step", json_integer(l->state.step));
+    json_object_set_new(event, "ranks", json_integer(t->world->size));
+    json_object_set_new(event, "parameters", json_integer(mr_params_count(&t->params)));
+    mr_record_event(l->record, event);
     st = mr_loop_run(l);
     if (mr_feed_misfits(&t->feed))
         mr_warn("%lld row exchanges of this run did not fit into %lld rows for each pair of ranks "
                 "and were exact; a larger dist.exchange_rows makes room for them",
                 (long long)mr_feed_misfits(&t->feed), (long long)t->exchange_rows);
     keep_results(j, l);
-    mr_record_event(l->record, json_pack("{s:s, s:I, s:i}", "event", "end", "step",
-                                         (json_int_t)t->step, "exit", mr_exit_code(st)));
+    event = mr_record_begin("end");
+    json_object_set_new(event, "step", json_integer(t->step));
+    json_object_set_new(event, "exit", json_integer(mr_exit_code(st)));
+    mr_record_event(l->record, event);
 done:
     MR_FREE(l);
     free(json);

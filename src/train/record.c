@@ -14,6 +14,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "io/file.h"
+#include "io/json_build.h"
 #include "io/tfevents.h"
 
 #define RECORD_NAME "metrics.jsonl"
@@ -27,15 +28,20 @@ struct mr_record {
     bool has_failed;
 };
 
-/* The step of a line; a line without one belongs to the step of the line before it. */
-static bool is_kept(const char *line, size_t bytes, int64_t resume_step, int64_t *step)
+/* Is a line one of those up to resume_step? One without a step belongs to that of the line before
+ * it.
+ */
+static mr_status is_kept(bool *out, const char *line, size_t bytes, int64_t resume_step,
+                         int64_t *step)
 {
-    json_t *o = json_loadb(line, bytes, JSON_REJECT_DUPLICATES, NULL);
+    json_t *o = NULL;
+    json_error_t e;
+    MR_TRY(mr_json_read(&o, line, bytes, RECORD_NAME, &e));
     const json_t *own = json_object_get(o, "step");
     if (json_is_integer(own)) *step = json_integer_value(own);
-    bool kept = json_is_object(o) && *step <= resume_step;
+    *out = json_is_object(o) && *step <= resume_step;
     json_decref(o);
-    return kept;
+    return MR_OK;
 }
 
 static mr_status rewind_to(int dir_fd, const char *folder, int64_t resume_step)
@@ -45,19 +51,18 @@ static mr_status rewind_to(int dir_fd, const char *folder, int64_t resume_step)
     int64_t dropped = 0, step = 0;
     if (faccessat(dir_fd, RECORD_NAME, F_OK, 0) != 0) return MR_OK;
     MR_TRY(mr_file_read_text(dir_fd, folder, RECORD_NAME, RECORD_BYTES, &text, &bytes));
-    for (size_t at = 0; at < bytes;) {
+    mr_status st = MR_OK;
+    for (size_t at = 0; at < bytes && st == MR_OK;) {
         char *end = memchr(text + at, '\n', bytes - at);
         size_t n = end ? (size_t)(end - (text + at)) + 1 : bytes - at;
-        if (end && is_kept(text + at, n, resume_step, &step)) {
-            memmove(text + out, text + at, n);
-            out += n;
-        } else {
-            dropped++;
-        }
+        bool kept = false;
+        if (end) st = is_kept(&kept, text + at, n, resume_step, &step);
+        if (kept) memmove(text + out, text + at, n);
+        out += kept ? n : 0;
+        dropped += !kept;
         at += n;
     }
-    mr_status st = MR_OK;
-    if (dropped) {
+    if (st == MR_OK && dropped) {
         mr_info("%s/%s: %lld lines after step %lld are dropped, the run goes on from there", folder,
                 RECORD_NAME, (long long)dropped, (long long)resume_step);
         st = mr_file_replace(dir_fd, folder, RECORD_NAME, text, out);
@@ -108,6 +113,14 @@ void mr_record_close(mr_record **r_p)
     MR_FREE(*r_p);
 }
 
+static int64_t lost_before; /* mr_json_lost when the event was begun */
+
+json_t *mr_record_begin(const char *event)
+{
+    lost_before = mr_json_lost();
+    return json_pack("{s:s}", "event", event);
+}
+
 json_t *mr_json_real(double x) { return isfinite(x) ? json_real(x) : json_null(); }
 
 static mr_status write_scalars(mr_record *r, json_t *event)
@@ -126,7 +139,9 @@ static mr_status write_scalars(mr_record *r, json_t *event)
 
 static mr_status write_line(mr_record *r, const json_t *event)
 {
-    char *text = json_dumps(event, JSON_COMPACT | JSON_REAL_PRECISION(9)), *line = NULL;
+    char *text = mr_json_text(mr_json_lost() == lost_before ? event : NULL,
+                              JSON_COMPACT | JSON_REAL_PRECISION(9)),
+         *line = NULL;
     MR_CHECK(text, MR_ERR_MEMORY, "no memory for a line of %s", r->path);
     size_t n = strlen(text);
     mr_status st = mr_alloc((void **)&line, (int64_t)n + 2, 1, "line of the record");

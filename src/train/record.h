@@ -16,6 +16,9 @@ typedef struct mr_record mr_record;
 mr_status mr_record_open(mr_record **out_p, const char *folder, int64_t resume_step);
 void mr_record_close(mr_record **r_p);
 
+/* An object to be filled in with json_object_set_new and handed to mr_record_event, whose line is
+ * then whole: when memory runs out in between there is none, and no further ones. */
+json_t *mr_record_begin(const char *event);
 /* One line. Takes the object over; r is an mr_record or NULL (the form of mr_event_fn in loop.h).
  * Numbers are written with 9 significant digits; each real one is also the scalar "<event>/<key>"
  * at the event's "step", or at that of the event before when it has none. */

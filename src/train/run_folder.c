@@ -75,19 +75,22 @@ static mr_status take_lock(opener *o)
 }
 
 /* Anything but our lock, and files that a crash left before run.json stood? */
-static bool holds_something(int dir_fd)
+static mr_status holds_something(const opener *o, bool *out)
 {
     bool found = false;
-    int fd = openat(dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+    int fd = openat(o->dir_fd, ".", O_RDONLY | O_DIRECTORY | O_CLOEXEC);
     DIR *d = fd >= 0 ? fdopendir(fd) : NULL;
     if (!d) {
+        mr_status st = MR_RAISE(MR_ERR_IO, "the run folder %s cannot be listed: %s", o->f->path,
+                                strerror(errno));
         if (fd >= 0) close(fd);
-        return true;
+        return st;
     }
     for (struct dirent *e; (e = readdir(d));)
         found |= e->d_name[0] != '.' && strcmp(e->d_name, LOCK_NAME) != 0;
     closedir(d);
-    return found;
+    *out = found;
+    return MR_OK;
 }
 
 /* Names of keys that make the configuration another one, with both values. */
@@ -156,8 +159,11 @@ static mr_status read_earlier(opener *o)
 {
     char *text = NULL;
     size_t bytes;
+    bool is_used = false;
+    json_error_t e;
     if (faccessat(o->dir_fd, RUN_JSON, F_OK, 0) != 0) {
-        MR_CHECK(!holds_something(o->dir_fd), MR_ERR_CONFIG,
+        MR_TRY(holds_something(o, &is_used));
+        MR_CHECK(!is_used, MR_ERR_CONFIG,
                  "%s holds files but no %s, so it is not the folder of a run; choose another "
                  "--run.name",
                  o->f->path, RUN_JSON);
@@ -165,9 +171,9 @@ static mr_status read_earlier(opener *o)
         return MR_OK;
     }
     MR_TRY(mr_file_read_text(o->dir_fd, o->f->path, RUN_JSON, 16 << 20, &text, &bytes));
-    o->run = json_loadb(text, bytes, JSON_REJECT_DUPLICATES, NULL);
+    mr_status st = mr_json_read(&o->run, text, bytes, o->f->path, &e);
     MR_FREE(text);
-    return check_earlier(o);
+    return st == MR_OK ? check_earlier(o) : st;
 }
 
 static json_t *text_json(const char *text)
@@ -210,6 +216,7 @@ static mr_status write_run_json(opener *o)
 {
     char text[24];
     bool ok = true;
+    int64_t before = mr_json_lost();
     snprintf(text, sizeof text, "0x%016llx", (unsigned long long)mr_config_hash(o->cfg));
     mr_json_set(o->run, "name", json_string(o->cfg->run.name), &ok);
     mr_json_set(o->run, "config_hash", json_string(text), &ok);
@@ -220,7 +227,7 @@ static mr_status write_run_json(opener *o)
     if (!json_is_array(json_object_get(o->run, "starts")))
         mr_json_set(o->run, "starts", json_array(), &ok);
     mr_json_append(json_object_get(o->run, "starts"), describe_start(o, &ok), &ok);
-    char *dump = mr_json_text(ok ? o->run : NULL, JSON_INDENT(1));
+    char *dump = mr_json_text(ok && mr_json_lost() == before ? o->run : NULL, JSON_INDENT(1));
     MR_CHECK(dump, MR_ERR_MEMORY, "no memory for the text of %s", RUN_JSON);
     mr_status st = mr_file_replace(o->dir_fd, o->f->path, RUN_JSON, dump, strlen(dump));
     free(dump);

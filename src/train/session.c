@@ -106,13 +106,13 @@ mr_status mr_session_compare(mr_comm *world, const mr_config *cfg)
     return same_configuration(world, cfg);
 }
 
-mr_status mr_session_start(mr_session *s, const mr_config *cfg)
+/* Ranks that wait for each other have a watchdog, whatever the command; so has any training. */
+static mr_status start_watched(mr_session *s, const mr_config *cfg)
 {
-    memset(s, 0, sizeof *s);
-    MR_CHECK(strcmp(cfg->dist.comm, "nccl") || !strcmp(cfg->run.device, "cuda"), MR_ERR_CONFIG,
-             "dist.comm=nccl needs --run.device=cuda; use auto or mpi for a run on the CPU");
     mr_comm *inner = NULL;
     bool self = !strcmp(cfg->dist.comm, "self");
+    mr_watch_opts watch = {.least_seconds = cfg->dist.hang_limit};
+    MR_TRY(mr_watch_start(&watch));
     mr_ring_at("start of MPI");
     MR_TRY(self ? mr_comm_self(&inner) : mr_comm_mpi_world(&inner));
     mr_status st = mr_comm_traced(inner, &s->world);
@@ -121,10 +121,23 @@ mr_status mr_session_start(mr_session *s, const mr_config *cfg)
     mr_ring_begin(s->world->rank, s->world->size, 0);
     mr_ring_at("agreement");
     mr_log_init(s->world->size > 1 ? s->world->rank : -1, MR_LOG_INFO);
+    if (s->world->size == 1 && strcmp(command_name, "train")) mr_watch_stop();
+    MR_TRY(mr_watch_share(s->world));
     MR_TRY(mr_session_compare(s->world, cfg));
     MR_TRY(mr_topo_settle(s->world, cfg->run.device, cfg->dist.bind));
     omp_set_num_threads(mr_topo_decide_threads(s->world));
+    mr_watch_phase(MR_AT_WORK);
     return MR_OK;
+}
+
+mr_status mr_session_start(mr_session *s, const mr_config *cfg)
+{
+    memset(s, 0, sizeof *s);
+    MR_CHECK(strcmp(cfg->dist.comm, "nccl") || !strcmp(cfg->run.device, "cuda"), MR_ERR_CONFIG,
+             "dist.comm=nccl needs --run.device=cuda; use auto or mpi for a run on the CPU");
+    mr_status st = start_watched(s, cfg);
+    if (st != MR_OK) mr_session_close(s);
+    return st;
 }
 
 /* Features that cfg's model never reads need not stay: they are most of the memory of a data set.
@@ -146,6 +159,7 @@ mr_status mr_session_load(mr_session *s, const mr_config *cfg)
         st = mr_comm_agree(s->world, mr_dataset_add_noise(&s->data, cfg->data.frames_noise,
                                                           (uint64_t)cfg->run.seed));
     drop_unused(&s->data, cfg);
+    mr_watch_phase(MR_AT_WORK);
     return st;
 }
 
@@ -161,4 +175,5 @@ void mr_session_close(mr_session *s)
 {
     mr_dataset_free(&s->data);
     mr_comm_destroy(&s->world);
+    mr_watch_stop();
 }

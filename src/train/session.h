@@ -18,7 +18,7 @@ void mr_session_command(const char *name);
  * does not read are not kept. ERR_CONFIG when the ranks run other programs, commands or
  * configurations, or see other data. Collective. */
 mr_status mr_session_open(mr_session *s, const mr_config *cfg);
-/* The two halves of it: communication and threads; then the data. */
+/* The two halves of it: communication, watchdog (dist.hang_limit) and threads; then the data. */
 mr_status mr_session_start(mr_session *s, const mr_config *cfg);
 /* What start begins with: do all ranks have the same configuration? ERR_CONFIG names the key. */
 mr_status mr_session_compare(mr_comm *world, const mr_config *cfg);

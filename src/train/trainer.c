@@ -201,6 +201,12 @@ static mr_status fix_exchange(mr_trainer *t)
     return MR_OK;
 }
 
+static mr_status make_report(mr_trainer *t)
+{
+    MR_TRY(t->dev->alloc(t->dev, (void **)&t->report_dev, sizeof *t->report_dev, "report"));
+    return t->dev->alloc_host(t->dev, (void **)&t->report, sizeof *t->report, "report");
+}
+
 static mr_status make_training(mr_trainer *t, const mr_trainer_opts *o)
 {
     size_t real = mr_dtype_bytes(t->dev->real);
@@ -217,6 +223,7 @@ static mr_status make_training(mr_trainer *t, const mr_trainer_opts *o)
         MR_TRY(mr_params_init(&t->params, (uint64_t)t->cfg->run.seed));
     }
     if (!o->optimizer) return MR_OK;
+    if (!o->is_dry) MR_TRY(make_report(t));
     if (is_exact(t, o)) return mr_exact_create(t, o->stochastic);
     int64_t bucket = (int64_t)(t->cfg->dist.bucket_mb * 1048576.0) / (int64_t)real;
     MR_TRY(mr_plan_compile(&t->train_plan, t->train_graph, true, o->is_private, bucket));
@@ -308,6 +315,8 @@ void mr_trainer_free(mr_trainer **t_p)
         t->dev->free(t->dev, t->feat.visual.data);
         t->dev->free(t->dev, t->feat.frames.data);
     }
+    if (t->report_dev) t->dev->free(t->dev, t->report_dev);
+    if (t->report) t->dev->free_host(t->dev, t->report);
     free_device_comms(t);
     mr_device_close(&t->dev);
     if (t->items != t->world) mr_comm_destroy(&t->items);

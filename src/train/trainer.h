@@ -18,6 +18,13 @@
 
 typedef struct mr_exact mr_exact;
 
+/* What the host learns of a step, in one copy: squared norm and number of non-finite elements of
+ * the dense gradients and of this rank's rows of the table; the losses [MR_LOSS_SLOTS], as reals.
+ */
+typedef struct mr_step_report {
+    double dense[2], shard[2], losses[MR_LOSS_SLOTS];
+} mr_step_report;
+
 typedef struct mr_trainer {
     const mr_config *cfg;   /* borrowed */
     const mr_dataset *data; /* borrowed; must outlive the trainer (features are used in place) */
@@ -46,6 +53,7 @@ typedef struct mr_trainer {
     mr_sampler *sampler;
     mr_batch batch;
     mr_feed feed;
+    mr_step_report *report_dev, *report; /* device memory; where it comes to (alloc_host) */
 
     mr_graph *eval_graph; /* made on first use */
     mr_plan *eval_plan;
@@ -81,9 +89,11 @@ mr_sampler_spec mr_trainer_sampling(const mr_trainer *t, int rank, int n_ranks);
 /* One optimizer step on global batch i of `epoch`. ERR_DIVERGED after 3 non-finite gradients in a
  * row, naming the first such parameter. */
 mr_status mr_trainer_step(mr_trainer *t, int64_t epoch, int64_t i);
-/* Its parts, for checks and dumps: take the batch; gradients (reduced over ranks); update. */
+/* Its parts, for checks and dumps: take the batch; gradients (reduced over ranks); losses and
+ * statistics to the host; all of that and the update. Only the report waits for the device. */
 mr_status mr_trainer_load(mr_trainer *t, mr_run *run, int64_t epoch, int64_t i);
 mr_status mr_trainer_gradients(mr_trainer *t);
+mr_status mr_trainer_report(mr_trainer *t, double *sum, double *bad);
 mr_status mr_trainer_update(mr_trainer *t);
 /* Plan the row exchanges of a batch, fetch its features where they are spread, and hand all of it
  * to a run. */

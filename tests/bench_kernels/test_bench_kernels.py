@@ -8,6 +8,7 @@ import tempfile
 import unittest
 
 BINARY, SOURCE = os.environ["MR_BINARY"], os.environ["MR_SOURCE"]
+SCALE = int(os.environ.get("MR_TIME_SCALE", "1"))
 SMALL = ["--model.hidden=12", "--model.inner=20", "--train.batch=32", "--tcd.heads=4",
          "--tcd.unet_width=16", "--data.max_len=6", "--ms", "1"]
 
@@ -28,7 +29,7 @@ class Kernels(unittest.TestCase):
 
     def run_it(self, *args, code=0):
         r = subprocess.run([BINARY, "bench", "kernels", *SMALL, "--json", self.json, *args],
-                           capture_output=True, text=True, timeout=120)
+                           capture_output=True, text=True, timeout=SCALE * 120)
         self.assertEqual(r.returncode, code, r.stdout + r.stderr)
         self.out, self.err = r.stdout, r.stderr
         if code == 0:

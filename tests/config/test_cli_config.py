@@ -8,10 +8,11 @@ import tempfile
 import unittest
 
 BINARY, SOURCE = os.environ["MR_BINARY"], os.environ["MR_SOURCE"]
+SCALE = int(os.environ.get("MR_TIME_SCALE", "1"))
 
 
 def run(*args, **kw):
-    return subprocess.run([BINARY, *args], capture_output=True, text=True, timeout=20, **kw)
+    return subprocess.run([BINARY, *args], capture_output=True, text=True, timeout=SCALE * 20, **kw)
 
 
 def shown(*args):

@@ -11,6 +11,7 @@ if not {"avx512f", "avx512bw", "avx512dq", "avx512vl"} <= set(flags):
     sys.exit(77)
 
 
+SCALE = int(os.environ.get("MR_TIME_SCALE", "1"))
 SETTINGS = ("OPENBLAS_CORETYPE", "GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
 
 
@@ -18,7 +19,7 @@ def starts(**env):
     e = {k: v for k, v in os.environ.items() if k not in SETTINGS}
     e.update(LD_PRELOAD=sys.argv[1], ASAN_OPTIONS="verify_asan_link_order=0", **env)
     r = subprocess.run([os.environ["MR_BINARY"], "--version"], env=e, capture_output=True,
-                       text=True, timeout=20)
+                       text=True, timeout=SCALE * 20)
     assert r.returncode == 0 and r.stdout.startswith("mealrec-dist "), (r.returncode, r.stderr)
     return [line[11:] for line in r.stderr.splitlines() if line.startswith("start with ")]
 

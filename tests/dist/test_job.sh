@@ -16,7 +16,7 @@ expect() {
     fi
 }
 launch() { # ranks mode
-    timeout 60 "$mpiexec" -np "$1" "$program" "$2" >"$out" 2>&1
+    timeout $((60 * ${MR_TIME_SCALE:-1})) "$mpiexec" -np "$1" "$program" "$2" >"$out" 2>&1
     code=$?
 }
 
@@ -37,7 +37,7 @@ expect "abort names rank and host" 65 1 "rank 2 on $(hostname) ends the job with
 # A process that a launcher meant to be one of many but that MPI started alone.
 lone() { # VAR=value ...
     env -u OMPI_COMM_WORLD_SIZE -u PMI_SIZE -u SLURM_NTASKS -u SLURM_STEP_NUM_TASKS "$@" \
-        timeout 60 "$program" start >"$out" 2>&1
+        timeout $((60 * ${MR_TIME_SCALE:-1})) "$program" start >"$out" 2>&1
     code=$?
 }
 lone SLURM_NTASKS=4

@@ -9,6 +9,7 @@ import time
 import unittest
 
 BINARY = os.environ["MR_BINARY"]
+SCALE = int(os.environ.get("MR_TIME_SCALE", "1"))
 ORDER = ["mpi", "program", "cores", "limits", "blas", "gpu", "nccl", "hdf5", "data", "memory",
          "run folder"]
 MPIRUN = ["mpirun", "--oversubscribe", "--bind-to", "none"]
@@ -26,7 +27,7 @@ class Doctor(unittest.TestCase):
                 resource.setrlimit(what, (n, n))
         start = MPIRUN + ["-np", str(ranks)] if ranks else []
         r = subprocess.run([*start, BINARY, "doctor", *args], capture_output=True, text=True,
-                           timeout=120, cwd=self.dir, env=self.env, preexec_fn=limit)
+                           timeout=SCALE * 120, cwd=self.dir, env=self.env, preexec_fn=limit)
         self.lines = {}
         for line in r.stdout.splitlines():
             m = re.match(r"(ok|warn|fail) +(%s) +(.+)" % "|".join(ORDER), line)
@@ -139,7 +140,7 @@ class Doctor(unittest.TestCase):
 
     def test_ranks_disagree(self):
         args = ["-np", "1", BINARY, "doctor", ":", "-np", "1", BINARY, "doctor", "--train.batch=7"]
-        r = subprocess.run([*MPIRUN, *args], capture_output=True, text=True, timeout=120,
+        r = subprocess.run([*MPIRUN, *args], capture_output=True, text=True, timeout=SCALE * 120,
                            cwd=self.dir)
         self.assertRegex(r.stdout, r"fail +mpi .*train.batch is .*7 on rank 1")
         self.assertEqual(r.returncode, 78, r.stderr)
@@ -147,7 +148,7 @@ class Doctor(unittest.TestCase):
     def test_hang(self):
         started = time.monotonic()
         r = subprocess.run([*MPIRUN, "-np", "1", BINARY, "doctor", "--limit", "2", ":", "-np", "1",
-                            "sleep", "60"], capture_output=True, text=True, timeout=60,
+                            "sleep", "60"], capture_output=True, text=True, timeout=SCALE * 60,
                            cwd=self.dir)
         self.assertRegex(r.stdout, r"fail +mpi +no answer within 2 s: not all ranks came up")
         self.assertEqual(r.returncode, 76)

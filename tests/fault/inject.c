@@ -4,7 +4,6 @@
 
 #include <errno.h>
 #include <fcntl.h>
-#include <jansson.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -35,14 +34,15 @@ bool inject_now(inject_kind kind, const char *call)
 
 /* ---- memory ---- */
 
-static void *json_malloc(size_t n)
+void *__real_mr_plain_alloc(size_t bytes);
+void *__wrap_mr_plain_alloc(size_t bytes);
+void *__wrap_mr_plain_alloc(size_t bytes)
 {
-    return inject_now(INJECT_ALLOC, "json_malloc") ? NULL : malloc(n);
+    return inject_now(INJECT_ALLOC, "jansson") ? NULL : __real_mr_plain_alloc(bytes);
 }
 
 void inject_at(inject_kind kind, int64_t n)
 {
-    json_set_alloc_funcs(json_malloc, free);
     plan.kind = kind;
     plan.left = n;
     plan.hit = NULL;

@@ -2,6 +2,7 @@
  * leaves is continued by the same job without failures, to the same weights bit for bit. */
 #include "walk.h"
 
+#include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -93,10 +94,36 @@ static void last_weights(char hex[MR_XXH_HEX])
     close(fd);
 }
 
+/* Every line of the record has the keys that its kind of event has in an undisturbed run. */
+static void check_record(bool is_model)
+{
+    static json_t *kinds;
+    char path[500], line[4000];
+    snprintf(path, sizeof path, "%s/r/metrics.jsonl", dir);
+    if (is_model) kinds = json_object();
+    FILE *f = fopen(path, "r");
+    if (!f) return; /* it failed before */
+    while (fgets(line, sizeof line, f)) {
+        json_t *o = json_loads(line, 0, NULL), *v;
+        const char *key, *kind = json_string_value(json_object_get(o, "event"));
+        json_t *keys = json_object();
+        json_object_foreach(o, key, v) json_object_set_new(keys, key, json_true());
+        if (!kind) fail_msg("a damaged line: %s", line);
+        if (is_model)
+            json_object_set(kinds, kind, keys);
+        else if (!json_equal(keys, json_object_get(kinds, kind)))
+            fail_msg("a line lacks a key: %s", line);
+        json_decref(keys);
+        json_decref(o);
+    }
+    fclose(f);
+}
+
 static void judge(mr_status st)
 {
     char hex[MR_XXH_HEX];
     (void)st;
+    check_record(false);
     mr_status again = train();
     if (again != MR_OK) fail_msg("the next start does not go on: %s", mr_last_error());
     last_weights(hex);
@@ -111,6 +138,7 @@ static void test_train(void **state)
     prepare();
     OK(train());
     last_weights(want);
+    check_record(true);
     /* Sparse here; tests/soak.sh takes every one. */
     walk(&job, INJECT_ALLOC, 47);
     walk(&job, INJECT_FILE, 11);

@@ -33,6 +33,7 @@ void walk(const walk_job *job, inject_kind kind, int64_t stride)
 {
     const char *said = getenv("MR_FAULT_STRIDE"), *hit = "";
     int64_t points = 0, survived = 0;
+    unsigned allowed = kind == INJECT_ALLOC ? 1u << MR_ERR_MEMORY : job->allowed;
     if (said && atoll(said) > 0) stride = atoll(said);
     for (int64_t n = 1; hit; n += stride) {
         if (job->prepare) job->prepare();
@@ -41,7 +42,7 @@ void walk(const walk_job *job, inject_kind kind, int64_t stride)
         mr_status st = job->run();
         hit = inject_off();
         held after = count_held();
-        if (hit && st != MR_OK && !(job->allowed >> st & 1))
+        if (hit && st != MR_OK && !(allowed >> st & 1))
             fail_msg("%s, %s %lld (%s): status %d: %s", job->name, inject_name(kind), (long long)n,
                      hit, st, mr_last_error());
         if (!hit && st != MR_OK) fail_msg("%s without a failure: %s", job->name, mr_last_error());

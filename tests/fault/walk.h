@@ -16,7 +16,9 @@ typedef struct walk_job {
     void (*prepare)(void);       /* before each run; nothing fails here; may be NULL */
     mr_status (*run)(void);      /* gives back all it took */
     void (*judge)(mr_status st); /* what must hold now, whatever failed */
-    unsigned allowed;            /* bits 1 << MR_ERR_... that a failure may give */
+    /* Bits 1 << MR_ERR_... that a failure may give; that of an allocation gives ERR_MEMORY alone.
+     */
+    unsigned allowed;
 } walk_job;
 
 /* Every n that is a multiple of the stride plus one ($MR_FAULT_STRIDE, or `stride`). Fails the test

@@ -11,6 +11,7 @@ import tempfile
 import time
 
 MPIEXEC, PROGRAM = sys.argv[1:]
+SCALE = int(os.environ.get("MR_TIME_SCALE", "1"))
 OPTIONS = ["train", "--model.hidden=16", "--model.inner=32", "--tcd.unet_width=16",
            "--train.batch=512", "--train.epochs=3", "--train.log_every=1", "--checkpoint.keep=5",
            "--run.device=cpu"]
@@ -44,7 +45,7 @@ def interrupt(folder, name, after, sig, ranks=1):
         assert time.time() < end, "no progress"
         time.sleep(0.01)
     p.send_signal(sig)
-    status = p.wait(timeout=60)
+    status = p.wait(timeout=SCALE * 60)
     done = len(events(folder, name, "step"))
     assert done < 18, "the run was over before it could be interrupted"
     return status

@@ -73,6 +73,25 @@ MR_BINARY=$tmp/none PATH="$tmp/bin:$PATH" "$source_dir/launch/mpirun.sh" -n 2 >"
 code=$?
 expect "not built" 78 "launch/build.sh"
 
+# Memory that ranks share: a folder for each start, which goes even when mpirun is killed; none with
+# other hosts, and the one that somebody chose stays.
+if [ -w /dev/shm ]; then
+    stub mpirun 'echo "mpirun: $*"; place=${OMPI_MCA_btl_vader_backing_directory:-none}
+echo "place: $place, files: $(ls "$place" 2>/dev/null | wc -l)"; echo "$place" >>"$TMP/places"
+[ -d "$place" ] && touch "$place/vader_segment.x"; kill -9 $$'
+    start 0 '' -n 2 --max-restarts 1
+    expect "killed mpirun" 137 '^place: /dev/shm/mealrec-mpi-.*, files: 0$' 2
+    while read -r place; do
+        [ ! -e "$place" ] || fail "$place is left"
+    done <"$tmp/places"
+    start 0 '' -n 2 --hostfile hosts
+    expect "no folder on other hosts" 137 '^place: none'
+    mkdir "$tmp/chosen"
+    OMPI_MCA_btl_vader_backing_directory=$tmp/chosen start 0 '' -n 2
+    expect "a place that was chosen" 137 "^place: $tmp/chosen"
+    [ -e "$tmp/chosen/vader_segment.x" ] || fail "the chosen place was emptied"
+fi
+
 # Signals: one USR1 for mpirun, TERM at the second; no restart afterwards.
 stub mpirun 'echo "mpirun: $*"
 trap "echo got USR1; [ -e $TMP/stubborn ] || exit 75" USR1

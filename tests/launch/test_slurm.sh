@@ -10,7 +10,8 @@ mkdir -p "$tmp/submit/launch"
 ln -s "$source_dir/launch/"* "$tmp/submit/launch/"
 cd "$tmp/submit" || exit 1
 for launcher in srun mpirun; do
-    stub "$launcher" 'echo "'"$launcher"': $*"; exit "$(cat "$TMP/code")"'
+    stub "$launcher" 'echo "'"$launcher"': $*"
+echo "place: ${OMPI_MCA_btl_vader_backing_directory:-none}"; exit "$(cat "$TMP/code")"'
 done
 stub scontrol 'echo "scontrol: $*"'
 stub mealrec-dist 'echo "mealrec-dist: $*"
@@ -54,6 +55,13 @@ done
 code_of_ranks 0
 job "$single" MR_LAUNCHER=mpirun -- --run.name=x
 expect "mpirun" 0 '^mpirun: -np 8 --bind-to none mealrec-dist train --run.name=x$' 1
+if [ -w /dev/shm ]; then
+    expect "shared memory of its own" 0 '^place: /dev/shm/mealrec-mpi-' 1
+    place=$(sed -n 's/^place: //p' "$tmp/out")
+    [ ! -e "$place" ] || fail "$place is left"
+fi
+job "$multi" MR_LAUNCHER=mpirun SLURM_JOB_NUM_NODES=2 -- --run.name=x
+expect "mpirun on two nodes" 0 '^place: none$' 1
 job "$single" MR_BIND=auto --
 expect "bind" 0 '^srun: .*/launch/bind.sh mealrec-dist train' 1
 job "$single" MR_LAUNCHER=prun --

@@ -3,9 +3,9 @@
   soak.py PART [--count N]      parts: kills cuts pairs disk mismatch
 
 kills     kill -9 of a random rank of 4 at a random time, every second time while a checkpoint is
-          being written: the job is gone within 5 s without orphans, and the next start goes on from
-          a checkpoint at most one interval old. In the end the weights are those of a run that
-          nobody killed.
+          being written: the job is gone within 5 s without orphans or shared memory, and the next
+          start goes on from a checkpoint at most one interval old. In the end the weights are those
+          of a run that nobody killed.
 cuts      N random cut points on 1, 2 and 4 ranks: the same bits as without the cut.
 pairs     P ranks write a checkpoint, Q ranks load equal tensors, P and Q in {1, 2, 3, 4, 8}.
 disk      a full tmpfs during training, N fill levels: training goes on, the older checkpoint loads,
@@ -25,7 +25,7 @@ import time
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "train"))
 import harness as h  # noqa: E402
 
-SOON = 5 * int(os.environ.get("MR_SLOW", "1"))  # seconds; a build with sanitizers starts slowly
+SOON = 5 * h.SCALE  # seconds
 INTERVAL = 17  # steps of an epoch of small.h5: a checkpoint each
 ENDLESS = ["--train.epochs=1000000", "--train.patience=1000000", "--checkpoint.every_epochs=1"]
 SASREC = ["--model.name=sasrec"]
@@ -88,6 +88,11 @@ def alive_with(word):
     return out
 
 
+def left_of(word):
+    """Processes and files of shared memory."""
+    return alive_with(word) + (os.listdir(h.segments) if h.segments != h.folder else [])
+
+
 # ---- kills ----
 
 def wait_for_writing(name, p, limit):
@@ -126,22 +131,22 @@ def kill_once(name, ranks, trial):
     if not resumed:
         print("resumed wrongly: before %d\n%s" % (before, text), flush=True)
     time.sleep(random.uniform(0, 1.0))
-    in_write = trial % 2 == 1 and wait_for_writing(name, p, 10)
+    in_write = trial % 2 == 1 and wait_for_writing(name, p, 10 * h.SCALE)
     victims = children(p.pid)
     if not victims:
         return False, False, False, False
     os.kill(random.choice(victims), signal.SIGKILL)
     began = time.time()
     try:
-        code = p.wait(timeout=30)
+        code = p.wait(timeout=h.LIMIT)
     except subprocess.TimeoutExpired:
         p.kill()
         code = 0
     took = time.time() - began
-    orphans = alive_with(name)
+    orphans = left_of(name)
     while orphans and time.time() - began < SOON:
         time.sleep(0.02)
-        orphans = alive_with(name)
+        orphans = left_of(name)
     if took >= SOON or code == 0 or orphans:
         print("trial %d: code %s after %.1f s, orphans %s" % (trial, code, took, orphans))
     return took < SOON and code != 0, not orphans, resumed, in_write
@@ -296,6 +301,11 @@ def mismatch(count):
         good, len(kinds), SOON), flush=True)
 
 
+def nothing_left():
+    h.check(h.segments == h.folder or not os.listdir(h.segments),
+            "in shared memory: %s" % os.listdir(h.segments))
+
+
 def main():
     ap = argparse.ArgumentParser(description=__doc__)
     ap.add_argument("part", choices=["kills", "cuts", "pairs", "disk", "mismatch"])
@@ -307,6 +317,7 @@ def main():
     if a.part != "pairs":
         h.synth("small.h5")
     globals()[a.part](a.count)
+    nothing_left()
     h.finish()
 
 

@@ -14,7 +14,4 @@ if(TARGET mealrec-dist)
   mr_add_script(soak_pairs soak/soak.py ARGS pairs --count 4 LABELS soak dist)
   set_property(TEST soak_pairs APPEND PROPERTY ENVIRONMENT
                "MR_WRITER=$<TARGET_FILE:test_write_files>")
-  if(MR_SANITIZE)
-    set_property(TEST soak_kills soak_mismatch APPEND PROPERTY ENVIRONMENT "MR_SLOW=5")
-  endif()
 endif()

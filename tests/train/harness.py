@@ -17,7 +17,8 @@ sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), ".."
 sys.dont_write_bytecode = True
 
 BINARY = os.environ.get("MR_BINARY", "")
-LIMIT = 120  # seconds for one run of the program; a hang is a failure
+SCALE = int(os.environ.get("MR_TIME_SCALE", "1"))  # tests/CMakeLists.txt
+LIMIT = 120 * SCALE  # seconds for one run of the program; a hang is a failure
 
 # Dropout 0.5 would now and then drop all 12 elements of a row, and the norm of a row of zeros (eps
 # 1e-12) makes gradients of 1e6 and more: true, but no place for comparing rounding.
@@ -28,6 +29,10 @@ MODELS = ["sasrec", "cl4srec", "tedrec", "mealrec"]
 
 folder = tempfile.mkdtemp(prefix="mealrec-train-")
 atexit.register(shutil.rmtree, folder, ignore_errors=True)
+# Where ranks share memory: mpirun leaves these files behind when it is killed.
+segments = tempfile.mkdtemp(prefix="mealrec-mpi-", dir="/dev/shm") if os.path.isdir(
+    "/dev/shm") else folder
+atexit.register(shutil.rmtree, segments, ignore_errors=True)
 failures = []
 checks = 0
 
@@ -50,7 +55,8 @@ def finish():
 def environment():
     env = dict(os.environ, OMP_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1",
                OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_mpi_yield_when_idle="1",
-               OMPI_MCA_btl_vader_single_copy_mechanism="none")
+               OMPI_MCA_btl_vader_single_copy_mechanism="none",
+               OMPI_MCA_btl_vader_backing_directory=segments)
     return env
 
 

@@ -42,7 +42,8 @@ def main():
                         "--dist.exchange_rows=%d" % rows, ranks=ranks)
             found = re.search(r"row exchange: (\d+) rows", r.stderr)
             late = re.search(r"(\d+) row exchanges of this run did not fit", r.stderr)
-            h.check(found and (fits is None or bool(late) == (not fits)), "%s, %d rows: %s" % (where, rows, r.stderr))
+            h.check(found and (fits is None or bool(late) == (not fits)),
+                    "%s, %d rows: %s" % (where, rows, r.stderr))
             h.check(fits is not False or int(late.group(1)) >= 12, "%s: %s" % (where, r.stderr))
             got, values = everything("%s-%d" % (name, rows))
             h.check(got == events, "%s, %d rows: events differ:\n  %s\n  %s" % (

@@ -64,12 +64,13 @@ def trial(job, mode, rank, call, i):
     told = re.search(r"limit ([0-9.]+) s", said[0])
     limit = float(told.group(1)) if told else LIMIT
     took = end - float(fault.group(1))
-    h.check(took <= limit + 2, "%s: %.1f s after the fault, limit %.1f s" % (what, took, limit))
+    h.check(took <= limit + 2 * h.SCALE, "%s: %.1f s after the fault, limit %.1f s" % (
+        what, took, limit))
     named = re.search(r": (?:behind: )?ranks? ([0-9, ]+)", said[0])
     ranks = [int(x) for x in named.group(1).split(",") if x.strip()] if named else []
     h.check(ranks == [rank], "%s: says %s" % (what, said))
     h.check(len(said) == 1, "%s: %d sentences: %s" % (what, len(said), said))
-    gone_by = time.time() + 2
+    gone_by = time.time() + 2 * h.SCALE
     while is_alive(name) and time.time() < gone_by:
         time.sleep(0.05)
     h.check(not is_alive(name), "%s: processes %s are left" % (what, is_alive(name)))

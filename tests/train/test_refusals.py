@@ -65,7 +65,7 @@ def timed(what, run, n, soon=False):
     middle = time.time()
     r = run()
     took = time.time() - middle - (middle - at)
-    h.check(took <= 5, "%s: took %.1f s" % (what, took))
+    h.check(took <= 5 * h.SCALE, "%s: took %.1f s" % (what, took))
     return r
 
 
@@ -212,7 +212,8 @@ def mixed(code, texts, ranks, *starts):
     r = subprocess.run(command[:-1], cwd=h.folder, env=h.environment(), text=True,
                        stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=h.LIMIT)
     judge("ranks with %s" % texts, r, code, texts, before)
-    h.check(time.time() - began < 10, "ranks with %s: %.1f s" % (texts, time.time() - began))
+    h.check(time.time() - began < 10 * h.SCALE, "ranks with %s: %.1f s" % (
+        texts, time.time() - began))
 
 
 def different_ranks():

@@ -48,6 +48,9 @@ if(TARGET mealrec-dist)
   mr_add_script(train_async train/test_async.py LABELS train dist TIMEOUT 300)
   mr_add_script(train_hang train/test_hang.py ARGS $<TARGET_FILE:hang_job>
                 LABELS train dist fault TIMEOUT 300)
-  set_tests_properties(train_hang PROPERTIES RUN_SERIAL TRUE) # it is about seconds
+  mr_add_script(train_hang_commands train/test_hang_commands.py ARGS $<TARGET_FILE:hang_job>
+                LABELS train dist fault TIMEOUT 300)
+  # They are about seconds.
+  set_tests_properties(train_hang train_hang_commands PROPERTIES RUN_SERIAL TRUE)
   mr_add_script(train_demo train/test_demo.py LABELS train TIMEOUT 400)
 endif()
