@@ -37,7 +37,8 @@ typedef struct mr_config {
     } run;
     struct {
         char path[MR_STR];
-        char read[MR_STR]; /* parallel | rank0 */
+        char read[MR_STR];     /* parallel | rank0 */
+        char features[MR_STR]; /* auto | replicate | shard */
         int64_t max_len;
         double frames_noise;
     } data;
@@ -92,6 +93,7 @@ typedef struct mr_config {
         char comm[MR_STR];       /* auto | self | mpi | nccl */
         char bind[MR_STR];       /* auto | none | cores */
         char item_shard[MR_STR]; /* auto | 1 | 2 | ... | all */
+        char exchange[MR_STR];   /* exact | fixed */
         int64_t virtual_shards;
         double bucket_mb;
         int deterministic; /* MR_DET_* */

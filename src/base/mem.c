@@ -6,6 +6,11 @@
 #include <string.h>
 #include <sys/mman.h>
 
+#ifndef MADV_POPULATE_WRITE
+#define MADV_POPULATE_WRITE 23 /* Linux 5.14; older kernels refuse it, and pages come one by one   \
+                                */
+#endif
+
 /* A header in front of every block; 64 bytes keep the alignment. */
 #define HEADER 64
 /* From this size on memory comes from the kernel directly: zeroed, and a page that is never touched
@@ -67,6 +72,14 @@ void mr_free_ptr(void **ptr_p)
     else
         free(base);
     *ptr_p = NULL;
+}
+
+void mr_mem_touch(void *ptr)
+{
+    block_header h;
+    if (!ptr) return;
+    memcpy(&h, (char *)ptr - HEADER, sizeof h);
+    if (h.mapped_bytes) madvise((char *)ptr - HEADER, h.mapped_bytes, MADV_POPULATE_WRITE);
 }
 
 void *mr_plain_alloc(size_t bytes) { return malloc(bytes); }

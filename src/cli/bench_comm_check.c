@@ -45,7 +45,7 @@ static mr_status add_formula(const mr_trainer *t, const mr_step_shape *shape, in
                                 shape->ranks);
         if (st == MR_OK) {
             mr_sampler_get(sampler, 0, batch, (uint32_t)step, &b);
-            st = mr_wanted_of(&w, &b, shape->table_rows);
+            st = mr_wanted_of(&w, &b, shape->table_rows, t->data->n_items);
         }
         if (st == MR_OK) {
             rows.rows[r] = b.rows;
@@ -169,6 +169,7 @@ mr_status mr_bench_comm_check(const mr_args *a, mr_session *s)
     MR_TRY_GOTO(mr_volume_shape(&shape, t->train_plan, t->table, t->batch.n_seq), st, done);
     shape.ranks = s->world->size;
     shape.group = t->items->size;
+    if (t->data->is_sharded) mr_volume_features(&shape, &a->config, t->data);
     shape.exact = t->exact ? mr_exact_elements(t->exact) : 0;
     MR_TRY_GOTO(MR_ALLOC(&sum.counted, (int64_t)sum.ranks * MR_FOR_COUNT, "counts"), st, done);
     MR_TRY_GOTO(MR_ALLOC(&sum.formula, (int64_t)sum.ranks * MR_FOR_COUNT, "counts"), st, done);

@@ -4,6 +4,7 @@
 #include "cli/plan_ranks.h"
 
 #include <stdio.h>
+#include <string.h>
 
 #include "base/log.h"
 #include "base/mem.h"
@@ -12,17 +13,18 @@
 /* A batch as rank 0 of `ranks` has it. */
 typedef struct typical {
     int32_t *rows; /* [ranks] */
-    int64_t n_unique[MR_MAX_SEQ];
+    int64_t n_unique[MR_MAX_SEQ], n_items[MR_ITEM_SETS];
     mr_step_size size; /* of the fullest rank */
 } typical;
 
-static mr_status look(typical *y, mr_sampler *sampler, mr_batch *b, int ranks, int64_t table_rows)
+static mr_status look(typical *y, mr_sampler *sampler, mr_batch *b, int ranks, int64_t table_rows,
+                      int64_t n_items)
 {
     mr_wanted w = {0};
     int64_t most = 0;
     mr_sampler_get(sampler, 0, 0, 0, b);
     MR_TRY(MR_ALLOC(&y->rows, ranks, "rows of ranks"));
-    MR_TRY(mr_wanted_of(&w, b, table_rows));
+    MR_TRY(mr_wanted_of(&w, b, table_rows, n_items));
     for (int r = 0; r < ranks; r++) {
         y->rows[r] = b->rank_rows[r];
         most = y->rows[r] > most ? y->rows[r] : most;
@@ -34,6 +36,7 @@ static mr_status look(typical *y, mr_sampler *sampler, mr_batch *b, int ranks, i
         y->n_unique[q] = w.n[q];
         y->size.rows[mr_space_tok(q)] = scale * (double)w.tokens[q];
     }
+    for (int k = 0; k < MR_ITEM_SETS; k++) y->n_items[k] = w.n_items[k];
     mr_wanted_free(&w);
     return MR_OK;
 }
@@ -53,7 +56,7 @@ static mr_status typical_batch(typical *y, const mr_trainer *t, int ranks)
     MR_TRY_GOTO(mr_batch_alloc(&b, mr_sampler_rows_cap(sampler) + 1, spec.max_len,
                                spec.augment ? MR_MAX_SEQ : 1, ranks),
                 st, done);
-    MR_TRY_GOTO(look(y, sampler, &b, ranks, t->table_rows), st, done);
+    MR_TRY_GOTO(look(y, sampler, &b, ranks, t->table_rows, t->data->n_items), st, done);
 done:
     mr_batch_free(&b);
     mr_sampler_free(&sampler);
@@ -131,6 +134,9 @@ mr_status mr_plan_ranks(const mr_trainer *t, const mr_plan_ranks_spec *o)
     if (o->machine) MR_TRY_GOTO(mr_machine_read(&m, o->machine), st, done);
     MR_TRY_GOTO(mr_volume_shape(&s.shape, t->train_plan, t->table, t->batch.n_seq), st, done);
     MR_TRY_GOTO(typical_batch(&y, t, o->ranks), st, done);
+    if (!strcmp(t->cfg->data.features, "shard") && o->ranks > 1)
+        mr_volume_features(&s.shape, t->cfg, t->data);
+    memcpy(s.shape.typical_items, y.n_items, sizeof y.n_items);
     s.rows = y.rows;
     s.n_unique = y.n_unique;
     s.size = y.size;

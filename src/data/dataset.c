@@ -22,6 +22,46 @@ void mr_dataset_free(mr_dataset *d)
     memset(d, 0, sizeof *d);
 }
 
+void mr_feature_block(int64_t n, int rank, int size, int64_t *lo, int64_t *hi)
+{
+    int64_t block = (n + size - 1) / size;
+    *lo = rank * block < n ? rank * block : n;
+    *hi = *lo + block < n ? *lo + block : n;
+}
+
+void mr_feature_rows(const mr_dataset *d, int64_t *lo, int64_t *hi)
+{
+    *lo = d->is_sharded ? d->feature_lo : 0;
+    *hi = d->is_sharded ? d->feature_hi : d->n_items;
+}
+
+mr_status mr_dataset_spread(mr_dataset *d, int rank, int size)
+{
+    mr_feature *f[3] = {&d->visual, &d->frames, &d->text};
+    void *part[3] = {NULL};
+    int64_t lo, hi;
+    mr_feature_block(d->n_items, rank, size, &lo, &hi);
+    for (int i = 0; i < 3; i++) {
+        if (!f[i]->data) continue;
+        int64_t row = f[i]->count * f[i]->width * (int64_t)mr_dtype_bytes(f[i]->dtype);
+        mr_status st = mr_alloc(&part[i], hi > lo ? hi - lo : 1, (size_t)row, "own features");
+        if (st == MR_OK) {
+            memcpy(part[i], (char *)f[i]->data + lo * row, (size_t)((hi - lo) * row));
+            continue;
+        }
+        while (i > 0) MR_FREE(part[--i]);
+        return st;
+    }
+    for (int i = 0; i < 3; i++) {
+        MR_FREE(f[i]->data);
+        f[i]->data = part[i];
+    }
+    d->is_sharded = true;
+    d->feature_lo = lo;
+    d->feature_hi = hi;
+    return MR_OK;
+}
+
 /* Rows that user u gives to a split: targets first..first+count-1 as indices into items. */
 static int64_t user_rows(const mr_dataset *d, int64_t u, mr_split split, int64_t *first)
 {

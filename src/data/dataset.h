@@ -5,6 +5,7 @@
 #ifndef MR_DATA_DATASET_H
 #define MR_DATA_DATASET_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/status.h"
@@ -30,9 +31,21 @@ typedef struct mr_dataset {
     char *user_ids;    /* [n_users, user_id_bytes], zero padded original ids */
     char *item_ids;    /* [n_items, item_id_bytes] */
     uint64_t checksum; /* XXH3-64 over the checksums of all datasets of the file */
+    /* data.features=shard: the feature arrays hold the items of rows feature_lo..feature_hi-1 only
+     * (room for one row at least, so that data is never NULL for want of rows). */
+    bool is_sharded;
+    int64_t feature_lo, feature_hi; /* set when is_sharded */
 } mr_dataset;
 
 void mr_dataset_free(mr_dataset *d);
+
+/* Items of rank `rank` when n items are spread over `size` ranks: blocks of ceil(n / size), as rows
+ * of the item table. May be empty. */
+void mr_feature_block(int64_t n, int rank, int size, int64_t *lo, int64_t *hi);
+/* The items whose features are here: 0..n_items-1 unless they are spread. */
+void mr_feature_rows(const mr_dataset *d, int64_t *lo, int64_t *hi);
+/* Keep rank's block of every feature and give the rest back. ERR_MEMORY: d is as before. */
+mr_status mr_dataset_spread(mr_dataset *d, int rank, int size);
 
 /* NEXT: every user with at least one item, the whole history, no target: what to recommend now. */
 typedef enum mr_split { MR_SPLIT_TRAIN, MR_SPLIT_VALID, MR_SPLIT_TEST, MR_SPLIT_NEXT } mr_split;

@@ -19,16 +19,19 @@ static mr_status to_float(mr_feature *f, int64_t n)
 }
 
 /* which: third counter word, 0 for visual, 1 for frames. */
-static mr_status add(mr_feature *f, int64_t n_items, double sigma, uint64_t seed, uint32_t which)
+static mr_status add(const mr_dataset *d, mr_feature *f, double sigma, uint64_t seed,
+                     uint32_t which)
 {
     if (!f->data) return MR_OK;
-    int64_t w = f->count * f->width;
-    MR_TRY(to_float(f, n_items * w));
+    int64_t w = f->count * f->width, lo, hi;
+    mr_feature_rows(d, &lo, &hi);
+    MR_TRY(to_float(f, (hi > lo ? hi - lo : 1) * w));
     float *x = f->data;
 #pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < n_items; i++)
+    for (int64_t i = 0; i < hi - lo; i++)
         for (int64_t e = 0; e < w; e += 4) {
-            mr_u32x4 r = mr_philox(seed, MR_RNG_FRAMES, which, (uint32_t)i + 1, (uint32_t)(e / 4));
+            uint32_t item = (uint32_t)(lo + i) + 1;
+            mr_u32x4 r = mr_philox(seed, MR_RNG_FRAMES, which, item, (uint32_t)(e / 4));
             double v[4];
             mr_normal2(r.v[0], r.v[1], &v[0], &v[1]);
             mr_normal2(r.v[2], r.v[3], &v[2], &v[3]);
@@ -39,6 +42,6 @@ static mr_status add(mr_feature *f, int64_t n_items, double sigma, uint64_t seed
 
 mr_status mr_dataset_add_noise(mr_dataset *d, double sigma, uint64_t seed)
 {
-    MR_TRY(add(&d->visual, d->n_items, sigma, seed, 0));
-    return add(&d->frames, d->n_items, sigma, seed, 1);
+    MR_TRY(add(d, &d->visual, sigma, seed, 0));
+    return add(d, &d->frames, sigma, seed, 1);
 }

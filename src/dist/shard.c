@@ -68,6 +68,8 @@ mr_status mr_exchange_create(mr_exchange **out_p, int64_t cap, int size)
     MR_TRY(MR_ALLOC(&x, 1, "row exchange"));
     x->cap = cap;
     x->size = size;
+    x->for_counts = MR_FOR_ROW_COUNTS;
+    x->for_ids = MR_FOR_ROW_IDS;
     mr_status st = alloc_all(x);
     if (st != MR_OK) {
         mr_exchange_free(&x);
@@ -147,14 +149,14 @@ static mr_status ask_owners(mr_exchange *x, mr_comm *comm)
     int64_t *one = NULL;
     MR_TRY(MR_ALLOC(&one, comm->size, "row exchange"));
     for (int r = 0; r < comm->size; r++) one[r] = 1;
-    comm->purpose = MR_FOR_ROW_COUNTS;
+    comm->purpose = x->for_counts;
     mr_status st = comm->alltoallv(comm, x->want, one, x->give, one, MR_I64);
     MR_FREE(one);
     MR_TRY(st);
     x->n_give = 0;
     for (int r = 0; r < comm->size; r++) x->n_give += x->give[r];
     MR_TRY(make_room(x, x->n_give));
-    comm->purpose = MR_FOR_ROW_IDS;
+    comm->purpose = x->for_ids;
     return comm->alltoallv(comm, x->unique_id, x->want, x->give_row, x->give, MR_I32);
 }
 

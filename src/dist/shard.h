@@ -9,18 +9,19 @@
 #include "dist/comm.h"
 
 typedef struct mr_exchange {
-    int64_t cap;        /* most ids in a list */
-    int64_t n;          /* ids in the current list */
-    int64_t n_unique;   /* distinct ids */
-    int32_t *unique_id; /* [cap] ascending: rows of one owner are consecutive */
-    int32_t *inv;       /* [cap] list position -> index into unique_id */
-    int32_t *csr_start; /* [cap + 1] first entry of csr_pos of a distinct id */
-    int32_t *csr_pos;   /* [cap] list positions of a distinct id, ascending */
-    int size;           /* ranks of the communicator */
-    int64_t *want;      /* [size] distinct rows this rank wants from each owner */
-    int64_t *give;      /* [size] rows that each rank wants from this one */
-    int64_t n_give;     /* sum of give */
-    int64_t give_cap;   /* size of the give arrays; grows in plan (host memory) */
+    int64_t cap;                    /* most ids in a list */
+    int64_t n;                      /* ids in the current list */
+    int64_t n_unique;               /* distinct ids */
+    int32_t *unique_id;             /* [cap] ascending: rows of one owner are consecutive */
+    int32_t *inv;                   /* [cap] list position -> index into unique_id */
+    int32_t *csr_start;             /* [cap + 1] first entry of csr_pos of a distinct id */
+    int32_t *csr_pos;               /* [cap] list positions of a distinct id, ascending */
+    int size;                       /* ranks of the communicator */
+    mr_purpose for_counts, for_ids; /* of the plan's collectives: ROW_COUNTS, ROW_IDS when made */
+    int64_t *want;                  /* [size] distinct rows this rank wants from each owner */
+    int64_t *give;                  /* [size] rows that each rank wants from this one */
+    int64_t n_give;                 /* sum of give */
+    int64_t give_cap;               /* size of the give arrays; grows in plan (host memory) */
     int32_t *give_row;  /* [n_give] local rows (id - row_lo), by asking rank, ascending in each */
     int64_t n_own;      /* distinct local rows among give_row */
     int32_t *own_row;   /* [n_own] local row, ascending */

@@ -1,5 +1,6 @@
 /* Frozen item features as nodes: frames, text, and the visual context of a history. No gradient
- * passes. The features are resident on the device; ids select rows, PAD gives zeros. */
+ * passes. r->ids select rows of what is on the device, all items' or those of the batch; PAD gives
+ * zeros. */
 #include "graph/ops.h"
 #include "graph/run.h"
 
@@ -14,11 +15,19 @@ static mr_status need(const mr_feature *f, const mr_node *n, const char *name, i
     return MR_OK;
 }
 
-static mr_status gather(mr_run *r, const mr_node *n, const mr_feature *f, const int32_t *id)
+static mr_status need_ids(const int32_t *id, const mr_node *n)
+{
+    MR_CHECK(id, MR_ERR_INTERNAL, "%s: the rows of a history were not fetched", n->label);
+    return MR_OK;
+}
+
+static mr_status gather(mr_run *r, const mr_node *n, const mr_feature *f, const int32_t *id,
+                        int64_t rows)
 {
     int me = mr_node_id(r, n);
+    MR_TRY(need_ids(id, n));
     r->k->feature_gather(mr_val(r, me), f->data, f->dtype, id, mr_n(r, me), mr_node_inner(r->g, me),
-                         r->g->dims.n_items, &r->ex);
+                         rows, &r->ex);
     return MR_OK;
 }
 
@@ -26,19 +35,22 @@ static mr_status frames_forward(mr_run *r, const mr_node *n)
 {
     const mr_feature *f = &r->feat->frames;
     MR_TRY(need(f, n, "frame", n->dim[1], n->dim[2]));
-    return gather(r, n, f, r->in.last);
+    const mr_feature_ids *ids = &r->ids[MR_FEATURE_FRAMES];
+    return gather(r, n, f, ids->last, ids->n);
 }
 
 static mr_status text_last_forward(mr_run *r, const mr_node *n)
 {
     MR_TRY(need(&r->feat->text, n, "text", 1, n->dim[1]));
-    return gather(r, n, &r->feat->text, r->in.last);
+    const mr_feature_ids *ids = &r->ids[MR_FEATURE_TEXT];
+    return gather(r, n, &r->feat->text, ids->last, ids->n);
 }
 
 static mr_status text_tokens_forward(mr_run *r, const mr_node *n)
 {
     MR_TRY(need(&r->feat->text, n, "text", 1, n->dim[1]));
-    return gather(r, n, &r->feat->text, r->in.seq[0].tok_id);
+    const mr_feature_ids *ids = &r->ids[MR_FEATURE_TEXT];
+    return gather(r, n, &r->feat->text, ids->tok, ids->n);
 }
 
 /* c_v = sum_k alpha_k v_k, alpha_k ~ exp(-gamma (n_b - k)): paper eq. 7; f[0] gamma */
@@ -48,8 +60,10 @@ static mr_status context_forward(mr_run *r, const mr_node *n)
     const mr_seq *q = &r->in.seq[0];
     int id = mr_node_id(r, n);
     MR_TRY(need(f, n, "visual", 1, n->dim[1]));
-    r->k->context(mr_val(r, id), f->data, f->dtype, q->tok_id, q->start, q->len, mr_n(r, id),
-                  n->dim[1], r->g->dims.n_items, n->f[0], &r->ex);
+    const mr_feature_ids *ids = &r->ids[MR_FEATURE_VISUAL];
+    MR_TRY(need_ids(ids->tok, n));
+    r->k->context(mr_val(r, id), f->data, f->dtype, ids->tok, q->start, q->len, mr_n(r, id),
+                  n->dim[1], ids->n, n->f[0], &r->ex);
     return MR_OK;
 }
 

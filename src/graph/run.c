@@ -125,6 +125,11 @@ mr_status mr_run_create(mr_run **out_p, const mr_plan *plan, mr_device *dev, mr_
                 fail);
     MR_TRY_GOTO(dev->alloc(dev, (void **)&r->state_dev, sizeof *r->state_dev, "step state"), st,
                 fail);
+    for (int i = 0; i < 2; i++)
+        MR_TRY_GOTO(dev->alloc_host(dev, (void **)&r->state_out[i], sizeof *r->state_out[i],
+                                    "step state to send"),
+                    st, fail);
+    r->sent[0] = r->sent[1] = r->sent[2] = -1;
     r->ex.state = r->state_dev;
     if (!params->grad)
         MR_TRY_GOTO(dev->alloc(dev, (void **)&r->loss_slots, MR_LOSS_SLOTS * r->g->real_bytes,
@@ -146,7 +151,8 @@ void mr_run_free(mr_run **r_p)
     r->dev->free(r->dev, r->state_dev);
     r->dev->free(r->dev, r->loss_slots);
     r->dev->free(r->dev, r->block);
-    MR_FREE(r->block_host);
+    for (int i = 0; i < 2; i++) r->dev->free_host(r->dev, r->state_out[i]);
+    r->dev->free_host(r->dev, r->block_host);
     MR_FREE(*r_p);
 }
 
@@ -217,9 +223,19 @@ mr_status mr_run_output(mr_run *r, const char *name, void *host)
 mr_status mr_run_losses(mr_run *r, double *out)
 {
     double buf[MR_LOSS_SLOTS];
-    const float *buf32 = (const float *)buf;
     MR_TRY(r->dev->to_host(r->dev, buf, loss_base(r), MR_LOSS_SLOTS * r->g->real_bytes));
-    for (int i = 0; i < r->g->n_losses; i++)
-        out[i] = r->g->real_bytes == 8 ? buf[i] : (double)buf32[i];
+    mr_run_read_losses(r, out, buf);
     return MR_OK;
+}
+
+void mr_run_put_losses(mr_run *r, void *out)
+{
+    r->k->axpy(out, loss_base(r), MR_LOSS_SLOTS, 1.0, 0, &r->ex);
+}
+
+void mr_run_read_losses(const mr_run *r, double *out, const void *host)
+{
+    const double *d = host;
+    const float *f = host;
+    for (int i = 0; i < r->g->n_losses; i++) out[i] = r->g->real_bytes == 8 ? d[i] : (double)f[i];
 }

@@ -17,6 +17,16 @@ typedef struct mr_features {
     mr_feature visual, frames, text;
 } mr_features;
 
+enum { MR_FEATURE_VISUAL, MR_FEATURE_FRAMES, MR_FEATURE_TEXT, MR_FEATURE_COUNT };
+
+/* Ids that select rows of a feature: item ids, or places + 1 among rows fetched for this batch; 0
+ * selects none. */
+typedef struct mr_feature_ids {
+    const int32_t *last; /* [rows] of the last history item */
+    const int32_t *tok;  /* [tokens of sequence set 0]; NULL: not for this feature */
+    int64_t n;           /* rows there are */
+} mr_feature_ids;
+
 /* The lists of a planned row exchange (mr_exchange) in device memory. */
 typedef struct mr_exchange_lists {
     const int32_t *unique_id, *inv, *csr_start, *csr_pos;
@@ -31,9 +41,12 @@ struct mr_run {
     mr_exec ex;
     mr_params *params;
     const mr_features *feat;
-    const mr_batch *host;         /* the batch as the host sees it (counts, rank_rows) */
-    mr_batch in;                  /* the same with device pointers */
-    int64_t count[MR_N_SPACES];   /* actual leading rows of each space */
+    const mr_feature_ids *fetched; /* [MR_FEATURE_COUNT], host: feat holds the rows of this batch;
+                                    * NULL: of all items */
+    mr_feature_ids ids[MR_FEATURE_COUNT]; /* for kernels */
+    const mr_batch *host;                 /* the batch as the host sees it (counts, rank_rows) */
+    mr_batch in;                          /* the same with device pointers */
+    int64_t count[MR_N_SPACES];           /* actual leading rows of each space */
     mr_comm *items;               /* ranks that share the item table; buffers in device memory */
     mr_comm *world;               /* all ranks; the same */
     int group0;                   /* world rank of items' rank 0: host->rank_rows[group0 + i] */
@@ -51,10 +64,12 @@ struct mr_run {
     char *ws;                 /* workspace block */
     char *loss_slots;         /* NULL: the slots behind the dense gradients */
     /* Where kernels do not read host memory: in's arrays, lists and abar, on the device and as the
-     * host sends them. */
+     * host sends them (memory of dev->alloc_host). */
     void *block, *block_host;
     int64_t block_bytes;
     mr_step_state state_host, *state_dev;
+    mr_step_state *state_out[2]; /* alloc_host: of set_batch, of send_state */
+    int64_t sent[3];             /* dev->counts.waits when block and state_out were sent */
 };
 
 /* Value of a node (device pointer); aliases resolved. id -1 gives NULL. */
@@ -87,6 +102,8 @@ void mr_run_free(mr_run **r_p);
 /* Set the batch, with the row exchanges that are in r->xch by now (all copied to the device where
  * kernels do not read host memory), and the step state; host fields of `state`. */
 mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *state);
+/* state_host once more: what the host decided after backward. Does not wait. */
+mr_status mr_run_send_state(mr_run *r);
 /* A plan with backward also uses the memory of params->grad: gradients of an earlier step are lost.
  */
 mr_status mr_run_forward(mr_run *r);
@@ -101,5 +118,9 @@ mr_status mr_run_backward(mr_run *r, mr_bucket_fn on_bucket, void *user);
 mr_status mr_run_output(mr_run *r, const char *name, void *host);
 /* Local part of every loss term (sum over this rank's rows / global rows), as doubles. */
 mr_status mr_run_losses(mr_run *r, double *out);
+/* The same in two parts: out [MR_LOSS_SLOTS] reals of device memory, inside enter and leave; and
+ * out from what came of it to the host. */
+void mr_run_put_losses(mr_run *r, void *out);
+void mr_run_read_losses(const mr_run *r, double *out, const void *host);
 
 #endif

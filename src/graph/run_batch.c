@@ -1,7 +1,8 @@
 /* A batch on its way to the device: copies of its integer arrays and of the lists of the row
  * exchange, where kernels cannot read host memory.
  * Invariants: kernels read r->in, r->lists and r->abar; ops read r->host and r->xch. Everything is
- * one block with places by capacity, so addresses stay as long as nothing has to grow. */
+ * one block with places by capacity, so addresses stay as long as nothing has to grow. What is sent
+ * is not written again before the host has waited for the device. */
 #include "graph/run.h"
 
 #include <string.h>
@@ -18,7 +19,7 @@ typedef struct piece {
 
 typedef struct pieces {
     int n;
-    piece list[6 + MR_MAX_SEQ * 15];
+    piece list[6 + 2 * MR_FEATURE_COUNT + MR_MAX_SEQ * 15];
 } pieces;
 
 static void add(pieces *p, void *out, const void *src, int64_t bytes, int64_t cap)
@@ -31,17 +32,36 @@ static void add(pieces *p, void *out, const void *src, int64_t bytes, int64_t ca
 
 static int64_t padded(int64_t bytes) { return (bytes + 255) / 256 * 256; }
 
+/* Before writing to what was sent. A step waits anyway, for its losses; a run that does not is made
+ * to. */
+static mr_status may_write(mr_run *r, int what)
+{
+    bool has_waited = r->sent[what] != r->dev->counts.waits;
+    return has_waited ? MR_OK : r->dev->sync(r->dev);
+}
+
+static mr_status send_state(mr_run *r, int slot)
+{
+    MR_TRY(may_write(r, 1 + slot));
+    *r->state_out[slot] = r->state_host;
+    r->sent[1 + slot] = r->dev->counts.waits;
+    return r->dev->send(r->dev, r->state_dev, r->state_out[slot], sizeof *r->state_out[slot]);
+}
+
+mr_status mr_run_send_state(mr_run *r) { return send_state(r, 1); }
+
 /* All pieces in one block and one copy. */
 static mr_status send(mr_run *r, const pieces *p)
 {
     int64_t total = 0, at = 0;
     for (int i = 0; i < p->n; i++) total += padded(p->list[i].cap);
+    MR_TRY(may_write(r, 0));
     if (total > r->block_bytes) {
         r->dev->free(r->dev, r->block);
-        MR_FREE(r->block_host);
-        r->block = NULL;
+        r->dev->free_host(r->dev, r->block_host);
+        r->block = r->block_host = NULL;
         r->block_bytes = 0;
-        MR_TRY(mr_alloc(&r->block_host, total, 1, "batch"));
+        MR_TRY(r->dev->alloc_host(r->dev, &r->block_host, (size_t)total, "batch to send"));
         MR_TRY(r->dev->alloc(r->dev, &r->block, (size_t)total, "batch"));
         r->block_bytes = total;
     }
@@ -51,7 +71,8 @@ static mr_status send(mr_run *r, const pieces *p)
         *q->out = (char *)r->block + at;
         at += padded(q->cap);
     }
-    return r->dev->to_device(r->dev, r->block, r->block_host, (size_t)total);
+    r->sent[0] = r->dev->counts.waits;
+    return r->dev->send(r->dev, r->block, r->block_host, (size_t)total);
 }
 
 static void add_seq(pieces *p, mr_seq *d, const mr_seq *q, int64_t rows, int64_t rows_cap,
@@ -94,6 +115,12 @@ static mr_status copy_batch(mr_run *r, const mr_batch *b)
         add_seq(p, &d->seq[s], &b->seq[s], rows, cap, b->L);
         if (r->xch[s]) add_lists(p, &r->lists[s], r->xch[s]);
     }
+    for (int i = 0; r->fetched && i < MR_FEATURE_COUNT; i++) {
+        const mr_feature_ids *f = &r->fetched[i];
+        r->ids[i] = (mr_feature_ids){.n = f->n};
+        if (f->last) ADD(r->ids[i].last, f->last, rows, cap);
+        if (f->tok) ADD(r->ids[i].tok, f->tok, b->seq[0].tokens, cap * b->L);
+    }
     if (r->abar_host) ADD(r->abar, r->abar_host, r->t_max + 1, r->t_max + 1);
     return send(r, p);
 }
@@ -102,6 +129,7 @@ static mr_status copy_batch(mr_run *r, const mr_batch *b)
 static void use_host(mr_run *r)
 {
     r->abar = r->abar_host;
+    for (int i = 0; r->fetched && i < MR_FEATURE_COUNT; i++) r->ids[i] = r->fetched[i];
     for (int s = 0; s < r->host->n_seq; s++) {
         const mr_exchange *x = r->xch[s];
         if (!x) continue;
@@ -127,6 +155,8 @@ mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *st
         use_host(r);
     else
         MR_TRY(copy_batch(r, b));
+    for (int i = 0; !r->fetched && i < MR_FEATURE_COUNT; i++)
+        r->ids[i] = (mr_feature_ids){r->in.last, r->in.seq[0].tok_id, r->g->dims.n_items};
     r->count[MR_SPACE_FIXED] = 1;
     r->count[MR_SPACE_ROWS] = b->rows;
     for (int s = 0; s < b->n_seq; s++) r->count[MR_SPACE_TOK0 + s] = b->seq[s].tokens;
@@ -135,5 +165,5 @@ mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *st
     r->state_host.step = b->step;
     r->state_host.rows = b->rows;
     r->state_host.rows_global = b->rows_global;
-    return r->dev->to_device(r->dev, r->state_dev, &r->state_host, sizeof r->state_host);
+    return send_state(r, 0);
 }

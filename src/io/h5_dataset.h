@@ -33,6 +33,25 @@ mr_status mr_h5_dataset_read(mr_dataset *out, const char *path, mr_comm *comm);
 /* The same, but only rank 0 opens the file and the others get what it read (data.read=rank0). */
 mr_status mr_h5_dataset_read_rank0(mr_dataset *out, const char *path, mr_comm *comm);
 
+/* What becomes of features: every rank holds all, each rank holds a block of items
+ * (mr_feature_block), or whichever fits: a block only when all do not. */
+typedef enum mr_feature_mode {
+    MR_FEATURES_REPLICATE,
+    MR_FEATURES_SHARD,
+    MR_FEATURES_AUTO
+} mr_feature_mode;
+
+typedef struct mr_h5_how {
+    bool is_rank0; /* data.read=rank0 */
+    mr_feature_mode features;
+} mr_h5_how;
+
+/* Both of the above by `how`. With blocks each rank reads its own rows only, and the checksum of an
+ * array is carried from rank to rank; out->is_sharded tells what was chosen (never on one rank
+ * alone). */
+mr_status mr_h5_dataset_read_as(mr_dataset *out, const char *path, mr_comm *comm,
+                                const mr_h5_how *how);
+
 /* True when the file starts like HDF5: which reader `inspect` should call. Not collective. */
 bool mr_h5_is_hdf5(const char *path);
 

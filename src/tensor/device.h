@@ -12,6 +12,12 @@
 #include "base/status.h"
 #include "tensor/dtype.h"
 
+/* What a device was asked for since it was opened. A wait: the host stands still until everything
+ * that it gave the device is done. */
+typedef struct mr_device_counts {
+    int64_t allocs, copies_in, copies_out, waits;
+} mr_device_counts;
+
 typedef struct mr_device mr_device;
 struct mr_device {
     const char *name; /* cpu, cpu64, guard, cuda */
@@ -19,8 +25,16 @@ struct mr_device {
     bool host_memory; /* ordinary loads work inside kernels (cpu, cpu64, guard) */
     mr_status (*alloc)(mr_device *d, void **out_p, size_t bytes, const char *what);
     void (*free)(mr_device *d, void *ptr);
+    /* Host memory that the device reads and writes by itself, zeroed: plain memory on a CPU, pinned
+     * for a GPU. */
+    mr_status (*alloc_host)(mr_device *d, void **out_p, size_t bytes, const char *what);
+    void (*free_host)(mr_device *d, void *ptr);
+    /* Copies; each waits. */
     mr_status (*to_device)(mr_device *d, void *dst, const void *src, size_t bytes);
     mr_status (*to_host)(mr_device *d, void *dst, const void *src, size_t bytes);
+    /* A copy that does not wait: it happens in order with kernels and other copies. src lies in
+     * memory of alloc_host, and nothing of that block is written before the next wait. */
+    mr_status (*send)(mr_device *d, void *dst, const void *src, size_t bytes);
     mr_status (*fill)(mr_device *d, void *dst, int byte, size_t bytes);
     /* Bracket device work: between enter and leave kernels may touch device memory (guard device).
      */
@@ -30,7 +44,8 @@ struct mr_device {
     void (*close)(mr_device *d); /* release impl; NULL = nothing to release */
     void *stream;                /* for mr_exec.stream: mr_cuda_queue on cuda, NULL elsewhere */
     void *native_stream;         /* the cudaStream_t inside, for libraries; NULL elsewhere */
-    char id[128];                /* which one, on all hosts: "cuda:0 NVIDIA H200 GPU-..."; or "" */
+    mr_device_counts counts;
+    char id[128]; /* which one, on all hosts: "cuda:0 NVIDIA H200 GPU-..."; or "" */
     void *impl;
 };
 

@@ -6,7 +6,7 @@
 
 static mr_status cpu_alloc(mr_device *d, void **out_p, size_t bytes, const char *what)
 {
-    (void)d;
+    d->counts.allocs++;
     return mr_alloc(out_p, (int64_t)(bytes ? bytes : 1), 1, what);
 }
 
@@ -16,9 +16,23 @@ static void cpu_free(mr_device *d, void *ptr)
     MR_FREE(ptr);
 }
 
-static mr_status cpu_copy(mr_device *d, void *dst, const void *src, size_t bytes)
+static mr_status cpu_send(mr_device *d, void *dst, const void *src, size_t bytes)
 {
-    (void)d;
+    d->counts.copies_in++;
+    if (bytes) memmove(dst, src, bytes);
+    return MR_OK;
+}
+
+static mr_status cpu_to_device(mr_device *d, void *dst, const void *src, size_t bytes)
+{
+    d->counts.waits++;
+    return cpu_send(d, dst, src, bytes);
+}
+
+static mr_status cpu_to_host(mr_device *d, void *dst, const void *src, size_t bytes)
+{
+    d->counts.copies_out++;
+    d->counts.waits++;
     if (bytes) memmove(dst, src, bytes);
     return MR_OK;
 }
@@ -34,7 +48,7 @@ static void cpu_nothing(mr_device *d) { (void)d; }
 
 static mr_status cpu_sync(mr_device *d)
 {
-    (void)d;
+    d->counts.waits++;
     return MR_OK;
 }
 
@@ -47,8 +61,11 @@ mr_status mr_device_open_cpu(mr_device **out_p, mr_dtype real)
                      .host_memory = true,
                      .alloc = cpu_alloc,
                      .free = cpu_free,
-                     .to_device = cpu_copy,
-                     .to_host = cpu_copy,
+                     .alloc_host = cpu_alloc,
+                     .free_host = cpu_free,
+                     .to_device = cpu_to_device,
+                     .to_host = cpu_to_host,
+                     .send = cpu_send,
                      .fill = cpu_fill,
                      .enter = cpu_nothing,
                      .leave = cpu_nothing,

@@ -1,8 +1,8 @@
 /* A CUDA GPU as a device: memory of the CUDA runtime, one stream, one cuBLAS handle.
  * What it is not: kernels; those are in kernels/cuda.
  * Invariants: everything happens in order on one stream; to_device and to_host return when the copy
- * is done, so host memory may be reused at once. A kernel cannot return an error: what went wrong
- * in one is reported by the next copy or sync. */
+ * is done, so host memory may be reused at once; send returns before. A kernel cannot return an
+ * error: what went wrong in one is reported by the next copy or sync. */
 #include <stdio.h>
 
 #include "base/mem.h"
@@ -10,6 +10,7 @@
 #include "tensor/device.h"
 
 #include <stdio.h>
+#include <string.h>
 
 enum { MIN_CHIP = 80, BLAS_SPACE_BYTES = 32 << 20 };
 
@@ -28,6 +29,7 @@ static mr_status cuda_failed(cudaError_t e, const char *what)
 static mr_status cuda_sync(mr_device *d)
 {
     const mr_cuda_queue *q = d->impl;
+    d->counts.waits++;
     CUDA_TRY(cudaGetLastError(), "starting a kernel");
     CUDA_TRY(cudaStreamSynchronize(q->stream), "a kernel or copy");
     MR_CHECK(q->blas_status == CUBLAS_STATUS_SUCCESS, MR_ERR_DEVICE,
@@ -37,8 +39,8 @@ static mr_status cuda_sync(mr_device *d)
 
 static mr_status cuda_alloc(mr_device *d, void **out_p, size_t bytes, const char *what)
 {
-    (void)d;
     void *p = NULL;
+    d->counts.allocs++;
     cudaError_t e = cudaMalloc(&p, bytes ? bytes : 1);
     if (e == cudaErrorMemoryAllocation) {
         size_t free_bytes = 0, total = 0;
@@ -58,6 +60,38 @@ static void cuda_free(mr_device *d, void *ptr)
     if (ptr) (void)cudaFree(ptr);
 }
 
+/* Pinned: copies from and to it need no second copy and do not hold up the host. */
+static mr_status cuda_alloc_host(mr_device *d, void **out_p, size_t bytes, const char *what)
+{
+    void *p = NULL;
+    d->counts.allocs++;
+    cudaError_t e = cudaHostAlloc(&p, bytes ? bytes : 1, cudaHostAllocDefault);
+    if (e == cudaErrorMemoryAllocation) {
+        (void)cudaGetLastError();
+        return MR_RAISE(MR_ERR_MEMORY, "%s: the host has no %zu bytes of memory to pin", what,
+                        bytes);
+    }
+    if (e != cudaSuccess) return cuda_failed(e, what);
+    memset(p, 0, bytes);
+    *out_p = p;
+    return MR_OK;
+}
+
+static void cuda_free_host(mr_device *d, void *ptr)
+{
+    (void)d;
+    if (ptr) (void)cudaFreeHost(ptr);
+}
+
+static mr_status cuda_send(mr_device *d, void *dst, const void *src, size_t bytes)
+{
+    const mr_cuda_queue *q = d->impl;
+    d->counts.copies_in++;
+    if (bytes)
+        CUDA_TRY(cudaMemcpyAsync(dst, src, bytes, cudaMemcpyHostToDevice, q->stream), "a copy");
+    return MR_OK;
+}
+
 static mr_status cuda_copy(mr_device *d, void *dst, const void *src, size_t bytes,
                            enum cudaMemcpyKind kind)
 {
@@ -68,11 +102,13 @@ static mr_status cuda_copy(mr_device *d, void *dst, const void *src, size_t byte
 
 static mr_status cuda_to_device(mr_device *d, void *dst, const void *src, size_t bytes)
 {
+    d->counts.copies_in++;
     return cuda_copy(d, dst, src, bytes, cudaMemcpyHostToDevice);
 }
 
 static mr_status cuda_to_host(mr_device *d, void *dst, const void *src, size_t bytes)
 {
+    d->counts.copies_out++;
     return cuda_copy(d, dst, src, bytes, cudaMemcpyDeviceToHost);
 }
 
@@ -195,8 +231,11 @@ mr_status mr_device_open_cuda(mr_device **out_p, int index)
                      .host_memory = false,
                      .alloc = cuda_alloc,
                      .free = cuda_free,
+                     .alloc_host = cuda_alloc_host,
+                     .free_host = cuda_free_host,
                      .to_device = cuda_to_device,
                      .to_host = cuda_to_host,
+                     .send = cuda_send,
                      .fill = cuda_fill,
                      .enter = cuda_nothing,
                      .leave = cuda_nothing,

@@ -1,7 +1,9 @@
 /* The guard device: CPU memory that is unreadable outside kernels and poisoned when new.
  * Stands in for a GPU where there is none: a host dereference of a device pointer faults, memory
  * that was never written reads as NaN (bytes 0xFF), and writing past a block hits a page without
- * access. Invariant: between enter and leave every block is readable and writable, otherwise none
+ * access. Staging memory (alloc_host) is ordinary memory, but read-only from a send to the next
+ * wait, so that writing what a GPU may not have read yet faults.
+ * Invariant: between enter and leave every device block is readable and writable, otherwise none
  * is. */
 #include <string.h>
 #include <sys/mman.h>
@@ -16,6 +18,7 @@ typedef struct guard_block {
     char *map;  /* whole mapping: usable pages, then one page that is never accessible */
     void *user; /* end-aligned to 64 bytes, so that overruns hit the last page */
     size_t use_bytes, map_bytes;
+    bool is_staging, is_sent; /* alloc_host; read-only until the next wait */
 } guard_block;
 
 typedef struct guard_impl {
@@ -25,7 +28,20 @@ typedef struct guard_impl {
 
 static void protect(guard_impl *g, int access)
 {
-    for (int i = 0; i < g->n; i++) mprotect(g->block[i].map, g->block[i].use_bytes, access);
+    for (int i = 0; i < g->n; i++)
+        if (!g->block[i].is_staging) mprotect(g->block[i].map, g->block[i].use_bytes, access);
+}
+
+/* The host has waited: it may write to what it sent. */
+static void waited(mr_device *d)
+{
+    guard_impl *g = d->impl;
+    d->counts.waits++;
+    for (int i = 0; i < g->n; i++) {
+        if (!g->block[i].is_sent) continue;
+        mprotect(g->block[i].map, g->block[i].use_bytes, PROT_READ | PROT_WRITE);
+        g->block[i].is_sent = false;
+    }
 }
 
 static void guard_enter(mr_device *d)
@@ -40,7 +56,8 @@ static void guard_leave(mr_device *d)
     if (--g->depth == 0) protect(g, PROT_NONE);
 }
 
-static mr_status guard_alloc(mr_device *d, void **out_p, size_t bytes, const char *what)
+static mr_status add_block(mr_device *d, void **out_p, size_t bytes, const char *what,
+                           bool is_staging)
 {
     guard_impl *g = d->impl;
     size_t page = (size_t)sysconf(_SC_PAGESIZE), need = (bytes + 63) / 64 * 64;
@@ -51,11 +68,26 @@ static mr_status guard_alloc(mr_device *d, void **out_p, size_t bytes, const cha
     char *map = mmap(NULL, use + page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
     MR_CHECK(map != MAP_FAILED, MR_ERR_MEMORY, "%s: no memory for %zu bytes", what, bytes);
     mprotect(map, use, PROT_READ | PROT_WRITE);
-    memset(map, 0xFF, use);
-    if (g->depth == 0) mprotect(map, use, PROT_NONE);
-    g->block[g->n++] = (guard_block){map, map + use - need, use, use + page};
+    if (!is_staging) memset(map, 0xFF, use);
+    if (!is_staging && g->depth == 0) mprotect(map, use, PROT_NONE);
+    g->block[g->n++] = (guard_block){.map = map,
+                                     .user = map + use - need,
+                                     .use_bytes = use,
+                                     .map_bytes = use + page,
+                                     .is_staging = is_staging};
+    d->counts.allocs++;
     *out_p = map + use - need;
     return MR_OK;
+}
+
+static mr_status guard_alloc(mr_device *d, void **out_p, size_t bytes, const char *what)
+{
+    return add_block(d, out_p, bytes, what, false);
+}
+
+static mr_status guard_alloc_host(mr_device *d, void **out_p, size_t bytes, const char *what)
+{
+    return add_block(d, out_p, bytes, what, true);
 }
 
 static void guard_free(mr_device *d, void *ptr)
@@ -77,6 +109,38 @@ static mr_status guard_copy(mr_device *d, void *dst, const void *src, size_t byt
     return MR_OK;
 }
 
+static mr_status guard_to_device(mr_device *d, void *dst, const void *src, size_t bytes)
+{
+    d->counts.copies_in++;
+    MR_TRY(guard_copy(d, dst, src, bytes));
+    waited(d);
+    return MR_OK;
+}
+
+static mr_status guard_to_host(mr_device *d, void *dst, const void *src, size_t bytes)
+{
+    waited(d); /* before the copy: dst may be staging memory */
+    d->counts.copies_out++;
+    return guard_copy(d, dst, src, bytes);
+}
+
+static mr_status guard_send(mr_device *d, void *dst, const void *src, size_t bytes)
+{
+    guard_impl *g = d->impl;
+    guard_block *b = NULL;
+    for (int i = 0; i < g->n && !b; i++) {
+        const char *map = g->block[i].map, *from = src;
+        if (g->block[i].is_staging && from >= map && from < map + g->block[i].use_bytes)
+            b = &g->block[i];
+    }
+    MR_CHECK(b, MR_ERR_INTERNAL, "send: %zu bytes from memory that alloc_host did not make", bytes);
+    d->counts.copies_in++;
+    MR_TRY(guard_copy(d, dst, src, bytes));
+    mprotect(b->map, b->use_bytes, PROT_READ);
+    b->is_sent = true;
+    return MR_OK;
+}
+
 static mr_status guard_fill(mr_device *d, void *dst, int byte, size_t bytes)
 {
     guard_enter(d);
@@ -87,7 +151,7 @@ static mr_status guard_fill(mr_device *d, void *dst, int byte, size_t bytes)
 
 static mr_status guard_sync(mr_device *d)
 {
-    (void)d;
+    waited(d);
     return MR_OK;
 }
 
@@ -113,8 +177,11 @@ mr_status mr_device_open_guard(mr_device **out_p, mr_dtype real)
                      .host_memory = false,
                      .alloc = guard_alloc,
                      .free = guard_free,
-                     .to_device = guard_copy,
-                     .to_host = guard_copy,
+                     .alloc_host = guard_alloc_host,
+                     .free_host = guard_free,
+                     .to_device = guard_to_device,
+                     .to_host = guard_to_host,
+                     .send = guard_send,
                      .fill = guard_fill,
                      .enter = guard_enter,
                      .leave = guard_leave,

@@ -12,10 +12,14 @@
 
 /* Small enough for a minute; configs/demo.yaml says the same (tests/train compares them). */
 static const char *const settings[][2] = {
-    {"model.backbone", "sasrec"}, {"model.hidden", "32"},     {"model.inner", "64"},
-    {"tcd.heads", "4"},           {"tcd.unet_width", "32"},   {"npd.inner", "64"},
-    {"diffusion.steps", "5"},     {"train.batch", "128"},     {"train.lr", "3e-3"},
-    {"train.epochs", "30"},       {"train.eval_batch", "512"}};
+    {"model.backbone", "sasrec"},  {"model.hidden", "32"},
+    {"model.inner", "64"},         {"tcd.heads", "4"},
+    {"tcd.unet_width", "32"},      {"tcd.lambda", "1"},
+    {"tcd.detach_target", "true"}, {"npd.inner", "64"},
+    {"npd.lambda", "1"},           {"npd.detach_target", "true"},
+    {"diffusion.steps", "5"},      {"train.batch", "128"},
+    {"train.lr", "3e-3"},          {"train.epochs", "30"},
+    {"train.eval_batch", "512"}};
 
 static mr_status configure(mr_config *c, const mr_config *from, const char *name, const char *model)
 {

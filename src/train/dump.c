@@ -1,6 +1,7 @@
 /* dump-step: parameters and gradients gathered from their owners, activations from all ranks,
- * inputs and draws recomputed on rank 0 (every rank holds the data set). Invariant: all ranks take
- * part in every gather; only rank 0 writes. */
+ * inputs and draws recomputed on rank 0 (every rank holds the interactions, and fetches the
+ * features of the batch where they are spread). Invariant: all ranks take part in every gather;
+ * only rank 0 writes. */
 #include "train/dump.h"
 
 #include <fcntl.h>
@@ -28,7 +29,8 @@ typedef struct dump {
     mr_trainer *t;
     mr_batch all; /* the whole global batch, made on every rank */
     mr_sampler *one;
-    int32_t *order; /* [rows] rows of `all` by ascending global row */
+    mr_fetch *fetch; /* features of `all` where they are spread, else NULL */
+    int32_t *order;  /* [rows] rows of `all` by ascending global row */
     int n;
     entry e[MAX_ENTRIES];
 } dump;
@@ -67,9 +69,20 @@ static void put(mr_dtype t, void *dst, int64_t i, double v)
         ((float *)dst)[i] = (float)v;
 }
 
-static double feature_at(const mr_feature *f, int32_t item, int64_t e)
+/* Row (counted from 1) of a feature: of the last item of a row of `all`, or of position l of its
+ * history; 0 at PAD. */
+static int32_t feature_row(const dump *d, int which, bool history, int64_t row, int64_t l)
 {
-    int64_t i = (int64_t)(item - 1) * f->count * f->width + e;
+    const mr_seq *q = &d->all.seq[0];
+    if (history && l >= q->len[row]) return 0;
+    if (!d->fetch) return history ? q->ids[row * d->all.L + l] : d->all.last[row];
+    const mr_feature_ids *ids = mr_fetch_ids(d->fetch, which);
+    return history ? ids->tok[q->start[row] + l] : ids->last[row];
+}
+
+static double feature_at(const mr_feature *f, int32_t at, int64_t e)
+{
+    int64_t i = (int64_t)(at - 1) * f->count * f->width + e;
     return f->dtype == MR_F16 ? (double)mr_half_to_float(((const uint16_t *)f->data)[i])
                               : (double)((const float *)f->data)[i];
 }
@@ -106,8 +119,11 @@ static mr_status add_sequence(dump *d, int s, const char *ids_name, const char *
 }
 
 /* Features of the last item, or of every history position (zero at PAD). */
-static mr_status add_feature(dump *d, const char *name, const mr_feature *f, bool history)
+static mr_status add_feature(dump *d, const char *name, int which, bool history)
 {
+    const mr_dataset *data = d->t->data;
+    const mr_feature *of[] = {&data->visual, &data->frames, &data->text};
+    const mr_feature *f = d->fetch ? mr_fetch_host(d->fetch, which) : of[which];
     int64_t B = d->all.rows, L = d->all.L, w = f->count * f->width;
     mr_dtype real = d->t->dev->real;
     void *out;
@@ -121,9 +137,9 @@ static mr_status add_feature(dump *d, const char *name, const mr_feature *f, boo
     for (int64_t i = 0; i < B; i++)
         for (int64_t l = 0; l < per; l++) {
             int64_t row = d->order[i];
-            int32_t item = history ? d->all.seq[0].ids[row * L + l] : d->all.last[row];
-            for (int64_t e = 0; item > 0 && e < w; e++)
-                put(real, out, (i * per + l) * w + e, feature_at(f, item, e));
+            int32_t at = feature_row(d, which, history, row, l);
+            for (int64_t e = 0; at > 0 && e < w; e++)
+                put(real, out, (i * per + l) * w + e, feature_at(f, at, e));
         }
     return MR_OK;
 }
@@ -141,11 +157,11 @@ static mr_status add_inputs(dump *d)
         MR_TRY(add_sequence(d, 2, "draw.view2", "draw.view2_length"));
     }
     if (mr_model_backbone(c) == MR_BACKBONE_TEDREC)
-        MR_TRY(add_feature(d, "input.text_history", &data->text, true));
+        MR_TRY(add_feature(d, "input.text_history", MR_FEATURE_TEXT, true));
     if (!mr_model_is_mealrec(c)) return MR_OK;
-    MR_TRY(add_feature(d, "input.text", &data->text, false));
-    if (data->frames.data) MR_TRY(add_feature(d, "input.frames", &data->frames, false));
-    if (c->tcd.enabled) MR_TRY(add_feature(d, "input.visual", &data->visual, true));
+    MR_TRY(add_feature(d, "input.text", MR_FEATURE_TEXT, false));
+    if (data->frames.data) MR_TRY(add_feature(d, "input.frames", MR_FEATURE_FRAMES, false));
+    if (c->tcd.enabled) MR_TRY(add_feature(d, "input.visual", MR_FEATURE_VISUAL, true));
     return MR_OK;
 }
 
@@ -318,6 +334,12 @@ static mr_status whole_batch(dump *d)
     MR_TRY(mr_sampler_make(&d->one, &spec));
     MR_TRY(mr_batch_alloc(&d->all, mr_sampler_rows_cap(d->one), c->data.max_len, views ? 3 : 1, 1));
     mr_sampler_get(d->one, 0, 0, (uint32_t)t->step, &d->all);
+    if (t->data->is_sharded) {
+        MR_TRY(mr_fetch_create(&d->fetch, c, t->data, t->world, t->dev, d->all.rows_cap,
+                               c->data.max_len));
+        MR_TRY(mr_fetch_rows(d->fetch, &d->all));
+        MR_TRY(mr_fetch_places(d->fetch, &d->all));
+    }
     return sorted_rows(d);
 }
 
@@ -325,16 +347,19 @@ mr_status mr_dump_step(mr_trainer *t, const char *path)
 {
     dump *d = NULL;
     mr_status st;
+    double sum, bad;
     MR_TRY(MR_ALLOC(&d, 1, "dump"));
     d->t = t;
     MR_TRY_GOTO(whole_batch(d), st, done);
     MR_TRY_GOTO(mr_trainer_load(t, t->train_run, 0, 0), st, done);
     MR_TRY_GOTO(mr_trainer_gradients(t), st, done);
+    MR_TRY_GOTO(mr_trainer_report(t, &sum, &bad), st, done);
     MR_TRY_GOTO(collect(d), st, done);
     st = mr_comm_agree(t->world, t->world->rank == 0 ? write_file(d, path) : MR_OK);
 done:
     for (int i = 0; i < d->n; i++) MR_FREE(d->e[i].data);
     MR_FREE(d->order);
+    mr_fetch_free(&d->fetch);
     mr_batch_free(&d->all);
     mr_sampler_free(&d->one);
     MR_FREE(d);

@@ -180,6 +180,10 @@ mr_status mr_exact_gradients(mr_trainer *t, int64_t epoch, int64_t i)
     int64_t row = 0;
     bool has_rows;
     MR_TRY(collect_values(t, e));
+    if (t->fetch) { /* the shards' rows are parts of these */
+        mr_sampler_get(t->sampler, epoch, i, (uint32_t)t->step, &t->batch);
+        MR_TRY(mr_fetch_rows(t->fetch, &t->batch));
+    }
     memset(e->sum, 0, (size_t)(2 * e->n + 1) * sizeof *e->sum);
     if (e->contrast) MR_TRY(contrast_views(t, e, epoch, i));
     for (int k = 0; k < mr_sampler_shards(t->sampler); k++, row += t->batch.rows) {
@@ -206,19 +210,15 @@ mr_status mr_exact_stats(mr_trainer *t, double *sum, double *bad)
 {
     mr_run *r = t->train_run;
     mr_params *w = &t->exact->whole;
-    double *dev = NULL, part[2][2];
+    double *const dev[2] = {t->report_dev->dense, t->report_dev->shard};
+    mr_step_report *own = t->report;
     const int64_t lo[2] = {0, w->n_dense + MR_LOSS_SLOTS}, hi[2] = {w->n_dense, w->n_total};
-    mr_status st = MR_OK;
-    MR_TRY(t->dev->alloc(t->dev, (void **)&dev, sizeof part[0], "gradient statistics"));
-    for (int i = 0; st == MR_OK && i < 2; i++) {
-        t->dev->enter(t->dev);
-        r->k->grad_stats(dev, at(w->grad, lo[i], w->real_bytes), hi[i] - lo[i], &r->ex);
-        t->dev->leave(t->dev);
-        st = t->dev->to_host(t->dev, part[i], dev, sizeof part[i]);
-    }
-    t->dev->free(t->dev, dev);
-    MR_TRY(st);
-    *sum = part[0][0] + part[1][0];
-    *bad = part[0][1] + part[1][1];
+    t->dev->enter(t->dev);
+    for (int i = 0; i < 2; i++)
+        r->k->grad_stats(dev[i], at(w->grad, lo[i], w->real_bytes), hi[i] - lo[i], &r->ex);
+    t->dev->leave(t->dev);
+    MR_TRY(t->dev->to_host(t->dev, own, t->report_dev, sizeof *own));
+    *sum = own->dense[0] + own->shard[0];
+    *bad = own->dense[1] + own->shard[1];
     return MR_OK;
 }

@@ -96,6 +96,18 @@ static void describe(const mr_job *j, const mr_trainer *t)
     mr_info("model: %lld parameters; %d rank(s), device %s, item table shared by %d rank(s)",
             (long long)mr_params_count(&t->params), t->world->size, t->dev->name, t->items->size);
     if (t->world->size > 1) mr_placement_print(&t->placement, to_log, NULL);
+    if (d->is_sharded) {
+        double own = 0;
+        for (int i = 0; i < MR_FEATURE_COUNT; i++) {
+            mr_item_set unused;
+            if (mr_fetch_reads(j->cfg, d, i, &unused))
+                own += (double)mr_fetch_row_bytes(d, i) * (double)(d->feature_hi - d->feature_lo);
+        }
+        mr_info(
+            "features: spread over %d ranks by item, %.1f MB on each, %.1f MB for the rows of a "
+            "batch",
+            t->world->size, own / 1e6, (double)mr_fetch_bytes(t->fetch) / 1e6);
+    }
     mr_info("memory: step workspace %.1f MB, parameters with gradients and moments %.1f MB",
             (double)t->train_plan->ws_bytes / 1e6,
             4.0 * (double)t->params.n_total * (double)t->params.real_bytes / 1e6);

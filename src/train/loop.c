@@ -17,6 +17,8 @@
 /* Running sums of an epoch live in state.epoch_sums: rows, total loss, then the single losses. */
 enum { SUM_ROWS, SUM_TOTAL, SUM_LOSS };
 
+#define COLLAPSED 0.1 /* variance of z0 below which a warning is given */
+
 mr_train_state mr_loop_state(const mr_config *cfg, const mr_dataset *data)
 {
     return (mr_train_state){.best_epoch = -1,
@@ -101,6 +103,21 @@ done:
     return st;
 }
 
+/* Without detach_target the loss of TCD can be made small by making all z0 alike, which leaves
+ * nothing of the frames for NPD (docs/results.md section 2). At the start the variance is near 1.
+ */
+static void warn_of_collapse(mr_loop *l, double var_z0)
+{
+    const mr_config *c = l->t->cfg;
+    if (var_z0 < 0 || var_z0 >= COLLAPSED || c->tcd.detach_target || c->tcd.lambda == 0) return;
+    if (l->said_collapse || l->t->world->rank != 0) return;
+    l->said_collapse = true;
+    mr_warn("epoch %lld: the encoded frames z0 hardly differ between users any more (variance "
+            "%.2g, near 1 at the start): the loss of TCD pulls its own target together; "
+            "tcd.detach_target=true stops that",
+            (long long)l->state.epoch, var_z0);
+}
+
 static mr_status epoch_event(mr_loop *l, double seconds)
 {
     double *sum = l->state.epoch_sums, mean[MR_STATE_SUMS], x0, z0;
@@ -114,6 +131,7 @@ static mr_status epoch_event(mr_loop *l, double seconds)
     if (x0 >= 0) json_object_set_new(o, "var_x0", mr_json_real(x0));
     if (z0 >= 0) json_object_set_new(o, "var_z0", mr_json_real(z0));
     mr_record_event(l->record, o);
+    warn_of_collapse(l, z0);
     mr_info("epoch %lld: loss %.6f, %.1f s, %.0f rows/s", (long long)l->state.epoch,
             mean[SUM_TOTAL], seconds, sum[SUM_ROWS] / (seconds > 0 ? seconds : 1));
     return MR_OK;

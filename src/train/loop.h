@@ -21,6 +21,7 @@ typedef struct mr_loop {
     double stop_time;            /* the same by rank 0's clock, seconds since 1970; 0: never */
     mr_checkpoint_job *saving;   /* the loop's own: a checkpoint that is being written */
     mr_train_state state;        /* where to start; where it ended */
+    bool said_collapse;          /* the warning has been given */
     double saved_at; /* monotonic time of the last checkpoint; 0: when the loop starts */
     /* results */
     mr_metrics valid, test; /* valid: of the best epoch */

@@ -21,14 +21,20 @@
  * anyway. */
 static mr_status load_data(mr_session *s, const mr_config *cfg)
 {
-    if (cfg->data.path[0])
-        return (strcmp(cfg->data.read, "rank0") ? mr_h5_dataset_read : mr_h5_dataset_read_rank0)(
-            &s->data, cfg->data.path, s->world);
+    const char *f = cfg->data.features;
+    const mr_h5_how how = {.is_rank0 = !strcmp(cfg->data.read, "rank0"),
+                           .features = !strcmp(f, "shard")       ? MR_FEATURES_SHARD
+                                       : !strcmp(f, "replicate") ? MR_FEATURES_REPLICATE
+                                                                 : MR_FEATURES_AUTO};
+    if (cfg->data.path[0]) return mr_h5_dataset_read_as(&s->data, cfg->data.path, s->world, &how);
     mr_synth_spec spec;
     MR_TRY(mr_synth_spec_for("demo", &spec));
     spec.seed = (uint64_t)cfg->run.seed;
     mr_info("data.path is empty: using the built-in demo, a SYNTHETIC data set made on the spot");
-    return mr_synth(&s->data, &spec);
+    MR_TRY(mr_synth(&s->data, &spec));
+    if (how.features == MR_FEATURES_SHARD && s->world->size > 1)
+        return mr_dataset_spread(&s->data, s->world->rank, s->world->size);
+    return MR_OK;
 }
 
 static const char *command_name = "";

@@ -15,6 +15,13 @@ mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, mr_feed *feed, const 
     mr_ring_at("row exchange");
     MR_TRY(mr_feed_plan(feed, is_exact ? run->items : t->items, t->table_rows, b));
     for (int s = 0; s < b->n_seq; s++) run->xch[s] = feed->xch[s];
+    mr_fetch *fetch = run == t->eval_run ? t->eval_fetch : t->fetch;
+    if (fetch) {
+        if (!is_exact)
+            MR_TRY(mr_fetch_rows(fetch, b)); /* exact: those of the whole batch are here */
+        MR_TRY(mr_fetch_places(fetch, b));
+        mr_fetch_attach(fetch, run);
+    }
     double k = (double)(t->step + 1);
     mr_step_state st = {.lr = c->train.lr,
                         .bias1 = 1.0 - pow(c->train.beta1, k),
@@ -62,36 +69,37 @@ mr_status mr_trainer_gradients(mr_trainer *t)
         st = t->dev_replicas->allreduce(t->dev_replicas, g, p->count, t->dev->real, MR_SUM);
     }
     t->dev->leave(t->dev);
-    MR_TRY(st);
-    return mr_run_losses(r, t->losses);
+    return st;
 }
 
-/* Squared norm and number of non-finite elements of all gradients; equal on all ranks. */
-static mr_status gradient_stats(mr_trainer *t, double *sum, double *bad)
+/* Losses, squared norm and number of non-finite elements of all gradients: the one wait of a step.
+ * Equal on all ranks. */
+static mr_status device_report(mr_trainer *t, double *sum, double *bad)
 {
     mr_run *r = t->train_run;
     mr_params *ps = &t->params;
-    double *dev = NULL, dense[2], shard[2];
-    size_t real = ps->real_bytes;
-    MR_TRY(t->dev->alloc(t->dev, (void **)&dev, sizeof dense, "gradient statistics"));
+    mr_step_report *dev = t->report_dev, *own = t->report;
+    char *g = ps->grad;
     t->dev->enter(t->dev);
-    r->k->grad_stats(dev, ps->grad, ps->n_dense, &r->ex);
-    t->dev->leave(t->dev);
-    mr_status st = t->dev->to_host(t->dev, dense, dev, sizeof dense);
-    t->dev->enter(t->dev);
-    r->k->grad_stats(dev, (char *)ps->grad + shard_begin(t) * (int64_t)real,
+    r->k->grad_stats(dev->dense, g, ps->n_dense, &r->ex);
+    r->k->grad_stats(dev->shard, g + shard_begin(t) * (int64_t)ps->real_bytes,
                      ps->n_total - shard_begin(t), &r->ex);
+    mr_run_put_losses(r, dev->losses);
     t->dev->leave(t->dev);
-    if (st == MR_OK) st = t->dev->to_host(t->dev, shard, dev, sizeof shard);
-    t->dev->free(t->dev, dev);
-    MR_TRY(st);
+    MR_TRY(t->dev->to_host(t->dev, own, dev, sizeof *own));
+    mr_run_read_losses(r, t->losses, own->losses);
     if (t->items->size > 1) {
         t->items->purpose = MR_FOR_TABLE_NORM;
-        MR_TRY(t->items->allreduce(t->items, shard, 2, MR_F64, MR_SUM));
+        MR_TRY(t->items->allreduce(t->items, own->shard, 2, MR_F64, MR_SUM));
     }
-    *sum = dense[0] + shard[0];
-    *bad = dense[1] + shard[1];
+    *sum = own->dense[0] + own->shard[0];
+    *bad = own->dense[1] + own->shard[1];
     return MR_OK;
+}
+
+mr_status mr_trainer_report(mr_trainer *t, double *sum, double *bad)
+{
+    return t->exact ? mr_exact_stats(t, sum, bad) : device_report(t, sum, bad);
 }
 
 mr_status mr_trainer_update(mr_trainer *t)
@@ -101,12 +109,12 @@ mr_status mr_trainer_update(mr_trainer *t)
     mr_params *ps = &t->params;
     double sum, bad;
     mr_ring_at("update");
-    MR_TRY(t->exact ? mr_exact_stats(t, &sum, &bad) : gradient_stats(t, &sum, &bad));
+    MR_TRY(mr_trainer_report(t, &sum, &bad));
     t->grad_norm = sqrt(sum);
     MR_TRY(mr_sound_finite(t, bad));
     if (c->train.clip > 0 && t->grad_norm > c->train.clip)
         r->state_host.grad_scale = c->train.clip / t->grad_norm;
-    MR_TRY(t->dev->to_device(t->dev, r->state_dev, &r->state_host, sizeof r->state_host));
+    MR_TRY(mr_run_send_state(r));
     int64_t lo[2] = {0, shard_begin(t)}, hi[2] = {ps->n_dense, ps->n_total};
     t->dev->enter(t->dev);
     for (int i = 0; i < 2; i++) {

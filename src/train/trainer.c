@@ -47,7 +47,7 @@ static mr_status decide(mr_trainer *t, double memory)
     mr_step_shape shape;
     table_shape(t, &shape);
     mr_sampler_get(t->sampler, 0, 0, 0, &t->batch);
-    MR_TRY(mr_wanted_of(&w, &t->batch, shape.table_rows));
+    MR_TRY(mr_wanted_of(&w, &t->batch, shape.table_rows, t->data->n_items));
     mr_status st = mr_placement_choose(&t->placement, &shape, &t->placement.layout,
                                        t->batch.rank_rows, w.n, memory, t->cfg->dist.item_shard);
     mr_wanted_free(&w);
@@ -116,6 +116,9 @@ static mr_status feature_to_device(mr_trainer *t, mr_feature *out, const mr_feat
 static mr_status make_features(mr_trainer *t)
 {
     const mr_config *c = t->cfg;
+    if (t->data->is_sharded)
+        return mr_fetch_create(&t->fetch, c, t->data, t->world, t->dev, t->batch.rows_cap,
+                               c->data.max_len);
     t->owns_features = !t->dev->host_memory;
     if (mr_model_uses_text(c)) MR_TRY(feature_to_device(t, &t->feat.text, &t->data->text));
     if (!mr_model_is_mealrec(c)) return MR_OK;
@@ -184,6 +187,12 @@ static bool is_exact(const mr_trainer *t, const mr_trainer_opts *o)
     return t->cfg->dist.deterministic == MR_DET_WORLD && o->whole_steps;
 }
 
+static mr_status make_report(mr_trainer *t)
+{
+    MR_TRY(t->dev->alloc(t->dev, (void **)&t->report_dev, sizeof *t->report_dev, "report"));
+    return t->dev->alloc_host(t->dev, (void **)&t->report, sizeof *t->report, "report");
+}
+
 static mr_status make_training(mr_trainer *t, const mr_trainer_opts *o)
 {
     size_t real = mr_dtype_bytes(t->dev->real);
@@ -199,6 +208,7 @@ static mr_status make_training(mr_trainer *t, const mr_trainer_opts *o)
         MR_TRY(mr_params_init(&t->params, (uint64_t)t->cfg->run.seed));
     }
     if (!o->optimizer) return MR_OK;
+    if (!o->is_dry) MR_TRY(make_report(t));
     if (is_exact(t, o)) return mr_exact_create(t, o->stochastic);
     int64_t bucket = (int64_t)(t->cfg->dist.bucket_mb * 1048576.0) / (int64_t)real;
     MR_TRY(mr_plan_compile(&t->train_plan, t->train_graph, true, o->is_private, bucket));
@@ -253,11 +263,15 @@ mr_status mr_trainer_eval_ready(mr_trainer *t, int64_t rows_cap)
     mr_plan_free(&t->eval_plan);
     mr_graph_free(&t->eval_graph);
     mr_feed_free(&t->eval_feed);
+    mr_fetch_free(&t->eval_fetch);
     mr_graph_dims dims = dims_for(t, rows_cap, t->cfg->train.eval_batch);
     MR_TRY(mr_graph_create(&t->eval_graph, &dims, &t->params, mr_dtype_bytes(t->dev->real), false));
     MR_TRY(mr_model_build(t->eval_graph, t->cfg, &t->sched, MR_PHASE_EVAL));
     MR_TRY(mr_plan_compile(&t->eval_plan, t->eval_graph, false, false, 0));
     MR_TRY(mr_feed_create(&t->eval_feed, rows_cap, t->cfg->data.max_len, 1, t->items->size));
+    if (t->data->is_sharded && !t->is_dry)
+        MR_TRY(mr_fetch_create(&t->eval_fetch, t->cfg, t->data, t->world, t->dev, rows_cap,
+                               t->cfg->data.max_len));
     return t->is_dry ? MR_OK : mr_trainer_run(t, &t->eval_run, t->eval_plan);
 }
 
@@ -275,6 +289,8 @@ void mr_trainer_free(mr_trainer **t_p)
     mr_params_free(&t->params);
     mr_feed_free(&t->feed);
     mr_feed_free(&t->eval_feed);
+    mr_fetch_free(&t->fetch);
+    mr_fetch_free(&t->eval_fetch);
     mr_batch_free(&t->batch);
     mr_sampler_free(&t->sampler);
     mr_schedule_free(&t->sched);
@@ -283,6 +299,8 @@ void mr_trainer_free(mr_trainer **t_p)
         t->dev->free(t->dev, t->feat.visual.data);
         t->dev->free(t->dev, t->feat.frames.data);
     }
+    if (t->report_dev) t->dev->free(t->dev, t->report_dev);
+    if (t->report) t->dev->free_host(t->dev, t->report);
     free_device_comms(t);
     mr_device_close(&t->dev);
     if (t->items != t->world) mr_comm_destroy(&t->items);

@@ -13,9 +13,17 @@
 #include "model/model.h"
 #include "model/schedule.h"
 #include "train/feed.h"
+#include "train/fetch.h"
 #include "train/placement.h"
 
 typedef struct mr_exact mr_exact;
+
+/* What the host learns of a step, in one copy: squared norm and number of non-finite elements of
+ * the dense gradients and of this rank's rows of the table; the losses [MR_LOSS_SLOTS], as reals.
+ */
+typedef struct mr_step_report {
+    double dense[2], shard[2], losses[MR_LOSS_SLOTS];
+} mr_step_report;
 
 typedef struct mr_trainer {
     const mr_config *cfg;   /* borrowed */
@@ -32,9 +40,10 @@ typedef struct mr_trainer {
     mr_params params;
     mr_features feat; /* device memory, or the data set's own when host memory is the device */
     bool owns_features;
-    bool is_dry;        /* see mr_trainer_opts */
-    int64_t table_rows; /* rows of item.weight */
-    int table;          /* its parameter id */
+    mr_fetch *fetch, *eval_fetch; /* features of a batch where they are spread, else NULL */
+    bool is_dry;                  /* see mr_trainer_opts */
+    int64_t table_rows;           /* rows of item.weight */
+    int table;                    /* its parameter id */
 
     mr_exact *exact;       /* dist.deterministic=world: how steps are made; else NULL */
     mr_graph *train_graph; /* of a whole step; exact: of the rows of one virtual shard */
@@ -43,6 +52,7 @@ typedef struct mr_trainer {
     mr_sampler *sampler;
     mr_batch batch;
     mr_feed feed;
+    mr_step_report *report_dev, *report; /* device memory; where it comes to (alloc_host) */
 
     mr_graph *eval_graph; /* made on first use */
     mr_plan *eval_plan;
@@ -78,11 +88,14 @@ mr_sampler_spec mr_trainer_sampling(const mr_trainer *t, int rank, int n_ranks);
 /* One optimizer step on global batch i of `epoch`. ERR_DIVERGED after 3 non-finite gradients in a
  * row, naming the first such parameter. */
 mr_status mr_trainer_step(mr_trainer *t, int64_t epoch, int64_t i);
-/* Its parts, for checks and dumps: take the batch; gradients (reduced over ranks); update. */
+/* Its parts, for checks and dumps: take the batch; gradients (reduced over ranks); losses and
+ * statistics to the host; all of that and the update. Only the report waits for the device. */
 mr_status mr_trainer_load(mr_trainer *t, mr_run *run, int64_t epoch, int64_t i);
 mr_status mr_trainer_gradients(mr_trainer *t);
+mr_status mr_trainer_report(mr_trainer *t, double *sum, double *bad);
 mr_status mr_trainer_update(mr_trainer *t);
-/* Plan the row exchanges of a batch and hand both to a run. */
+/* Plan the row exchanges of a batch, fetch its features where they are spread, and hand all of it
+ * to a run. */
 mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, mr_feed *feed, const mr_batch *b);
 /* A run over another plan of this trainer's graphs, with features, communicators and schedule set.
  */

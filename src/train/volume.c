@@ -32,6 +32,17 @@ mr_status mr_volume_shape(mr_step_shape *out, const mr_plan *plan, int table, in
     return MR_OK;
 }
 
+void mr_volume_features(mr_step_shape *s, const mr_config *cfg, const mr_dataset *d)
+{
+    s->n_items = d->n_items;
+    for (int i = 0; i < MR_FEATURE_COUNT; i++) {
+        mr_item_set set;
+        if (!mr_fetch_reads(cfg, d, i, &set)) continue;
+        s->n_features[set]++;
+        s->feature_bytes[set] += mr_fetch_row_bytes(d, i);
+    }
+}
+
 mr_status mr_step_rows_alloc(mr_step_rows *out, const mr_step_shape *s)
 {
     mr_step_rows r = {.ranks = s->ranks, .group = s->group, .n_seq = s->n_seq};
@@ -39,6 +50,9 @@ mr_status mr_step_rows_alloc(mr_step_rows *out, const mr_step_shape *s)
     MR_TRY_GOTO(MR_ALLOC(&r.rows, s->ranks, "rows of ranks"), st, fail);
     MR_TRY_GOTO(MR_ALLOC(&r.want, (int64_t)s->n_seq * s->ranks * s->group, "rows wanted"), st,
                 fail);
+    if (s->n_features[MR_ITEMS_LAST] + s->n_features[MR_ITEMS_ALL])
+        MR_TRY_GOTO(MR_ALLOC(&r.fetch, (int64_t)MR_ITEM_SETS * s->ranks * s->ranks, "items wanted"),
+                    st, fail);
     *out = r;
     return MR_OK;
 fail:
@@ -50,29 +64,40 @@ void mr_step_rows_free(mr_step_rows *r)
 {
     MR_FREE(r->rows);
     MR_FREE(r->want);
+    MR_FREE(r->fetch);
 }
 
-static mr_status distinct(mr_wanted *w, int q, const mr_seq *s, int64_t table_rows)
+/* Distinct ids among n, ascending, less `base`; first: one that is always there, or -1; ids of
+ * `end` and more are left out. */
+static mr_status distinct(int32_t **out_p, int64_t *n_p, const int32_t *id, int64_t n,
+                          int32_t first, int32_t base, int64_t end)
 {
     char *is_wanted = NULL;
-    MR_TRY(MR_ALLOC(&is_wanted, table_rows, "ids of a batch"));
-    is_wanted[0] = 1; /* PAD is fetched always */
-    for (int64_t i = 0; i < s->tokens; i++) is_wanted[s->tok_id[i]] = 1;
-    for (int64_t id = 0; id < table_rows; id++) w->n[q] += is_wanted[id];
-    mr_status st = MR_ALLOC(&w->id[q], w->n[q], "ids of a batch");
-    for (int64_t id = 0, n = 0; st == MR_OK && id < table_rows; id++)
-        if (is_wanted[id]) w->id[q][n++] = (int32_t)id;
-    w->tokens[q] = s->tokens;
+    MR_TRY(MR_ALLOC(&is_wanted, end, "ids of a batch"));
+    if (first >= 0) is_wanted[first] = 1;
+    for (int64_t i = 0; i < n; i++)
+        if (id[i] >= base && id[i] < end) is_wanted[id[i]] = 1;
+    for (int64_t k = 0; k < end; k++) *n_p += is_wanted[k];
+    mr_status st = MR_ALLOC(out_p, *n_p, "ids of a batch");
+    for (int64_t k = 0, at = 0; st == MR_OK && k < end; k++)
+        if (is_wanted[k]) (*out_p)[at++] = (int32_t)k - base;
     MR_FREE(is_wanted);
     return st;
 }
 
-mr_status mr_wanted_of(mr_wanted *out, const mr_batch *b, int64_t table_rows)
+mr_status mr_wanted_of(mr_wanted *out, const mr_batch *b, int64_t table_rows, int64_t n_items)
 {
     mr_wanted w = {.n_seq = b->n_seq};
-    for (int q = 0; q < b->n_seq; q++) {
-        mr_status st = distinct(&w, q, &b->seq[q], table_rows);
-        if (st == MR_OK) continue;
+    mr_status st = MR_OK;
+    for (int q = 0; q < b->n_seq && st == MR_OK; q++) {
+        w.tokens[q] = b->seq[q].tokens; /* PAD is fetched always */
+        st = distinct(&w.id[q], &w.n[q], b->seq[q].tok_id, w.tokens[q], 0, 0, table_rows);
+    }
+    const int32_t *id[MR_ITEM_SETS] = {b->last, b->seq[0].tok_id};
+    const int64_t n[MR_ITEM_SETS] = {b->rows, b->seq[0].tokens};
+    for (int s = 0; s < MR_ITEM_SETS && st == MR_OK; s++)
+        st = distinct(&w.item[s], &w.n_items[s], id[s], n[s], -1, 1, n_items + 1);
+    if (st != MR_OK) {
         mr_wanted_free(&w);
         return st;
     }
@@ -83,11 +108,17 @@ mr_status mr_wanted_of(mr_wanted *out, const mr_batch *b, int64_t table_rows)
 void mr_wanted_free(mr_wanted *w)
 {
     for (int q = 0; q < MR_MAX_SEQ; q++) MR_FREE(w->id[q]);
+    for (int s = 0; s < MR_ITEM_SETS; s++) MR_FREE(w->item[s]);
 }
 
 static int64_t *want_at(const mr_step_rows *r, int seq, int rank)
 {
     return r->want + ((int64_t)seq * r->ranks + rank) * r->group;
+}
+
+static int64_t *fetch_at(const mr_step_rows *r, int set, int rank)
+{
+    return r->fetch + ((int64_t)set * r->ranks + rank) * r->ranks;
 }
 
 void mr_step_rows_set(mr_step_rows *r, const mr_step_shape *s, int rank, const mr_wanted *w)
@@ -97,6 +128,12 @@ void mr_step_rows_set(mr_step_rows *r, const mr_step_shape *s, int rank, const m
         int64_t *want = want_at(r, q, rank);
         memset(want, 0, (size_t)r->group * sizeof *want);
         for (int64_t i = 0; i < w->n[q]; i++) want[w->id[q][i] / block]++;
+    }
+    block = (s->n_items + s->ranks - 1) / s->ranks;
+    for (int k = 0; r->fetch && k < MR_ITEM_SETS; k++) {
+        int64_t *want = fetch_at(r, k, rank);
+        memset(want, 0, (size_t)r->ranks * sizeof *want);
+        for (int64_t i = 0; i < w->n_items[k]; i++) want[w->item[k][i] / block]++;
     }
 }
 
@@ -114,6 +151,15 @@ static void add_sum(mr_count *c, int64_t ranks, int64_t bytes)
     add(c, 1, ring, ring);
 }
 
+/* Does every rank of the group find room for the rows it wants of each other one? */
+static bool is_fixed(const mr_step_shape *s, const mr_step_rows *r, int seq, int group0)
+{
+    for (int i = 0; s->exchange_rows && i < s->group; i++)
+        for (int o = 0; o < s->group; o++)
+            if (want_at(r, seq, group0 + i)[o] > s->exchange_rows) return false;
+    return s->exchange_rows > 0;
+}
+
 /* The rows of one sequence set: who wants what, the rows, and their gradients on the way back. */
 static void add_rows(mr_count *out, const mr_step_shape *s, const mr_step_rows *r, int seq,
                      int rank)
@@ -128,8 +174,26 @@ static void add_rows(mr_count *out, const mr_step_shape *s, const mr_step_rows *
     add(&out[MR_FOR_ROW_COUNTS], 1, 8 * others, 8 * others);
     add(&out[MR_FOR_ROW_IDS], 1, 4 * give, 4 * ask);
     int64_t n = s->lookups[seq], back = s->lookups_bwd[seq];
+    if (is_fixed(s, r, seq, group0)) ask = give = others * s->exchange_rows;
     add(&out[MR_FOR_ROWS], n, n * ask * row, n * give * row);
     add(&out[MR_FOR_ROW_GRADS], back, back * give * row, back * ask * row);
+}
+
+/* Features that are spread: who wants what, and the rows. */
+static void add_features(mr_count *out, const mr_step_shape *s, const mr_step_rows *r, int rank)
+{
+    for (int k = 0; k < MR_ITEM_SETS; k++) {
+        int64_t others = s->ranks - 1, ask = 0, give = 0, row = s->feature_bytes[k];
+        if (!s->n_features[k]) continue;
+        for (int i = 0; i < s->ranks; i++) {
+            if (i == rank) continue;
+            ask += fetch_at(r, k, rank)[i];
+            give += fetch_at(r, k, i)[rank];
+        }
+        add(&out[MR_FOR_FEATURE_COUNTS], 1, 8 * others, 8 * others);
+        add(&out[MR_FOR_FEATURE_IDS], 1, 4 * give, 4 * ask);
+        add(&out[MR_FOR_FEATURES], s->n_features[k], ask * row, give * row);
+    }
 }
 
 /* Softmax over the table: rows of the group to everybody, partial sums, gradients back. */
@@ -178,6 +242,7 @@ void mr_volume_of_rank(mr_count out[MR_FOR_COUNT], const mr_step_shape *s, const
                        int rank)
 {
     memset(out, 0, MR_FOR_COUNT * sizeof *out);
+    if (s->ranks > 1) add_features(out, s, r, rank);
     if (s->exact) {
         add_exact(out, s, r, rank);
         return;
@@ -209,6 +274,12 @@ mr_status mr_volume_typical(mr_count out[MR_FOR_COUNT], const mr_step_shape *s, 
                 want_at(&r, q, i)[o] = n_unique[q] / s->group + has_more;
             }
     }
+    for (int k = 0; r.fetch && k < MR_ITEM_SETS; k++)
+        for (int i = 0; i < s->ranks; i++)
+            for (int o = 0; o < s->ranks; o++) {
+                bool has_more = o >= s->ranks - s->typical_items[k] % s->ranks;
+                fetch_at(&r, k, i)[o] = s->typical_items[k] / s->ranks + has_more;
+            }
     mr_volume_of_rank(out, s, &r, 0);
     mr_step_rows_free(&r);
     return MR_OK;

@@ -11,6 +11,10 @@ if(TARGET mealrec-dist)
     mr_add_script(train_ranks_${model} train/test_ranks.py ARGS ${model}
                   LABELS train dist TIMEOUT 300)
   endforeach()
+  foreach(part tedrec mealrec mealrec-sasrec mealrec-cl4srec paths)
+    mr_add_script(train_features_${part} train/test_features.py ARGS ${part}
+                  LABELS train dist TIMEOUT 600)
+  endforeach()
   foreach(part bits signals reshard)
     mr_add_script(train_resume_${part} train/test_resume.py ARGS ${part}
                   LABELS train dist TIMEOUT 300)
