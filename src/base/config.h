@@ -34,6 +34,7 @@ typedef struct mr_config {
         int64_t seed;
         char device[MR_STR];    /* auto | cpu | cpu64 | guard | cuda */
         char precision[MR_STR]; /* auto | fp32 | tf32 | bf16 */
+        bool capture;
     } run;
     struct {
         char path[MR_STR];

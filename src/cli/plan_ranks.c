@@ -31,6 +31,7 @@ static mr_status look(typical *y, mr_sampler *sampler, mr_batch *b, int ranks, i
     }
     double scale = b->rows > 0 ? (double)most / (double)b->rows : 0;
     y->size.rows[MR_SPACE_ROWS] = (double)most;
+    y->size.rows[MR_SPACE_LAST] = scale * (double)b->n_last;
     y->size.world_rows = (double)b->rows_global;
     for (int q = 0; q < b->n_seq; q++) {
         y->n_unique[q] = w.n[q];

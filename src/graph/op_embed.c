@@ -80,7 +80,7 @@ static mr_status move_rows(mr_run *r, const trade *t, bool to_owner)
 
 static mr_status fetch(mr_run *r, const mr_node *n, const trade *t)
 {
-    r->k->gather_rows(t->give, mr_pval(r, n, 0), t->lists->give_row, t->x->n_send, t->w, &r->ex);
+    mr_k(r)->gather_rows(t->give, mr_pval(r, n, 0), t->lists->give_row, t->x->n_send, t->w, &r->ex);
     return move_rows(r, t, false);
 }
 
@@ -97,17 +97,17 @@ static mr_status scatter(mr_run *r, const mr_node *n, bool is_padded)
     void *dtable = mr_pgrad(r, n, 0);
     int acc = mr_pacc(r, n, 0);
     if (r->items->size == 1) {
-        r->k->add_rows(dtable, dy, t.lists->unique_id, t.lists->csr_start, t.lists->csr_pos,
-                       x->n_unique, t.w, rows, acc, 0, tok_row, tok_pos, L, &r->ex);
+        mr_k(r)->add_rows(dtable, dy, t.lists->unique_id, t.lists->csr_start, t.lists->csr_pos,
+                          x->n_unique, t.w, rows, acc, 0, tok_row, tok_pos, L, &r->ex);
         return MR_OK;
     }
     /* PAD is in every list and the smallest id: its slot is 0 and stays zero. */
     const int32_t *slot = x->is_fixed ? t.lists->slot : NULL;
-    r->k->add_rows(t.unique, dy, slot, t.lists->csr_start, t.lists->csr_pos, x->n_unique, t.w,
-                   x->n_slots, 0, 0, tok_row, tok_pos, L, &r->ex);
+    mr_k(r)->add_rows(t.unique, dy, slot, t.lists->csr_start, t.lists->csr_pos, x->n_unique, t.w,
+                      x->n_slots, 0, 0, tok_row, tok_pos, L, &r->ex);
     MR_TRY(move_rows(r, &t, true));
-    r->k->add_rows(dtable, t.give, t.lists->own_row, t.lists->own_start, t.lists->own_pos, x->n_own,
-                   t.w, rows, acc, -1, NULL, NULL, 0, &r->ex);
+    mr_k(r)->add_rows(dtable, t.give, t.lists->own_row, t.lists->own_start, t.lists->own_pos,
+                      x->n_own, t.w, rows, acc, -1, NULL, NULL, 0, &r->ex);
     return MR_OK;
 }
 
@@ -118,11 +118,11 @@ static mr_status lookup_forward(mr_run *r, const mr_node *n)
     void *y = mr_val(r, mr_node_id(r, n));
     int64_t N = t.seq->tokens;
     if (r->items->size == 1) {
-        r->k->gather_rows(y, mr_pval(r, n, 0), t.seq->tok_id, N, t.w, &r->ex);
+        mr_k(r)->gather_rows(y, mr_pval(r, n, 0), t.seq->tok_id, N, t.w, &r->ex);
         return MR_OK;
     }
     MR_TRY(fetch(r, n, &t));
-    r->k->gather_rows(y, t.unique, t.lists->inv, N, t.w, &r->ex);
+    mr_k(r)->gather_rows(y, t.unique, t.lists->inv, N, t.w, &r->ex);
     return MR_OK;
 }
 
@@ -138,12 +138,12 @@ static mr_status padded_forward(mr_run *r, const mr_node *n)
     void *y = mr_val(r, mr_node_id(r, n));
     int64_t B = r->count[MR_SPACE_ROWS], L = r->g->dims.L;
     if (r->items->size == 1) {
-        r->k->gather_rows(y, mr_pval(r, n, 0), t.seq->ids, B * L, t.w, &r->ex);
+        mr_k(r)->gather_rows(y, mr_pval(r, n, 0), t.seq->ids, B * L, t.w, &r->ex);
         return MR_OK;
     }
     MR_TRY(fetch(r, n, &t));
-    r->k->gather_padded(y, t.unique, t.lists->inv, t.seq->start, t.seq->len, B, L, t.w,
-                        t.seq->tokens, &r->ex);
+    mr_k(r)->gather_padded(y, t.unique, t.lists->inv, t.seq->start, t.seq->len, B, L, t.w,
+                           t.seq->tokens, &r->ex);
     return MR_OK;
 }
 
@@ -190,8 +190,8 @@ int mr_g_lookup_padded(mr_graph *g, int table)
 static mr_status position_forward(mr_run *r, const mr_node *n)
 {
     int id = mr_node_id(r, n);
-    r->k->position_fwd(mr_val(r, id), mr_val(r, n->in[0]), mr_pval(r, n, 0),
-                       r->in.seq[n->i[0]].tok_pos, mr_n(r, id), mr_node_width(r->g, id), &r->ex);
+    mr_k(r)->position_fwd(mr_val(r, id), mr_val(r, n->in[0]), mr_pval(r, n, 0),
+                          r->in.seq[n->i[0]].tok_pos, mr_n(r, id), mr_node_width(r->g, id), &r->ex);
     return MR_OK;
 }
 
@@ -201,10 +201,10 @@ static mr_status position_backward(mr_run *r, const mr_node *n)
     int64_t w = mr_node_width(r->g, id);
     const mr_seq *q = &r->in.seq[n->i[0]];
     const void *dy = mr_grad(r, id);
-    r->k->position_bwd(mr_pgrad(r, n, 0), dy, q->start, q->len, r->count[MR_SPACE_ROWS],
-                       r->g->dims.L, w, mr_pacc(r, n, 0), &r->ex);
+    mr_k(r)->position_bwd(mr_pgrad(r, n, 0), dy, q->start, q->len, r->count[MR_SPACE_ROWS],
+                          r->g->dims.L, w, mr_pacc(r, n, 0), &r->ex);
     if (mr_wants(r, n, 0))
-        r->k->axpy(mr_grad(r, n->in[0]), dy, mr_n(r, id) * w, 1.0, mr_acc(r, n, 0), &r->ex);
+        mr_k(r)->axpy(mr_grad(r, n->in[0]), dy, mr_n(r, id) * w, 1.0, mr_acc(r, n, 0), &r->ex);
     return MR_OK;
 }
 
@@ -234,8 +234,8 @@ static mr_status last_forward(mr_run *r, const mr_node *n)
 {
     int id = mr_node_id(r, n);
     const mr_seq *q = &r->in.seq[n->i[0]];
-    r->k->last_fwd(mr_val(r, id), mr_val(r, n->in[0]), q->start, q->len, mr_n(r, id),
-                   mr_node_width(r->g, id), &r->ex);
+    mr_k(r)->last_fwd(mr_val(r, id), mr_val(r, n->in[0]), q->start, q->len, mr_n(r, id),
+                      mr_node_width(r->g, id), &r->ex);
     return MR_OK;
 }
 
@@ -244,8 +244,8 @@ static mr_status last_backward(mr_run *r, const mr_node *n)
     int id = mr_node_id(r, n);
     const mr_seq *q = &r->in.seq[n->i[0]];
     if (mr_wants(r, n, 0))
-        r->k->last_bwd(mr_grad(r, n->in[0]), mr_grad(r, id), q->start, q->len, mr_n(r, id),
-                       mr_node_width(r->g, id), mr_acc(r, n, 0), &r->ex);
+        mr_k(r)->last_bwd(mr_grad(r, n->in[0]), mr_grad(r, id), q->start, q->len, mr_n(r, id),
+                          mr_node_width(r->g, id), mr_acc(r, n, 0), &r->ex);
     return MR_OK;
 }
 

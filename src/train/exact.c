@@ -217,7 +217,7 @@ mr_status mr_exact_stats(mr_trainer *t, double *sum, double *bad)
     const int64_t lo[2] = {0, w->n_dense + MR_LOSS_SLOTS}, hi[2] = {w->n_dense, w->n_total};
     t->dev->enter(t->dev);
     for (int i = 0; i < 2; i++)
-        r->k->grad_stats(dev[i], at(w->grad, lo[i], w->real_bytes), hi[i] - lo[i], &r->ex);
+        mr_k(r)->grad_stats(dev[i], at(w->grad, lo[i], w->real_bytes), hi[i] - lo[i], &r->ex);
     t->dev->leave(t->dev);
     MR_TRY(t->dev->to_host(t->dev, own, t->report_dev, sizeof *own));
     *sum = own->dense[0] + own->shard[0];

@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "train/exact.h"
+#include "train/need.h"
 #include "train/own_device.h"
 
 const char *mr_trainer_device(const mr_config *cfg)
@@ -216,18 +217,27 @@ static mr_status make_training(mr_trainer *t, const mr_trainer_opts *o)
     MR_TRY(mr_model_build(t->train_graph, t->cfg, &t->sched, MR_PHASE_TRAIN));
     t->table = mr_param_find(&t->params, "item.weight");
     t->table_rows = t->params.p[t->table].dim[0];
-    if (o->is_dry) {
-        mr_params_layout(&t->params, t->dev, t->items->rank, t->items->size, o->optimizer);
-    } else {
-        MR_TRY(mr_params_alloc(&t->params, t->dev, t->items->rank, t->items->size, o->optimizer));
-        MR_TRY(mr_params_init(&t->params, (uint64_t)t->cfg->run.seed));
-    }
-    if (!o->optimizer) return MR_OK;
-    if (!o->is_dry) MR_TRY(make_report(t));
-    if (is_exact(t, o)) return mr_exact_create(t, o->stochastic);
+    mr_params_layout(&t->params, t->dev, t->items->rank, t->items->size, o->optimizer);
     int64_t bucket = (int64_t)(t->cfg->dist.bucket_mb * 1048576.0) / (int64_t)real;
-    MR_TRY(mr_plan_compile(&t->train_plan, t->train_graph, true, o->is_private, bucket));
-    return o->is_dry ? MR_OK : mr_trainer_run(t, &t->train_run, t->train_plan);
+    if (o->optimizer && !is_exact(t, o))
+        MR_TRY(mr_plan_compile(&t->train_plan, t->train_graph, true, o->is_private, bucket));
+    if (o->is_dry) return MR_OK;
+    MR_TRY(mr_need_fits(t, o->optimizer));
+    MR_TRY(make_features(t));
+    MR_TRY(mr_params_alloc(&t->params, t->dev, t->items->rank, t->items->size, o->optimizer));
+    MR_TRY(mr_params_init(&t->params, (uint64_t)t->cfg->run.seed));
+    if (!o->optimizer) return MR_OK;
+    MR_TRY(make_report(t));
+    if (is_exact(t, o)) return mr_exact_create(t, o->stochastic);
+    return mr_trainer_run(t, &t->train_run, t->train_plan);
+}
+
+/* Collectives of several ranks are not recorded. */
+static mr_status check_capture(const mr_trainer *t)
+{
+    MR_CHECK(!t->cfg->run.capture || t->world->size == 1, MR_ERR_CONFIG,
+             "run.capture works with one rank, this job has %d; leave it out", t->world->size);
+    return MR_OK;
 }
 
 /* run.device=auto is known only here. */
@@ -253,6 +263,7 @@ mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_d
     t->world = world;
     t->is_dry = opts->is_dry;
     MR_TRY_GOTO(check_ranks(t), st, fail);
+    MR_TRY_GOTO(check_capture(t), st, fail);
     const char *device = opts->device ? opts->device : mr_trainer_device(cfg);
     MR_TRY_GOTO(mr_own_device_open(&t->dev, device, cfg, world), st, fail);
     MR_TRY_GOTO(make_sampler(t), st, fail);
@@ -263,7 +274,6 @@ mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_d
                 st, fail);
     if (!is_exact(t, opts)) MR_TRY_GOTO(fix_exchange(t), st, fail);
     MR_TRY_GOTO(mr_schedule_make(&t->sched, cfg), st, fail);
-    if (!t->is_dry) MR_TRY_GOTO(make_features(t), st, fail);
     MR_TRY_GOTO(make_training(t, opts), st, fail);
     *out_p = t;
     return MR_OK;

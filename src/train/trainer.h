@@ -61,6 +61,7 @@ typedef struct mr_trainer {
     mr_feed eval_feed;
 
     int64_t step;                 /* steps done */
+    int64_t steps_here;           /* of them by this process, with run.capture */
     int skipped_in_row;           /* steps skipped because of a non-finite gradient */
     double losses[MR_LOSS_SLOTS]; /* of the last step, global means */
     double grad_norm;

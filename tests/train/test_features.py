@@ -141,9 +141,9 @@ def memory():
                                         "data.features=shard"]),
                (1, "auto", space, ["rank 0 of 1", "start several ranks"])]
     for mode in ("auto", "shard"):
-        refused.append((2, mode, space - 200 * 1024, ["with its features spread over all ranks",
-                                                      "MiB on every rank", " of 2 ",
-                                                      "start more ranks"]))
+        refused.append((2, mode, space - 200 * 1024,
+                        ["with its features spread over all ranks", "MiB on every rank", " of 2 ",
+                         "start more ranks"]))
     for ranks, mode, room, texts in refused:
         r = limited("large.h5", room, "--data.features=" + mode, ranks=ranks)
         h.check(r.returncode == 70 and r.seconds < 5 and all(
