@@ -4,8 +4,9 @@
 # test that ends within some minutes, see `left` below for the others.
 #   --limit SECONDS   for one test (1200); one that takes longer counts as not clean
 # Uses build/valgrind, compiled for every x86-64 CPU because valgrind does not know AVX-512.
-# Suppressions: Open MPI's own file and tests/valgrind.supp, which covers MPI and the libraries
-# under it, never the program. Exit code 1 when valgrind reports anything, 77 when it is missing.
+# Suppressions: Open MPI's own file and tests/valgrind.supp, which covers MPI, HDF5 and the
+# libraries under them, never the program. Exit code 1 when valgrind reports anything, 77 when it
+# is missing.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 command -v valgrind >/dev/null || { echo "valgrind is not installed" && exit 77; }
@@ -18,7 +19,7 @@ names=() limit=1200
 while [ $# -gt 0 ]; do
     case $1 in
         --limit) limit=${2:?--limit wants seconds} && shift ;;
-        -h | --help) sed -n '2,8s/^# //p' "$0" && exit 0 ;;
+        -h | --help) sed -n '2,10s/^# //p' "$0" && exit 0 ;;
         -*) echo "unknown option $1" && exit 2 ;;
         *) names+=("$1") ;;
     esac
@@ -38,8 +39,9 @@ if [ ${#names[@]} = 0 ]; then
 fi
 targets=("${names[@]%:*}")
 cmake --build build/valgrind --target "${targets[@]/#/test_}" >/dev/null || exit 1
+# Deep stacks: a leak of MPI is known by the call that led to it.
 options=(--quiet --error-exitcode=9 --leak-check=full --errors-for-leak-kinds=definite
-    --suppressions=tests/valgrind.supp)
+    --num-callers=40 --suppressions=tests/valgrind.supp)
 file=/usr/share/openmpi/openmpi-valgrind.supp
 [ -f $file ] && options+=("--suppressions=$file")
 export OMP_NUM_THREADS=1 OPENBLAS_CORETYPE=Haswell OMPI_ALLOW_RUN_AS_ROOT=1
@@ -61,7 +63,7 @@ for name in "${names[@]}"; do
         echo "$name: clean, $((SECONDS - start)) s"
     else
         echo "$name: exit code $code after $((SECONDS - start)) s"
-        grep -A 12 '^==' "$log" | head -60
+        grep -A 12 '^==\|rror' "$log" | head -60
     fi
     rm -f "$log"
 done

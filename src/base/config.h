@@ -95,6 +95,7 @@ typedef struct mr_config {
         char bind[MR_STR];       /* auto | none | cores */
         char item_shard[MR_STR]; /* auto | 1 | 2 | ... | all */
         char exchange[MR_STR];   /* exact | fixed */
+        int64_t exchange_rows;
         int64_t virtual_shards;
         double bucket_mb;
         int deterministic; /* MR_DET_* */

@@ -81,6 +81,9 @@ void mr_sampler_get(mr_sampler *s, int64_t epoch, int64_t i, uint32_t step, mr_b
 /* The same part by part: virtual shards of this rank, and the rows of the k-th of them alone, which
  * do not depend on the number of ranks. rows_global stays that of the global batch. */
 int mr_sampler_shards(const mr_sampler *s);
+/* Most shards of a rank: k below it may be asked of every rank, and gives no rows where a rank has
+ * fewer shards. */
+int mr_sampler_shards_most(const mr_sampler *s);
 void mr_sampler_get_shard(mr_sampler *s, int64_t epoch, int64_t i, uint32_t step, int k,
                           mr_batch *b);
 

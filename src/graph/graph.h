@@ -88,6 +88,7 @@ typedef struct mr_graph_dims {
     int64_t D, K, dh;        /* visual width, frames per item, text width; 0 = absent */
     int n_ranks;             /* ranks that share the item table */
     int64_t rows_global_cap; /* rows of a global batch, at most */
+    int64_t exchange_rows;   /* of every pair of ranks where their number is fixed, else 0 */
 } mr_graph_dims;
 
 typedef struct mr_loss_term {

@@ -15,12 +15,15 @@ typedef struct trade {
     const mr_exchange_lists *lists; /* device */
     const mr_seq *seq;
     int64_t w;
-    char *unique, *give; /* scratch: [cap tokens + 1, w], [n_give, w]; NULL on one rank */
+    char *unique, *give; /* scratch: [n_slots, w], [n_send, w]; NULL on one rank */
 } trade;
+
+static int64_t fixed_rows(const mr_graph *g) { return g->dims.n_ranks * g->dims.exchange_rows; }
 
 static int64_t unique_cap(const mr_graph *g, int seq)
 {
-    return mr_space_cap(g, mr_space_tok(seq)) + 1;
+    int64_t tokens = mr_space_cap(g, mr_space_tok(seq)) + 1;
+    return tokens > fixed_rows(g) ? tokens : fixed_rows(g);
 }
 
 static int64_t local_rows(const mr_graph *g, int table)
@@ -35,7 +38,8 @@ static int64_t give_cap(const mr_graph *g, int table)
 {
     int64_t all = g->dims.n_ranks * local_rows(g, table);
     int64_t tokens = g->dims.rows_global_cap * g->dims.L + g->dims.n_ranks;
-    return tokens < all ? tokens : all;
+    int64_t most = tokens < all ? tokens : all;
+    return most > fixed_rows(g) ? most : fixed_rows(g);
 }
 
 static mr_status trade_of(const mr_run *r, const mr_node *n, trade *t)
@@ -52,9 +56,9 @@ static mr_status trade_of(const mr_run *r, const mr_node *n, trade *t)
              "%s: the row exchange of sequence set %d is not planned for this batch", n->label,
              seq);
     if (r->items->size == 1) return MR_OK;
-    MR_CHECK(t->x->n_give <= give_cap(r->g, n->param[0]), MR_ERR_INTERNAL,
-             "%s: %lld rows to send, planned for %lld", n->label, (long long)t->x->n_give,
-             (long long)give_cap(r->g, n->param[0]));
+    MR_CHECK(t->x->n_send <= give_cap(r->g, n->param[0]) && t->x->n_slots <= unique_cap(r->g, seq),
+             MR_ERR_INTERNAL, "%s: %lld rows to send, planned for %lld", n->label,
+             (long long)t->x->n_send, (long long)give_cap(r->g, n->param[0]));
     t->unique = r->ex.scratch;
     t->give = t->unique + (size_t)(unique_cap(r->g, seq) * t->w) * r->g->real_bytes;
     return MR_OK;
@@ -65,8 +69,8 @@ static mr_status move_rows(mr_run *r, const trade *t, bool to_owner)
 {
     int64_t want[MAX_RANKS], give[MAX_RANKS];
     for (int i = 0; i < r->items->size; i++) {
-        want[i] = t->x->want[i] * t->w;
-        give[i] = t->x->give[i] * t->w;
+        want[i] = mr_exchange_wants(t->x, i) * t->w;
+        give[i] = mr_exchange_gives(t->x, i) * t->w;
     }
     r->items->purpose = to_owner ? MR_FOR_ROW_GRADS : MR_FOR_ROWS;
     if (to_owner)
@@ -76,7 +80,7 @@ static mr_status move_rows(mr_run *r, const trade *t, bool to_owner)
 
 static mr_status fetch(mr_run *r, const mr_node *n, const trade *t)
 {
-    mr_k(r)->gather_rows(t->give, mr_pval(r, n, 0), t->lists->give_row, t->x->n_give, t->w, &r->ex);
+    mr_k(r)->gather_rows(t->give, mr_pval(r, n, 0), t->lists->give_row, t->x->n_send, t->w, &r->ex);
     return move_rows(r, t, false);
 }
 
@@ -98,8 +102,9 @@ static mr_status scatter(mr_run *r, const mr_node *n, bool is_padded)
         return MR_OK;
     }
     /* PAD is in every list and the smallest id: its slot is 0 and stays zero. */
-    mr_k(r)->add_rows(t.unique, dy, NULL, t.lists->csr_start, t.lists->csr_pos, x->n_unique, t.w,
-                      x->n_unique, 0, 0, tok_row, tok_pos, L, &r->ex);
+    const int32_t *slot = x->is_fixed ? t.lists->slot : NULL;
+    mr_k(r)->add_rows(t.unique, dy, slot, t.lists->csr_start, t.lists->csr_pos, x->n_unique, t.w,
+                      x->n_slots, 0, 0, tok_row, tok_pos, L, &r->ex);
     MR_TRY(move_rows(r, &t, true));
     mr_k(r)->add_rows(dtable, t.give, t.lists->own_row, t.lists->own_start, t.lists->own_pos,
                       x->n_own, t.w, rows, acc, -1, NULL, NULL, 0, &r->ex);

@@ -32,6 +32,7 @@ typedef struct mr_feature_ids {
 typedef struct mr_exchange_lists {
     const int32_t *unique_id, *inv, *csr_start, *csr_pos;
     const int32_t *give_row, *own_row, *own_start, *own_pos; /* not for one rank alone */
+    const int32_t *slot;                                     /* when the exchange is_fixed */
 } mr_exchange_lists;
 
 struct mr_run {

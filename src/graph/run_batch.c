@@ -19,7 +19,7 @@ typedef struct piece {
 
 typedef struct pieces {
     int n;
-    piece list[10 + 3 * MR_FEATURE_COUNT + MR_MAX_SEQ * 15];
+    piece list[10 + 3 * MR_FEATURE_COUNT + MR_MAX_SEQ * 16];
 } pieces;
 
 static void add(pieces *p, void *out, const void *src, int64_t bytes, int64_t cap)
@@ -67,7 +67,8 @@ static mr_status send(mr_run *r, const pieces *p)
     }
     for (int i = 0; i < p->n; i++) {
         const piece *q = &p->list[i];
-        if (q->bytes > 0) memcpy((char *)r->block_host + at, q->src, (size_t)q->bytes);
+        if (q->src && q->bytes > 0) /* views alone come without rows (train/contrast.c) */
+            memcpy((char *)r->block_host + at, q->src, (size_t)q->bytes);
         *q->out = (char *)r->block + at;
         at += padded(q->cap);
     }
@@ -95,10 +96,11 @@ static void add_lists(pieces *p, mr_exchange_lists *d, const mr_exchange *x)
     ADD(d->csr_start, x->csr_start, x->n_unique + 1, x->cap + 1);
     ADD(d->csr_pos, x->csr_pos, x->n, x->cap);
     if (x->size == 1) return;
-    ADD(d->give_row, x->give_row, x->n_give, x->give_cap);
+    ADD(d->give_row, x->give_row, x->n_send, x->give_cap);
     ADD(d->own_row, x->own_row, x->n_own, x->give_cap);
     ADD(d->own_start, x->own_start, x->n_own + 1, x->give_cap + 1);
     ADD(d->own_pos, x->own_pos, x->n_give, x->give_cap);
+    if (x->fixed) ADD(d->slot, x->slot, x->n_unique, x->cap);
 }
 
 static mr_status copy_batch(mr_run *r, const mr_batch *b)
@@ -145,7 +147,8 @@ static void use_host(mr_run *r)
                                           .give_row = x->give_row,
                                           .own_row = x->own_row,
                                           .own_start = x->own_start,
-                                          .own_pos = x->own_pos};
+                                          .own_pos = x->own_pos,
+                                          .slot = x->slot};
     }
 }
 

@@ -61,6 +61,15 @@ int64_t mr_fetch_row_bytes(const mr_dataset *d, int i)
     return f->count * f->width * (int64_t)mr_dtype_bytes(f->dtype);
 }
 
+int64_t mr_fetch_item_bytes(const mr_config *cfg, const mr_dataset *d)
+{
+    int64_t bytes = 0;
+    mr_item_set unused;
+    for (int i = 0; i < FEATURES; i++)
+        if (mr_fetch_reads(cfg, d, i, &unused)) bytes += mr_fetch_row_bytes(d, i);
+    return bytes;
+}
+
 static int64_t cap_of(const mr_fetch *f, mr_item_set s)
 {
     return s == MR_ITEMS_LAST ? f->rows_cap : f->rows_cap * f->L;

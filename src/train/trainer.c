@@ -188,6 +188,20 @@ static bool is_exact(const mr_trainer *t, const mr_trainer_opts *o)
     return t->cfg->dist.deterministic == MR_DET_WORLD && o->whole_steps;
 }
 
+/* dist.exchange=fixed: room for the rows of every pair of ranks. */
+static mr_status fix_exchange(mr_trainer *t)
+{
+    const mr_config *c = t->cfg;
+    if (strcmp(c->dist.exchange, "fixed") || t->items->size == 1) return MR_OK;
+    t->exchange_rows = c->dist.exchange_rows;
+    if (!t->exchange_rows)
+        MR_TRY(mr_feed_rows_of_pair(&t->exchange_rows, t->world, t->items->size,
+                                    mr_model_table_rows(c, t->data->n_items), t->sampler,
+                                    &t->batch));
+    mr_feed_fix(&t->feed, t->exchange_rows);
+    return MR_OK;
+}
+
 static mr_status make_report(mr_trainer *t)
 {
     MR_TRY(t->dev->alloc(t->dev, (void **)&t->report_dev, sizeof *t->report_dev, "report"));
@@ -198,6 +212,7 @@ static mr_status make_training(mr_trainer *t, const mr_trainer_opts *o)
 {
     size_t real = mr_dtype_bytes(t->dev->real);
     mr_graph_dims dims = dims_for(t, t->batch.rows_cap, t->cfg->train.batch);
+    dims.exchange_rows = t->exchange_rows;
     MR_TRY(mr_graph_create(&t->train_graph, &dims, &t->params, real, o->stochastic));
     MR_TRY(mr_model_build(t->train_graph, t->cfg, &t->sched, MR_PHASE_TRAIN));
     t->table = mr_param_find(&t->params, "item.weight");
@@ -257,6 +272,7 @@ mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_d
     MR_TRY_GOTO(mr_feed_create(&t->feed, t->batch.rows_cap, cfg->data.max_len, t->batch.n_seq,
                                is_exact(t, opts) ? 1 : t->items->size),
                 st, fail);
+    if (!is_exact(t, opts)) MR_TRY_GOTO(fix_exchange(t), st, fail);
     MR_TRY_GOTO(mr_schedule_make(&t->sched, cfg), st, fail);
     MR_TRY_GOTO(make_training(t, opts), st, fail);
     *out_p = t;

@@ -1,6 +1,5 @@
 # Configuration, command line, progress line.
 mr_add_test(config SOURCES config/test_config.c config/test_config_errors.c LABELS unit)
-mr_add_test(config_fuzz SOURCES config/test_config_fuzz.c LABELS unit fuzz)
 mr_add_test(progress SOURCES config/test_progress.c LABELS unit)
 mr_add_test(args SOURCES config/test_args.c LABELS unit)
 if(TARGET mealrec-dist)

@@ -55,6 +55,17 @@ static void test_different(void **state)
     set_facts(9);
     if (world->rank == 3) snprintf(fact[4].text, sizeof fact[4].text, "odd");
     refused(9, "e is value 4 on ranks 0-2 and odd on rank 3; do this");
+    for (int odd = 0; odd < 4; odd++) { /* whichever rank it is */
+        static const char *const others[] = {"1-3", "0, 2, 3", "0, 1, 3", "0-2"};
+        char text[80];
+        set_facts(9);
+        if (world->rank == odd) snprintf(fact[8].text, sizeof fact[8].text, "odd");
+        snprintf(text, sizeof text,
+                 odd ? "i is value 8 on ranks %s and odd on rank %d; do this"
+                     : "odd on rank 0 and value 8 on ranks %s; do this",
+                 others[odd], odd);
+        refused(9, text);
+    }
     set_facts(9);
     if (world->rank % 2) fact[0].text[0] = 0;
     refused(9, "a is value 0 on ranks 0, 2 and empty on ranks 1, 3; do this");

@@ -66,8 +66,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t n)
         fuzz_refused++;
     }
     close(fd);
-    mr_status st = mr_record_open(&r, dir, 4);
-    fuzz_judge(st, 0, path);
+    /* Damaged lines are dropped, so this is never refused. */
+    fuzz_require(mr_record_open(&r, dir, 4) == MR_OK, path);
     mr_record_close(&r);
     remove_events(dir);
     return 0;

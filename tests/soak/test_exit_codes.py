@@ -40,6 +40,16 @@ def registered():
     return set(re.findall(r"Test +#\d+: (\S+)", r.stdout))
 
 
+def wait_for_step(name):
+    record, end = os.path.join(h.folder, "runs", name, "metrics.jsonl"), time.time() + h.LIMIT
+    while time.time() < end:
+        if os.path.exists(record):
+            with open(record) as f:
+                if '"event":"step"' in f.read():
+                    return
+        time.sleep(0.01)
+
+
 def interrupted(*signals):
     """Exit code of a run that gets signals in a row after its first step."""
     name = "signal-%d" % len(signals)
@@ -48,11 +58,7 @@ def interrupted(*signals):
                                               "--train.patience=1000000")),
                          cwd=h.folder, env=h.environment(), stdout=subprocess.DEVNULL,
                          stderr=subprocess.DEVNULL)
-    record, end = os.path.join(h.folder, "runs", name, "metrics.jsonl"), time.time() + h.LIMIT
-    while time.time() < end:
-        if os.path.exists(record) and '"event":"step"' in open(record).read():
-            break
-        time.sleep(0.01)
+    wait_for_step(name)
     for s in signals:
         p.send_signal(s)
     return p.wait(timeout=h.LIMIT)
@@ -68,6 +74,32 @@ def twice():
     return code
 
 
+def killed_rank():
+    """Exit code of mpirun when one of its ranks is killed."""
+    p = subprocess.Popen(h.words(h.train_args("killed", "small.h5", "--model.name=sasrec",
+                                              "--train.epochs=1000000",
+                                              "--train.patience=1000000"), 2),
+                         cwd=h.folder, env=h.environment(), stdout=subprocess.DEVNULL,
+                         stderr=subprocess.DEVNULL)
+    wait_for_step("killed")
+    r = subprocess.run(["ps", "-o", "pid=", "--ppid", str(p.pid)], text=True, capture_output=True)
+    os.kill(int(r.stdout.split()[-1]), signal.SIGKILL)
+    return p.wait(timeout=h.LIMIT)
+
+
+def diverged():
+    """Three steps are skipped; the fourth in a row ends the training and names what is not
+    finite."""
+    r = h.run(h.train_args("diverges", "small.h5", "--model.name=mealrec", "--tcd.lambda=1e300"))
+    said = [x for x in r.stderr.splitlines() if "error: " in x]
+    h.check(len(said) == 1 and re.search(r"step 3: (loss|the gradient of) \S+ .*4th step in a row",
+                                         said[0]), "diverged: %s" % r.stderr)
+    for step in range(3):
+        h.check(re.search(r"warning: step %d: .* the step is skipped" % step, r.stderr),
+                "step %d: %s" % (step, r.stderr))
+    return r.returncode
+
+
 def codes():
     with open(os.path.join(h.folder, "text.h5"), "w") as f:
         f.write("user item\n")
@@ -79,10 +111,10 @@ def codes():
             70: h.run(small + ["--run.device=cuda"]).returncode,
             74: h.run(small + ["--run.dir=text.h5/runs"]).returncode,
             75: interrupted(signal.SIGUSR1),
-            77: h.run(h.train_args("diverges", "small.h5", "--model.name=mealrec",
-                                   "--tcd.lambda=1e300")).returncode,
+            77: diverged(),
             78: h.run(small + ["--train.batch=none"]).returncode,
-            130: twice()}
+            130: twice(),
+            137: killed_rank()}
     return made
 
 

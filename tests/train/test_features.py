@@ -160,7 +160,7 @@ def paths():
     pair("rank0", data, few + ["--data.read=rank0"], 3)
     pair("guard", data, few + ["--run.device=guard"], 3)
     pair("world", data, few + ["--dist.deterministic=world"], 3)
-    h.synth("tiny.h5", users=60, items=17, interactions=300)  # 6 of 8 ranks have features
+    h.synth("tiny.h5", users=60, items=17, interactions=300)  # for 6 of 8 ranks
     pair("tiny", "tiny.h5", few, 8)
     commands(data, keys)
     damaged(data)
