@@ -165,7 +165,7 @@ static void test_does_not_fit(void **state)
     assert_int_equal(mr_mem_now_bytes(), before);
     if (last) {
         char who[32];
-        snprintf(who, sizeof who, "rank %d on ", world->rank);
+        snprintf(who, sizeof who, "rank %d of %d on ", world->rank, world->size);
         assert_non_null(strstr(mr_last_error(), who));
         assert_non_null(strstr(mr_last_error(), "ulimit -v"));
     }
