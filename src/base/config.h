@@ -34,6 +34,7 @@ typedef struct mr_config {
         int64_t seed;
         char device[MR_STR];    /* auto | cpu | cpu64 | guard | cuda */
         char precision[MR_STR]; /* auto | fp32 | tf32 | bf16 */
+        bool capture;
     } run;
     struct {
         char path[MR_STR];
@@ -94,6 +95,7 @@ typedef struct mr_config {
         char bind[MR_STR];       /* auto | none | cores */
         char item_shard[MR_STR]; /* auto | 1 | 2 | ... | all */
         char exchange[MR_STR];   /* exact | fixed */
+        int64_t exchange_rows;
         int64_t virtual_shards;
         double bucket_mb;
         int deterministic; /* MR_DET_* */

@@ -6,9 +6,11 @@
 #include <string.h>
 #include <sys/mman.h>
 
+/* Linux 5.14; older kernels refuse it, and pages come one by one. */
 #ifndef MADV_POPULATE_WRITE
-#define MADV_POPULATE_WRITE 23 /* Linux 5.14; older kernels refuse it, and pages come one by one   \
-                                */
+#define MADV_POPULATE_WRITE                                                                        \
+    23 /* Linux 5.14; older kernels refuse it, and pages come one by one                           \
+        */
 #endif
 
 /* A header in front of every block; 64 bytes keep the alignment. */

@@ -169,6 +169,7 @@ mr_status mr_bench_comm_check(const mr_args *a, mr_session *s)
     MR_TRY_GOTO(mr_volume_shape(&shape, t->train_plan, t->table, t->batch.n_seq), st, done);
     shape.ranks = s->world->size;
     shape.group = t->items->size;
+    shape.exchange_rows = t->exchange_rows;
     if (t->data->is_sharded) mr_volume_features(&shape, &a->config, t->data);
     shape.exact = t->exact ? mr_exact_elements(t->exact) : 0;
     MR_TRY_GOTO(MR_ALLOC(&sum.counted, (int64_t)sum.ranks * MR_FOR_COUNT, "counts"), st, done);

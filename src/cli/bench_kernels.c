@@ -230,7 +230,8 @@ static mr_status make_exec(mr_kb *b, const mr_config *c)
                            .grad_scale = 1};
     b->ex = (mr_exec){.seed = (uint64_t)c->run.seed,
                       .scratch_bytes = (size_t)(need * real),
-                      .stream = b->dev->stream};
+                      .stream = b->dev->stream,
+                      .precision = b->dev->precision};
     MR_TRY(b->dev->alloc(b->dev, &b->ex.scratch, b->ex.scratch_bytes, "scratch"));
     MR_TRY(b->dev->alloc(b->dev, (void **)&b->state, sizeof state, "step state"));
     b->ex.state = b->state;
@@ -276,7 +277,7 @@ static mr_status all_cases(mr_kb *b, const mr_args *a, const mr_session *s)
     MR_TRY(mr_trainer_create(&t, &a->config, &s->data, s->world, &o));
     take_sizes(b, &a->config, t);
     mr_status st;
-    MR_TRY_GOTO(mr_device_open(&b->dev, mr_trainer_device(&a->config), 0), st, done);
+    b->dev = t->dev; /* the rank's own, with the configured precision */
     MR_TRY_GOTO(mr_kernels_for(&b->k, b->dev->name), st, done);
     void (*const cases[])(mr_kb *) = {mr_kb_encoder, mr_kb_losses, mr_kb_content};
     MR_TRY_GOTO(make_batch(b, &s->data), st, done);
@@ -291,7 +292,6 @@ done:
         b->dev->free(b->dev, b->ex.scratch);
         b->dev->free(b->dev, b->state);
     }
-    mr_device_close(&b->dev);
     mr_trainer_free(&t);
     return st;
 }

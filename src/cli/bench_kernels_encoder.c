@@ -32,6 +32,7 @@ static void elementwise(mr_kb *b)
     void *y = mr_kb_reals(b, N * w), *pre = mr_kb_reals(b, N * w), *bias = mr_kb_reals(b, w);
     void *x = mr_kb_reals(b, N * d), *v = mr_kb_reals(b, N * d), *one = mr_kb_reals(b, 1);
     BENCH(bias_act_fwd, "gelu", SHAPE(N, w), 0, 3 * N * w, y, pre, bias, N, w, MR_ACT_GELU);
+    BENCH(act_fwd, "gelu", SHAPE(N, w), 0, 2 * N * w, y, pre, N * w, MR_ACT_GELU);
     BENCH(act_bwd, "gelu", SHAPE(N, w), 0, 3 * N * w, y, y, pre, N, w, MR_ACT_GELU);
     BENCH(col_sum, "", SHAPE(N, w), 0, N * w, bias, y, N, w, 0);
     BENCH(axpy, "+=", SHAPE(N, d), 0, 3 * N * d, v, x, N * d, 1e-6, 1);

@@ -48,11 +48,14 @@ static mr_status take(mr_trainer *t, int64_t i, sample *out)
     MR_TRY(timed_nodes(t, true, &size, &s));
     MR_TRY(timed_nodes(t, false, &size, &s));
     MR_TRY(mr_trainer_gradients(t));
+    MR_TRY(t->dev->sync(t->dev));
     double at = mr_seconds();
     MR_TRY(mr_trainer_update(t));
+    MR_TRY(t->dev->sync(t->dev));
     s.update_s = mr_seconds() - at;
     at = mr_seconds();
     MR_TRY(mr_trainer_step(t, 0, i));
+    MR_TRY(t->dev->sync(t->dev));
     s.step_s = mr_seconds() - at;
     *out = s;
     return MR_OK;

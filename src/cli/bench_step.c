@@ -3,24 +3,55 @@
  * because something is slow. */
 #include <jansson.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "base/clock.h"
 #include "base/mem.h"
+#include "base/rng.h"
 #include "cli/bench.h"
 #include "train/session.h"
 #include "train/trainer.h"
 
-/* GFLOP/s of a 1280 x 768 x 768 product in the program's precision: the best of several. */
-static mr_status product_rate(mr_trainer *t, double *out)
+/* What a step asks of its device, taken over the timed steps. */
+typedef struct asked {
+    int64_t calls; /* of kernels */
+    mr_device_counts counts;
+} asked;
+
+static asked asked_so_far(const mr_trainer *t)
 {
-    const int64_t m = 1280, n = 768, k = 768;
-    void *a = NULL, *b = NULL, *c = NULL;
+    return (asked){t->train_run->kernel_calls, t->dev->counts};
+}
+
+/* Numbers that fill the bits: a GPU takes less power, and so less time, for zeros. */
+static mr_status operand(mr_trainer *t, void **out_p, int64_t n)
+{
     size_t real = t->params.real_bytes;
+    void *host = NULL;
+    MR_TRY(mr_alloc(&host, n, real, "bench"));
+    for (int64_t i = 0; i < n; i++) {
+        double x = mr_u01((uint32_t)i * 2654435761u) - 0.5;
+        if (real == 8)
+            ((double *)host)[i] = x;
+        else
+            ((float *)host)[i] = (float)x;
+    }
+    mr_status st = t->dev->alloc(t->dev, out_p, (size_t)n * real, "bench");
+    if (st == MR_OK) st = t->dev->to_device(t->dev, *out_p, host, (size_t)n * real);
+    MR_FREE(host);
+    return st;
+}
+
+/* GFLOP/s of an m x n x k product in the program's precision: the best of several. */
+static mr_status product_rate(mr_trainer *t, const int64_t size[3], double *out)
+{
+    const int64_t m = size[0], n = size[1], k = size[2];
+    void *a = NULL, *b = NULL, *c = NULL;
     double best = 0;
     mr_status st;
-    MR_TRY_GOTO(t->dev->alloc(t->dev, &a, (size_t)(m * k) * real, "bench"), st, done);
-    MR_TRY_GOTO(t->dev->alloc(t->dev, &b, (size_t)(n * k) * real, "bench"), st, done);
-    MR_TRY_GOTO(t->dev->alloc(t->dev, &c, (size_t)(m * n) * real, "bench"), st, done);
+    MR_TRY_GOTO(operand(t, &a, m * k), st, done);
+    MR_TRY_GOTO(operand(t, &b, n * k), st, done);
+    MR_TRY_GOTO(operand(t, &c, m * n), st, done);
     for (int i = 0; i < 20; i++) {
         double at = mr_seconds();
         t->dev->enter(t->dev);
@@ -38,36 +69,82 @@ done:
     return st;
 }
 
-static mr_status time_steps(mr_trainer *t, int64_t warmup, int64_t n, double *seconds)
+/* Each ends when the device is done. */
+static mr_status time_steps(mr_trainer *t, int64_t warmup, int64_t n, double *seconds, asked *out)
 {
+    asked before = asked_so_far(t);
     int64_t batches = mr_sampler_batches(t->sampler);
     if (batches > 1) batches--; /* full batches only */
     for (int64_t i = 0; i < warmup + n; i++) {
+        if (i == warmup) before = asked_so_far(t);
         MR_TRY(t->world->barrier(t->world));
         double at = mr_seconds();
         MR_TRY(mr_trainer_step(t, i / batches, i % batches));
+        MR_TRY(t->dev->sync(t->dev));
         if (i >= warmup) seconds[i - warmup] = mr_seconds() - at;
     }
     mr_bench_sort(seconds, n);
+    asked after = asked_so_far(t);
+    *out = (asked){(after.calls - before.calls) / n,
+                   {.allocs = after.counts.allocs - before.counts.allocs,
+                    .copies_in = (after.counts.copies_in - before.counts.copies_in) / n,
+                    .copies_out = (after.counts.copies_out - before.counts.copies_out) / n,
+                    .waits = (after.counts.waits - before.counts.waits) / n - 1}}; /* ours */
     return MR_OK;
 }
 
-static mr_status report(const mr_args *a, mr_trainer *t, const double *s, int64_t n,
-                        double rss_start, double rss_ready, double rate)
+/* Device memory in use, where that is something else than the process's. */
+static double device_mib(mr_trainer *t)
 {
-    double peak = mr_bench_status_mib("VmHWM:"), median = s[n / 2];
-    json_t *o =
-        json_pack("{s:s, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "bench", "step",
-                  "ranks", t->world->size, "rows", (json_int_t)t->batch.rows_global,
-                  "step_s_median", median, "step_s_min", s[0], "step_s_max", s[n - 1], "rows_per_s",
-                  (double)t->batch.rows_global / median, "gemm_gflops", rate, "rss_start_mib",
-                  rss_start, "step_mib", peak - rss_ready, "whole_mib", peak - rss_start);
+    int64_t left = 0, total = 0;
+    if (strcmp(t->dev->name, "cuda") != 0) return 0;
+    if (t->dev->memory(t->dev, &left, &total) != MR_OK) return 0;
+    return (double)(total - left) / 1048576.0;
+}
+
+static void put_asked(json_t *o, const mr_trainer *t, const asked *q)
+{
+    json_object_set_new(o, "device", json_string(t->dev->id[0] ? t->dev->id : t->dev->name));
+    json_object_set_new(o, "precision", json_string(t->cfg->run.precision));
+    json_object_set_new(o, "kernel_calls", json_integer(q->calls));
+    json_object_set_new(o, "allocations", json_integer(q->counts.allocs));
+    json_object_set_new(o, "waits", json_integer(q->counts.waits));
+    json_object_set_new(o, "copies_in", json_integer(q->counts.copies_in));
+    json_object_set_new(o, "copies_out", json_integer(q->counts.copies_out));
+    printf("a step: %lld kernel calls, %lld waits, copies %lld in and %lld out; allocations in all "
+           "timed steps: %lld\n",
+           (long long)q->calls, (long long)q->counts.waits, (long long)q->counts.copies_in,
+           (long long)q->counts.copies_out, (long long)q->counts.allocs);
+}
+
+typedef struct figures {
+    const double *s; /* [n] sorted */
+    int64_t n;
+    double rss_start, rss_ready, rate;
+    const int64_t *product; /* [3] */
+    asked asked;
+} figures;
+
+static mr_status report(const mr_args *a, mr_trainer *t, const figures *f)
+{
+    const double *s = f->s, rss_start = f->rss_start;
+    int64_t n = f->n;
+    double peak = mr_bench_status_mib("VmHWM:"), median = s[n / 2], gpu = device_mib(t);
+    json_t *o = json_pack("{s:s, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "bench",
+                          "step", "ranks", t->world->size, "rows", (json_int_t)t->batch.rows_global,
+                          "step_s_median", median, "step_s_min", s[0], "step_s_max", s[n - 1],
+                          "rows_per_s", (double)t->batch.rows_global / median, "gemm_gflops",
+                          f->rate, "rss_start_mib", rss_start, "step_mib", peak - f->rss_ready,
+                          "whole_mib", peak - rss_start, "device_mib", gpu);
     printf("step: median %.4f s (min %.4f, max %.4f over %lld), %.0f rows/s, %d rank(s)\n", median,
            s[0], s[n - 1], (long long)n, (double)t->batch.rows_global / median, t->world->size);
-    printf("matrix product 1280 x 768 x 768: %.1f GFLOP/s\n", rate);
+    printf("matrix product %lld x %lld x %lld: %.1f GFLOP/s\n", (long long)f->product[0],
+           (long long)f->product[1], (long long)f->product[2], f->rate);
     printf(
         "memory of rank 0: at start %.0f MiB, highest %.0f MiB above it, of that steps %.0f MiB\n",
-        rss_start, peak - rss_start, peak - rss_ready);
+        rss_start, peak - rss_start, peak - f->rss_ready);
+    if (gpu > 0) printf("device memory in use: %.0f MiB\n", gpu);
+    put_asked(o, t, &f->asked);
     mr_status st = mr_bench_json(a, o);
     json_decref(o);
     return st;
@@ -77,7 +154,9 @@ static mr_status bench_step(const mr_args *a, mr_session *s, double rss_start)
 {
     int64_t n, warmup;
     mr_trainer *t = NULL;
-    double *seconds = NULL, rate = 0;
+    double *seconds = NULL;
+    /* The largest products of a step; a GPU is full only with more. */
+    static const int64_t small[3] = {1280, 768, 768}, large[3] = {8192, 8192, 8192};
     mr_trainer_opts o = {.stochastic = true, .optimizer = true, .whole_steps = true};
     mr_status st;
     MR_TRY(mr_args_int(a, "steps", 1, 100000, 20, &n));
@@ -85,9 +164,14 @@ static mr_status bench_step(const mr_args *a, mr_session *s, double rss_start)
     MR_TRY_GOTO(mr_trainer_create(&t, &a->config, &s->data, s->world, &o), st, done);
     MR_TRY_GOTO(MR_ALLOC(&seconds, n, "times"), st, done);
     double rss_ready = mr_bench_status_mib("VmRSS:");
-    MR_TRY_GOTO(time_steps(t, warmup, n, seconds), st, done);
-    MR_TRY_GOTO(product_rate(t, &rate), st, done);
-    if (s->world->rank == 0) st = report(a, t, seconds, n, rss_start, rss_ready, rate);
+    figures f = {.s = seconds,
+                 .n = n,
+                 .rss_start = rss_start,
+                 .rss_ready = rss_ready,
+                 .product = strcmp(t->dev->name, "cuda") ? small : large};
+    MR_TRY_GOTO(time_steps(t, warmup, n, seconds, &f.asked), st, done);
+    MR_TRY_GOTO(product_rate(t, f.product, &f.rate), st, done);
+    if (s->world->rank == 0) st = report(a, t, &f);
 done:
     MR_FREE(seconds);
     mr_trainer_free(&t);

@@ -31,6 +31,13 @@ static mr_status print(const mr_args *a, const mr_trainer *t, const mr_plan *p)
         printf("parameters %lld, on this rank %lld elements in each of value, gradient and two "
                "moments\n",
                (long long)mr_params_count(&t->params), (long long)t->params.n_total);
+        int64_t lo, hi;
+        mr_feature_rows(t->data, &lo, &hi);
+        printf("features of %lld of %lld items on this rank, %.1f MB; %.1f MB for the rows of a "
+               "batch\n",
+               (long long)(hi - lo), (long long)t->data->n_items,
+               1e-6 * (double)(mr_fetch_item_bytes(t->cfg, t->data) * (hi - lo)),
+               t->fetch ? 1e-6 * (double)mr_fetch_bytes(t->fetch) : 0.0);
     }
     if (mr_args_has(a, "eval")) return MR_OK;
     if (!is_model && ranks % nodes) nodes = 1; /* ranks spread unevenly: taken as one node */

@@ -31,6 +31,7 @@ static mr_status look(typical *y, mr_sampler *sampler, mr_batch *b, int ranks, i
     }
     double scale = b->rows > 0 ? (double)most / (double)b->rows : 0;
     y->size.rows[MR_SPACE_ROWS] = (double)most;
+    y->size.rows[MR_SPACE_LAST] = scale * (double)b->n_last;
     y->size.world_rows = (double)b->rows_global;
     for (int q = 0; q < b->n_seq; q++) {
         y->n_unique[q] = w.n[q];
@@ -113,6 +114,10 @@ static void print_all(const mr_prediction *p, const mr_trainer *t, const mr_mach
 {
     int group = p->placement.of[p->placement.chosen].group;
     mr_placement_print(&p->placement, to_stdout, NULL);
+    bool is_spread = !strcmp(t->cfg->data.features, "shard");
+    int64_t items = t->data->n_items, ranks = is_spread ? p->placement.layout.ranks : 1;
+    printf("features: %s, %.1f MB on a rank\n", is_spread ? "spread over all ranks" : "whole",
+           1e-6 * (double)(mr_fetch_item_bytes(t->cfg, t->data) * ((items + ranks - 1) / ranks)));
     print_collectives(p, m != NULL);
     printf("GFLOP of the fullest rank: forward %.6f, backward %.6f; in matrix products %.6f; "
            "other ops touch %.3f GB, the update %.3f GB\n",

@@ -38,7 +38,16 @@ typedef struct mr_batch {
     int32_t *user;      /* [rows_cap] */
     int32_t *target;    /* [rows_cap] item id */
     int32_t *last;      /* [rows_cap] item id of the last history item */
-    int n_seq;          /* 1, or 3 with augmented views */
+    /* Many rows end with the same item: what depends on it alone is made once for each of the
+     * n_last distinct ones, in order of first appearance. */
+    int64_t n_last;
+    int32_t *last_id;    /* [rows_cap] the items */
+    int32_t *last_slot;  /* [rows_cap] which of them a row has */
+    int32_t *last_start; /* [rows_cap + 1] where the rows of an item begin in last_row */
+    int32_t *last_row;   /* [rows_cap] ascending for each item */
+    int32_t *last_hash;  /* [power of two > rows_cap] own use of mr_batch_distinct */
+    int64_t hash_cap;
+    int n_seq; /* 1, or 3 with augmented views */
     mr_seq seq[MR_MAX_SEQ];
 } mr_batch;
 
@@ -46,6 +55,8 @@ mr_status mr_batch_alloc(mr_batch *b, int64_t rows_cap, int64_t L, int n_seq, in
 void mr_batch_free(mr_batch *b);
 /* Fill start, tok_*, last from ids, len, rid for all sequence sets. */
 void mr_batch_pack(mr_batch *b);
+/* A part of it: n_last and last_* from last. */
+void mr_batch_distinct(mr_batch *b);
 
 /* A sampler walks the rows of a split in global batches. */
 typedef struct mr_sampler mr_sampler;
@@ -70,6 +81,9 @@ void mr_sampler_get(mr_sampler *s, int64_t epoch, int64_t i, uint32_t step, mr_b
 /* The same part by part: virtual shards of this rank, and the rows of the k-th of them alone, which
  * do not depend on the number of ranks. rows_global stays that of the global batch. */
 int mr_sampler_shards(const mr_sampler *s);
+/* Most shards of a rank: k below it may be asked of every rank, and gives no rows where a rank has
+ * fewer shards. */
+int mr_sampler_shards_most(const mr_sampler *s);
 void mr_sampler_get_shard(mr_sampler *s, int64_t epoch, int64_t i, uint32_t step, int k,
                           mr_batch *b);
 

@@ -295,8 +295,14 @@ void mr_sampler_get(mr_sampler *s, int64_t epoch, int64_t i, uint32_t step, mr_b
 
 int mr_sampler_shards(const mr_sampler *s) { return s->shard_hi - s->shard_lo; }
 
+int mr_sampler_shards_most(const mr_sampler *s)
+{
+    return (s->spec.virtual_shards + s->spec.n_ranks - 1) / s->spec.n_ranks;
+}
+
 void mr_sampler_get_shard(mr_sampler *s, int64_t epoch, int64_t i, uint32_t step, int k,
                           mr_batch *b)
 {
-    get_shards(s, epoch, i, step, s->shard_lo + k, s->shard_lo + k + 1, b);
+    int32_t first = s->shard_lo + k;
+    get_shards(s, epoch, i, step, first, first < s->shard_hi ? first + 1 : first, b);
 }

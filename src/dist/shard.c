@@ -55,6 +55,7 @@ static mr_status alloc_all(mr_exchange *x)
     MR_TRY(MR_ALLOC(&x->csr_start, x->cap + 1, "row exchange"));
     MR_TRY(MR_ALLOC(&x->csr_pos, x->cap, "row exchange"));
     MR_TRY(MR_ALLOC(&x->sort_cap, x->cap, "row exchange"));
+    MR_TRY(MR_ALLOC(&x->slot, x->cap, "row exchange"));
     MR_TRY(MR_ALLOC(&x->want, x->size, "row exchange"));
     MR_TRY(MR_ALLOC(&x->give, x->size, "row exchange"));
     return MR_OK;
@@ -99,6 +100,7 @@ void mr_exchange_free(mr_exchange **x_p)
     MR_FREE(x->csr_start);
     MR_FREE(x->csr_pos);
     MR_FREE(x->sort_cap);
+    MR_FREE(x->slot);
     MR_FREE(x->want);
     MR_FREE(x->give);
     MR_FREE(*x_p);
@@ -137,9 +139,33 @@ static void index_list(mr_exchange *x, const int32_t *ids, int64_t n, int64_t bl
     }
 }
 
+/* Exchange want for give. A rank whose list does not fit into fixed rows sends complements to all,
+ * so everybody knows without another collective. */
+static mr_status exchange_counts(mr_exchange *x, mr_comm *comm, int64_t *one)
+{
+    bool fits = x->fixed > 0;
+    for (int r = 0; r < x->size; r++) {
+        one[r] = 1;
+        fits = fits && x->want[r] <= x->fixed;
+    }
+    for (int r = 0; r < x->size && !fits; r++) x->want[r] = ~x->want[r];
+    comm->purpose = x->for_counts;
+    mr_status st = comm->alltoallv(comm, x->want, one, x->give, one, MR_I64);
+    x->is_fixed = x->fixed > 0;
+    for (int r = 0; r < x->size; r++) {
+        if (!fits) x->want[r] = ~x->want[r];
+        if (st != MR_OK || x->give[r] >= 0) continue;
+        x->give[r] = ~x->give[r];
+        x->is_fixed = false;
+    }
+    x->n_misfit += x->fixed > 0 && !x->is_fixed;
+    return st;
+}
+
 /* Ids wanted from us, by asking rank, into give_row. */
 static mr_status ask_owners(mr_exchange *x, mr_comm *comm)
 {
+    x->is_fixed = false;
     if (comm->size == 1) {
         x->give[0] = x->n_give = x->n_unique;
         MR_TRY(make_room(x, x->n_give));
@@ -148,16 +174,42 @@ static mr_status ask_owners(mr_exchange *x, mr_comm *comm)
     }
     int64_t *one = NULL;
     MR_TRY(MR_ALLOC(&one, comm->size, "row exchange"));
-    for (int r = 0; r < comm->size; r++) one[r] = 1;
-    comm->purpose = x->for_counts;
-    mr_status st = comm->alltoallv(comm, x->want, one, x->give, one, MR_I64);
+    mr_status st = exchange_counts(x, comm, one);
     MR_FREE(one);
     MR_TRY(st);
     x->n_give = 0;
     for (int r = 0; r < comm->size; r++) x->n_give += x->give[r];
-    MR_TRY(make_room(x, x->n_give));
+    int64_t all = x->is_fixed ? x->size * x->fixed : 0;
+    MR_TRY(make_room(x, x->n_give > all ? x->n_give : all));
     comm->purpose = x->for_ids;
     return comm->alltoallv(comm, x->unique_id, x->want, x->give_row, x->give, MR_I32);
+}
+
+/* From places one after another to places with room for `fixed` rows of every rank. */
+static void lay_out(mr_exchange *x)
+{
+    int32_t C = (int32_t)x->fixed, *to = x->sort_give;
+    for (int64_t r = 0, u = 0; r < x->size; r++)
+        for (int64_t k = 0; k < x->want[r]; k++) x->slot[u++] = (int32_t)(r * C + k);
+    for (int64_t i = 0; i < x->n; i++) x->inv[i] = x->slot[x->inv[i]];
+    for (int64_t r = 0, p = 0; r < x->size; r++)
+        for (int64_t k = 0; k < x->give[r]; k++) to[p++] = (int32_t)(r * C + k);
+    for (int64_t i = 0; i < x->n_give; i++) x->own_pos[i] = to[x->own_pos[i]];
+    int64_t p = x->n_give; /* from the end: no place lies before where its row comes from */
+    for (int64_t r = x->size - 1; r >= 0; r--) {
+        p -= x->give[r];
+        memmove(x->give_row + r * C, x->give_row + p, (size_t)x->give[r] * sizeof *x->give_row);
+        memset(x->give_row + r * C + x->give[r], 0, (size_t)(C - x->give[r]) * sizeof *x->give_row);
+    }
+}
+
+int64_t mr_exchange_wants(const mr_exchange *x, int r)
+{
+    return x->is_fixed ? x->fixed : x->want[r];
+}
+int64_t mr_exchange_gives(const mr_exchange *x, int r)
+{
+    return x->is_fixed ? x->fixed : x->give[r];
 }
 
 static mr_status plan(mr_exchange *x, mr_comm *comm, int64_t n_rows, const int32_t *ids, int64_t n)
@@ -183,6 +235,9 @@ static mr_status plan(mr_exchange *x, mr_comm *comm, int64_t n_rows, const int32
     if (!x->give_cap) MR_TRY(make_room(x, 1)); /* own_start[0] exists always */
     sort_positions(x->give_row, x->n_give, x->own_pos, x->sort_give);
     x->n_own = find_runs(x->give_row, x->own_pos, x->n_give, x->own_row, x->own_start);
+    if (x->is_fixed) lay_out(x);
+    x->n_slots = x->is_fixed ? x->size * x->fixed : x->n_unique;
+    x->n_send = x->is_fixed ? x->size * x->fixed : x->n_give;
     return MR_OK;
 }
 
@@ -190,6 +245,6 @@ mr_status mr_exchange_plan(mr_exchange *x, mr_comm *comm, int64_t n_rows, const 
                            int64_t n)
 {
     mr_status st = plan(x, comm, n_rows, ids, n);
-    if (st != MR_OK) x->n = x->n_unique = x->n_give = x->n_own = 0;
+    if (st != MR_OK) x->n = x->n_unique = x->n_give = x->n_own = x->n_slots = x->n_send = 0;
     return st;
 }

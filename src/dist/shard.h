@@ -3,6 +3,7 @@
 #ifndef MR_DIST_SHARD_H
 #define MR_DIST_SHARD_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/status.h"
@@ -27,6 +28,16 @@ typedef struct mr_exchange {
     int32_t *own_row;   /* [n_own] local row, ascending */
     int32_t *own_start; /* [n_own + 1] */
     int32_t *own_pos;   /* [n_give] positions in give_row of a local row, in rank order */
+    /* A fixed number of rows for every pair of ranks: who makes x may set fixed, the same on all
+     * ranks. Then inv and own_pos are places in buffers of size * fixed rows, those of rank r from
+     * r * fixed on, and so is give_row, with 0 where nothing is given. A list that does not fit on
+     * some rank is laid out as without fixed, on all ranks. */
+    int64_t fixed;    /* 0: as many rows as are wanted */
+    bool is_fixed;    /* the current list is laid out so */
+    int64_t n_slots;  /* rows of an asker's buffer: n_unique, or size * fixed */
+    int64_t n_send;   /* rows of an owner's buffer: n_give, or size * fixed */
+    int32_t *slot;    /* [cap] place of a distinct id in the asker's buffer; when is_fixed */
+    int64_t n_misfit; /* lists so far that did not fit */
     int32_t *sort_cap, *sort_give; /* [cap], [give_cap]: scratch of the sorts */
 } mr_exchange;
 
@@ -34,6 +45,10 @@ typedef struct mr_exchange {
  * frees. */
 mr_status mr_exchange_create(mr_exchange **out_p, int64_t cap, int size);
 void mr_exchange_free(mr_exchange **x_p);
+/* Rows that move between this rank and rank r: from it in forward, to it on the way back; and the
+ * other way round. */
+int64_t mr_exchange_wants(const mr_exchange *x, int r);
+int64_t mr_exchange_gives(const mr_exchange *x, int r);
 /* Plan for a list of n ids in [0, n_rows); collective over comm. Rows are owned in contiguous
  * blocks of ceil(n_rows / size). Ids may repeat and come in any order; n may be 0 and differ
  * between ranks, n_rows may not. One rank alone does not communicate. After an error x holds no

@@ -46,7 +46,8 @@ void mr_graph_scope(mr_graph *g, const char *fmt, ...)
 int64_t mr_space_cap(const mr_graph *g, mr_space s)
 {
     switch (s) {
-    case MR_SPACE_ROWS: return g->dims.rows_cap;
+    case MR_SPACE_ROWS:
+    case MR_SPACE_LAST: return g->dims.rows_cap;
     case MR_SPACE_TOK0:
     case MR_SPACE_TOK1:
     case MR_SPACE_TOK2: return g->dims.rows_cap * g->dims.L;

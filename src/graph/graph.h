@@ -6,7 +6,8 @@
  * Spaces. The leading dimension of a node is one of
  *   FIXED  dim[0] as written,
  *   ROWS   the rows of this rank's batch (capacity rows_cap),
- *   TOK0.. the packed valid tokens of sequence set 0..2 (capacity rows_cap * L);
+ *   TOK0.. the packed valid tokens of sequence set 0..2 (capacity rows_cap * L),
+ *   LAST   the distinct last items of the rows (capacity rows_cap; no random draws);
  * a run uses the actual counts, so padding costs nothing.
  *
  * Errors are sticky: after the first one the builders return -1 and mr_graph_status reports it, so
@@ -33,6 +34,7 @@ typedef enum mr_space {
     MR_SPACE_TOK0,
     MR_SPACE_TOK1,
     MR_SPACE_TOK2,
+    MR_SPACE_LAST,
     MR_N_SPACES
 } mr_space;
 
@@ -86,6 +88,7 @@ typedef struct mr_graph_dims {
     int64_t D, K, dh;        /* visual width, frames per item, text width; 0 = absent */
     int n_ranks;             /* ranks that share the item table */
     int64_t rows_global_cap; /* rows of a global batch, at most */
+    int64_t exchange_rows;   /* of every pair of ranks where their number is fixed, else 0 */
 } mr_graph_dims;
 
 typedef struct mr_loss_term {

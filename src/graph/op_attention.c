@@ -14,7 +14,7 @@ static bool is_ragged(int mode) { return mode == MR_ATT_CAUSAL || mode == MR_ATT
 static att_args args_of(const mr_run *r, const mr_node *n)
 {
     att_args a = {{.mode = (int)n->i[0],
-                   .B = r->count[MR_SPACE_ROWS],
+                   .B = n->i[0] == MR_ATT_FULL ? r->count[n->space] : r->count[MR_SPACE_ROWS],
                    .S = n->i[3],
                    .heads = n->i[1],
                    .d = n->dim[n->ndim - 1]},
@@ -32,8 +32,8 @@ static att_args args_of(const mr_run *r, const mr_node *n)
 static mr_status attention_forward(mr_run *r, const mr_node *n)
 {
     att_args a = args_of(r, n);
-    r->k->attention_fwd(mr_val(r, mr_node_id(r, n)), mr_saved(r, n, 0), mr_val(r, n->in[0]),
-                        mr_val(r, n->in[1]), mr_val(r, n->in[2]), &a.shape, &a.drop, &r->ex);
+    mr_k(r)->attention_fwd(mr_val(r, mr_node_id(r, n)), mr_saved(r, n, 0), mr_val(r, n->in[0]),
+                           mr_val(r, n->in[1]), mr_val(r, n->in[2]), &a.shape, &a.drop, &r->ex);
     return MR_OK;
 }
 
@@ -42,9 +42,9 @@ static mr_status attention_backward(mr_run *r, const mr_node *n)
     att_args a = args_of(r, n);
     void *d[3];
     for (int s = 0; s < 3; s++) d[s] = mr_wants(r, n, s) ? mr_grad(r, n->in[s]) : NULL;
-    r->k->attention_bwd(d[0], d[1], d[2], mr_grad(r, mr_node_id(r, n)), mr_saved(r, n, 0),
-                        mr_val(r, n->in[0]), mr_val(r, n->in[1]), mr_val(r, n->in[2]), &a.shape,
-                        mr_acc(r, n, 0), mr_acc(r, n, 1), mr_acc(r, n, 2), &a.drop, &r->ex);
+    mr_k(r)->attention_bwd(d[0], d[1], d[2], mr_grad(r, mr_node_id(r, n)), mr_saved(r, n, 0),
+                           mr_val(r, n->in[0]), mr_val(r, n->in[1]), mr_val(r, n->in[2]), &a.shape,
+                           mr_acc(r, n, 0), mr_acc(r, n, 1), mr_acc(r, n, 2), &a.drop, &r->ex);
     return MR_OK;
 }
 
@@ -63,7 +63,9 @@ static int64_t keys_of(const mr_graph *g, const mr_node *q, const mr_node *kv, c
                   q->space == (mode == MR_ATT_LAST ? MR_SPACE_ROWS : tok);
         return ok ? g->dims.L : -1;
     }
-    if (kv->space != MR_SPACE_ROWS || q->space != MR_SPACE_ROWS || kv->ndim != 3) return -1;
+    bool is_last = mode == MR_ATT_FULL && kv->space == MR_SPACE_LAST;
+    if (!(is_last || kv->space == MR_SPACE_ROWS) || q->space != kv->space || kv->ndim != 3)
+        return -1;
     if (mode == MR_ATT_FULL)
         return q->ndim == 3 && q->dim[1] == kv->dim[1] && !first ? kv->dim[1] : -1;
     if (q->ndim != 2) return -1;
@@ -91,6 +93,8 @@ int mr_g_attention(mr_graph *g, int q, int kv, int kv_first, int heads, int mode
                              heads);
     if (!mr_drop_is_valid(dropout))
         return mr_graph_fail(g, "attention: dropout %g is outside [0, 1)", dropout);
+    if (a->space == MR_SPACE_LAST && g->train && dropout > 0)
+        return mr_graph_fail(g, "attention: dropout on an input without rows of the batch");
     mr_node n = mr_node_make(g, &mr_op_attention, a->space, a->ndim, a->dim[0], a->dim[1],
                              a->dim[2], a->dim[3]);
     n.in[0] = q;

@@ -36,8 +36,8 @@ static mr_status add_forward(mr_run *r, const mr_node *n)
 {
     int64_t m = mr_n(r, mr_node_id(r, n)) * mr_node_inner(r->g, mr_node_id(r, n));
     void *y = mr_val(r, mr_node_id(r, n));
-    r->k->axpy(y, mr_val(r, n->in[0]), m, 1.0, 0, &r->ex);
-    r->k->axpy(y, mr_val(r, n->in[1]), m, 1.0, 1, &r->ex);
+    mr_k(r)->axpy(y, mr_val(r, n->in[0]), m, 1.0, 0, &r->ex);
+    mr_k(r)->axpy(y, mr_val(r, n->in[1]), m, 1.0, 1, &r->ex);
     return MR_OK;
 }
 
@@ -47,7 +47,7 @@ static mr_status add_backward(mr_run *r, const mr_node *n)
     int64_t m = mr_n(r, id) * mr_node_inner(r->g, id);
     for (int s = 0; s < 2; s++)
         if (mr_wants(r, n, s))
-            r->k->axpy(mr_grad(r, n->in[s]), mr_grad(r, id), m, 1.0, mr_acc(r, n, s), &r->ex);
+            mr_k(r)->axpy(mr_grad(r, n->in[s]), mr_grad(r, id), m, 1.0, mr_acc(r, n, s), &r->ex);
     return MR_OK;
 }
 
@@ -71,8 +71,9 @@ static mr_status add_param_forward(mr_run *r, const mr_node *n)
 {
     int id = mr_node_id(r, n);
     int64_t w = mr_node_inner(r->g, id);
-    r->k->axpy(mr_val(r, id), mr_val(r, n->in[0]), mr_n(r, id) * w, 1.0, 0, &r->ex);
-    r->k->bias_act_fwd(mr_val(r, id), NULL, mr_pval(r, n, 0), mr_n(r, id), w, MR_ACT_NONE, &r->ex);
+    mr_k(r)->axpy(mr_val(r, id), mr_val(r, n->in[0]), mr_n(r, id) * w, 1.0, 0, &r->ex);
+    mr_k(r)->bias_act_fwd(mr_val(r, id), NULL, mr_pval(r, n, 0), mr_n(r, id), w, MR_ACT_NONE,
+                          &r->ex);
     return MR_OK;
 }
 
@@ -80,10 +81,10 @@ static mr_status add_param_backward(mr_run *r, const mr_node *n)
 {
     int id = mr_node_id(r, n);
     int64_t w = mr_node_inner(r->g, id);
-    r->k->col_sum(mr_pgrad(r, n, 0), mr_grad(r, id), mr_n(r, id), w, mr_pacc(r, n, 0), &r->ex);
+    mr_k(r)->col_sum(mr_pgrad(r, n, 0), mr_grad(r, id), mr_n(r, id), w, mr_pacc(r, n, 0), &r->ex);
     if (mr_wants(r, n, 0))
-        r->k->axpy(mr_grad(r, n->in[0]), mr_grad(r, id), mr_n(r, id) * w, 1.0, mr_acc(r, n, 0),
-                   &r->ex);
+        mr_k(r)->axpy(mr_grad(r, n->in[0]), mr_grad(r, id), mr_n(r, id) * w, 1.0, mr_acc(r, n, 0),
+                      &r->ex);
     return MR_OK;
 }
 
@@ -108,8 +109,8 @@ int mr_g_add_param(mr_graph *g, int x, int param)
 static mr_status leaf_forward(mr_run *r, const mr_node *n)
 {
     int id = mr_node_id(r, n);
-    r->k->axpy(mr_val(r, id), mr_pval(r, n, 0), mr_n(r, id) * mr_node_inner(r->g, id), 1.0, 0,
-               &r->ex);
+    mr_k(r)->axpy(mr_val(r, id), mr_pval(r, n, 0), mr_n(r, id) * mr_node_inner(r->g, id), 1.0, 0,
+                  &r->ex);
     return MR_OK;
 }
 
@@ -120,8 +121,8 @@ static mr_status leaf_backward(mr_run *r, const mr_node *n)
     int64_t m = mr_n(r, id) * mr_node_inner(r->g, id);
     char *dp = mr_pgrad(r, n, 0);
     if (!mr_pacc(r, n, 0)) /* rows beyond the batch get no gradient */
-        r->k->axpy(dp, mr_pval(r, n, 0), p->count, 0.0, 0, &r->ex);
-    r->k->axpy(dp, mr_grad(r, id), m, 1.0, 1, &r->ex);
+        mr_k(r)->axpy(dp, mr_pval(r, n, 0), p->count, 0.0, 0, &r->ex);
+    mr_k(r)->axpy(dp, mr_grad(r, id), m, 1.0, 1, &r->ex);
     return MR_OK;
 }
 
@@ -141,16 +142,16 @@ int mr_g_leaf(mr_graph *g, int param, mr_space space)
 /* ---- probe: a loss with a different, known gradient at every element ---- */
 static mr_status probe_forward(mr_run *r, const mr_node *n)
 {
-    r->k->probe_fwd(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[0]),
-                    mr_n(r, n->in[0]) * mr_node_inner(r->g, n->in[0]), &r->ex);
+    mr_k(r)->probe_fwd(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[0]),
+                       mr_n(r, n->in[0]) * mr_node_inner(r->g, n->in[0]), &r->ex);
     return MR_OK;
 }
 
 static mr_status probe_backward(mr_run *r, const mr_node *n)
 {
     if (mr_wants(r, n, 0))
-        r->k->probe_bwd(mr_grad(r, n->in[0]), mr_n(r, n->in[0]) * mr_node_inner(r->g, n->in[0]),
-                        mr_loss_weight(r, n), mr_acc(r, n, 0), &r->ex);
+        mr_k(r)->probe_bwd(mr_grad(r, n->in[0]), mr_n(r, n->in[0]) * mr_node_inner(r->g, n->in[0]),
+                           mr_loss_weight(r, n), mr_acc(r, n, 0), &r->ex);
     return MR_OK;
 }
 
@@ -189,8 +190,7 @@ static const void *linear_input(mr_run *r, const mr_node *n, const linear_size *
 {
     const void *x = mr_val(r, n->in[0]);
     if (n->i[1] == MR_ACT_NONE) return x;
-    r->k->axpy(r->ex.scratch, x, s->n * s->in, 1.0, 0, &r->ex);
-    r->k->bias_act_fwd(r->ex.scratch, NULL, NULL, s->n, s->in, (int)n->i[1], &r->ex);
+    mr_k(r)->act_fwd(r->ex.scratch, x, s->n * s->in, (int)n->i[1], &r->ex);
     return r->ex.scratch;
 }
 
@@ -199,11 +199,11 @@ static mr_status linear_forward(mr_run *r, const mr_node *n)
     linear_size s = linear_sizes(r, n);
     void *y = mr_val(r, mr_node_id(r, n));
     int act = (int)n->i[0];
-    r->k->gemm(y, linear_input(r, n, &s), mr_pval(r, n, 0), s.n, s.out, s.in, 0, 1, s.in, s.in,
-               s.out, 1.0, 0.0, &r->ex);
+    mr_k(r)->gemm(y, linear_input(r, n, &s), mr_pval(r, n, 0), s.n, s.out, s.in, 0, 1, s.in, s.in,
+                  s.out, 1.0, 0.0, &r->ex);
     if (n->param[1] >= 0 || act != MR_ACT_NONE)
-        r->k->bias_act_fwd(y, act != MR_ACT_NONE ? mr_saved(r, n, 0) : NULL, mr_pval(r, n, 1), s.n,
-                           s.out, act, &r->ex);
+        mr_k(r)->bias_act_fwd(y, act != MR_ACT_NONE ? mr_saved(r, n, 0) : NULL, mr_pval(r, n, 1),
+                              s.n, s.out, act, &r->ex);
     return MR_OK;
 }
 
@@ -212,20 +212,20 @@ static mr_status linear_backward(mr_run *r, const mr_node *n)
     linear_size s = linear_sizes(r, n);
     void *dy = mr_grad(r, mr_node_id(r, n));
     if (n->i[0] != MR_ACT_NONE)
-        r->k->act_bwd(dy, dy, mr_saved(r, n, 0), s.n, s.out, (int)n->i[0], &r->ex);
-    r->k->gemm(mr_pgrad(r, n, 0), dy, linear_input(r, n, &s), s.out, s.in, s.n, 1, 0, s.out, s.in,
-               s.in, 1.0, mr_pacc(r, n, 0), &r->ex);
+        mr_k(r)->act_bwd(dy, dy, mr_saved(r, n, 0), s.n, s.out, (int)n->i[0], &r->ex);
+    mr_k(r)->gemm(mr_pgrad(r, n, 0), dy, linear_input(r, n, &s), s.out, s.in, s.n, 1, 0, s.out,
+                  s.in, s.in, 1.0, mr_pacc(r, n, 0), &r->ex);
     if (n->param[1] >= 0)
-        r->k->col_sum(mr_pgrad(r, n, 1), dy, s.n, s.out, mr_pacc(r, n, 1), &r->ex);
+        mr_k(r)->col_sum(mr_pgrad(r, n, 1), dy, s.n, s.out, mr_pacc(r, n, 1), &r->ex);
     if (!mr_wants(r, n, 0)) return MR_OK;
     bool act_in = n->i[1] != MR_ACT_NONE;
     void *dx = mr_grad(r, n->in[0]), *da = act_in ? r->ex.scratch : dx;
     int acc = mr_acc(r, n, 0);
-    r->k->gemm(da, dy, mr_pval(r, n, 0), s.n, s.in, s.out, 0, 0, s.out, s.in, s.in, 1.0,
-               act_in ? 0 : acc, &r->ex);
+    mr_k(r)->gemm(da, dy, mr_pval(r, n, 0), s.n, s.in, s.out, 0, 0, s.out, s.in, s.in, 1.0,
+                  act_in ? 0 : acc, &r->ex);
     if (!act_in) return MR_OK;
-    r->k->act_bwd(acc ? da : dx, da, mr_val(r, n->in[0]), s.n, s.in, (int)n->i[1], &r->ex);
-    if (acc) r->k->axpy(dx, da, s.n * s.in, 1.0, 1, &r->ex);
+    mr_k(r)->act_bwd(acc ? da : dx, da, mr_val(r, n->in[0]), s.n, s.in, (int)n->i[1], &r->ex);
+    if (acc) mr_k(r)->axpy(dx, da, s.n * s.in, 1.0, 1, &r->ex);
     return MR_OK;
 }
 

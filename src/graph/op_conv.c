@@ -22,9 +22,9 @@ static mr_conv conv_of(const mr_run *r, const mr_node *n)
 static mr_status conv3_forward(mr_run *r, const mr_node *n)
 {
     mr_conv cv = conv_of(r, n);
-    r->k->conv3_fwd(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[IN_X]), mr_pval(r, n, P_W),
-                    mr_pval(r, n, P_B), mr_val(r, n->in[IN_RESIDUAL]), mr_val(r, n->in[IN_CONTEXT]),
-                    &cv, &r->ex);
+    mr_k(r)->conv3_fwd(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[IN_X]), mr_pval(r, n, P_W),
+                       mr_pval(r, n, P_B), mr_val(r, n->in[IN_RESIDUAL]),
+                       mr_val(r, n->in[IN_CONTEXT]), &cv, &r->ex);
     return MR_OK;
 }
 
@@ -32,18 +32,18 @@ static mr_status conv3_backward(mr_run *r, const mr_node *n)
 {
     mr_conv cv = conv_of(r, n);
     void *dy = mr_grad(r, mr_node_id(r, n));
-    r->k->conv3_bwd_w(mr_pgrad(r, n, P_W), dy, mr_val(r, n->in[IN_X]), &cv, mr_pacc(r, n, P_W),
-                      &r->ex);
+    mr_k(r)->conv3_bwd_w(mr_pgrad(r, n, P_W), dy, mr_val(r, n->in[IN_X]), &cv, mr_pacc(r, n, P_W),
+                         &r->ex);
     /* x before residual: they may be the same node, and the acc bits count in slot order. */
     if (mr_wants(r, n, IN_X))
-        r->k->conv3_bwd_x(mr_grad(r, n->in[IN_X]), dy, mr_pval(r, n, P_W), &cv, mr_acc(r, n, IN_X),
-                          &r->ex);
+        mr_k(r)->conv3_bwd_x(mr_grad(r, n->in[IN_X]), dy, mr_pval(r, n, P_W), &cv,
+                             mr_acc(r, n, IN_X), &r->ex);
     void *db = mr_pgrad(r, n, P_B);
     void *dres = mr_wants(r, n, IN_RESIDUAL) ? mr_grad(r, n->in[IN_RESIDUAL]) : NULL;
     void *dctx = mr_wants(r, n, IN_CONTEXT) ? mr_grad(r, n->in[IN_CONTEXT]) : NULL;
     if (db || dres || dctx)
-        r->k->conv3_bwd_add(db, dres, dctx, dy, cv.n, cv.So, cv.co, mr_pacc(r, n, P_B),
-                            mr_acc(r, n, IN_RESIDUAL), mr_acc(r, n, IN_CONTEXT), &r->ex);
+        mr_k(r)->conv3_bwd_add(db, dres, dctx, dy, cv.n, cv.So, cv.co, mr_pacc(r, n, P_B),
+                               mr_acc(r, n, IN_RESIDUAL), mr_acc(r, n, IN_CONTEXT), &r->ex);
     return MR_OK;
 }
 

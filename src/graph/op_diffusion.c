@@ -24,8 +24,8 @@ static mr_status noise_forward(mr_run *r, const mr_node *n)
     mr_noise nz = noise_of(r, n);
     MR_CHECK(nz.t <= r->t_max, MR_ERR_INTERNAL, "%s: step %lld of a schedule of %lld steps",
              n->label, (long long)nz.t, (long long)r->t_max);
-    r->k->noise_fwd(mr_val(r, id), mr_val(r, n->in[0]), r->abar, r->in.rid, mr_n(r, id),
-                    mr_node_inner(r->g, id), &nz, &r->ex);
+    mr_k(r)->noise_fwd(mr_val(r, id), mr_val(r, n->in[0]), r->abar, r->in.rid, mr_n(r, id),
+                       mr_node_inner(r->g, id), &nz, &r->ex);
     return MR_OK;
 }
 
@@ -35,8 +35,8 @@ static mr_status noise_backward(mr_run *r, const mr_node *n)
     mr_noise nz = noise_of(r, n);
     if (!mr_wants(r, n, 0)) return MR_OK;
     MR_CHECK(!nz.pure, MR_ERR_INTERNAL, "%s: pure noise has no gradient", n->label);
-    r->k->noise_bwd(mr_grad(r, n->in[0]), mr_grad(r, id), r->abar, r->in.rid, mr_n(r, id),
-                    mr_node_inner(r->g, id), &nz, mr_acc(r, n, 0), &r->ex);
+    mr_k(r)->noise_bwd(mr_grad(r, n->in[0]), mr_grad(r, id), r->abar, r->in.rid, mr_n(r, id),
+                       mr_node_inner(r->g, id), &nz, mr_acc(r, n, 0), &r->ex);
     return MR_OK;
 }
 
@@ -68,8 +68,9 @@ static mr_status posterior_forward(mr_run *r, const mr_node *n)
              (long long)t, (long long)r->t_max);
     uint32_t base = n->i[0] == MR_DIFF_NPD ? MR_RNG_POST_NPD : MR_RNG_POST_TCD;
     double sd = n->i[2] && t > 1 ? sqrt(r->s2[t]) : 0.0;
-    r->k->posterior(mr_val(r, id), mr_val(r, n->in[0]), mr_val(r, n->in[1]), r->in.rid, mr_n(r, id),
-                    mr_node_inner(r->g, id), r->c1[t], r->c2[t], sd, base + (uint32_t)t, &r->ex);
+    mr_k(r)->posterior(mr_val(r, id), mr_val(r, n->in[0]), mr_val(r, n->in[1]), r->in.rid,
+                       mr_n(r, id), mr_node_inner(r->g, id), r->c1[t], r->c2[t], sd,
+                       base + (uint32_t)t, &r->ex);
     return MR_OK;
 }
 
@@ -102,8 +103,8 @@ static mr_status mix_forward(mr_run *r, const mr_node *n)
     int id = mr_node_id(r, n);
     int64_t m = mr_n(r, id) * mr_node_inner(r->g, id);
     void *y = mr_val(r, id);
-    r->k->axpy(y, mr_val(r, n->in[0]), m, n->f[0], 0, &r->ex);
-    r->k->axpy(y, mr_val(r, n->in[1]), m, 1.0 - n->f[0], 1, &r->ex);
+    mr_k(r)->axpy(y, mr_val(r, n->in[0]), m, n->f[0], 0, &r->ex);
+    mr_k(r)->axpy(y, mr_val(r, n->in[1]), m, 1.0 - n->f[0], 1, &r->ex);
     return MR_OK;
 }
 
@@ -113,8 +114,8 @@ static mr_status mix_backward(mr_run *r, const mr_node *n)
     int64_t m = mr_n(r, id) * mr_node_inner(r->g, id);
     for (int s = 0; s < 2; s++)
         if (mr_wants(r, n, s))
-            r->k->axpy(mr_grad(r, n->in[s]), mr_grad(r, id), m, s ? 1.0 - n->f[0] : n->f[0],
-                       mr_acc(r, n, s), &r->ex);
+            mr_k(r)->axpy(mr_grad(r, n->in[s]), mr_grad(r, id), m, s ? 1.0 - n->f[0] : n->f[0],
+                          mr_acc(r, n, s), &r->ex);
     return MR_OK;
 }
 

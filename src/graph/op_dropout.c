@@ -15,8 +15,8 @@ static mr_status dropout_forward(mr_run *r, const mr_node *n)
 {
     int id = mr_node_id(r, n);
     mr_drop d = drop_of(r, n);
-    r->k->dropout(mr_val(r, id), mr_val(r, n->in[0]), mr_n(r, id), mr_node_inner(r->g, id), 0, &d,
-                  &r->ex);
+    mr_k(r)->dropout(mr_val(r, id), mr_val(r, n->in[0]), mr_n(r, id), mr_node_inner(r->g, id), 0,
+                     &d, &r->ex);
     return MR_OK;
 }
 
@@ -25,8 +25,8 @@ static mr_status dropout_backward(mr_run *r, const mr_node *n)
     int id = mr_node_id(r, n);
     mr_drop d = drop_of(r, n);
     if (mr_wants(r, n, 0))
-        r->k->dropout(mr_grad(r, n->in[0]), mr_grad(r, id), mr_n(r, id), mr_node_inner(r->g, id),
-                      mr_acc(r, n, 0), &d, &r->ex);
+        mr_k(r)->dropout(mr_grad(r, n->in[0]), mr_grad(r, id), mr_n(r, id), mr_node_inner(r->g, id),
+                         mr_acc(r, n, 0), &d, &r->ex);
     return MR_OK;
 }
 
@@ -39,7 +39,7 @@ int mr_g_dropout(mr_graph *g, int x, double p)
     if (!mr_drop_is_valid(p)) return mr_graph_fail(g, "dropout: p = %g is outside [0, 1)", p);
     if (!g->train || mr_drop_threshold(p) == 0) return x;
     const mr_node *a = mr_node_at(g, x);
-    if (a->space == MR_SPACE_FIXED)
+    if (a->space == MR_SPACE_FIXED || a->space == MR_SPACE_LAST)
         return mr_graph_fail(g, "dropout: the input has no rows of the batch");
     mr_node n = mr_node_make(g, &mr_op_dropout, a->space, a->ndim, a->dim[0], a->dim[1], a->dim[2],
                              a->dim[3]);

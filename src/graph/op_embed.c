@@ -15,12 +15,15 @@ typedef struct trade {
     const mr_exchange_lists *lists; /* device */
     const mr_seq *seq;
     int64_t w;
-    char *unique, *give; /* scratch: [cap tokens + 1, w], [n_give, w]; NULL on one rank */
+    char *unique, *give; /* scratch: [n_slots, w], [n_send, w]; NULL on one rank */
 } trade;
+
+static int64_t fixed_rows(const mr_graph *g) { return g->dims.n_ranks * g->dims.exchange_rows; }
 
 static int64_t unique_cap(const mr_graph *g, int seq)
 {
-    return mr_space_cap(g, mr_space_tok(seq)) + 1;
+    int64_t tokens = mr_space_cap(g, mr_space_tok(seq)) + 1;
+    return tokens > fixed_rows(g) ? tokens : fixed_rows(g);
 }
 
 static int64_t local_rows(const mr_graph *g, int table)
@@ -35,7 +38,8 @@ static int64_t give_cap(const mr_graph *g, int table)
 {
     int64_t all = g->dims.n_ranks * local_rows(g, table);
     int64_t tokens = g->dims.rows_global_cap * g->dims.L + g->dims.n_ranks;
-    return tokens < all ? tokens : all;
+    int64_t most = tokens < all ? tokens : all;
+    return most > fixed_rows(g) ? most : fixed_rows(g);
 }
 
 static mr_status trade_of(const mr_run *r, const mr_node *n, trade *t)
@@ -52,9 +56,9 @@ static mr_status trade_of(const mr_run *r, const mr_node *n, trade *t)
              "%s: the row exchange of sequence set %d is not planned for this batch", n->label,
              seq);
     if (r->items->size == 1) return MR_OK;
-    MR_CHECK(t->x->n_give <= give_cap(r->g, n->param[0]), MR_ERR_INTERNAL,
-             "%s: %lld rows to send, planned for %lld", n->label, (long long)t->x->n_give,
-             (long long)give_cap(r->g, n->param[0]));
+    MR_CHECK(t->x->n_send <= give_cap(r->g, n->param[0]) && t->x->n_slots <= unique_cap(r->g, seq),
+             MR_ERR_INTERNAL, "%s: %lld rows to send, planned for %lld", n->label,
+             (long long)t->x->n_send, (long long)give_cap(r->g, n->param[0]));
     t->unique = r->ex.scratch;
     t->give = t->unique + (size_t)(unique_cap(r->g, seq) * t->w) * r->g->real_bytes;
     return MR_OK;
@@ -65,8 +69,8 @@ static mr_status move_rows(mr_run *r, const trade *t, bool to_owner)
 {
     int64_t want[MAX_RANKS], give[MAX_RANKS];
     for (int i = 0; i < r->items->size; i++) {
-        want[i] = t->x->want[i] * t->w;
-        give[i] = t->x->give[i] * t->w;
+        want[i] = mr_exchange_wants(t->x, i) * t->w;
+        give[i] = mr_exchange_gives(t->x, i) * t->w;
     }
     r->items->purpose = to_owner ? MR_FOR_ROW_GRADS : MR_FOR_ROWS;
     if (to_owner)
@@ -76,7 +80,7 @@ static mr_status move_rows(mr_run *r, const trade *t, bool to_owner)
 
 static mr_status fetch(mr_run *r, const mr_node *n, const trade *t)
 {
-    r->k->gather_rows(t->give, mr_pval(r, n, 0), t->lists->give_row, t->x->n_give, t->w, &r->ex);
+    mr_k(r)->gather_rows(t->give, mr_pval(r, n, 0), t->lists->give_row, t->x->n_send, t->w, &r->ex);
     return move_rows(r, t, false);
 }
 
@@ -93,16 +97,17 @@ static mr_status scatter(mr_run *r, const mr_node *n, bool is_padded)
     void *dtable = mr_pgrad(r, n, 0);
     int acc = mr_pacc(r, n, 0);
     if (r->items->size == 1) {
-        r->k->add_rows(dtable, dy, t.lists->unique_id, t.lists->csr_start, t.lists->csr_pos,
-                       x->n_unique, t.w, rows, acc, 0, tok_row, tok_pos, L, &r->ex);
+        mr_k(r)->add_rows(dtable, dy, t.lists->unique_id, t.lists->csr_start, t.lists->csr_pos,
+                          x->n_unique, t.w, rows, acc, 0, tok_row, tok_pos, L, &r->ex);
         return MR_OK;
     }
     /* PAD is in every list and the smallest id: its slot is 0 and stays zero. */
-    r->k->add_rows(t.unique, dy, NULL, t.lists->csr_start, t.lists->csr_pos, x->n_unique, t.w,
-                   x->n_unique, 0, 0, tok_row, tok_pos, L, &r->ex);
+    const int32_t *slot = x->is_fixed ? t.lists->slot : NULL;
+    mr_k(r)->add_rows(t.unique, dy, slot, t.lists->csr_start, t.lists->csr_pos, x->n_unique, t.w,
+                      x->n_slots, 0, 0, tok_row, tok_pos, L, &r->ex);
     MR_TRY(move_rows(r, &t, true));
-    r->k->add_rows(dtable, t.give, t.lists->own_row, t.lists->own_start, t.lists->own_pos, x->n_own,
-                   t.w, rows, acc, -1, NULL, NULL, 0, &r->ex);
+    mr_k(r)->add_rows(dtable, t.give, t.lists->own_row, t.lists->own_start, t.lists->own_pos,
+                      x->n_own, t.w, rows, acc, -1, NULL, NULL, 0, &r->ex);
     return MR_OK;
 }
 
@@ -113,11 +118,11 @@ static mr_status lookup_forward(mr_run *r, const mr_node *n)
     void *y = mr_val(r, mr_node_id(r, n));
     int64_t N = t.seq->tokens;
     if (r->items->size == 1) {
-        r->k->gather_rows(y, mr_pval(r, n, 0), t.seq->tok_id, N, t.w, &r->ex);
+        mr_k(r)->gather_rows(y, mr_pval(r, n, 0), t.seq->tok_id, N, t.w, &r->ex);
         return MR_OK;
     }
     MR_TRY(fetch(r, n, &t));
-    r->k->gather_rows(y, t.unique, t.lists->inv, N, t.w, &r->ex);
+    mr_k(r)->gather_rows(y, t.unique, t.lists->inv, N, t.w, &r->ex);
     return MR_OK;
 }
 
@@ -133,12 +138,12 @@ static mr_status padded_forward(mr_run *r, const mr_node *n)
     void *y = mr_val(r, mr_node_id(r, n));
     int64_t B = r->count[MR_SPACE_ROWS], L = r->g->dims.L;
     if (r->items->size == 1) {
-        r->k->gather_rows(y, mr_pval(r, n, 0), t.seq->ids, B * L, t.w, &r->ex);
+        mr_k(r)->gather_rows(y, mr_pval(r, n, 0), t.seq->ids, B * L, t.w, &r->ex);
         return MR_OK;
     }
     MR_TRY(fetch(r, n, &t));
-    r->k->gather_padded(y, t.unique, t.lists->inv, t.seq->start, t.seq->len, B, L, t.w,
-                        t.seq->tokens, &r->ex);
+    mr_k(r)->gather_padded(y, t.unique, t.lists->inv, t.seq->start, t.seq->len, B, L, t.w,
+                           t.seq->tokens, &r->ex);
     return MR_OK;
 }
 
@@ -185,8 +190,8 @@ int mr_g_lookup_padded(mr_graph *g, int table)
 static mr_status position_forward(mr_run *r, const mr_node *n)
 {
     int id = mr_node_id(r, n);
-    r->k->position_fwd(mr_val(r, id), mr_val(r, n->in[0]), mr_pval(r, n, 0),
-                       r->in.seq[n->i[0]].tok_pos, mr_n(r, id), mr_node_width(r->g, id), &r->ex);
+    mr_k(r)->position_fwd(mr_val(r, id), mr_val(r, n->in[0]), mr_pval(r, n, 0),
+                          r->in.seq[n->i[0]].tok_pos, mr_n(r, id), mr_node_width(r->g, id), &r->ex);
     return MR_OK;
 }
 
@@ -196,10 +201,10 @@ static mr_status position_backward(mr_run *r, const mr_node *n)
     int64_t w = mr_node_width(r->g, id);
     const mr_seq *q = &r->in.seq[n->i[0]];
     const void *dy = mr_grad(r, id);
-    r->k->position_bwd(mr_pgrad(r, n, 0), dy, q->start, q->len, r->count[MR_SPACE_ROWS],
-                       r->g->dims.L, w, mr_pacc(r, n, 0), &r->ex);
+    mr_k(r)->position_bwd(mr_pgrad(r, n, 0), dy, q->start, q->len, r->count[MR_SPACE_ROWS],
+                          r->g->dims.L, w, mr_pacc(r, n, 0), &r->ex);
     if (mr_wants(r, n, 0))
-        r->k->axpy(mr_grad(r, n->in[0]), dy, mr_n(r, id) * w, 1.0, mr_acc(r, n, 0), &r->ex);
+        mr_k(r)->axpy(mr_grad(r, n->in[0]), dy, mr_n(r, id) * w, 1.0, mr_acc(r, n, 0), &r->ex);
     return MR_OK;
 }
 
@@ -229,8 +234,8 @@ static mr_status last_forward(mr_run *r, const mr_node *n)
 {
     int id = mr_node_id(r, n);
     const mr_seq *q = &r->in.seq[n->i[0]];
-    r->k->last_fwd(mr_val(r, id), mr_val(r, n->in[0]), q->start, q->len, mr_n(r, id),
-                   mr_node_width(r->g, id), &r->ex);
+    mr_k(r)->last_fwd(mr_val(r, id), mr_val(r, n->in[0]), q->start, q->len, mr_n(r, id),
+                      mr_node_width(r->g, id), &r->ex);
     return MR_OK;
 }
 
@@ -239,8 +244,8 @@ static mr_status last_backward(mr_run *r, const mr_node *n)
     int id = mr_node_id(r, n);
     const mr_seq *q = &r->in.seq[n->i[0]];
     if (mr_wants(r, n, 0))
-        r->k->last_bwd(mr_grad(r, n->in[0]), mr_grad(r, id), q->start, q->len, mr_n(r, id),
-                       mr_node_width(r->g, id), mr_acc(r, n, 0), &r->ex);
+        mr_k(r)->last_bwd(mr_grad(r, n->in[0]), mr_grad(r, id), q->start, q->len, mr_n(r, id),
+                          mr_node_width(r->g, id), mr_acc(r, n, 0), &r->ex);
     return MR_OK;
 }
 

@@ -32,9 +32,9 @@ static fuse fuse_of(mr_run *r, const mr_node *n)
 static mr_status freq_fuse_forward(mr_run *r, const mr_node *n)
 {
     fuse f = fuse_of(r, n);
-    r->k->fuse_filter_fwd(f.k, mr_pval(r, n, P_FILTER), f.L, f.d, &r->ex);
-    r->k->fuse_fwd(mr_val(r, mr_node_id(r, n)), f.a, f.u, f.k, f.wp, f.bp, f.wf, f.bf,
-                   r->in.seq[0].start, f.B, f.L, f.d, &r->ex);
+    mr_k(r)->fuse_filter_fwd(f.k, mr_pval(r, n, P_FILTER), f.L, f.d, &r->ex);
+    mr_k(r)->fuse_fwd(mr_val(r, mr_node_id(r, n)), f.a, f.u, f.k, f.wp, f.bp, f.wf, f.bf,
+                      r->in.seq[0].start, f.B, f.L, f.d, &r->ex);
     return MR_OK;
 }
 
@@ -44,16 +44,16 @@ static mr_status freq_fuse_backward(mr_run *r, const mr_node *n)
     int64_t real = (int64_t)r->g->real_bytes;
     void *da = mr_wants(r, n, 0) ? mr_grad(r, n->in[0]) : NULL;
     void *du = mr_wants(r, n, 1) ? mr_grad(r, n->in[1]) : NULL;
-    r->k->fuse_bwd(da, du, f.sums, mr_grad(r, mr_node_id(r, n)), f.a, f.u, f.k, f.wp, f.bp, f.wf,
-                   f.bf, r->in.seq[0].start, f.B, f.L, f.d, mr_acc(r, n, 0), mr_acc(r, n, 1),
-                   &r->ex);
-    r->k->fuse_filter_bwd(mr_pgrad(r, n, P_FILTER), f.sums, f.L, f.d, mr_pacc(r, n, P_FILTER),
-                          &r->ex);
+    mr_k(r)->fuse_bwd(da, du, f.sums, mr_grad(r, mr_node_id(r, n)), f.a, f.u, f.k, f.wp, f.bp, f.wf,
+                      f.bf, r->in.seq[0].start, f.B, f.L, f.d, mr_acc(r, n, 0), mr_acc(r, n, 1),
+                      &r->ex);
+    mr_k(r)->fuse_filter_bwd(mr_pgrad(r, n, P_FILTER), f.sums, f.L, f.d, mr_pacc(r, n, P_FILTER),
+                             &r->ex);
     const char *g = f.sums + f.L * f.d * real;
     const int slot[] = {P_GP_W, P_GF_W, P_GP_B, P_GF_B};
     for (int i = 0; i < 4; i++) {
         int64_t m = i < 2 ? f.d : 1;
-        r->k->axpy(mr_pgrad(r, n, slot[i]), g, m, 1.0, mr_pacc(r, n, slot[i]), &r->ex);
+        mr_k(r)->axpy(mr_pgrad(r, n, slot[i]), g, m, 1.0, mr_pacc(r, n, slot[i]), &r->ex);
         g += m * real;
     }
     return MR_OK;

@@ -34,9 +34,9 @@ static const void *film_of(const mr_run *r, const mr_node *n)
 static mr_status group_norm_forward(mr_run *r, const mr_node *n)
 {
     mr_gn gn = gn_of(r, n);
-    r->k->group_norm_fwd(mr_val(r, mr_node_id(r, n)), mr_saved(r, n, 0), mr_saved(r, n, 1),
-                         mr_val(r, n->in[IN_X]), mr_pval(r, n, P_GAMMA), mr_pval(r, n, P_BETA),
-                         film_of(r, n), &gn, &r->ex);
+    mr_k(r)->group_norm_fwd(mr_val(r, mr_node_id(r, n)), mr_saved(r, n, 0), mr_saved(r, n, 1),
+                            mr_val(r, n->in[IN_X]), mr_pval(r, n, P_GAMMA), mr_pval(r, n, P_BETA),
+                            film_of(r, n), &gn, &r->ex);
     return MR_OK;
 }
 
@@ -46,7 +46,7 @@ static mr_status group_norm_backward(mr_run *r, const mr_node *n)
     bool film = mr_wants(r, n, IN_FILM);
     MR_CHECK(!film || n->i[1] < 0, MR_ERR_INTERNAL,
              "%s: one FiLM row for all samples has no backward; give one row a sample", n->label);
-    r->k->group_norm_bwd(
+    mr_k(r)->group_norm_bwd(
         mr_wants(r, n, IN_X) ? mr_grad(r, n->in[IN_X]) : NULL, mr_pgrad(r, n, P_GAMMA),
         mr_pgrad(r, n, P_BETA), film ? mr_grad(r, n->in[IN_FILM]) : NULL,
         mr_grad(r, mr_node_id(r, n)), mr_val(r, n->in[IN_X]), mr_saved(r, n, 0), mr_saved(r, n, 1),

@@ -61,7 +61,6 @@ static mr_status pass(mr_run *r, const mr_node *n, bool with_grad)
 {
     item it;
     MR_TRY(set_up(&it, r, n));
-    const mr_kernels *k = r->k;
     const mr_exec *ex = &r->ex;
     const void *x = mr_val(r, n->in[0]), *table = mr_pval(r, n, 0);
     mr_dtype real = r->dev->real;
@@ -79,8 +78,8 @@ static mr_status pass(mr_run *r, const mr_node *n, bool with_grad)
                     .ce = it.ce,
                     .work = it.work};
     if (it.is_cosine) {
-        k->row_inv_norm(it.inv_x, x, it.B, it.d, ex);
-        k->row_scale(it.x_own, x, it.inv_x, it.B, it.d, ex);
+        mr_k(r)->row_inv_norm(it.inv_x, x, it.B, it.d, ex);
+        mr_k(r)->row_scale(it.x_own, x, it.inv_x, it.B, it.d, ex);
         s.x = it.x_own;
         s.is_cosine = true;
         s.inv = it.inv_e;
@@ -101,11 +100,11 @@ static mr_status pass(mr_run *r, const mr_node *n, bool with_grad)
         s.dx = it.dx_all;
     }
     MR_TRY(mr_softmax_pass(r, &s));
-    k->ce_sum(mr_val(r, mr_node_id(r, n)), it.ce + it.rows.first, it.B, 1.0, ex);
+    mr_k(r)->ce_sum(mr_val(r, mr_node_id(r, n)), it.ce + it.rows.first, it.B, 1.0, ex);
     if (!with_grad) return MR_OK;
 
     char *tail = (char *)s.dtable + it.v * it.d * (int64_t)r->g->real_bytes;
-    if (!s.acc_table) k->zero(tail, (it.shard_rows - it.v) * it.d, ex);
+    if (!s.acc_table) mr_k(r)->zero(tail, (it.shard_rows - it.v) * it.d, ex);
     char *dx = it.dx_all;
     if (it.is_shared) {
         dx = it.dx_own;
@@ -115,11 +114,11 @@ static mr_status pass(mr_run *r, const mr_node *n, bool with_grad)
     if (!mr_wants(r, n, 0)) return MR_OK;
     void *out = mr_grad(r, n->in[0]);
     if (!it.is_cosine) {
-        k->axpy(out, dx, it.B * it.d, 1.0, mr_acc(r, n, 0), ex);
+        mr_k(r)->axpy(out, dx, it.B * it.d, 1.0, mr_acc(r, n, 0), ex);
         return MR_OK;
     }
-    k->row_scale(dx, dx, it.inv_x, it.B, it.d, ex);
-    k->norm_project(out, dx, x, it.inv_x, NULL, it.B, it.d, mr_acc(r, n, 0), ex);
+    mr_k(r)->row_scale(dx, dx, it.inv_x, it.B, it.d, ex);
+    mr_k(r)->norm_project(out, dx, x, it.inv_x, NULL, it.B, it.d, mr_acc(r, n, 0), ex);
     return MR_OK;
 }
 

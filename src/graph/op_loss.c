@@ -5,8 +5,8 @@
 
 static mr_status mse_forward(mr_run *r, const mr_node *n)
 {
-    r->k->mse_fwd(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[0]), mr_val(r, n->in[1]),
-                  mr_n(r, n->in[0]), mr_node_inner(r->g, n->in[0]), &r->ex);
+    mr_k(r)->mse_fwd(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[0]), mr_val(r, n->in[1]),
+                     mr_n(r, n->in[0]), mr_node_inner(r->g, n->in[0]), &r->ex);
     return MR_OK;
 }
 
@@ -14,9 +14,9 @@ static mr_status mse_backward(mr_run *r, const mr_node *n)
 {
     void *dp = mr_wants(r, n, 0) ? mr_grad(r, n->in[0]) : NULL;
     void *dt = mr_wants(r, n, 1) ? mr_grad(r, n->in[1]) : NULL;
-    r->k->mse_bwd(dp, dt, mr_val(r, n->in[0]), mr_val(r, n->in[1]), mr_n(r, n->in[0]),
-                  mr_node_inner(r->g, n->in[0]), mr_loss_weight(r, n), mr_acc(r, n, 0),
-                  mr_acc(r, n, 1), &r->ex);
+    mr_k(r)->mse_bwd(dp, dt, mr_val(r, n->in[0]), mr_val(r, n->in[1]), mr_n(r, n->in[0]),
+                     mr_node_inner(r->g, n->in[0]), mr_loss_weight(r, n), mr_acc(r, n, 0),
+                     mr_acc(r, n, 1), &r->ex);
     return MR_OK;
 }
 

@@ -86,25 +86,27 @@ static part part_at(const moe *m, mr_run *r, const mr_node *n, int64_t b0)
 
 static void forward_part(const moe *m, mr_run *r, const mr_node *n, const part *q)
 {
-    const mr_kernels *k = r->k;
     const mr_exec *ex = &r->ex;
     int64_t real = m->real, dh = m->dh, d = m->d, E = m->E;
     char *p = m->p + q->b0 * m->L * E * real, *factor = m->factor + q->n0 * E * real;
     char *y = m->y ? m->y + q->n0 * E * d * real : m->z;
     const char *w = mr_pval(r, n, P_W);
-    k->gemm(m->clean, q->x, mr_pval(r, n, P_GATE), q->n, E, dh, 0, 1, dh, dh, E, 1.0, 0.0, ex);
+    mr_k(r)->gemm(m->clean, q->x, mr_pval(r, n, P_GATE), q->n, E, dh, 0, 1, dh, dh, E, 1.0, 0.0,
+                  ex);
     if (m->use_noise)
-        k->gemm(m->noisy, q->x, mr_pval(r, n, P_NOISE), q->n, E, dh, 0, 1, dh, dh, E, 1.0, 0.0, ex);
-    k->moe_gate_fwd(p, factor, m->clean, m->noisy, q->start, r->in.rid + q->b0, q->nb, m->L, m->E,
-                    m->use_noise, m->purpose, ex);
-    if (m->drop <= 0.0) k->gemm(y, q->x, w, q->n, E * d, dh, 0, 1, dh, dh, E * d, 1.0, 0.0, ex);
+        mr_k(r)->gemm(m->noisy, q->x, mr_pval(r, n, P_NOISE), q->n, E, dh, 0, 1, dh, dh, E, 1.0,
+                      0.0, ex);
+    mr_k(r)->moe_gate_fwd(p, factor, m->clean, m->noisy, q->start, r->in.rid + q->b0, q->nb, m->L,
+                          m->E, m->use_noise, m->purpose, ex);
+    if (m->drop <= 0.0)
+        mr_k(r)->gemm(y, q->x, w, q->n, E * d, dh, 0, 1, dh, dh, E * d, 1.0, 0.0, ex);
     for (int j = 0; m->drop > 0.0 && j < m->E; j++) {
-        k->moe_drop(m->xd, q->x, q->rows, q->n, dh, j, m->E, m->drop, m->purpose, ex);
-        k->gemm(y + j * d * real, m->xd, w + j * d * dh * real, q->n, d, dh, 0, 1, dh, dh, E * d,
-                1.0, 0.0, ex);
+        mr_k(r)->moe_drop(m->xd, q->x, q->rows, q->n, dh, j, m->E, m->drop, m->purpose, ex);
+        mr_k(r)->gemm(y + j * d * real, m->xd, w + j * d * dh * real, q->n, d, dh, 0, 1, dh, dh,
+                      E * d, 1.0, 0.0, ex);
     }
-    k->moe_mix_fwd((char *)mr_val(r, mr_node_id(r, n)) + q->b0 * m->L * d * real, y, p, m->t,
-                   q->start, q->nb, m->L, m->E, d, ex);
+    mr_k(r)->moe_mix_fwd((char *)mr_val(r, mr_node_id(r, n)) + q->b0 * m->L * d * real, y, p, m->t,
+                         q->start, q->nb, m->L, m->E, d, ex);
 }
 
 static mr_status moe_forward(mr_run *r, const mr_node *n)
@@ -112,9 +114,9 @@ static mr_status moe_forward(mr_run *r, const mr_node *n)
     moe m = moe_of(r, n);
     int64_t wj = m.d * m.dh * m.real, bj = m.L * m.dh * m.real, tj = m.L * m.d * m.real;
     for (int j = 0; j < m.E; j++)
-        r->k->gemm(m.t + j * tj, (char *)mr_pval(r, n, P_BIAS) + j * bj,
-                   (char *)mr_pval(r, n, P_W) + j * wj, m.L, m.d, m.dh, 0, 1, m.dh, m.dh, m.d, 1.0,
-                   0.0, &r->ex);
+        mr_k(r)->gemm(m.t + j * tj, (char *)mr_pval(r, n, P_BIAS) + j * bj,
+                      (char *)mr_pval(r, n, P_W) + j * wj, m.L, m.d, m.dh, 0, 1, m.dh, m.dh, m.d,
+                      1.0, 0.0, &r->ex);
     for (int64_t b0 = 0; b0 < m.B; b0 += m.chunk) {
         part q = part_at(&m, r, n, b0);
         forward_part(&m, r, n, &q);
@@ -125,48 +127,50 @@ static mr_status moe_forward(mr_run *r, const mr_node *n)
 /* Through the table: dt[j,l] = -sum_b p_j du, then b and W. Writes (or adds to) dW and dbias. */
 static void backward_table(const moe *m, mr_run *r, const mr_node *n, const char *du)
 {
-    const mr_kernels *k = r->k;
     const mr_exec *ex = &r->ex;
     int64_t real = m->real, L = m->L, d = m->d, dh = m->dh, E = m->E;
-    if (m->B == 0) k->zero(m->dt, E * L * d, ex);
+    if (m->B == 0) mr_k(r)->zero(m->dt, E * L * d, ex);
     for (int64_t l = 0; m->B > 0 && l < L; l++)
-        k->gemm(m->dt + l * d * real, m->p + l * E * real, du + l * d * real, E, d, m->B, 1, 0,
-                L * E, L * d, L * d, -1.0, 0.0, ex);
+        mr_k(r)->gemm(m->dt + l * d * real, m->p + l * E * real, du + l * d * real, E, d, m->B, 1,
+                      0, L * E, L * d, L * d, -1.0, 0.0, ex);
     for (int64_t j = 0; j < E; j++) {
         const char *dt = m->dt + j * L * d * real;
         int64_t wj = j * d * dh * real, bj = j * L * dh * real;
-        k->gemm((char *)mr_pgrad(r, n, P_BIAS) + bj, dt, (char *)mr_pval(r, n, P_W) + wj, L, dh, d,
-                0, 0, d, dh, dh, 1.0, mr_pacc(r, n, P_BIAS), ex);
-        k->gemm((char *)mr_pgrad(r, n, P_W) + wj, dt, (char *)mr_pval(r, n, P_BIAS) + bj, d, dh, L,
-                1, 0, d, dh, dh, 1.0, mr_pacc(r, n, P_W), ex);
+        mr_k(r)->gemm((char *)mr_pgrad(r, n, P_BIAS) + bj, dt, (char *)mr_pval(r, n, P_W) + wj, L,
+                      dh, d, 0, 0, d, dh, dh, 1.0, mr_pacc(r, n, P_BIAS), ex);
+        mr_k(r)->gemm((char *)mr_pgrad(r, n, P_W) + wj, dt, (char *)mr_pval(r, n, P_BIAS) + bj, d,
+                      dh, L, 1, 0, d, dh, dh, 1.0, mr_pacc(r, n, P_W), ex);
     }
 }
 
 static void backward_part(const moe *m, mr_run *r, const mr_node *n, const part *q, const char *du)
 {
-    const mr_kernels *k = r->k;
     const mr_exec *ex = &r->ex;
     int64_t real = m->real, dh = m->dh, d = m->d, E = m->E;
     const char *p = m->p + q->b0 * m->L * E * real;
     char *dw = mr_pgrad(r, n, P_W);
     if (q->n == 0) return;
     du += q->b0 * m->L * d * real;
-    k->moe_gate_bwd(m->clean, m->use_noise ? m->noisy : NULL, du, m->y + q->n0 * E * d * real, p,
-                    m->t, m->factor + q->n0 * E * real, q->start, q->nb, m->L, m->E, d, ex);
-    k->gemm(mr_pgrad(r, n, P_GATE), m->clean, q->x, E, dh, q->n, 1, 0, E, dh, dh, 1.0, 1.0, ex);
+    mr_k(r)->moe_gate_bwd(m->clean, m->use_noise ? m->noisy : NULL, du, m->y + q->n0 * E * d * real,
+                          p, m->t, m->factor + q->n0 * E * real, q->start, q->nb, m->L, m->E, d,
+                          ex);
+    mr_k(r)->gemm(mr_pgrad(r, n, P_GATE), m->clean, q->x, E, dh, q->n, 1, 0, E, dh, dh, 1.0, 1.0,
+                  ex);
     if (m->use_noise)
-        k->gemm(mr_pgrad(r, n, P_NOISE), m->noisy, q->x, E, dh, q->n, 1, 0, E, dh, dh, 1.0, 1.0,
-                ex);
+        mr_k(r)->gemm(mr_pgrad(r, n, P_NOISE), m->noisy, q->x, E, dh, q->n, 1, 0, E, dh, dh, 1.0,
+                      1.0, ex);
     if (m->drop <= 0.0) {
         for (int j = 0; j < m->E; j++)
-            k->moe_weigh(m->z + j * d * real, du, p, q->start, q->nb, m->L, m->E, j, d, E * d, ex);
-        k->gemm(dw, m->z, q->x, E * d, dh, q->n, 1, 0, E * d, dh, dh, 1.0, 1.0, ex);
+            mr_k(r)->moe_weigh(m->z + j * d * real, du, p, q->start, q->nb, m->L, m->E, j, d, E * d,
+                               ex);
+        mr_k(r)->gemm(dw, m->z, q->x, E * d, dh, q->n, 1, 0, E * d, dh, dh, 1.0, 1.0, ex);
         return;
     }
     for (int j = 0; j < m->E; j++) {
-        k->moe_weigh(m->z, du, p, q->start, q->nb, m->L, m->E, j, d, d, ex);
-        k->moe_drop(m->xd, q->x, q->rows, q->n, dh, j, m->E, m->drop, m->purpose, ex);
-        k->gemm(dw + j * d * dh * real, m->z, m->xd, d, dh, q->n, 1, 0, d, dh, dh, 1.0, 1.0, ex);
+        mr_k(r)->moe_weigh(m->z, du, p, q->start, q->nb, m->L, m->E, j, d, d, ex);
+        mr_k(r)->moe_drop(m->xd, q->x, q->rows, q->n, dh, j, m->E, m->drop, m->purpose, ex);
+        mr_k(r)->gemm(dw + j * d * dh * real, m->z, m->xd, d, dh, q->n, 1, 0, d, dh, dh, 1.0, 1.0,
+                      ex);
     }
 }
 
@@ -177,8 +181,8 @@ static mr_status moe_backward(mr_run *r, const mr_node *n)
     MR_CHECK(!mr_wants(r, n, IN_TEXT), MR_ERR_INTERNAL,
              "moe passes no gradient into its text, which is frozen; detach it");
     backward_table(&m, r, n, du);
-    if (!mr_pacc(r, n, P_GATE)) r->k->zero(mr_pgrad(r, n, P_GATE), m.E * m.dh, &r->ex);
-    if (!mr_pacc(r, n, P_NOISE)) r->k->zero(mr_pgrad(r, n, P_NOISE), m.E * m.dh, &r->ex);
+    if (!mr_pacc(r, n, P_GATE)) mr_k(r)->zero(mr_pgrad(r, n, P_GATE), m.E * m.dh, &r->ex);
+    if (!mr_pacc(r, n, P_NOISE)) mr_k(r)->zero(mr_pgrad(r, n, P_NOISE), m.E * m.dh, &r->ex);
     for (int64_t b0 = 0; b0 < m.B; b0 += m.chunk) {
         part q = part_at(&m, r, n, b0);
         backward_part(&m, r, n, &q, du);

@@ -26,21 +26,21 @@ static norm_args args_of(const mr_run *r, const mr_node *n)
 static mr_status norm_forward(mr_run *r, const mr_node *n)
 {
     norm_args a = args_of(r, n);
-    r->k->layer_norm_fwd(mr_val(r, mr_node_id(r, n)), mr_saved(r, n, 0), mr_saved(r, n, 1),
-                         mr_val(r, n->in[0]), mr_val(r, n->in[1]), mr_pval(r, n, 0),
-                         mr_pval(r, n, 1), a.n, a.w, n->f[0], &a.in, &a.out, &r->ex);
+    mr_k(r)->layer_norm_fwd(mr_val(r, mr_node_id(r, n)), mr_saved(r, n, 0), mr_saved(r, n, 1),
+                            mr_val(r, n->in[0]), mr_val(r, n->in[1]), mr_pval(r, n, 0),
+                            mr_pval(r, n, 1), a.n, a.w, n->f[0], &a.in, &a.out, &r->ex);
     return MR_OK;
 }
 
 static mr_status norm_backward(mr_run *r, const mr_node *n)
 {
     norm_args a = args_of(r, n);
-    r->k->layer_norm_bwd(mr_wants(r, n, 0) ? mr_grad(r, n->in[0]) : NULL,
-                         mr_wants(r, n, 1) ? mr_grad(r, n->in[1]) : NULL, mr_pgrad(r, n, 0),
-                         mr_pgrad(r, n, 1), mr_grad(r, mr_node_id(r, n)), mr_val(r, n->in[0]),
-                         mr_val(r, n->in[1]), mr_pval(r, n, 0), mr_saved(r, n, 0),
-                         mr_saved(r, n, 1), a.n, a.w, mr_acc(r, n, 0), mr_acc(r, n, 1),
-                         mr_pacc(r, n, 0), mr_pacc(r, n, 1), &a.in, &a.out, &r->ex);
+    mr_k(r)->layer_norm_bwd(mr_wants(r, n, 0) ? mr_grad(r, n->in[0]) : NULL,
+                            mr_wants(r, n, 1) ? mr_grad(r, n->in[1]) : NULL, mr_pgrad(r, n, 0),
+                            mr_pgrad(r, n, 1), mr_grad(r, mr_node_id(r, n)), mr_val(r, n->in[0]),
+                            mr_val(r, n->in[1]), mr_pval(r, n, 0), mr_saved(r, n, 0),
+                            mr_saved(r, n, 1), a.n, a.w, mr_acc(r, n, 0), mr_acc(r, n, 1),
+                            mr_pacc(r, n, 0), mr_pacc(r, n, 1), &a.in, &a.out, &r->ex);
     return MR_OK;
 }
 
@@ -79,7 +79,8 @@ int mr_g_layer_norm(mr_graph *g, int x, int residual, int gamma, int beta, doubl
     n.f[0] = eps;
     n.f[1] = g->train ? drop_in : 0.0;
     n.f[2] = g->train ? drop_out : 0.0;
-    if (a->space == MR_SPACE_FIXED && (n.f[1] > 0 || n.f[2] > 0))
+    bool has_rows = a->space != MR_SPACE_FIXED && a->space != MR_SPACE_LAST;
+    if (!has_rows && (n.f[1] > 0 || n.f[2] > 0))
         return mr_graph_fail(g, "layer_norm: dropout on an input without rows of the batch");
     int64_t per_row = a->ndim == 1 ? 1 : mr_node_inner(g, x) / w;
     if (a->space == MR_SPACE_FIXED && a->ndim > 1) per_row *= a->dim[0];

@@ -7,7 +7,7 @@
 /* out[w] = 0: the column sum over no rows. */
 static void zero(mr_run *r, void *out, int64_t w)
 {
-    if (w > 0) r->k->col_sum(out, NULL, 0, w, 0, &r->ex);
+    if (w > 0) mr_k(r)->col_sum(out, NULL, 0, w, 0, &r->ex);
 }
 
 static void *at(const mr_run *r, void *base, int64_t element)
@@ -26,15 +26,15 @@ static void rows_grad(mr_run *r, const mr_node *n, const void *g, int64_t count,
         zero(r, dt, lo * d);
         zero(r, at(r, dt, hi * d), (rows - hi) * d);
     }
-    r->k->col_sum(at(r, dt, lo * d), g, count, (hi - lo) * d, acc, &r->ex);
+    mr_k(r)->col_sum(at(r, dt, lo * d), g, count, (hi - lo) * d, acc, &r->ex);
 }
 
 /* ---- condition_tokens: [frames ; text] + type[1..K+1] ---- */
 static mr_status condition_tokens_forward(mr_run *r, const mr_node *n)
 {
     int64_t d = n->dim[2], K = n->dim[1] - 1;
-    r->k->concat_fwd(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[0]), mr_val(r, n->in[1]),
-                     at(r, mr_pval(r, n, 0), d), mr_n(r, n->in[0]), K * d, d, &r->ex);
+    mr_k(r)->concat_fwd(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[0]), mr_val(r, n->in[1]),
+                        at(r, mr_pval(r, n, 0), d), mr_n(r, n->in[0]), K * d, d, &r->ex);
     return MR_OK;
 }
 
@@ -45,7 +45,7 @@ static mr_status condition_tokens_backward(mr_run *r, const mr_node *n)
     void *df = mr_wants(r, n, 0) ? mr_grad(r, n->in[0]) : NULL;
     void *dt = mr_wants(r, n, 1) ? mr_grad(r, n->in[1]) : NULL;
     if (df || dt)
-        r->k->concat_bwd(df, dt, dy, rows, K * d, d, mr_acc(r, n, 0), mr_acc(r, n, 1), &r->ex);
+        mr_k(r)->concat_bwd(df, dt, dy, rows, K * d, d, mr_acc(r, n, 0), mr_acc(r, n, 1), &r->ex);
     rows_grad(r, n, dy, rows, 1, K + 2, d);
     return MR_OK;
 }
@@ -78,8 +78,8 @@ int mr_g_condition_tokens(mr_graph *g, int frames, int text, int type)
 static mr_status add_row_forward(mr_run *r, const mr_node *n)
 {
     int64_t d = n->dim[1];
-    r->k->concat_fwd(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[0]), NULL,
-                     at(r, mr_pval(r, n, 0), n->i[0] * d), mr_n(r, n->in[0]), d, 0, &r->ex);
+    mr_k(r)->concat_fwd(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[0]), NULL,
+                        at(r, mr_pval(r, n, 0), n->i[0] * d), mr_n(r, n->in[0]), d, 0, &r->ex);
     return MR_OK;
 }
 
@@ -88,7 +88,7 @@ static mr_status add_row_backward(mr_run *r, const mr_node *n)
     int64_t d = n->dim[1], rows = mr_n(r, n->in[0]);
     const void *dy = mr_grad(r, mr_node_id(r, n));
     if (mr_wants(r, n, 0))
-        r->k->axpy(mr_grad(r, n->in[0]), dy, rows * d, 1.0, mr_acc(r, n, 0), &r->ex);
+        mr_k(r)->axpy(mr_grad(r, n->in[0]), dy, rows * d, 1.0, mr_acc(r, n, 0), &r->ex);
     rows_grad(r, n, dy, rows, n->i[0], n->i[0] + 1, d);
     return MR_OK;
 }
@@ -117,8 +117,8 @@ int mr_g_add_row(mr_graph *g, int x, int param, int64_t row)
 static mr_status pool_concat_forward(mr_run *r, const mr_node *n)
 {
     int64_t K = mr_node_at(r->g, n->in[1])->dim[1];
-    r->k->pool_concat_fwd(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[0]), mr_val(r, n->in[1]),
-                          mr_val(r, n->in[2]), mr_n(r, n->in[0]), K, n->dim[1] / 3, &r->ex);
+    mr_k(r)->pool_concat_fwd(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[0]), mr_val(r, n->in[1]),
+                             mr_val(r, n->in[2]), mr_n(r, n->in[0]), K, n->dim[1] / 3, &r->ex);
     return MR_OK;
 }
 
@@ -127,8 +127,9 @@ static mr_status pool_concat_backward(mr_run *r, const mr_node *n)
     int64_t K = mr_node_at(r->g, n->in[1])->dim[1];
     void *d[3];
     for (int s = 0; s < 3; s++) d[s] = mr_wants(r, n, s) ? mr_grad(r, n->in[s]) : NULL;
-    r->k->pool_concat_bwd(d[0], d[1], d[2], mr_grad(r, mr_node_id(r, n)), mr_n(r, n->in[0]), K,
-                          n->dim[1] / 3, mr_acc(r, n, 0), mr_acc(r, n, 1), mr_acc(r, n, 2), &r->ex);
+    mr_k(r)->pool_concat_bwd(d[0], d[1], d[2], mr_grad(r, mr_node_id(r, n)), mr_n(r, n->in[0]), K,
+                             n->dim[1] / 3, mr_acc(r, n, 0), mr_acc(r, n, 1), mr_acc(r, n, 2),
+                             &r->ex);
     return MR_OK;
 }
 

@@ -50,15 +50,15 @@ static mr_status gather(views *v, mr_run *r, const mr_node *n)
     int64_t own = v->B * v->d * (int64_t)r->g->real_bytes;
     for (int s = 0; s < 2; s++) {
         const void *zs = mr_val(r, n->in[s]);
-        r->k->axpy(v->x + s * own, zs, v->B * v->d, 1.0, 0, &r->ex);
+        mr_k(r)->axpy(v->x + s * own, zs, v->B * v->d, 1.0, 0, &r->ex);
         if (v->rows.size > 1) {
             r->world->purpose = MR_FOR_VIEWS;
             MR_TRY(r->world->allgatherv(r->world, zs, v->z + s * half, v->counts, r->dev->real));
         } else {
-            r->k->axpy(v->z + s * half, zs, v->B * v->d, 1.0, 0, &r->ex);
+            mr_k(r)->axpy(v->z + s * half, zs, v->B * v->d, 1.0, 0, &r->ex);
         }
     }
-    r->k->pair_ids(v->target, v->skip, v->B, v->rows.first, v->G, &r->ex);
+    mr_k(r)->pair_ids(v->target, v->skip, v->B, v->rows.first, v->G, &r->ex);
     return MR_OK;
 }
 
@@ -66,11 +66,11 @@ static mr_status gather(views *v, mr_run *r, const mr_node *n)
 static mr_status pass_given(mr_run *r, const mr_node *n)
 {
     int64_t elements = r->host->rows * mr_node_inner(r->g, n->in[0]);
-    r->k->zero(mr_val(r, mr_node_id(r, n)), 1, &r->ex);
+    mr_k(r)->zero(mr_val(r, mr_node_id(r, n)), 1, &r->ex);
     for (int i = 0; i < 2; i++)
         if (mr_wants(r, n, i))
-            r->k->axpy(mr_grad(r, n->in[i]), r->view_grad[i], elements, 1.0, mr_acc(r, n, i),
-                       &r->ex);
+            mr_k(r)->axpy(mr_grad(r, n->in[i]), r->view_grad[i], elements, 1.0, mr_acc(r, n, i),
+                          &r->ex);
     return MR_OK;
 }
 
@@ -97,7 +97,7 @@ static mr_status pass(mr_run *r, const mr_node *n, bool with_grad)
         s.dx = v.dx;
     }
     MR_TRY(mr_softmax_pass(r, &s));
-    r->k->ce_sum(mr_val(r, mr_node_id(r, n)), v.ce, 2 * v.B, 0.5, &r->ex);
+    mr_k(r)->ce_sum(mr_val(r, mr_node_id(r, n)), v.ce, 2 * v.B, 0.5, &r->ex);
     if (!with_grad) return MR_OK;
     int64_t half = v.G * v.d * (int64_t)r->g->real_bytes;
     int64_t own = v.B * v.d * (int64_t)r->g->real_bytes;
@@ -110,8 +110,8 @@ static mr_status pass(mr_run *r, const mr_node *n, bool with_grad)
         }
         if (!mr_wants(r, n, i)) continue;
         void *out = mr_grad(r, n->in[i]);
-        r->k->axpy(out, part, v.B * v.d, 1.0, mr_acc(r, n, i), &r->ex);
-        r->k->axpy(out, v.dx + i * own, v.B * v.d, 1.0, 1, &r->ex);
+        mr_k(r)->axpy(out, part, v.B * v.d, 1.0, mr_acc(r, n, i), &r->ex);
+        mr_k(r)->axpy(out, v.dx + i * own, v.B * v.d, 1.0, 1, &r->ex);
     }
     return MR_OK;
 }

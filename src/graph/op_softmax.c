@@ -101,10 +101,10 @@ static void raw_logits(mr_run *r, const mr_softmax *s, const pieces *p, const ch
 {
     for (int64_t c0 = 0; c0 < s->v; c0 += MR_SOFTMAX_BLOCK) {
         ids b = ids_at(r, s, p, c0);
-        if (is_first && s->is_cosine) r->k->row_inv_norm(b.inv, b.table, b.m, s->w, &r->ex);
+        if (is_first && s->is_cosine) mr_k(r)->row_inv_norm(b.inv, b.table, b.m, s->w, &r->ex);
         if (is_first && s->is_cosine && s->dtable && s->acc_table)
-            r->k->row_dot(b.dot, b.table, b.dtable, b.m, s->w, &r->ex);
-        r->k->gemm(b.logits, x, b.table, m, b.m, s->w, 0, 1, s->w, s->w, s->v, 1.0, 0.0, &r->ex);
+            mr_k(r)->row_dot(b.dot, b.table, b.dtable, b.m, s->w, &r->ex);
+        mr_k(r)->gemm(b.logits, x, b.table, m, b.m, s->w, 0, 1, s->w, s->w, s->v, 1.0, 0.0, &r->ex);
     }
 }
 
@@ -112,41 +112,40 @@ static void raw_logits(mr_run *r, const mr_softmax *s, const pieces *p, const ch
  * scores. */
 static void gradients(mr_run *r, const mr_softmax *s, const pieces *p, int64_t at, int64_t m)
 {
-    const mr_kernels *k = r->k;
     const mr_exec *ex = &r->ex;
     int64_t w = s->w, real = (int64_t)r->g->real_bytes;
     const char *x = (const char *)s->x + at * w * real;
     char *dx = (char *)s->dx + at * w * real;
     double beta = at > 0 || s->acc_table ? 1.0 : 0.0;
-    k->row_scale(p->xs, x, p->coef, m, w, ex);
+    mr_k(r)->row_scale(p->xs, x, p->coef, m, w, ex);
     for (int64_t c0 = 0; c0 < s->v; c0 += MR_SOFTMAX_BLOCK) {
         ids b = ids_at(r, s, p, c0);
-        k->gemm(b.dtable, b.logits, p->xs, b.m, w, m, 1, 0, s->v, w, w, 1.0, beta, ex);
-        k->gemm(dx, b.logits, b.table, m, w, b.m, 0, 0, s->v, w, w, 1.0, c0 > 0 ? 1.0 : 0.0, ex);
-        k->ce_target(b.dtable, NULL, b.table, x, s->target + at, b.inv, m, b.m, w, s->lo + c0,
-                     s->scale, s->weight, ex);
+        mr_k(r)->gemm(b.dtable, b.logits, p->xs, b.m, w, m, 1, 0, s->v, w, w, 1.0, beta, ex);
+        mr_k(r)->gemm(dx, b.logits, b.table, m, w, b.m, 0, 0, s->v, w, w, 1.0, c0 > 0 ? 1.0 : 0.0,
+                      ex);
+        mr_k(r)->ce_target(b.dtable, NULL, b.table, x, s->target + at, b.inv, m, b.m, w, s->lo + c0,
+                           s->scale, s->weight, ex);
         if (s->is_cosine && at + m == s->n)
-            k->norm_project(b.dtable, b.dtable, b.table, b.inv, s->acc_table ? b.dot : NULL, b.m, w,
-                            0, ex);
+            mr_k(r)->norm_project(b.dtable, b.dtable, b.table, b.inv, s->acc_table ? b.dot : NULL,
+                                  b.m, w, 0, ex);
     }
-    if (s->v == 0) k->zero(dx, m * w, ex);
-    k->row_scale(dx, dx, p->coef, m, w, ex);
-    k->ce_target(NULL, dx, s->table, x, s->target + at, s->is_cosine ? s->inv : NULL, m, s->v, w,
-                 s->lo, s->scale, s->weight, ex);
+    if (s->v == 0) mr_k(r)->zero(dx, m * w, ex);
+    mr_k(r)->row_scale(dx, dx, p->coef, m, w, ex);
+    mr_k(r)->ce_target(NULL, dx, s->table, x, s->target + at, s->is_cosine ? s->inv : NULL, m, s->v,
+                       w, s->lo, s->scale, s->weight, ex);
 }
 
 static mr_status chunk_pass(mr_run *r, const mr_softmax *s, const pieces *p, int64_t at, int64_t m)
 {
-    const mr_kernels *k = r->k;
     const char *x = (const char *)s->x + at * s->w * (int64_t)r->g->real_bytes;
     bool is_shared = s->comm && s->comm->size > 1;
     int size = is_shared ? s->comm->size : 1, rank = is_shared ? s->comm->rank : 0;
     double *all = p->stats, *mine = is_shared ? p->stats + 3 * m * size : all;
     raw_logits(r, s, p, x, m, at == 0);
-    k->ce_rows(p->logits, mine, s->target + at, s->skip ? s->skip + at : NULL,
-               s->is_cosine ? s->inv : NULL, m, s->v, s->lo, s->scale, &r->ex);
+    mr_k(r)->ce_rows(p->logits, mine, s->target + at, s->skip ? s->skip + at : NULL,
+                     s->is_cosine ? s->inv : NULL, m, s->v, s->lo, s->scale, &r->ex);
     if (is_shared) MR_TRY(gather_stats(s, mine, all, m));
-    k->ce_combine(p->coef, s->ce + at, all, m, size, rank, s->weight, &r->ex);
+    mr_k(r)->ce_combine(p->coef, s->ce + at, all, m, size, rank, s->weight, &r->ex);
     if (s->dtable) gradients(r, s, p, at, m);
     return MR_OK;
 }
@@ -156,7 +155,7 @@ mr_status mr_softmax_pass(mr_run *r, const mr_softmax *s)
     mr_carve c = {s->work, 0};
     pieces p = carve(&c, s->v_max, s->w, s->comm ? s->comm->size : 1, (int64_t)r->g->real_bytes);
     int64_t rows = mr_softmax_chunk(s->v_max, r->g->real_bytes);
-    if (s->dtable && s->n == 0 && !s->acc_table) r->k->zero(s->dtable, s->v * s->w, &r->ex);
+    if (s->dtable && s->n == 0 && !s->acc_table) mr_k(r)->zero(s->dtable, s->v * s->w, &r->ex);
     for (int64_t at = 0; at < s->n; at += rows)
         MR_TRY(chunk_pass(r, s, &p, at, s->n - at < rows ? s->n - at : rows));
     return MR_OK;

@@ -6,8 +6,8 @@
 /* ---- add_context: y[N,S,c] = x + v[N,c] on every frame ---- */
 static mr_status add_context_forward(mr_run *r, const mr_node *n)
 {
-    r->k->frame_add(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[0]), mr_val(r, n->in[1]),
-                    mr_n(r, n->in[0]), n->dim[1], n->dim[2], &r->ex);
+    mr_k(r)->frame_add(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[0]), mr_val(r, n->in[1]),
+                       mr_n(r, n->in[0]), n->dim[1], n->dim[2], &r->ex);
     return MR_OK;
 }
 
@@ -15,8 +15,8 @@ static mr_status add_context_backward(mr_run *r, const mr_node *n)
 {
     void *dx = mr_wants(r, n, 0) ? mr_grad(r, n->in[0]) : NULL;
     void *dv = mr_wants(r, n, 1) ? mr_grad(r, n->in[1]) : NULL;
-    r->k->conv3_bwd_add(NULL, dx, dv, mr_grad(r, mr_node_id(r, n)), mr_n(r, n->in[0]), n->dim[1],
-                        n->dim[2], 0, mr_acc(r, n, 0), mr_acc(r, n, 1), &r->ex);
+    mr_k(r)->conv3_bwd_add(NULL, dx, dv, mr_grad(r, mr_node_id(r, n)), mr_n(r, n->in[0]), n->dim[1],
+                           n->dim[2], 0, mr_acc(r, n, 0), mr_acc(r, n, 1), &r->ex);
     return MR_OK;
 }
 
@@ -40,17 +40,17 @@ int mr_g_add_context(mr_graph *g, int x, int v)
 /* ---- upsample: nearest, source frame floor(i S / S2) ---- */
 static mr_status upsample_forward(mr_run *r, const mr_node *n)
 {
-    r->k->upsample_fwd(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[0]), mr_n(r, n->in[0]),
-                       mr_node_at(r->g, n->in[0])->dim[1], n->dim[1], n->dim[2], &r->ex);
+    mr_k(r)->upsample_fwd(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[0]), mr_n(r, n->in[0]),
+                          mr_node_at(r->g, n->in[0])->dim[1], n->dim[1], n->dim[2], &r->ex);
     return MR_OK;
 }
 
 static mr_status upsample_backward(mr_run *r, const mr_node *n)
 {
     if (mr_wants(r, n, 0))
-        r->k->upsample_bwd(mr_grad(r, n->in[0]), mr_grad(r, mr_node_id(r, n)), mr_n(r, n->in[0]),
-                           mr_node_at(r->g, n->in[0])->dim[1], n->dim[1], n->dim[2],
-                           mr_acc(r, n, 0), &r->ex);
+        mr_k(r)->upsample_bwd(mr_grad(r, n->in[0]), mr_grad(r, mr_node_id(r, n)), mr_n(r, n->in[0]),
+                              mr_node_at(r->g, n->in[0])->dim[1], n->dim[1], n->dim[2],
+                              mr_acc(r, n, 0), &r->ex);
     return MR_OK;
 }
 
@@ -72,17 +72,17 @@ int mr_g_upsample(mr_graph *g, int x, int64_t S2)
 /* ---- concat along channels ---- */
 static mr_status concat_forward(mr_run *r, const mr_node *n)
 {
-    r->k->concat_fwd(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[0]), mr_val(r, n->in[1]), NULL,
-                     mr_n(r, n->in[0]) * n->dim[1], n->i[0], n->i[1], &r->ex);
+    mr_k(r)->concat_fwd(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[0]), mr_val(r, n->in[1]), NULL,
+                        mr_n(r, n->in[0]) * n->dim[1], n->i[0], n->i[1], &r->ex);
     return MR_OK;
 }
 
 static mr_status concat_backward(mr_run *r, const mr_node *n)
 {
-    r->k->concat_bwd(mr_wants(r, n, 0) ? mr_grad(r, n->in[0]) : NULL,
-                     mr_wants(r, n, 1) ? mr_grad(r, n->in[1]) : NULL, mr_grad(r, mr_node_id(r, n)),
-                     mr_n(r, n->in[0]) * n->dim[1], n->i[0], n->i[1], mr_acc(r, n, 0),
-                     mr_acc(r, n, 1), &r->ex);
+    mr_k(r)->concat_bwd(mr_wants(r, n, 0) ? mr_grad(r, n->in[0]) : NULL,
+                        mr_wants(r, n, 1) ? mr_grad(r, n->in[1]) : NULL,
+                        mr_grad(r, mr_node_id(r, n)), mr_n(r, n->in[0]) * n->dim[1], n->i[0],
+                        n->i[1], mr_acc(r, n, 0), mr_acc(r, n, 1), &r->ex);
     return MR_OK;
 }
 
@@ -110,15 +110,15 @@ int mr_g_concat(mr_graph *g, int a, int b)
 static mr_status time_rows_forward(mr_run *r, const mr_node *n)
 {
     int id = mr_node_id(r, n);
-    r->k->time_embed(mr_val(r, id), r->in.rid, mr_n(r, id), n->dim[1], MR_RNG_T_TCD, r->t_max,
-                     r->t_set, &r->ex);
+    mr_k(r)->time_embed(mr_val(r, id), r->in.rid, mr_n(r, id), n->dim[1], MR_RNG_T_TCD, r->t_max,
+                        r->t_set, &r->ex);
     return MR_OK;
 }
 
 static mr_status time_all_forward(mr_run *r, const mr_node *n)
 {
-    r->k->time_embed(mr_val(r, mr_node_id(r, n)), NULL, n->dim[0], n->dim[1], 0, n->dim[0], NULL,
-                     &r->ex);
+    mr_k(r)->time_embed(mr_val(r, mr_node_id(r, n)), NULL, n->dim[0], n->dim[1], 0, n->dim[0], NULL,
+                        &r->ex);
     return MR_OK;
 }
 
@@ -145,8 +145,8 @@ int mr_g_time_all(mr_graph *g, int64_t C, int64_t T)
 static mr_status silu_forward(mr_run *r, const mr_node *n)
 {
     int id = mr_node_id(r, n);
-    r->k->silu_fwd(mr_val(r, id), mr_val(r, n->in[0]), mr_n(r, id) * mr_node_inner(r->g, id),
-                   &r->ex);
+    mr_k(r)->silu_fwd(mr_val(r, id), mr_val(r, n->in[0]), mr_n(r, id) * mr_node_inner(r->g, id),
+                      &r->ex);
     return MR_OK;
 }
 
@@ -154,8 +154,8 @@ static mr_status silu_backward(mr_run *r, const mr_node *n)
 {
     int id = mr_node_id(r, n);
     if (mr_wants(r, n, 0))
-        r->k->silu_bwd(mr_grad(r, n->in[0]), mr_grad(r, id), mr_val(r, n->in[0]),
-                       mr_n(r, id) * mr_node_inner(r->g, id), mr_acc(r, n, 0), &r->ex);
+        mr_k(r)->silu_bwd(mr_grad(r, n->in[0]), mr_grad(r, id), mr_val(r, n->in[0]),
+                          mr_n(r, id) * mr_node_inner(r->g, id), mr_acc(r, n, 0), &r->ex);
     return MR_OK;
 }
 

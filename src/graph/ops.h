@@ -53,6 +53,9 @@ int mr_g_add_position(mr_graph *g, int x, int pos,
 int mr_g_last(mr_graph *g, int x, int seq);  /* [N,d] -> [B,d], last valid token of each row */
 int mr_g_frames(mr_graph *g);                /* [B,K,D] frames of the last item */
 int mr_g_text_last(mr_graph *g);             /* [B,dh] text of the last item */
+int mr_g_frames_distinct(mr_graph *g);       /* [U,K,D] the same of the distinct last items */
+int mr_g_text_distinct(mr_graph *g);         /* [U,dh] */
+int mr_g_spread(mr_graph *g, int x);         /* [U,...] -> [B,...]: each row its last item's */
 int mr_g_text_tokens(mr_graph *g);           /* [N,dh] text of packed tokens, set 0 */
 int mr_g_context(mr_graph *g, double gamma); /* [B,D] c_v, paper eq. 7 */
 

@@ -52,7 +52,7 @@ static double attention(const view *v)
     switch (n->i[0]) {
     case MR_ATT_CAUSAL: pairs = tokens * (length + 1) / 2; break;
     case MR_ATT_LAST: pairs = tokens; break;
-    case MR_ATT_FULL: pairs = B * S * S; break;
+    case MR_ATT_FULL: pairs = rows_of(v, v->id) * S * S; break;
     default: pairs = B * (S + (n->in[2] >= 0)); break;
     }
     return pairs * (double)mr_node_width(v->g, v->id) * (v->forward ? 4 : 8);

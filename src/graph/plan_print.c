@@ -5,7 +5,7 @@
 
 static void shape_text(const mr_graph *g, int id, char *buf, size_t size)
 {
-    static const char *const space[] = {"", "B", "N", "N1", "N2"};
+    static const char *const space[] = {"", "B", "N", "N1", "N2", "U"};
     const mr_node *n = mr_node_at(g, id);
     int at = 0;
     if (n->space == MR_SPACE_FIXED)

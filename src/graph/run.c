@@ -99,6 +99,7 @@ double mr_loss_weight(const mr_run *r, const mr_node *n)
 mr_rows_of mr_rand_rows(const mr_run *r, mr_space s)
 {
     if (s == MR_SPACE_ROWS) return (mr_rows_of){r->in.rid, r->in.zero_pos};
+    if (s == MR_SPACE_LAST) return (mr_rows_of){NULL, NULL}; /* builders refuse dropout there */
     const mr_seq *q = &r->in.seq[s - MR_SPACE_TOK0];
     return (mr_rows_of){q->tok_rid, q->tok_pos};
 }
@@ -120,6 +121,7 @@ mr_status mr_run_create(mr_run **out_p, const mr_plan *plan, mr_device *dev, mr_
     r->params = params;
     r->ex.seed = seed;
     r->ex.stream = dev->stream;
+    r->ex.precision = dev->precision;
     MR_TRY_GOTO(mr_kernels_for(&r->k, dev->name), st, fail);
     MR_TRY_GOTO(dev->alloc(dev, (void **)&r->ws, (size_t)plan->ws_bytes, "step workspace"), st,
                 fail);
@@ -161,9 +163,11 @@ static mr_status run_node(mr_run *r, int id, bool forward, int step)
     const mr_node *n = &r->g->node[id];
     r->ex.scratch = at(r, &r->plan->scratch[id][r->in_backward]);
     r->ex.scratch_bytes = n->scratch_bytes;
+    if (r->dev->mark) r->dev->mark(r->dev, n->label);
     r->dev->enter(r->dev);
     mr_status st = forward ? n->op->forward(r, n) : n->op->backward(r, n);
     r->dev->leave(r->dev);
+    if (r->dev->mark) r->dev->mark(r->dev, NULL);
     return st == MR_OK && r->plan->is_private ? mr_red_zones_check(r, step, id) : st;
 }
 
@@ -230,7 +234,7 @@ mr_status mr_run_losses(mr_run *r, double *out)
 
 void mr_run_put_losses(mr_run *r, void *out)
 {
-    r->k->axpy(out, loss_base(r), MR_LOSS_SLOTS, 1.0, 0, &r->ex);
+    mr_k(r)->axpy(out, loss_base(r), MR_LOSS_SLOTS, 1.0, 0, &r->ex);
 }
 
 void mr_run_read_losses(const mr_run *r, double *out, const void *host)

@@ -1,5 +1,5 @@
 /* What an op sees while a plan runs: pointers to values, gradients, saved buffers, parameters,
- * batch. All pointers are device memory. Kernels are called as r->k->name(..., &r->ex). */
+ * batch. All pointers are device memory. Kernels are called as mr_k(r)->name(..., &r->ex). */
 #ifndef MR_GRAPH_RUN_H
 #define MR_GRAPH_RUN_H
 
@@ -22,15 +22,17 @@ enum { MR_FEATURE_VISUAL, MR_FEATURE_FRAMES, MR_FEATURE_TEXT, MR_FEATURE_COUNT }
 /* Ids that select rows of a feature: item ids, or places + 1 among rows fetched for this batch; 0
  * selects none. */
 typedef struct mr_feature_ids {
-    const int32_t *last; /* [rows] of the last history item */
-    const int32_t *tok;  /* [tokens of sequence set 0]; NULL: not for this feature */
-    int64_t n;           /* rows there are */
+    const int32_t *last;     /* [rows] of the last history item */
+    const int32_t *distinct; /* [n_last] of the distinct ones among them */
+    const int32_t *tok;      /* [tokens of sequence set 0]; NULL: not for this feature */
+    int64_t n;               /* rows there are */
 } mr_feature_ids;
 
 /* The lists of a planned row exchange (mr_exchange) in device memory. */
 typedef struct mr_exchange_lists {
     const int32_t *unique_id, *inv, *csr_start, *csr_pos;
     const int32_t *give_row, *own_row, *own_start, *own_pos; /* not for one rank alone */
+    const int32_t *slot;                                     /* when the exchange is_fixed */
 } mr_exchange_lists;
 
 struct mr_run {
@@ -38,6 +40,7 @@ struct mr_run {
     const mr_graph *g;
     mr_device *dev;
     const mr_kernels *k;
+    int64_t kernel_calls; /* of this run so far */
     mr_exec ex;
     mr_params *params;
     const mr_features *feat;
@@ -71,6 +74,13 @@ struct mr_run {
     mr_step_state *state_out[2]; /* alloc_host: of set_batch, of send_state */
     int64_t sent[3];             /* dev->counts.waits when block and state_out were sent */
 };
+
+/* The kernels, for one call: calls are counted, because each is at least one launch on a GPU. */
+static inline const mr_kernels *mr_k(mr_run *r)
+{
+    r->kernel_calls++;
+    return r->k;
+}
 
 /* Value of a node (device pointer); aliases resolved. id -1 gives NULL. */
 void *mr_val(const mr_run *r, int id);

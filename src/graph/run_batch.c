@@ -19,7 +19,7 @@ typedef struct piece {
 
 typedef struct pieces {
     int n;
-    piece list[6 + 2 * MR_FEATURE_COUNT + MR_MAX_SEQ * 15];
+    piece list[10 + 3 * MR_FEATURE_COUNT + MR_MAX_SEQ * 16];
 } pieces;
 
 static void add(pieces *p, void *out, const void *src, int64_t bytes, int64_t cap)
@@ -67,7 +67,8 @@ static mr_status send(mr_run *r, const pieces *p)
     }
     for (int i = 0; i < p->n; i++) {
         const piece *q = &p->list[i];
-        if (q->bytes > 0) memcpy((char *)r->block_host + at, q->src, (size_t)q->bytes);
+        if (q->src && q->bytes > 0) /* views alone come without rows (train/contrast.c) */
+            memcpy((char *)r->block_host + at, q->src, (size_t)q->bytes);
         *q->out = (char *)r->block + at;
         at += padded(q->cap);
     }
@@ -95,10 +96,11 @@ static void add_lists(pieces *p, mr_exchange_lists *d, const mr_exchange *x)
     ADD(d->csr_start, x->csr_start, x->n_unique + 1, x->cap + 1);
     ADD(d->csr_pos, x->csr_pos, x->n, x->cap);
     if (x->size == 1) return;
-    ADD(d->give_row, x->give_row, x->n_give, x->give_cap);
+    ADD(d->give_row, x->give_row, x->n_send, x->give_cap);
     ADD(d->own_row, x->own_row, x->n_own, x->give_cap);
     ADD(d->own_start, x->own_start, x->n_own + 1, x->give_cap + 1);
     ADD(d->own_pos, x->own_pos, x->n_give, x->give_cap);
+    if (x->fixed) ADD(d->slot, x->slot, x->n_unique, x->cap);
 }
 
 static mr_status copy_batch(mr_run *r, const mr_batch *b)
@@ -111,6 +113,10 @@ static mr_status copy_batch(mr_run *r, const mr_batch *b)
     ADD(d->user, b->user, rows, cap);
     ADD(d->target, b->target, rows, cap);
     ADD(d->last, b->last, rows, cap);
+    ADD(d->last_id, b->last_id, b->n_last, cap);
+    ADD(d->last_slot, b->last_slot, rows, cap);
+    ADD(d->last_start, b->last_start, b->n_last + 1, cap + 1);
+    ADD(d->last_row, b->last_row, rows, cap);
     for (int s = 0; s < b->n_seq; s++) {
         add_seq(p, &d->seq[s], &b->seq[s], rows, cap, b->L);
         if (r->xch[s]) add_lists(p, &r->lists[s], r->xch[s]);
@@ -119,6 +125,7 @@ static mr_status copy_batch(mr_run *r, const mr_batch *b)
         const mr_feature_ids *f = &r->fetched[i];
         r->ids[i] = (mr_feature_ids){.n = f->n};
         if (f->last) ADD(r->ids[i].last, f->last, rows, cap);
+        if (f->distinct) ADD(r->ids[i].distinct, f->distinct, b->n_last, cap);
         if (f->tok) ADD(r->ids[i].tok, f->tok, b->seq[0].tokens, cap * b->L);
     }
     if (r->abar_host) ADD(r->abar, r->abar_host, r->t_max + 1, r->t_max + 1);
@@ -140,7 +147,8 @@ static void use_host(mr_run *r)
                                           .give_row = x->give_row,
                                           .own_row = x->own_row,
                                           .own_start = x->own_start,
-                                          .own_pos = x->own_pos};
+                                          .own_pos = x->own_pos,
+                                          .slot = x->slot};
     }
 }
 
@@ -156,9 +164,13 @@ mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *st
     else
         MR_TRY(copy_batch(r, b));
     for (int i = 0; !r->fetched && i < MR_FEATURE_COUNT; i++)
-        r->ids[i] = (mr_feature_ids){r->in.last, r->in.seq[0].tok_id, r->g->dims.n_items};
+        r->ids[i] = (mr_feature_ids){.last = r->in.last,
+                                     .distinct = r->in.last_id,
+                                     .tok = r->in.seq[0].tok_id,
+                                     .n = r->g->dims.n_items};
     r->count[MR_SPACE_FIXED] = 1;
     r->count[MR_SPACE_ROWS] = b->rows;
+    r->count[MR_SPACE_LAST] = b->n_last;
     for (int s = 0; s < b->n_seq; s++) r->count[MR_SPACE_TOK0 + s] = b->seq[s].tokens;
     if (r->plan->is_private) MR_TRY(mr_red_zones_fill(r));
     r->state_host = *state;

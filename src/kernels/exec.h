@@ -5,6 +5,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include "tensor/dtype.h"
+
 /* Everything that changes from step to step; lives in device memory, because a captured step
  * freezes kernel arguments. Filled by the host before each step. */
 typedef struct mr_step_state {
@@ -22,7 +24,8 @@ typedef struct mr_exec {
     const mr_step_state *state; /* device memory */
     void *scratch;              /* device memory, at least what the op asked for */
     size_t scratch_bytes;
-    void *stream; /* mr_device.stream: mr_cuda_queue on cuda, NULL on a CPU */
+    void *stream;           /* mr_device.stream: mr_cuda_queue on cuda, NULL on a CPU */
+    mr_precision precision; /* of gemm on cuda; CPUs have one only */
 } mr_exec;
 
 /* Where the rows of a matrix come from, for random draws that do not depend on batch layout:

@@ -17,6 +17,8 @@ enum { MR_ACT_NONE, MR_ACT_GELU, MR_ACT_SILU }; /* GELU is the erf form */
      *   y = act(y) */                                                                             \
     X(bias_act_fwd,                                                                                \
       (void *y, void *pre, const void *bias, int64_t n, int64_t w, int act, const mr_exec *ex))    \
+    /* y[n] = act(x[n]); y may alias x */                                                          \
+    X(act_fwd, (void *y, const void *x, int64_t n, int act, const mr_exec *ex))                    \
     /* dpre[n,w] = dy * act'(pre); dpre may alias dy */                                            \
     X(act_bwd, (void *dpre, const void *dy, const void *pre, int64_t n, int64_t w, int act,        \
                 const mr_exec *ex))                                                                \

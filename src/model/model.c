@@ -30,6 +30,8 @@ int64_t mr_model_table_rows(const mr_config *c, int64_t n_items)
     return n_items + 1 + (mr_model_backbone(c) == MR_BACKBONE_CL4SREC);
 }
 
+bool mr_model_is_distinct(const mr_build *m) { return !m->g->train || m->cfg->tcd.dropout <= 0; }
+
 static mr_status check_features(const mr_graph *g, const mr_config *c)
 {
     const mr_graph_dims *d = &g->dims;
@@ -71,7 +73,8 @@ static int refine(mr_build *m, int x0)
         frames = mr_g_frames(g);
     }
     mr_graph_scope(g, "npd");
-    return mr_npd(m, x0, frames, mr_g_text_last(g));
+    return mr_npd(m, x0, frames,
+                  mr_model_is_distinct(m) ? mr_g_text_distinct(g) : mr_g_text_last(g));
 }
 
 mr_status mr_model_build(mr_graph *g, const mr_config *cfg, const mr_schedule *sched,

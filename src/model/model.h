@@ -38,6 +38,10 @@ bool mr_model_uses_text(const mr_config *cfg);
 /* Scores are cosines (TedRec) or dot products. */
 bool mr_model_is_cosine(const mr_config *cfg);
 
+/* May what depends on the last item alone be made once for each distinct one? Dropout differs from
+ * row to row; without it the numbers are the same. */
+bool mr_model_is_distinct(const mr_build *m);
+
 /* ---- shared blocks, used by the models ---- */
 /* Parameter name.weight (and name.bias), N(0, 0.02) and 0. Returned ids: weight, bias. */
 typedef struct mr_wb {
@@ -78,8 +82,8 @@ typedef struct mr_unet_cond {
 } mr_unet_cond;
 void mr_unet_condition(mr_build *m, int c_v, mr_unet_cond *out);
 int mr_unet(mr_build *m, int z, const mr_unet_cond *cond, int64_t t);
-/* NPD: x0 [B,d], frames [B,K,D] (-1 = none), text [B,dh] -> xhat [B,d]; adds loss "npd" in
- * training. */
+/* NPD: x0 [B,d], frames [B,K,D] (-1 = none), text [B,dh] or [U,dh] -> xhat [B,d]; adds loss "npd"
+ * in training. */
 int mr_npd(mr_build *m, int x0, int frames, int text);
 
 #endif

@@ -34,6 +34,12 @@ static mr_wb horizon_params(mr_build *m, int64_t d, mr_wb *kv)
 
 static bool is_horizon(const mr_build *m) { return m->cfg->npd.block == MR_NPD_HORIZON; }
 
+/* [U,...] of the distinct last items as rows of the batch; rows stay as they are. */
+static int by_rows(mr_graph *g, int x)
+{
+    return x >= 0 && mr_node_at(g, x)->space == MR_SPACE_LAST ? mr_g_spread(g, x) : x;
+}
+
 /* Condition tokens [B,K+1,d] (or [B,1,d] without frames), with their type embedding. */
 static int condition_tokens(mr_build *m, int frames, int text, int type)
 {
@@ -41,7 +47,7 @@ static int condition_tokens(mr_build *m, int frames, int text, int type)
     mr_wb wh = mr_linear_params(m, "npd.text", m->d, g->dims.dh);
     mr_wb nh = mr_norm_params(m, "npd.text_norm", m->d);
     int tx = mr_g_linear(g, text, wh.w, wh.b, MR_ACT_NONE);
-    tx = mr_g_layer_norm(g, tx, -1, nh.w, nh.b, LN_EPS, 0, 0);
+    tx = by_rows(g, mr_g_layer_norm(g, tx, -1, nh.w, nh.b, LN_EPS, 0, 0));
     if (frames < 0) return mr_g_reshape(g, mr_g_add_row(g, tx, type, 1), 3, 1, m->d, 1);
     mr_wb wv = mr_linear_params(m, "npd.frame", m->d, g->dims.D);
     mr_wb nv = mr_norm_params(m, "npd.frame_norm", m->d);
@@ -94,7 +100,7 @@ static int mlp_instead(mr_build *m, int x0, int frames, int text)
     mr_wb w1 = mr_linear_params(m, "npd.mlp1", m->d, 3 * m->d);
     mr_wb w2 = mr_linear_params(m, "npd.mlp2", m->d, m->d);
     int fr = mr_g_linear(g, frames, wv.w, wv.b, MR_ACT_NONE);
-    int tx = mr_g_linear(g, text, wh.w, wh.b, MR_ACT_NONE);
+    int tx = by_rows(g, mr_g_linear(g, text, wh.w, wh.b, MR_ACT_NONE));
     int u = mr_g_linear(g, mr_g_pool_concat(g, x0, fr, tx), w1.w, w1.b, MR_ACT_GELU);
     return mr_g_linear(g, u, w2.w, w2.b, MR_ACT_NONE);
 }

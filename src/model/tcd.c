@@ -1,7 +1,7 @@
 /* TCD: temporal-guided content diffusion over the frames of the last video (paper §4.3). */
 #include "model/model.h"
 
-/* z0 = Layer(LN(F + P)), paper eq. 6: [B,K,D]. */
+/* z0 = Layer(LN(F + P)), paper eq. 6: [B,K,D]. It depends on the last item alone. */
 static int encode_frames(mr_build *m)
 {
     mr_graph *g = m->g;
@@ -10,11 +10,13 @@ static int encode_frames(mr_build *m)
     mr_graph_scope(g, "tcd");
     int p = mr_named_param(m, 2, (int64_t[]){K, D}, MR_INIT_NORMAL, 0.02, 0, "tcd.position.weight");
     mr_wb norm = mr_norm_params(m, "tcd.norm", D);
-    int h = mr_g_add_param(g, mr_g_frames(g), p);
+    bool is_distinct = mr_model_is_distinct(m);
+    int h = mr_g_add_param(g, is_distinct ? mr_g_frames_distinct(g) : mr_g_frames(g), p);
     h = mr_g_layer_norm(g, h, -1, norm.w, norm.b, 1e-12, 0, 0);
     int64_t inner = c->tcd.inner ? c->tcd.inner : 2 * D;
-    return mr_block_layer(m, "tcd.encoder", h, D, c->tcd.heads, inner, c->tcd.dropout,
-                          c->tcd.dropout, MR_ATT_FULL, 0);
+    h = mr_block_layer(m, "tcd.encoder", h, D, c->tcd.heads, inner, c->tcd.dropout, c->tcd.dropout,
+                       MR_ATT_FULL, 0);
+    return is_distinct ? mr_g_spread(g, h) : h;
 }
 
 /* T reverse steps from a corrupted z0 (paper eq. 9); the noise-free last step is the network's

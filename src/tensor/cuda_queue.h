@@ -12,9 +12,10 @@
 
 typedef struct mr_cuda_queue {
     cudaStream_t stream;
-    cublasHandle_t blas;        /* bound to stream; float32 products, never TF32 */
+    cublasHandle_t blas;        /* bound to stream; every product says its arithmetic */
     cublasStatus_t blas_status; /* first failure of a product; sync returns it */
     double *partials;           /* [MR_CUDA_PARTIALS] device memory */
+    cudaGraphExec_t graph;      /* of the last recording, NULL before the first */
     void *blas_space;           /* device memory of the library: fixed, so results repeat */
 } mr_cuda_queue;
 

@@ -1,9 +1,40 @@
 /* Devices by name. */
 #include "tensor/device.h"
 
+#include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 #include "base/mem.h"
+
+static char owner[128] = "this process";
+
+void mr_device_set_owner(int rank)
+{
+    char host[64] = "";
+    gethostname(host, sizeof host - 1);
+    snprintf(owner, sizeof owner, "rank %d on %s", rank, host);
+}
+
+const char *mr_device_owner(void) { return owner; }
+
+mr_status mr_device_failed(const char *id, const char *what, const char *error, bool is_lost)
+{
+    if (!is_lost) return MR_RAISE(MR_ERR_DEVICE, "%s: %s failed on %s: %s", owner, what, id, error);
+    return MR_RAISE(MR_ERR_DEVICE,
+                    "%s lost its GPU (%s): %s failed: %s; nvidia-smi and the kernel's log (Xid) on "
+                    "that host tell why; start again from the last checkpoint, without this GPU if "
+                    "it happens again",
+                    owner, id, what, error);
+}
+
+mr_status mr_device_wrong_chip(int index, const char *name, int chip, int least)
+{
+    return MR_RAISE(MR_ERR_DEVICE,
+                    "run.device=cuda: %s has GPU %d, %s, of compute capability %d.%d, and this "
+                    "program needs %d.%d; use another GPU or --run.device=cpu",
+                    owner, index, name, chip / 10, chip % 10, least / 10, least % 10);
+}
 
 mr_status mr_device_open(mr_device **out_p, const char *name, int index)
 {

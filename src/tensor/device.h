@@ -25,6 +25,8 @@ struct mr_device {
     bool host_memory; /* ordinary loads work inside kernels (cpu, cpu64, guard) */
     mr_status (*alloc)(mr_device *d, void **out_p, size_t bytes, const char *what);
     void (*free)(mr_device *d, void *ptr);
+    /* Bytes of device memory that are free, and all of them. NULL: nobody has to ask before. */
+    mr_status (*memory)(mr_device *d, int64_t *free_p, int64_t *total_p);
     /* Host memory that the device reads and writes by itself, zeroed: plain memory on a CPU, pinned
      * for a GPU. */
     mr_status (*alloc_host)(mr_device *d, void **out_p, size_t bytes, const char *what);
@@ -41,7 +43,15 @@ struct mr_device {
     void (*enter)(mr_device *d);
     void (*leave)(mr_device *d);
     mr_status (*sync)(mr_device *d);
+    /* What is asked of the device between begin and its end is recorded, and starts as one piece of
+     * work at the end. In between nothing may wait, allocate, or copy from or to the host. Devices
+     * that cannot record do everything at once. */
+    mr_status (*capture)(mr_device *d, bool is_begin);
+    /* Name what follows for a profiler, until the matching call with NULL; may nest. NULL where no
+     * profiler could listen. Costs next to nothing while none does. */
+    void (*mark)(mr_device *d, const char *name);
     void (*close)(mr_device *d); /* release impl; NULL = nothing to release */
+    mr_precision precision;      /* of products; the opener of a GPU sets it before the first run */
     void *stream;                /* for mr_exec.stream: mr_cuda_queue on cuda, NULL elsewhere */
     void *native_stream;         /* the cudaStream_t inside, for libraries; NULL elsewhere */
     mr_device_counts counts;
@@ -59,6 +69,15 @@ int mr_device_count(const char *name);
  * and when it cannot be told. Starts nothing on the GPU. */
 void mr_device_bus_id(const char *name, int index, char *out, size_t bytes);
 void mr_device_close(mr_device **dev_p);
+
+/* Who works with devices in this process, for sentences about them: "rank 3 on node7". */
+void mr_device_set_owner(int rank);
+const char *mr_device_owner(void);
+/* ERR_DEVICE in a sentence that names owner and device. id: mr_device.id or a name. is_lost: the
+ * device does no more work for this process. */
+mr_status mr_device_failed(const char *id, const char *what, const char *error, bool is_lost);
+/* ERR_DEVICE: compute capability chip / 10 . chip % 10, and the least that the program runs on. */
+mr_status mr_device_wrong_chip(int index, const char *name, int chip, int least);
 
 /* One line on GPU `index`: name, memory, place on the bus, driver. *is_free_p: almost none of its
  * memory is taken. Local; errors as mr_device_open for "cuda". */

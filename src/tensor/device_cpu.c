@@ -52,6 +52,12 @@ static mr_status cpu_sync(mr_device *d)
     return MR_OK;
 }
 
+static mr_status cpu_capture(mr_device *d, bool is_begin)
+{
+    (void)d, (void)is_begin;
+    return MR_OK;
+}
+
 mr_status mr_device_open_cpu(mr_device **out_p, mr_dtype real)
 {
     mr_device *d = NULL;
@@ -69,7 +75,8 @@ mr_status mr_device_open_cpu(mr_device **out_p, mr_dtype real)
                      .fill = cpu_fill,
                      .enter = cpu_nothing,
                      .leave = cpu_nothing,
-                     .sync = cpu_sync};
+                     .sync = cpu_sync,
+                     .capture = cpu_capture};
     *out_p = d;
     return MR_OK;
 }

@@ -9,15 +9,40 @@
 #include "tensor/cuda_queue.h"
 #include "tensor/device.h"
 
+#include <nvtx3/nvToolsExt.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 
 enum { MIN_CHIP = 80, BLAS_SPACE_BYTES = 32 << 20 };
 
+/* After these the process can do nothing more with the GPU. */
+static bool is_lost(cudaError_t e)
+{
+    switch (e) {
+    case cudaErrorIllegalAddress:
+    case cudaErrorLaunchFailure:
+    case cudaErrorLaunchTimeout:
+    case cudaErrorECCUncorrectable:
+    case cudaErrorHardwareStackError:
+    case cudaErrorIllegalInstruction:
+    case cudaErrorMisalignedAddress:
+    case cudaErrorNvlinkUncorrectable:
+    case cudaErrorContained:
+    case cudaErrorDevicesUnavailable:
+    case cudaErrorContextIsDestroyed:
+    case cudaErrorUnknown: return true;
+    default: return false;
+    }
+}
+
+static char own_id[128] = "the GPU"; /* one GPU a process */
+
 static mr_status cuda_failed(cudaError_t e, const char *what)
 {
-    return MR_RAISE(MR_ERR_DEVICE, "GPU: %s failed: %s (%s)", what, cudaGetErrorString(e),
-                    cudaGetErrorName(e));
+    char text[256];
+    snprintf(text, sizeof text, "%s (%s)", cudaGetErrorString(e), cudaGetErrorName(e));
+    return mr_device_failed(own_id, what, text, is_lost(e));
 }
 
 #define CUDA_TRY(call, what)                                                                       \
@@ -32,8 +57,9 @@ static mr_status cuda_sync(mr_device *d)
     d->counts.waits++;
     CUDA_TRY(cudaGetLastError(), "starting a kernel");
     CUDA_TRY(cudaStreamSynchronize(q->stream), "a kernel or copy");
-    MR_CHECK(q->blas_status == CUBLAS_STATUS_SUCCESS, MR_ERR_DEVICE,
-             "GPU: a matrix product failed: %s", cublasGetStatusString(q->blas_status));
+    if (q->blas_status != CUBLAS_STATUS_SUCCESS)
+        return mr_device_failed(own_id, "a matrix product", cublasGetStatusString(q->blas_status),
+                                false);
     return MR_OK;
 }
 
@@ -46,8 +72,10 @@ static mr_status cuda_alloc(mr_device *d, void **out_p, size_t bytes, const char
         size_t free_bytes = 0, total = 0;
         (void)cudaGetLastError(); /* not sticky: forget it */
         (void)cudaMemGetInfo(&free_bytes, &total);
-        return MR_RAISE(MR_ERR_MEMORY, "%s: the GPU has no %zu bytes, %zu of %zu are free", what,
-                        bytes, free_bytes, total);
+        return MR_RAISE(MR_ERR_MEMORY,
+                        "%s: %s has no %zu bytes on %s, %zu of %zu are free; lower train.batch or "
+                        "train.eval_batch, or use more GPUs",
+                        what, mr_device_owner(), bytes, own_id, free_bytes, total);
     }
     if (e != cudaSuccess) return cuda_failed(e, what);
     *out_p = p;
@@ -119,12 +147,61 @@ static mr_status cuda_fill(mr_device *d, void *dst, int byte, size_t bytes)
     return MR_OK;
 }
 
+static mr_status cuda_memory(mr_device *d, int64_t *free_p, int64_t *total_p)
+{
+    size_t left = 0, total = 0;
+    (void)d;
+    CUDA_TRY(cudaMemGetInfo(&left, &total), "asking for free memory");
+    *free_p = (int64_t)left;
+    *total_p = (int64_t)total;
+    return MR_OK;
+}
+
+/* The recorded work as a graph. Shapes change from batch to batch, but not which kernels follow
+ * which, as long as no count is 0: then the graph at hand takes over the new arguments. */
+static cudaError_t take_graph(mr_cuda_queue *q, cudaGraph_t graph)
+{
+    cudaGraphExecUpdateResultInfo info;
+    if (q->graph && cudaGraphExecUpdate(q->graph, graph, &info) == cudaSuccess) return cudaSuccess;
+    (void)cudaGetLastError(); /* another order of kernels is no error */
+    if (q->graph) (void)cudaGraphExecDestroy(q->graph);
+    q->graph = NULL;
+    return cudaGraphInstantiate(&q->graph, graph, 0);
+}
+
+static mr_status cuda_capture(mr_device *d, bool is_begin)
+{
+    mr_cuda_queue *q = d->impl;
+    cudaGraph_t graph = NULL;
+    if (is_begin) {
+        CUDA_TRY(cudaStreamBeginCapture(q->stream, cudaStreamCaptureModeThreadLocal),
+                 "beginning to record a step");
+        return MR_OK;
+    }
+    CUDA_TRY(cudaStreamEndCapture(q->stream, &graph), "recording a step");
+    cudaError_t e = take_graph(q, graph);
+    (void)cudaGraphDestroy(graph);
+    CUDA_TRY(e, "making a graph of a step");
+    CUDA_TRY(cudaGraphLaunch(q->graph, q->stream), "starting a recorded step");
+    return MR_OK;
+}
+
+static void cuda_mark(mr_device *d, const char *name)
+{
+    (void)d;
+    if (name)
+        nvtxRangePushA(name);
+    else
+        nvtxRangePop();
+}
+
 static void cuda_nothing(mr_device *d) { (void)d; }
 
 static void cuda_close(mr_device *d)
 {
     mr_cuda_queue *q = d->impl;
     if (q->stream) (void)cudaStreamSynchronize(q->stream);
+    if (q->graph) (void)cudaGraphExecDestroy(q->graph);
     if (q->blas) (void)cublasDestroy(q->blas);
     cuda_free(d, q->blas_space);
     cuda_free(d, q->partials);
@@ -132,10 +209,15 @@ static void cuda_close(mr_device *d)
     MR_FREE(d->impl);
 }
 
+/* Loading a kernel at its first call is not allowed while a step is recorded. The variable is read
+ * by the first call of CUDA. */
+static void load_eagerly(void) { (void)setenv("CUDA_MODULE_LOADING", "EAGER", 0); }
+
 /* Is there a driver, a GPU of that number, and can it run what was compiled? */
 static mr_status choose(int index)
 {
     int count = 0, major = 0, minor = 0;
+    load_eagerly();
     cudaError_t e = cudaGetDeviceCount(&count);
     MR_CHECK(e != cudaErrorInsufficientDriver, MR_ERR_DEVICE,
              "run.device=cuda: there is no NVIDIA driver here, or it is older than this program's "
@@ -150,10 +232,11 @@ static mr_status choose(int index)
              "run.device=cuda: there is no GPU %d, this machine has %d", index, count);
     CUDA_TRY(cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, index), "a query");
     CUDA_TRY(cudaDeviceGetAttribute(&minor, cudaDevAttrComputeCapabilityMinor, index), "a query");
-    MR_CHECK(major * 10 + minor >= MIN_CHIP, MR_ERR_DEVICE,
-             "run.device=cuda: GPU %d has compute capability %d.%d, this program needs %d.%d; use "
-             "--run.device=cpu",
-             index, major, minor, MIN_CHIP / 10, MIN_CHIP % 10);
+    if (major * 10 + minor < MIN_CHIP) {
+        struct cudaDeviceProp p = {0};
+        (void)cudaGetDeviceProperties(&p, index);
+        return mr_device_wrong_chip(index, p.name, major * 10 + minor, MIN_CHIP);
+    }
     CUDA_TRY(cudaSetDevice(index), "choosing the GPU");
     return MR_OK;
 }
@@ -167,6 +250,7 @@ static mr_status describe(mr_device *d, int index)
     for (int i = 0; i < 16 && at + 3 < (int)sizeof d->id; i++)
         at += snprintf(d->id + at, sizeof d->id - (size_t)at, "%02x",
                        (unsigned)(unsigned char)p.uuid.bytes[i]);
+    snprintf(own_id, sizeof own_id, "%s", d->id);
     return MR_OK;
 }
 
@@ -180,6 +264,7 @@ void mr_device_bus_id_cuda(int index, char *out, size_t bytes)
 int mr_device_count_cuda(void)
 {
     int count = 0;
+    load_eagerly();
     return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
@@ -211,7 +296,7 @@ static mr_status queue_open(mr_device *d, mr_cuda_queue *q)
     if (b == CUBLAS_STATUS_SUCCESS) b = cublasSetStream(q->blas, q->stream);
     if (b == CUBLAS_STATUS_SUCCESS)
         b = cublasSetWorkspace(q->blas, q->blas_space, BLAS_SPACE_BYTES);
-    if (b == CUBLAS_STATUS_SUCCESS) b = cublasSetMathMode(q->blas, CUBLAS_PEDANTIC_MATH);
+    if (b == CUBLAS_STATUS_SUCCESS) b = cublasSetMathMode(q->blas, CUBLAS_DEFAULT_MATH);
     if (b == CUBLAS_STATUS_SUCCESS) b = cublasSetAtomicsMode(q->blas, CUBLAS_ATOMICS_NOT_ALLOWED);
     MR_CHECK(b == CUBLAS_STATUS_SUCCESS, MR_ERR_DEVICE, "GPU: cuBLAS does not start: %s",
              cublasGetStatusString(b));
@@ -231,6 +316,7 @@ mr_status mr_device_open_cuda(mr_device **out_p, int index)
                      .host_memory = false,
                      .alloc = cuda_alloc,
                      .free = cuda_free,
+                     .memory = cuda_memory,
                      .alloc_host = cuda_alloc_host,
                      .free_host = cuda_free_host,
                      .to_device = cuda_to_device,
@@ -240,6 +326,8 @@ mr_status mr_device_open_cuda(mr_device **out_p, int index)
                      .enter = cuda_nothing,
                      .leave = cuda_nothing,
                      .sync = cuda_sync,
+                     .capture = cuda_capture,
+                     .mark = cuda_mark,
                      .close = cuda_close,
                      .stream = q,
                      .impl = q};

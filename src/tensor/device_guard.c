@@ -3,12 +3,14 @@
  * that was never written reads as NaN (bytes 0xFF), and writing past a block hits a page without
  * access. Staging memory (alloc_host) is ordinary memory, but read-only from a send to the next
  * wait, so that writing what a GPU may not have read yet faults.
+ * While work is recorded (capture) everything is refused that a CUDA graph cannot hold.
  * Invariant: between enter and leave every device block is readable and writable, otherwise none
  * is. */
 #include <string.h>
 #include <sys/mman.h>
 #include <unistd.h>
 
+#include "base/host_memory.h"
 #include "base/mem.h"
 #include "tensor/device.h"
 
@@ -23,6 +25,7 @@ typedef struct guard_block {
 
 typedef struct guard_impl {
     int n, depth;
+    bool is_capturing;
     guard_block block[MAX_BLOCKS];
 } guard_impl;
 
@@ -56,6 +59,22 @@ static void guard_leave(mr_device *d)
     if (--g->depth == 0) protect(g, PROT_NONE);
 }
 
+/* For what a recording cannot hold. */
+static mr_status outside(const mr_device *d, const char *what)
+{
+    const guard_impl *g = d->impl;
+    return g->is_capturing ? MR_RAISE(MR_ERR_INTERNAL, "%s while work is recorded", what) : MR_OK;
+}
+
+static mr_status guard_capture(mr_device *d, bool is_begin)
+{
+    guard_impl *g = d->impl;
+    MR_CHECK(g->is_capturing != is_begin, MR_ERR_INTERNAL, "recording %s twice",
+             is_begin ? "begins" : "ends");
+    g->is_capturing = is_begin;
+    return MR_OK;
+}
+
 static mr_status add_block(mr_device *d, void **out_p, size_t bytes, const char *what,
                            bool is_staging)
 {
@@ -63,6 +82,7 @@ static mr_status add_block(mr_device *d, void **out_p, size_t bytes, const char 
     size_t page = (size_t)sysconf(_SC_PAGESIZE), need = (bytes + 63) / 64 * 64;
     size_t use = (need + page - 1) / page * page;
     if (use == 0) use = page;
+    MR_TRY(outside(d, "allocation"));
     MR_CHECK(g->n < MAX_BLOCKS, MR_ERR_MEMORY, "%s: more than %d blocks on the guard device", what,
              MAX_BLOCKS);
     char *map = mmap(NULL, use + page, PROT_NONE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
@@ -111,6 +131,7 @@ static mr_status guard_copy(mr_device *d, void *dst, const void *src, size_t byt
 
 static mr_status guard_to_device(mr_device *d, void *dst, const void *src, size_t bytes)
 {
+    MR_TRY(outside(d, "copy to the device"));
     d->counts.copies_in++;
     MR_TRY(guard_copy(d, dst, src, bytes));
     waited(d);
@@ -119,6 +140,7 @@ static mr_status guard_to_device(mr_device *d, void *dst, const void *src, size_
 
 static mr_status guard_to_host(mr_device *d, void *dst, const void *src, size_t bytes)
 {
+    MR_TRY(outside(d, "copy to the host"));
     waited(d); /* before the copy: dst may be staging memory */
     d->counts.copies_out++;
     return guard_copy(d, dst, src, bytes);
@@ -128,6 +150,7 @@ static mr_status guard_send(mr_device *d, void *dst, const void *src, size_t byt
 {
     guard_impl *g = d->impl;
     guard_block *b = NULL;
+    MR_TRY(outside(d, "sending"));
     for (int i = 0; i < g->n && !b; i++) {
         const char *map = g->block[i].map, *from = src;
         if (g->block[i].is_staging && from >= map && from < map + g->block[i].use_bytes)
@@ -149,8 +172,18 @@ static mr_status guard_fill(mr_device *d, void *dst, int byte, size_t bytes)
     return MR_OK;
 }
 
+/* It stands for a GPU of as much memory as the address space of the process has left. */
+static mr_status guard_memory(mr_device *d, int64_t *free_p, int64_t *total_p)
+{
+    const char *limit;
+    (void)d;
+    *free_p = *total_p = mr_process_memory_free(&limit);
+    return MR_OK;
+}
+
 static mr_status guard_sync(mr_device *d)
 {
+    MR_TRY(outside(d, "waiting"));
     waited(d);
     return MR_OK;
 }
@@ -177,6 +210,7 @@ mr_status mr_device_open_guard(mr_device **out_p, mr_dtype real)
                      .host_memory = false,
                      .alloc = guard_alloc,
                      .free = guard_free,
+                     .memory = guard_memory,
                      .alloc_host = guard_alloc_host,
                      .free_host = guard_free,
                      .to_device = guard_to_device,
@@ -186,6 +220,7 @@ mr_status mr_device_open_guard(mr_device **out_p, mr_dtype real)
                      .enter = guard_enter,
                      .leave = guard_leave,
                      .sync = guard_sync,
+                     .capture = guard_capture,
                      .close = guard_close,
                      .impl = g};
     *out_p = d;

@@ -9,12 +9,22 @@
 #include "dist/watchdog.h"
 #include "train/rank.h"
 
+/* The rows of a block on this rank, in the order in which they are computed. */
+typedef struct block_rows {
+    int64_t n;
+    int32_t *user, *target; /* the batch's own, or [rows_cap] */
+} block_rows;
+
 typedef struct evaluation {
     mr_trainer *t;
     const mr_evaluation *what;
     mr_sampler *sampler;
     mr_batch batch;
     mr_ranker *ranker;
+    bool by_shard;       /* dist.deterministic=world: users of one virtual shard at a time */
+    block_rows all;      /* users of a block */
+    char *x;             /* by_shard: [rows_cap, d] their vectors in host memory */
+    void *x_dev;         /* the same on the device */
     int64_t *counts;     /* [size] rows of each rank of the item group in a block */
     int32_t *rank;       /* [rows_cap] */
     int64_t *skip_start; /* [rows_cap + 1] */
@@ -81,8 +91,8 @@ static mr_status list_seen(evaluation *e)
     const mr_dataset *d = e->t->data;
     mr_split split = e->what->split; /* NEXT has no target: the whole history was seen */
     int64_t cut = split == MR_SPLIT_NEXT ? 0 : split == MR_SPLIT_TEST ? 1 : 2, n = 0;
-    for (int64_t i = 0; i < e->batch.rows; i++) {
-        int32_t u = e->batch.user[i];
+    for (int64_t i = 0; i < e->all.n; i++) {
+        int32_t u = e->all.user[i];
         int64_t len = d->offset[u + 1] - d->offset[u] - cut;
         if (n + len > e->skip_cap) {
             int32_t *more = NULL;
@@ -100,30 +110,68 @@ static mr_status list_seen(evaluation *e)
             if (k == 0 || mine[k] != mine[k - 1]) e->skip_id[n++] = mine[k];
         e->skip_start[i + 1] = n;
     }
-    if (e->batch.rows == 0) e->skip_start[0] = 0;
+    if (e->all.n == 0) e->skip_start[0] = 0;
     return MR_OK;
+}
+
+/* User vectors of the rows of e->batch, on the device. */
+static mr_status forward(evaluation *e, const void **x_p)
+{
+    mr_trainer *t = e->t;
+    MR_TRY(mr_trainer_set_batch(t, t->eval_run, &t->eval_feed, &e->batch));
+    MR_TRY(mr_run_forward(t->eval_run));
+    *x_p = mr_val(t->eval_run, mr_graph_find_output(t->eval_graph, "user"));
+    return MR_OK;
+}
+
+/* The block shard by shard: the same calls of kernels whatever the number of ranks. */
+static mr_status forward_shards(evaluation *e, int64_t i, const void **x_p)
+{
+    mr_trainer *t = e->t;
+    size_t row = (size_t)t->params.p[t->table].dim[1] * t->params.real_bytes;
+    e->all.n = 0;
+    for (int k = 0; k < mr_sampler_shards_most(e->sampler); k++) {
+        const void *unused;
+        mr_sampler_get_shard(e->sampler, 0, i, 0, k, &e->batch);
+        MR_TRY(forward(e, &unused));
+        if (e->batch.rows == 0) continue;
+        MR_TRY(mr_run_output(t->eval_run, "user", e->x + (size_t)e->all.n * row));
+        size_t bytes = (size_t)e->batch.rows * sizeof(int32_t);
+        memcpy(e->all.user + e->all.n, e->batch.user, bytes);
+        memcpy(e->all.target + e->all.n, e->batch.target, bytes);
+        e->all.n += e->batch.rows;
+    }
+    *x_p = e->x_dev;
+    return t->dev->to_device(t->dev, e->x_dev, e->x, (size_t)e->all.n * row);
+}
+
+static mr_status forward_block(evaluation *e, int64_t i, const void **x_p)
+{
+    if (e->by_shard) return forward_shards(e, i, x_p);
+    mr_sampler_get(e->sampler, 0, i, 0, &e->batch);
+    e->all = (block_rows){e->batch.rows, e->batch.user, e->batch.target};
+    return forward(e, x_p);
 }
 
 static mr_status one_block(evaluation *e, int64_t i)
 {
     mr_trainer *t = e->t;
-    mr_sampler_get(e->sampler, 0, i, 0, &e->batch);
-    MR_TRY(mr_trainer_set_batch(t, t->eval_run, &t->eval_feed, &e->batch));
-    MR_TRY(mr_run_forward(t->eval_run));
+    const void *x;
+    MR_TRY(forward_block(e, i, &x));
     for (int r = 0; r < t->items->size; r++) e->counts[r] = e->batch.rank_rows[t->group0 + r];
     if (e->what->exclude_seen) MR_TRY(list_seen(e));
-    mr_rank_block b = {.x = mr_val(t->eval_run, mr_graph_find_output(t->eval_graph, "user")),
+    mr_rank_block b = {.x = x,
                        .counts = e->counts,
-                       .target = e->batch.target,
+                       .target = e->all.target,
                        .skip_start = e->what->exclude_seen ? e->skip_start : NULL,
                        .skip_id = e->skip_id,
                        .rank = e->rank,
                        .top_id = e->top_id,
                        .top_score = e->top_score};
     MR_TRY(mr_ranker_run(e->ranker, &b));
-    mr_metrics_add(e->metrics, e->rank, e->batch.rows);
-    for (int64_t k = 0; k < e->batch.rows; k++) {
-        int32_t u = e->batch.user[k];
+    mr_metrics_add(e->metrics, e->rank, e->all.n);
+    for (int64_t k = 0; k < e->all.n; k++) {
+        int32_t u = e->all.user[k];
         if (e->what->user_rank) e->what->user_rank[u] = e->rank[k];
         if (!e->what->topk) continue;
         int64_t n = e->what->topk->k;
@@ -156,8 +204,27 @@ static void clear_outputs(evaluation *e)
     memset(e->what->topk->score, 0, (size_t)n * sizeof(double));
 }
 
+static mr_status make_shards(evaluation *e)
+{
+    mr_trainer *t = e->t;
+    int64_t cap = e->batch.rows_cap, d = t->params.p[t->table].dim[1];
+    size_t bytes = (size_t)(cap * d) * t->params.real_bytes;
+    e->by_shard = t->cfg->dist.deterministic == MR_DET_WORLD;
+    if (!e->by_shard) return MR_OK;
+    MR_TRY(MR_ALLOC(&e->all.user, cap, "users of a block"));
+    MR_TRY(MR_ALLOC(&e->all.target, cap, "users of a block"));
+    MR_TRY(mr_alloc((void **)&e->x, (int64_t)bytes, 1, "user vectors"));
+    return t->dev->alloc(t->dev, &e->x_dev, bytes, "user vectors");
+}
+
 static void release(evaluation *e)
 {
+    if (e->by_shard) {
+        MR_FREE(e->all.user);
+        MR_FREE(e->all.target);
+        MR_FREE(e->x);
+        e->t->dev->free(e->t->dev, e->x_dev);
+    }
     mr_ranker_free(&e->ranker);
     mr_sampler_free(&e->sampler);
     mr_batch_free(&e->batch);
@@ -183,6 +250,7 @@ mr_status mr_evaluate(mr_trainer *t, const mr_evaluation *what, mr_metrics *out)
     MR_TRY_GOTO(make_sampler(&e), st, done);
     MR_TRY_GOTO(mr_trainer_eval_ready(t, e.batch.rows_cap), st, done);
     MR_TRY_GOTO(make_ranker(&e), st, done);
+    MR_TRY_GOTO(make_shards(&e), st, done);
     for (int64_t i = 0; i < mr_sampler_batches(e.sampler); i++) {
         mr_ring_at("block of users");
         MR_TRY_GOTO(one_block(&e, i), st, done);

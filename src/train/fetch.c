@@ -14,11 +14,12 @@
 enum { FEATURES = MR_FEATURE_COUNT };
 
 typedef struct item_set {
-    mr_exchange *x; /* NULL: no feature is read of these items */
-    int32_t *list;  /* [cap] rows wanted, repeats included */
-    int32_t *place; /* [n_items] of an item among the fetched rows; others are stale */
-    int32_t *last;  /* [rows_cap] places + 1 */
-    int32_t *tok;   /* [rows_cap * L]; NULL for MR_ITEMS_LAST */
+    mr_exchange *x;    /* NULL: no feature is read of these items */
+    int32_t *list;     /* [cap] rows wanted, repeats included */
+    int32_t *place;    /* [n_items] of an item among the fetched rows; others are stale */
+    int32_t *last;     /* [rows_cap] places + 1 */
+    int32_t *distinct; /* [rows_cap] of the distinct last items */
+    int32_t *tok;      /* [rows_cap * L]; NULL for MR_ITEMS_LAST */
 } item_set;
 
 struct mr_fetch {
@@ -60,6 +61,15 @@ int64_t mr_fetch_row_bytes(const mr_dataset *d, int i)
     return f->count * f->width * (int64_t)mr_dtype_bytes(f->dtype);
 }
 
+int64_t mr_fetch_item_bytes(const mr_config *cfg, const mr_dataset *d)
+{
+    int64_t bytes = 0;
+    mr_item_set unused;
+    for (int i = 0; i < FEATURES; i++)
+        if (mr_fetch_reads(cfg, d, i, &unused)) bytes += mr_fetch_row_bytes(d, i);
+    return bytes;
+}
+
 static int64_t cap_of(const mr_fetch *f, mr_item_set s)
 {
     return s == MR_ITEMS_LAST ? f->rows_cap : f->rows_cap * f->L;
@@ -75,6 +85,7 @@ static mr_status make_set(mr_fetch *f, mr_item_set s)
     q->x->for_ids = MR_FOR_FEATURE_IDS;
     MR_TRY(MR_ALLOC(&q->list, cap, "items of a batch"));
     MR_TRY(MR_ALLOC(&q->place, f->d->n_items, "places of items"));
+    MR_TRY(MR_ALLOC(&q->distinct, f->rows_cap, "places of items"));
     MR_TRY(MR_ALLOC(&q->last, f->rows_cap, "places of items"));
     return s == MR_ITEMS_ALL ? MR_ALLOC(&q->tok, cap, "places of items") : MR_OK;
 }
@@ -131,6 +142,7 @@ void mr_fetch_free(mr_fetch **f_p)
         MR_FREE(f->set[s].list);
         MR_FREE(f->set[s].place);
         MR_FREE(f->set[s].last);
+        MR_FREE(f->set[s].distinct);
         MR_FREE(f->set[s].tok);
     }
     MR_FREE(f->give);
@@ -216,11 +228,14 @@ mr_status mr_fetch_places(mr_fetch *f, const mr_batch *b)
         item_set *q = &f->set[s];
         if (!q->x) continue;
         MR_TRY(find(q, b->last, b->rows, f->d->n_items, q->last));
+        MR_TRY(find(q, b->last_id, b->n_last, f->d->n_items, q->distinct));
         if (q->tok) MR_TRY(find(q, b->seq[0].tok_id, b->seq[0].tokens, f->d->n_items, q->tok));
     }
     for (int i = 0; i < FEATURES; i++) {
         const item_set *q = &f->set[f->set_of[i]];
-        if (f->host[i].data) f->ids[i] = (mr_feature_ids){q->last, q->tok, q->x->n_unique};
+        if (f->host[i].data)
+            f->ids[i] = (mr_feature_ids){
+                .last = q->last, .distinct = q->distinct, .tok = q->tok, .n = q->x->n_unique};
     }
     return MR_OK;
 }

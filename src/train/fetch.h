@@ -19,6 +19,8 @@ typedef enum mr_item_set { MR_ITEMS_LAST, MR_ITEMS_ALL, MR_ITEM_SETS } mr_item_s
 bool mr_fetch_reads(const mr_config *cfg, const mr_dataset *d, int i, mr_item_set *set_p);
 /* Bytes of one item's row. */
 int64_t mr_fetch_row_bytes(const mr_dataset *d, int i);
+/* Bytes of one item in all features that cfg's model reads. */
+int64_t mr_fetch_item_bytes(const mr_config *cfg, const mr_dataset *d);
 
 typedef struct mr_fetch mr_fetch;
 

@@ -96,13 +96,11 @@ static void describe(const mr_job *j, const mr_trainer *t)
     mr_info("model: %lld parameters; %d rank(s), device %s, item table shared by %d rank(s)",
             (long long)mr_params_count(&t->params), t->world->size, t->dev->name, t->items->size);
     if (t->world->size > 1) mr_placement_print(&t->placement, to_log, NULL);
+    if (t->exchange_rows)
+        mr_info("row exchange: %lld rows of the item table for each of %d x %d pairs of ranks",
+                (long long)t->exchange_rows, t->items->size, t->items->size);
     if (d->is_sharded) {
-        double own = 0;
-        for (int i = 0; i < MR_FEATURE_COUNT; i++) {
-            mr_item_set unused;
-            if (mr_fetch_reads(j->cfg, d, i, &unused))
-                own += (double)mr_fetch_row_bytes(d, i) * (double)(d->feature_hi - d->feature_lo);
-        }
+        double own = (double)(mr_fetch_item_bytes(j->cfg, d) * (d->feature_hi - d->feature_lo));
         mr_info(
             "features: spread over %d ranks by item, %.1f MB on each, %.1f MB for the rows of a "
             "batch",
@@ -146,6 +144,10 @@ static mr_status run_loop(mr_job *j, mr_run_folder *f, mr_trainer *t)
     json_object_set_new(event, "parameters", json_integer(mr_params_count(&t->params)));
     mr_record_event(l->record, event);
     st = mr_loop_run(l);
+    if (mr_feed_misfits(&t->feed))
+        mr_warn("%lld row exchanges of this run did not fit into %lld rows for each pair of ranks "
+                "and were exact; a larger dist.exchange_rows makes room for them",
+                (long long)mr_feed_misfits(&t->feed), (long long)t->exchange_rows);
     keep_results(j, l);
     event = mr_record_begin("end");
     json_object_set_new(event, "step", json_integer(t->step));

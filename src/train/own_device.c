@@ -28,11 +28,18 @@ static mr_status refuse_sharing(const mr_device *dev, mr_comm *host, int world_r
     return st;
 }
 
+mr_precision mr_own_device_precision(const mr_config *cfg)
+{
+    const char *p = cfg->run.precision;
+    return !strcmp(p, "tf32") ? MR_TF32 : !strcmp(p, "bf16") ? MR_BF16_PRODUCTS : MR_FP32;
+}
+
 mr_status mr_own_device_open(mr_device **out_p, const char *name, const mr_config *cfg,
                              mr_comm *world)
 {
     mr_device *dev = NULL;
     mr_comm *host = NULL;
+    mr_device_set_owner(world->rank);
     if (strcmp(name, "cuda")) return mr_device_open(out_p, name, 0);
     MR_TRY(world->split_host(world, &host));
     int count = mr_device_count(name);
@@ -47,7 +54,9 @@ mr_status mr_own_device_open(mr_device **out_p, const char *name, const mr_confi
         mr_device_close(&dev);
         return st;
     }
-    mr_info("rank %d computes on %s", world->rank, dev->id);
+    static const char *const names[] = {"fp32", "tf32", "bf16"};
+    dev->precision = mr_own_device_precision(cfg);
+    mr_info("rank %d computes on %s, products in %s", world->rank, dev->id, names[dev->precision]);
     *out_p = dev;
     return MR_OK;
 }

@@ -8,6 +8,8 @@
 #include "train/sound.h"
 #include "train/trainer.h"
 
+enum { EAGER_STEPS = 2 };
+
 mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, mr_feed *feed, const mr_batch *b)
 {
     const mr_config *c = t->cfg;
@@ -81,9 +83,9 @@ static mr_status device_report(mr_trainer *t, double *sum, double *bad)
     mr_step_report *dev = t->report_dev, *own = t->report;
     char *g = ps->grad;
     t->dev->enter(t->dev);
-    r->k->grad_stats(dev->dense, g, ps->n_dense, &r->ex);
-    r->k->grad_stats(dev->shard, g + shard_begin(t) * (int64_t)ps->real_bytes,
-                     ps->n_total - shard_begin(t), &r->ex);
+    mr_k(r)->grad_stats(dev->dense, g, ps->n_dense, &r->ex);
+    mr_k(r)->grad_stats(dev->shard, g + shard_begin(t) * (int64_t)ps->real_bytes,
+                        ps->n_total - shard_begin(t), &r->ex);
     mr_run_put_losses(r, dev->losses);
     t->dev->leave(t->dev);
     MR_TRY(t->dev->to_host(t->dev, own, dev, sizeof *own));
@@ -119,23 +121,40 @@ mr_status mr_trainer_update(mr_trainer *t)
     t->dev->enter(t->dev);
     for (int i = 0; i < 2; i++) {
         int64_t at = lo[i] * (int64_t)ps->real_bytes;
-        r->k->adam((char *)ps->value + at, (char *)ps->m + at, (char *)ps->v + at,
-                   (char *)ps->grad + at, hi[i] - lo[i], c->train.beta1, c->train.beta2,
-                   c->train.eps, c->train.weight_decay, &r->ex);
+        mr_k(r)->adam((char *)ps->value + at, (char *)ps->m + at, (char *)ps->v + at,
+                      (char *)ps->grad + at, hi[i] - lo[i], c->train.beta1, c->train.beta2,
+                      c->train.eps, c->train.weight_decay, &r->ex);
     }
     t->dev->leave(t->dev);
     return MR_OK;
 }
 
+static void mark(mr_trainer *t, const char *name)
+{
+    if (t->dev->mark) t->dev->mark(t->dev, name);
+}
+
+static mr_status own_gradients(mr_trainer *t, int64_t epoch, int64_t i)
+{
+    mr_device *d = t->dev;
+    MR_TRY(mr_trainer_load(t, t->train_run, epoch, i));
+    /* The first steps let libraries choose and allocate what they need. */
+    if (!t->cfg->run.capture || t->steps_here++ < EAGER_STEPS) return mr_trainer_gradients(t);
+    MR_TRY(d->capture(d, true));
+    mr_status st = mr_trainer_gradients(t), end = d->capture(d, false);
+    return st != MR_OK ? st : end;
+}
+
 mr_status mr_trainer_step(mr_trainer *t, int64_t epoch, int64_t i)
 {
-    if (t->exact) {
-        MR_TRY(mr_exact_gradients(t, epoch, i));
-    } else {
-        MR_TRY(mr_trainer_load(t, t->train_run, epoch, i));
-        MR_TRY(mr_trainer_gradients(t));
-    }
-    MR_TRY(mr_trainer_update(t));
+    mark(t, "gradients");
+    mr_status st = t->exact ? mr_exact_gradients(t, epoch, i) : own_gradients(t, epoch, i);
+    mark(t, NULL);
+    MR_TRY(st);
+    mark(t, "update");
+    st = mr_trainer_update(t);
+    mark(t, NULL);
+    MR_TRY(st);
     t->step++;
     return MR_OK;
 }

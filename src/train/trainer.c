@@ -8,6 +8,7 @@
 #include "base/log.h"
 #include "base/mem.h"
 #include "train/exact.h"
+#include "train/need.h"
 #include "train/own_device.h"
 
 const char *mr_trainer_device(const mr_config *cfg)
@@ -187,6 +188,20 @@ static bool is_exact(const mr_trainer *t, const mr_trainer_opts *o)
     return t->cfg->dist.deterministic == MR_DET_WORLD && o->whole_steps;
 }
 
+/* dist.exchange=fixed: room for the rows of every pair of ranks. */
+static mr_status fix_exchange(mr_trainer *t)
+{
+    const mr_config *c = t->cfg;
+    if (strcmp(c->dist.exchange, "fixed") || t->items->size == 1) return MR_OK;
+    t->exchange_rows = c->dist.exchange_rows;
+    if (!t->exchange_rows)
+        MR_TRY(mr_feed_rows_of_pair(&t->exchange_rows, t->world, t->items->size,
+                                    mr_model_table_rows(c, t->data->n_items), t->sampler,
+                                    &t->batch));
+    mr_feed_fix(&t->feed, t->exchange_rows);
+    return MR_OK;
+}
+
 static mr_status make_report(mr_trainer *t)
 {
     MR_TRY(t->dev->alloc(t->dev, (void **)&t->report_dev, sizeof *t->report_dev, "report"));
@@ -197,22 +212,32 @@ static mr_status make_training(mr_trainer *t, const mr_trainer_opts *o)
 {
     size_t real = mr_dtype_bytes(t->dev->real);
     mr_graph_dims dims = dims_for(t, t->batch.rows_cap, t->cfg->train.batch);
+    dims.exchange_rows = t->exchange_rows;
     MR_TRY(mr_graph_create(&t->train_graph, &dims, &t->params, real, o->stochastic));
     MR_TRY(mr_model_build(t->train_graph, t->cfg, &t->sched, MR_PHASE_TRAIN));
     t->table = mr_param_find(&t->params, "item.weight");
     t->table_rows = t->params.p[t->table].dim[0];
-    if (o->is_dry) {
-        mr_params_layout(&t->params, t->dev, t->items->rank, t->items->size, o->optimizer);
-    } else {
-        MR_TRY(mr_params_alloc(&t->params, t->dev, t->items->rank, t->items->size, o->optimizer));
-        MR_TRY(mr_params_init(&t->params, (uint64_t)t->cfg->run.seed));
-    }
-    if (!o->optimizer) return MR_OK;
-    if (!o->is_dry) MR_TRY(make_report(t));
-    if (is_exact(t, o)) return mr_exact_create(t, o->stochastic);
+    mr_params_layout(&t->params, t->dev, t->items->rank, t->items->size, o->optimizer);
     int64_t bucket = (int64_t)(t->cfg->dist.bucket_mb * 1048576.0) / (int64_t)real;
-    MR_TRY(mr_plan_compile(&t->train_plan, t->train_graph, true, o->is_private, bucket));
-    return o->is_dry ? MR_OK : mr_trainer_run(t, &t->train_run, t->train_plan);
+    if (o->optimizer && !is_exact(t, o))
+        MR_TRY(mr_plan_compile(&t->train_plan, t->train_graph, true, o->is_private, bucket));
+    if (o->is_dry) return MR_OK;
+    MR_TRY(mr_need_fits(t, o->optimizer));
+    MR_TRY(make_features(t));
+    MR_TRY(mr_params_alloc(&t->params, t->dev, t->items->rank, t->items->size, o->optimizer));
+    MR_TRY(mr_params_init(&t->params, (uint64_t)t->cfg->run.seed));
+    if (!o->optimizer) return MR_OK;
+    MR_TRY(make_report(t));
+    if (is_exact(t, o)) return mr_exact_create(t, o->stochastic);
+    return mr_trainer_run(t, &t->train_run, t->train_plan);
+}
+
+/* Collectives of several ranks are not recorded. */
+static mr_status check_capture(const mr_trainer *t)
+{
+    MR_CHECK(!t->cfg->run.capture || t->world->size == 1, MR_ERR_CONFIG,
+             "run.capture works with one rank, this job has %d; leave it out", t->world->size);
+    return MR_OK;
 }
 
 /* run.device=auto is known only here. */
@@ -238,6 +263,7 @@ mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_d
     t->world = world;
     t->is_dry = opts->is_dry;
     MR_TRY_GOTO(check_ranks(t), st, fail);
+    MR_TRY_GOTO(check_capture(t), st, fail);
     const char *device = opts->device ? opts->device : mr_trainer_device(cfg);
     MR_TRY_GOTO(mr_own_device_open(&t->dev, device, cfg, world), st, fail);
     MR_TRY_GOTO(make_sampler(t), st, fail);
@@ -246,8 +272,8 @@ mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_d
     MR_TRY_GOTO(mr_feed_create(&t->feed, t->batch.rows_cap, cfg->data.max_len, t->batch.n_seq,
                                is_exact(t, opts) ? 1 : t->items->size),
                 st, fail);
+    if (!is_exact(t, opts)) MR_TRY_GOTO(fix_exchange(t), st, fail);
     MR_TRY_GOTO(mr_schedule_make(&t->sched, cfg), st, fail);
-    if (!t->is_dry) MR_TRY_GOTO(make_features(t), st, fail);
     MR_TRY_GOTO(make_training(t, opts), st, fail);
     *out_p = t;
     return MR_OK;

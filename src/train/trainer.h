@@ -42,6 +42,7 @@ typedef struct mr_trainer {
     bool owns_features;
     mr_fetch *fetch, *eval_fetch; /* features of a batch where they are spread, else NULL */
     bool is_dry;                  /* see mr_trainer_opts */
+    int64_t exchange_rows;        /* of every pair of ranks in training, 0: as many as wanted */
     int64_t table_rows;           /* rows of item.weight */
     int table;                    /* its parameter id */
 
@@ -60,6 +61,7 @@ typedef struct mr_trainer {
     mr_feed eval_feed;
 
     int64_t step;                 /* steps done */
+    int64_t steps_here;           /* of them by this process, with run.capture */
     int skipped_in_row;           /* steps skipped because of a non-finite gradient */
     double losses[MR_LOSS_SLOTS]; /* of the last step, global means */
     double grad_norm;

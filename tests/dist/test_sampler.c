@@ -348,7 +348,7 @@ static void test_bad_specs(void **state)
         assert_int_equal(mr_mem_now_bytes(), before);
     }
     mr_mem_fail_at(0);
-    assert_int_equal(n, 28);
+    assert_int_equal(n, 33);
     mr_batch_free(&b);
     assert_int_equal(mr_batch_alloc(&b, INT32_MAX / 2, 3, 1, 1), MR_ERR_CONFIG);
     mr_errors_to_log(true);

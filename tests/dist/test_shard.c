@@ -237,7 +237,7 @@ static void test_faults(void **state)
         }
         mr_exchange_free(&x);
     }
-    assert_int_equal(n, 1 + 7 + 5 + 1);
+    assert_int_equal(n, 1 + 8 + 5 + 1);
     mr_comm_destroy(&self);
     for (int k = 1; k <= 2 && world->size > 1; k++) {
         mr_comm *bad = NULL;
@@ -255,12 +255,58 @@ static void test_faults(void **state)
     assert_int_equal(mr_mem_now_bytes(), before);
 }
 
+/* Fixed rows of every pair: rows arrive where inv says and gradients where own_pos says, padding
+ * is never used; a list that does not fit on one rank makes all exact. */
+static void test_fixed(void **state)
+{
+    (void)state;
+    enum { ROWS = 50, N = 12, C = 9 };
+    int size = world->size, rank = world->rank;
+    int64_t block = (ROWS + size - 1) / size, lo = rank * block, count[8];
+    int32_t ids[N], give[8 * C], got[8 * C];
+    for (int i = 0; i < N; i++) ids[i] = (int32_t)((rank * 7 + i * i * 5) % ROWS);
+    for (int fixed = C; fixed >= 1; fixed -= C - 1) { /* 9 rows, then 1: too few */
+        mr_exchange *x = NULL;
+        assert_int_equal(mr_exchange_create(&x, N, size), MR_OK);
+        x->fixed = fixed;
+        assert_int_equal(mr_exchange_plan(x, world, ROWS, ids, N), MR_OK);
+        assert_int_equal(x->is_fixed, size > 1 && fixed == C);
+        assert_int_equal(x->n_misfit, size > 1 && fixed == 1);
+        for (int r = 0; r < size && x->is_fixed; r++) {
+            count[r] = fixed;
+            assert_true(mr_exchange_wants(x, r) == fixed && mr_exchange_gives(x, r) == fixed);
+            assert_true(x->want[r] <= fixed && x->give[r] <= fixed);
+        }
+        if (x->is_fixed) {
+            assert_true(x->n_slots == size * fixed && x->n_send == size * fixed);
+            for (int64_t k = 0; k < x->n_send; k++) give[k] = x->give_row[k] + (int32_t)lo;
+            assert_int_equal(world->alltoallv(world, give, count, got, count, MR_I32), MR_OK);
+            for (int i = 0; i < N; i++) assert_int_equal(got[x->inv[i]], ids[i]);
+            for (int64_t u = 0; u < x->n_unique; u++)
+                assert_int_equal(got[x->slot[u]], x->unique_id[u]);
+            for (int64_t o = 0; o < x->n_own; o++) /* what came from askers is about own rows */
+                for (int32_t k = x->own_start[o]; k < x->own_start[o + 1]; k++) {
+                    assert_true(x->own_pos[k] % fixed < x->give[x->own_pos[k] / fixed]);
+                    assert_int_equal(x->give_row[x->own_pos[k]], x->own_row[o]);
+                }
+        }
+        mr_exchange_free(&x);
+    }
+    if (size < 2) return;
+    mr_exchange *x = NULL; /* only the last rank wants more than 2 rows of one owner */
+    assert_int_equal(mr_exchange_create(&x, N, size), MR_OK);
+    x->fixed = 2;
+    for (int i = 0; i < N; i++) ids[i] = rank == size - 1 ? i % 4 : 1;
+    assert_int_equal(mr_exchange_plan(x, world, ROWS, ids, N), MR_OK);
+    assert_true(!x->is_fixed && x->n_misfit == 1 && x->want[0] == (rank == size - 1 ? 4 : 1));
+    mr_exchange_free(&x);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_plans),
-        cmocka_unit_test(test_large_ids),
-        cmocka_unit_test(test_bad_lists),
+        cmocka_unit_test(test_plans),  cmocka_unit_test(test_large_ids),
+        cmocka_unit_test(test_fixed),  cmocka_unit_test(test_bad_lists),
         cmocka_unit_test(test_faults),
     };
     RANKS_MAIN(&world, tests);

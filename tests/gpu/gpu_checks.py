@@ -121,6 +121,62 @@ def step(args):
     return "worst %.2g of RMS (%s)" % worst
 
 
+# Allowed: loss, all gradients as one vector, all activations, a single gradient or activation.
+# Three times what exact arithmetic on operands rounded to 10 and 7 bits gives over these models.
+ALLOWED = {"tf32": (5e-4, 8e-3, 1.5e-3, 5e-2), "bf16": (2e-3, 7e-2, 1e-2, 0.2)}
+
+
+def rms(x):
+    return float(np.sqrt(np.mean(np.square(x, dtype=float)))) if x.size else 0.0
+
+
+def rounded_apart(a, b):
+    """(loss, gradients, activations, worst tensor, its name): relative differences of two dumps."""
+    need(set(a) == set(b), "tensors differ: %s" % sorted(set(a) ^ set(b))[:3])
+    biases = [n for n in a if n.startswith("grad.") and n.endswith("bias")]
+    floor = 0.1 * np.sqrt(np.mean([np.square(rms(a[n])) for n in biases])) if biases else 0.0
+    whole, worst, loss = {}, (0.0, "none"), 0.0
+    for n in sorted(a):
+        kind = n.split(".")[0]
+        if a[n].dtype.kind != "f" or kind not in ("grad", "act", "loss"):
+            continue
+        diff = rms(a[n].astype(float) - b[n])
+        if kind == "loss":
+            loss = max(loss, diff / rms(a[n]))
+            continue
+        whole.setdefault(kind, []).append((a[n].size, diff, rms(a[n])))
+        scale = max(rms(a[n]), floor if n in biases else 0.0, 1e-20)
+        worst = max(worst, (diff / scale if diff == diff else float("inf"), n))
+    part = {k: np.sqrt(sum(s * d * d for s, d, _ in v) / sum(s * x * x for s, _, x in v))
+            for k, v in whole.items()}
+    return loss, float(part["grad"]), float(part["act"]), worst[0], worst[1]
+
+
+@check
+def precision(args):
+    """one step in each arithmetic of products: close to the CPU's, and not float32 in disguise"""
+    if args.device != "cuda":
+        r = h.run(["train", "--run.precision=bf16", *on(args)])
+        need(r.returncode == 78 and "needs a GPU" in r.stderr, "not refused: %s" % r.stderr[-300:])
+        a = dump(args, "same", "cpu", ["--model.name=sasrec"])
+        need(rounded_apart(a, a)[:4] == (0.0, 0.0, 0.0, 0.0), "a dump differs from itself")
+        return "refused without a GPU"
+    data("small.h5")
+    said = []
+    for mode, allowed in ALLOWED.items():
+        worst = [0.0] * 4
+        for name, keys in models():
+            got = rounded_apart(dump(args, name, "cpu", keys),
+                                dump(args, name, "cuda", keys + ["--run.precision=" + mode]))
+            for i, what in enumerate(("a loss", "the gradient", "activations", got[4])):
+                need(got[i] <= allowed[i],
+                     "%s, %s: %s differs by %.3g" % (mode, name, what, got[i]))
+                worst[i] = max(worst[i], got[i])
+            need(got[1] > 1e-5, "%s, %s: as exact as float32" % (mode, name))
+        said.append("%s within %.1g, %.1g, %.1g, %.1g" % (mode, *worst))
+    return "loss, gradient, activations, one tensor: " + "; ".join(said)
+
+
 @check
 def repeat(args):
     """two runs give the same bytes"""
@@ -132,6 +188,21 @@ def repeat(args):
     bad = h.same_tensors(h.checkpoint("a")[0], h.checkpoint("b")[0])
     need(not bad, "%d tensors differ, the first is %s" % (len(bad), bad[:1]))
     return "20 steps, %d losses equal, checkpoints equal" % len(h.losses("a"))
+
+
+@check
+def capture(args):
+    """a step recorded as a CUDA graph gives the bits of one that is not"""
+    data("small.h5")
+    for model in h.MODELS:
+        for name in ("eager", "captured"):
+            shutil.rmtree(os.path.join(h.folder, "runs", name), ignore_errors=True)
+            h.train(name, "small.h5", "--train.max_steps=20", "--model.name=" + model,
+                    "--run.capture=" + str(name == "captured").lower(), *on(args))
+        need(h.losses("eager") == h.losses("captured"), model + ": losses differ")
+        bad = h.same_tensors(h.checkpoint("eager")[0], h.checkpoint("captured")[0])
+        need(not bad, "%s: %d tensors differ, the first is %s" % (model, len(bad), bad[:1]))
+    return "20 steps of %d models, checkpoints equal" % len(h.MODELS)
 
 
 @check
@@ -211,10 +282,30 @@ def bench(args):
     path = os.path.join(h.folder, "big.h5")
     if not os.path.exists(path):
         h.must(["synth", "--shape", "microlens-big", "--feature-dtype", "f16", "--out", path])
-    out = os.path.join(h.folder, "bench.json")
-    h.must(["bench", "step", "--data.path=" + path, "--steps", "20", "--json", out, *on(args)])
+    said = []
+    for mode, more in (("fp32", []), ("tf32", []), ("bf16", []), ("bf16", ["--run.capture=true"])):
+        out = os.path.join(h.folder, "bench-%s.json" % mode)
+        h.must(["bench", "step", "--data.path=" + path, "--steps", "50", "--warmup", "20", "--json",
+                out, "--run.precision=" + mode, *more, *on(args)])
+        with open(out) as f:
+            o = json.load(f)
+        said.append("%s %.3f ms, product %.0f GFLOP/s" % (
+            " ".join([mode] + ["captured"] * len(more)), 1e3 * o["step_s_median"],
+            o["gemm_gflops"]))
+    return "a step of 2,048 rows, %d kernel calls, %.0f MiB: %s" % (
+        o["kernel_calls"], o["device_mib"], "; ".join(said))
+
+
+def bench_kernels(args):
+    """time of every kernel, beside the results file"""
+    path = os.path.join(h.folder, "big.h5")
+    out = (args.json or os.path.join(h.folder, "gpu")) + ".kernels"
+    h.must(["bench", "kernels", "--data.path=" + path, "--ms", "20", "--json", out, *on(args)])
     with open(out) as f:
-        return "%.3f ms a step of 2,048 rows" % (1e3 * json.load(f)["step_s_median"])
+        rows = json.load(f)["kernels"]
+    slow = sorted(rows, key=lambda k: -k["seconds"])[:5]
+    return "%d lines in %s; slowest: %s" % (
+        len(rows), out, ", ".join("%s %.0f us" % (k["kernel"], 1e6 * k["seconds"]) for k in slow))
 
 
 def commit():
@@ -273,7 +364,7 @@ def main():
         with open(args.json) as f:
             results = json.load(f)
     good = True
-    for f in CHECKS + ([bench] if args.bench else []):
+    for f in CHECKS + ([bench, bench_kernels] if args.bench else []):
         old = results.get(f.__name__, {})
         done = old.get("passed") and all(old.get(k) == key[k] for k in key)
         if (args.only and f.__name__ not in args.only) or (done and not args.again):

@@ -1,5 +1,6 @@
 /* What a training step asks of its device, on the guard device: no allocation, one wait, one copy
- * to the host; and that sent memory is left alone until a wait. Holds on a GPU as well, because the
+ * to the host; that sent memory is left alone until a wait; what it says about memory and failures,
+ * and what a profiler sees. Holds on a GPU as well, because the
  * step is the same program. */
 #include <math.h>
 #include <setjmp.h>
@@ -16,6 +17,8 @@
 
 #include "base/log.h"
 #include "data/synth.h"
+#include "train/need.h"
+#include "train/own_device.h"
 #include "train/trainer.h"
 
 #define OK(call) assert_int_equal((call), MR_OK)
@@ -136,11 +139,182 @@ static void test_staging(void **state)
     mr_device_close(&d);
 }
 
+/* A recorded step asks for nothing that a recording cannot hold, and gives the same bits. */
+static void test_capture(void **state)
+{
+    static const char *const models[][2] = {
+        {"sasrec", "sasrec"}, {"cl4srec", "sasrec"}, {"tedrec", "sasrec"}, {"mealrec", "tedrec"}};
+    static mr_config c, plain;
+    mr_device *d = NULL;
+    void *p = NULL;
+    (void)state;
+    for (size_t m = 0; m < sizeof models / sizeof *models; m++) {
+        configure(&plain, models[m][0], models[m][1]);
+        configure(&c, models[m][0], models[m][1]);
+        OK(mr_config_set(&c, "run.capture", "true", "test"));
+        mr_trainer *t = make_trainer(&c, "guard"), *eager = make_trainer(&plain, "guard");
+        for (int i = 0; i < 5; i++) {
+            OK(mr_trainer_step(t, 0, i % 3));
+            OK(mr_trainer_step(eager, 0, i % 3));
+            assert_memory_equal(t->losses, eager->losses, sizeof t->losses);
+        }
+        assert_int_equal(t->steps_here, 5);
+        assert_int_equal(eager->steps_here, 0);
+        mr_trainer_free(&t);
+        mr_trainer_free(&eager);
+    }
+    OK(mr_device_open(&d, "guard", 0));
+    mr_errors_to_log(false);
+    OK(d->capture(d, true));
+    assert_int_equal(d->alloc(d, &p, 8, "test"), MR_ERR_INTERNAL);
+    assert_int_equal(d->sync(d), MR_ERR_INTERNAL);
+    assert_int_equal(d->capture(d, true), MR_ERR_INTERNAL);
+    OK(d->capture(d, false));
+    OK(d->sync(d));
+    mr_errors_to_log(true);
+    mr_device_close(&d);
+}
+
+/* ---- sentences about memory and failures ---- */
+static void says(mr_status st, mr_status want, const char *const *parts)
+{
+    assert_int_equal(st, want);
+    for (int i = 0; parts[i]; i++)
+        if (!strstr(mr_last_error(), parts[i]))
+            fail_msg("'%s' is not in: %s", parts[i], mr_last_error());
+}
+
+static mr_status one_mib(mr_device *d, int64_t *free_p, int64_t *total_p)
+{
+    (void)d;
+    *free_p = 1 << 20;
+    *total_p = 2 << 20;
+    return MR_OK;
+}
+
+static void test_need(void **state)
+{
+    static mr_config c;
+    const int64_t gib = 1 << 30;
+    mr_need n = {.params = gib,
+                 .features = gib,
+                 .step = 4 * gib,
+                 .eval = 2 * gib,
+                 .rows = 7,
+                 .eval_rows = 9};
+    (void)state;
+    mr_errors_to_log(false);
+    mr_device_set_owner(3);
+    OK(mr_need_check(&n, "cuda:0 X", 8 * gib, 9 * gib));
+    says(mr_need_check(&n, "cuda:0 X", 8 * gib - 1, 9 * gib), MR_ERR_MEMORY,
+         (const char *[]){"rank 3 on ", "needs 8.000 GiB on cuda:0 X",
+                          "8.000 of 9.000 GiB are free", "a step of 7 rows 4.000",
+                          "evaluation of 9 rows 2.000", "lower train.batch", NULL});
+    n.eval = 5 * gib;
+    says(mr_need_check(&n, "x", 0, gib), MR_ERR_MEMORY,
+         (const char *[]){"lower train.eval_batch", NULL});
+    n.params = 6 * gib;
+    says(mr_need_check(&n, "x", 0, gib), MR_ERR_MEMORY, (const char *[]){"dist.item_shard", NULL});
+    n.features = 7 * gib;
+    says(mr_need_check(&n, "x", 0, gib), MR_ERR_MEMORY, (const char *[]){"float16", NULL});
+
+    configure(&c, "mealrec", "tedrec");
+    mr_trainer *t = make_trainer(&c, "guard");
+    OK(mr_need_of(&n, t, true));
+    assert_int_equal(n.params, 16 * t->params.n_total);
+    assert_int_equal(n.step, t->train_plan->ws_bytes);
+    assert_int_equal(n.features, 30 * (10 + 16 + 3 * 16) * 4);
+    OK(mr_trainer_eval_ready(t, n.eval_rows));
+    assert_int_equal(n.eval, t->eval_plan->ws_bytes);
+    /* exchange lists of one rank and the schedule are the rest of the block */
+    assert_true(n.batch > t->train_run->block_bytes / 2);
+    OK(mr_need_fits(t, true));
+    t->dev->memory = one_mib;
+    int64_t allocs = t->dev->counts.allocs;
+    says(mr_need_fits(t, true), MR_ERR_MEMORY,
+         (const char *[]){"rank 0 on ", "GiB on guard", "0.001 of 0.002 GiB", NULL});
+    assert_int_equal(t->dev->counts.allocs, allocs);
+    mr_trainer_free(&t);
+    mr_errors_to_log(true);
+}
+
+static void test_failures(void **state)
+{
+    (void)state;
+    mr_errors_to_log(false);
+    mr_device_set_owner(5);
+    says(mr_device_failed("cuda:1 X", "a copy", "boom (E)", false), MR_ERR_DEVICE,
+         (const char *[]){"rank 5 on ", ": a copy failed on cuda:1 X: boom (E)", NULL});
+    says(mr_device_failed("cuda:1 X", "a copy", "boom (E)", true), MR_ERR_DEVICE,
+         (const char *[]){"rank 5 on ", " lost its GPU (cuda:1 X): a copy failed: boom (E)",
+                          "start again from the last checkpoint", NULL});
+    says(mr_device_wrong_chip(2, "Tesla", 75, 80), MR_ERR_DEVICE,
+         (const char *[]){"rank 5 on ", "GPU 2, Tesla, of compute capability 7.5", "needs 8.0",
+                          NULL});
+    mr_errors_to_log(true);
+}
+
+/* ---- precision and marks ---- */
+static void test_precision(void **state)
+{
+    static mr_config c;
+    mr_run *run = NULL;
+    (void)state;
+    configure(&c, "sasrec", "sasrec");
+    assert_int_equal(mr_own_device_precision(&c), MR_FP32); /* auto */
+    mr_trainer *t = make_trainer(&c, "guard");
+    assert_int_equal(t->train_run->ex.precision, MR_FP32);
+    t->dev->precision = MR_BF16_PRODUCTS;
+    OK(mr_trainer_run(t, &run, t->train_plan));
+    assert_int_equal(run->ex.precision, MR_BF16_PRODUCTS);
+    mr_run_free(&run);
+    mr_trainer_free(&t);
+    OK(mr_config_set(&c, "run.precision", "tf32", "test"));
+    assert_int_equal(mr_own_device_precision(&c), MR_TF32);
+    OK(mr_config_set(&c, "run.precision", "bf16", "test"));
+    assert_int_equal(mr_own_device_precision(&c), MR_BF16_PRODUCTS);
+    mr_errors_to_log(false);
+    mr_trainer_opts o = {.optimizer = true, .device = "guard"};
+    says(mr_trainer_create(&t, &c, &data, world, &o), MR_ERR_CONFIG,
+         (const char *[]){"run.precision=bf16 needs a GPU and this run computes on guard", NULL});
+    mr_errors_to_log(true);
+}
+
+static int depth, marks, deepest;
+
+static void take_mark(mr_device *d, const char *name)
+{
+    (void)d;
+    depth += name ? 1 : -1;
+    marks += name != NULL;
+    if (depth > deepest) deepest = depth;
+    assert_true(depth >= 0);
+}
+
+/* A profiler sees every node of the plan, once in each direction, inside the parts of a step. */
+static void test_marks(void **state)
+{
+    static mr_config c;
+    (void)state;
+    configure(&c, "mealrec", "tedrec");
+    mr_trainer *t = make_trainer(&c, "guard");
+    t->dev->mark = take_mark;
+    OK(mr_trainer_step(t, 0, 0));
+    int again = 0;
+    for (int i = 0; i < t->train_graph->n_nodes; i++) again += t->train_plan->again[i].first >= 0;
+    assert_int_equal(depth, 0);
+    assert_int_equal(deepest, 2);
+    assert_int_equal(marks, 2 + t->train_plan->n_fwd + t->train_plan->n_bwd + again);
+    mr_trainer_free(&t);
+}
+
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_steps),
-                                       cmocka_unit_test(test_two_batches),
-                                       cmocka_unit_test(test_staging)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_steps),     cmocka_unit_test(test_two_batches),
+        cmocka_unit_test(test_staging),   cmocka_unit_test(test_capture),
+        cmocka_unit_test(test_need),      cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_precision), cmocka_unit_test(test_marks)};
     mr_synth_spec s;
     mr_log_init(0, MR_LOG_ERROR);
     if (mr_comm_self(&world) != MR_OK || mr_synth_spec_for("demo", &s) != MR_OK) return 1;

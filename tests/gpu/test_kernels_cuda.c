@@ -20,6 +20,8 @@ static void linear(twin_world *w)
         BOTH(bias_act_fwd, A(c), A(pre), A(bias), M, N, act, EX);
         twin_same(w, "bias_act_fwd", "y", c, 1);
         twin_same(w, "bias_act_fwd", "pre", pre, 1);
+        BOTH(act_fwd, A(d), A(c), M * N, act, EX);
+        twin_same(w, "act_fwd", "y", d, 1);
         BOTH(act_bwd, A(d), A(c), A(pre), M, N, act, EX);
         twin_same(w, "act_bwd", "dpre", d, 1);
     }

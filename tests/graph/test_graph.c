@@ -60,6 +60,7 @@ static void build(fixture *f, const char *device, bool is_private)
     f->batch = (mr_batch){.rows_cap = ROWS + 1, .L = 3, .rows = ROWS, .rows_global = ROWS};
     f->batch.rid = f->rid;
     f->batch.zero_pos = f->batch.user = f->batch.target = f->batch.last = f->zero;
+    f->batch.last_id = f->batch.last_slot = f->batch.last_start = f->batch.last_row = f->zero;
     mr_step_state st = {0};
     assert_int_equal(mr_run_set_batch(f->run, &f->batch, &st), MR_OK);
 }

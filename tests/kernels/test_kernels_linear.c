@@ -64,7 +64,14 @@ static void check_act(int64_t n, int64_t w, int act, bool has_bias, bool has_pre
               k->act_bwd(P(same), P(same), P(x), n, w, act, &ex));
     pair_compare("dpre", &dx, want.d, 1);
     pair_compare("dpre over dy", &same, want.d, 1);
-    FREE_ALL(&y, &pre, &bias, &wy, &wpre, &dy, &x, &dx, &same, &want);
+    pair over = pair_copy(&x);
+    for (int64_t i = 0; i < n * w; i++) want.d[i] = act_of(act, x.d[i]);
+    outputs of = outputs_of(2, &dx, &over);
+    EVERY_WAY(of, k->act_fwd(P(dx), P(x), n * w, act, &ex);
+              k->act_fwd(P(over), P(over), n * w, act, &ex));
+    pair_compare("act", &dx, want.d, 1);
+    pair_compare("act over x", &over, want.d, 1);
+    FREE_ALL(&y, &pre, &bias, &wy, &wpre, &dy, &x, &dx, &same, &over, &want);
 }
 
 static void test_activation(void **state)

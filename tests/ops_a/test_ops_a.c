@@ -163,6 +163,12 @@ static int build_last(mr_graph *g, const void *arg)
     return mr_g_last(g, op_leaf(g, "x", MR_SPACE_TOK1, 2, 5, 1, 1, 1.0), 1);
 }
 
+static int build_spread(mr_graph *g, const void *arg)
+{
+    (void)arg;
+    return mr_g_spread(g, op_leaf(g, "x", MR_SPACE_LAST, 3, 2, 5, 1, 1.0));
+}
+
 static void test_embedding(void **state)
 {
     (void)state;
@@ -172,6 +178,8 @@ static void test_embedding(void **state)
     op_check(&(op_case){"lookup_padded", s, build_lookup, &yes, .no_row0 = "item"});
     op_check(&(op_case){"add_position", s, .build = build_position});
     op_check(&(op_case){"last", s, .build = build_last});
+    op_sizes few = {.rows = 9, .L = 4, .n_items = 4};
+    op_check(&(op_case){"spread", few, .build = build_spread});
 }
 
 /* ---- a graph without gradient: values of outputs ---- */
@@ -302,6 +310,89 @@ static double feature_at(const mr_feature *f, int64_t item, int64_t e)
     return h & 0x8000 ? -x : x;
 }
 
+/* Attention to a single key gives its value, whatever the query: what TCD's U-Net takes instead of
+ * cross-attention to the context vector. */
+static void test_one_key(void **state)
+{
+    enum { B = 5, D = 6 };
+    (void)state;
+    op_sizes s = {.rows = B, .L = 3, .n_items = 9};
+    double out[B * D], kv[B * 2 * D];
+    rig r;
+    rig_start(&r, &s, "cpu64", true);
+    int q = op_leaf(r.g, "q", MR_SPACE_ROWS, 2, D, 1, 1, 3.0);
+    int both = op_leaf(r.g, "kv", MR_SPACE_ROWS, 3, 1, 2 * D, 1, 1.0);
+    mr_graph_output(r.g, both, "kv");
+    mr_graph_output(r.g, mr_g_attention(r.g, q, both, -1, 2, MR_ATT_ONE, 0, 0), "out");
+    rig_run(&r);
+    assert_int_equal(mr_run_output(r.run, "out", out), MR_OK);
+    assert_int_equal(mr_run_output(r.run, "kv", kv), MR_OK);
+    for (int b = 0; b < B; b++)
+        assert_memory_equal(&out[b * D], &kv[b * 2 * D + D], D * sizeof *out);
+    assert_true(out[0] != 0 && out[0] != out[D]);
+    rig_stop(&r);
+}
+
+/* The layer over the frames of the last item, for every row or for every distinct item. */
+static int frame_layer(mr_graph *g, bool is_distinct)
+{
+    enum { D = 6 };
+    int p = op_param(g, "p", 3, g->dims.K, D, 1, 1.0, 0), w = op_param(g, "w", 2, D, D, 1, 0.5, 0);
+    int kv = op_param(g, "kv", 2, 2 * D, D, 1, 0.5, 0);
+    int x = mr_g_add_param(g, is_distinct ? mr_g_frames_distinct(g) : mr_g_frames(g), p);
+    x = mr_g_layer_norm(g, x, -1, -1, -1, 1e-12, 0, 0);
+    int a = mr_g_attention(g, mr_g_linear(g, x, w, -1, 0), mr_g_linear(g, x, kv, -1, 0), -1, 2,
+                           MR_ATT_FULL, 0, 0);
+    a = mr_g_layer_norm(g, a, x, -1, -1, 1e-12, 0, 0);
+    return is_distinct ? mr_g_spread(g, a) : a;
+}
+
+static int build_distinct(mr_graph *g, const void *arg)
+{
+    (void)arg;
+    return frame_layer(g, true);
+}
+
+/* Distinct last items: the lists of the batch, and the same values and gradients as row by row. */
+static void test_distinct(void **state)
+{
+    enum { B = 23, K = 3, W = 6, DH = 7 };
+    (void)state;
+    op_sizes s = {.rows = B, .L = 4, .n_items = 5, .D = W, .K = K, .dh = DH, .feature = MR_F32};
+    double out[2][B * K * W], text[2][B * DH];
+    rig r;
+    rig_start(&r, &s, "cpu64", true);
+    mr_graph_output(r.g, frame_layer(r.g, false), "plain");
+    mr_graph_output(r.g, frame_layer(r.g, true), "distinct");
+    mr_graph_output(r.g, mr_g_text_last(r.g), "text");
+    mr_graph_output(r.g, mr_g_spread(r.g, mr_g_text_distinct(r.g)), "text distinct");
+    rig_run(&r);
+    const mr_batch *b = &r.w.batch;
+    assert_true(b->n_last > 1 && b->n_last <= 5);
+    int64_t at = 0;
+    for (int64_t u = 0; u < b->n_last; u++)
+        for (int64_t i = 0; i < B; i++) {
+            if (b->last[i] != b->last_id[u]) continue;
+            assert_int_equal(b->last_slot[i], u);
+            assert_true(at >= b->last_start[u] && at < b->last_start[u + 1]);
+            assert_int_equal(b->last_row[at++], i);
+        }
+    assert_int_equal(at, B);
+    assert_int_equal(mr_run_output(r.run, "plain", out[0]), MR_OK);
+    assert_int_equal(mr_run_output(r.run, "distinct", out[1]), MR_OK);
+    assert_int_equal(mr_run_output(r.run, "text", text[0]), MR_OK);
+    assert_int_equal(mr_run_output(r.run, "text distinct", text[1]), MR_OK);
+    assert_memory_equal(text[0], text[1], sizeof text[0]);
+    double size = 0;
+    for (int i = 0; i < B * K * W; i++) {
+        assert_true(fabs(out[0][i] - out[1][i]) <= 1e-13);
+        size += fabs(out[0][i]);
+    }
+    assert_true(size > 10);
+    rig_stop(&r);
+    op_check(&(op_case){"distinct frames", s, .build = build_distinct});
+}
+
 static void test_features(void **state)
 {
     (void)state;
@@ -390,6 +481,7 @@ int main(void)
         cmocka_unit_test(test_layer_norm),  cmocka_unit_test(test_attention),
         cmocka_unit_test(test_embedding),   cmocka_unit_test(test_last_is_causal),
         cmocka_unit_test(test_one_is_full), cmocka_unit_test(test_features),
+        cmocka_unit_test(test_distinct),    cmocka_unit_test(test_one_key),
         cmocka_unit_test(test_refusals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -90,6 +90,12 @@ static void make_batch(op_world *w)
     NEW(b->user, b->rows_cap);
     NEW(b->target, b->rows_cap);
     NEW(b->last, b->rows_cap);
+    NEW(b->last_id, b->rows_cap);
+    NEW(b->last_slot, b->rows_cap);
+    NEW(b->last_start, b->rows_cap + 1);
+    NEW(b->last_row, b->rows_cap);
+    for (b->hash_cap = 1; b->hash_cap <= 2 * b->rows_cap;) b->hash_cap *= 2;
+    NEW(b->last_hash, b->hash_cap);
     b->rank_rows[0] = (int32_t)s->rows;
     for (int64_t i = 0; i < s->rows; i++) {
         b->rid[i] = (uint32_t)(1000 + 7 * i);
@@ -98,6 +104,7 @@ static void make_batch(op_world *w)
     }
     for (int k = 0; k < s->n_seq; k++) make_seq(w, &b->seq[k], k);
     for (int64_t i = 0; i < s->rows; i++) b->last[i] = b->seq[0].tok_id[b->seq[0].start[i + 1] - 1];
+    mr_batch_distinct(b);
 }
 
 /* The exchange of one rank: distinct ids ascending and where they occur; the list ends with PAD. */
@@ -222,6 +229,7 @@ void op_world_empty(op_world *w, bool is_empty)
     mr_batch *b = &w->batch;
     b->rows = is_empty ? 0 : w->s.rows;
     b->rank_rows[0] = (int32_t)b->rows;
+    mr_batch_distinct(b);
     for (int k = 0; k < w->s.n_seq; k++) {
         mr_seq *q = &b->seq[k];
         q->start[0] = 0; /* start[rows] is the end, and rows = 0 */
@@ -273,8 +281,9 @@ static void spoil_seq(const op_world *w, mr_seq *q)
 void op_world_spoil(op_world *w)
 {
     mr_batch *b = &w->batch;
-    void *rows[] = {b->rid, b->zero_pos, b->user, b->target, b->last};
-    for (int i = 0; i < 5; i++) spoil(rows[i], b->rows_cap * 4);
+    void *rows[] = {b->rid,     b->zero_pos,  b->user,       b->target,  b->last,
+                    b->last_id, b->last_slot, b->last_start, b->last_row};
+    for (int i = 0; i < 9; i++) spoil(rows[i], b->rows_cap * 4);
     for (int k = 0; k < w->s.n_seq; k++) {
         spoil_seq(w, &b->seq[k]);
         void *lists[] = {w->xch[k].unique_id, w->xch[k].inv, w->xch[k].csr_start,
@@ -315,6 +324,11 @@ void op_world_free(op_world *w)
     MR_FREE(b->user);
     MR_FREE(b->target);
     MR_FREE(b->last);
+    MR_FREE(b->last_id);
+    MR_FREE(b->last_slot);
+    MR_FREE(b->last_start);
+    MR_FREE(b->last_row);
+    MR_FREE(b->last_hash);
     for (int k = 0; k < w->s.n_seq; k++) {
         mr_seq *q = &b->seq[k];
         MR_FREE(q->ids);

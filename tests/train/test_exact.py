@@ -44,6 +44,13 @@ def main():
         h.check(not differ, "%s, %s: bits differ in %s" % (model, name, differ))
         print("%s: %d ranks, item_shard %s: %d tensors" % (model, ranks, shard, len(values)),
               flush=True)
+    for ranks, shard in ((1, "all"), (3, "all"), (4, "2")):
+        name = "guard%d" % ranks
+        h.train(name, data, *world, "--run.device=guard", "--dist.item_shard=" + shard, ranks=ranks)
+        got, values = everything(name)
+        differ = h.same_tensors(tensors, values)
+        h.check(got == alone and not differ, "guard device, %d ranks: bits differ in %s" % (
+            ranks, differ))
     h.train("moved", data, *world, "--train.max_steps=2", ranks=2)
     h.train("moved", data, *world, "--dist.item_shard=1", ranks=3)
     h.check(h.losses("moved") == losses, "2 ranks, then 3: %s" % h.losses("moved"))

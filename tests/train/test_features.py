@@ -141,8 +141,9 @@ def memory():
                                         "data.features=shard"]),
                (1, "auto", space, ["rank 0 of 1", "start several ranks"])]
     for mode in ("auto", "shard"):
-        refused.append((2, mode, space - 200 * 1024, ["with its features spread over all ranks",
-                                                      "MiB on every rank", " of 2 ", "start more ranks"]))
+        refused.append((2, mode, space - 200 * 1024,
+                        ["with its features spread over all ranks", "MiB on every rank", " of 2 ",
+                         "start more ranks"]))
     for ranks, mode, room, texts in refused:
         r = limited("large.h5", room, "--data.features=" + mode, ranks=ranks)
         h.check(r.returncode == 70 and r.seconds < 5 and all(
@@ -159,7 +160,7 @@ def paths():
     pair("rank0", data, few + ["--data.read=rank0"], 3)
     pair("guard", data, few + ["--run.device=guard"], 3)
     pair("world", data, few + ["--dist.deterministic=world"], 3)
-    h.synth("tiny.h5", users=60, items=17, interactions=300)  # 6 of 8 ranks have features
+    h.synth("tiny.h5", users=60, items=17, interactions=300)  # for 6 of 8 ranks
     pair("tiny", "tiny.h5", few, 8)
     commands(data, keys)
     damaged(data)

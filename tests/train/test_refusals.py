@@ -260,7 +260,8 @@ def ranks_and_hosts():
     space = address_space() + 150000
     for read in ("parallel", "rank0"):
         limited = ["bash", "-c", "ulimit -v %d; exec \"$@\"" % space, "x", h.BINARY]
-        limited += h.train_args("refused", "large.h5", "--data.read=" + read)
+        limited += h.train_args("refused", "large.h5", "--data.read=" + read,
+                                "--data.features=replicate")
         launch = h.words([], 2)[:-1] + limited
         before = snapshot()
         judge("memory, data.read=" + read, timed("memory", lambda: subprocess.run(

@@ -116,6 +116,28 @@ static void private_memory_changes_nothing(void **state)
     mr_dataset_free(&d);
 }
 
+/* No gradient of what was read from frozen features is ever made. */
+static void frozen_features_have_no_gradient(void **state)
+{
+    static mr_config c;
+    mr_dataset d = {0};
+    int seen = 0;
+    (void)state;
+    make_data(&d, 40, 30, 320);
+    configure_model(&c, &models[5], NULL, NULL);
+    mr_trainer *t = make_trainer(&c, &d, "cpu", false);
+    for (int i = 0; i < t->train_graph->n_nodes; i++) {
+        const char *op = t->train_graph->node[i].op->name;
+        if (strcmp(op, "frames") && strcmp(op, "context") && strncmp(op, "text_", 5)) continue;
+        assert_false(t->train_plan->needs_grad[i]);
+        assert_true(t->train_plan->grad[i].offset < 0);
+        seen++;
+    }
+    assert_int_equal(seen, 4);
+    mr_trainer_free(&t);
+    mr_dataset_free(&d);
+}
+
 /* ---- 32 rows can be learnt by heart ---- */
 static void overfits_one_batch(void **state)
 {
@@ -300,6 +322,7 @@ static void saves_by_the_clock(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(frozen_features_have_no_gradient),
         cmocka_unit_test(private_memory_changes_nothing),
         cmocka_unit_test(overfits_one_batch),
         cmocka_unit_test(whole_mixture_is_the_backbone),

@@ -1,5 +1,7 @@
 # The training program end to end: equality over ranks, resuming, variants, evaluation, refusals.
 mr_add_test(sound SOURCES train/test_sound.c NPROCS 1 2 3 LABELS train dist TIMEOUT 120)
+mr_add_test(exact_eval SOURCES train/test_exact_eval.c NPROCS 1 2 3 4 8 LABELS train dist
+            TIMEOUT 300)
 mr_add_test(trainer SOURCES train/test_trainer.c LABELS train TIMEOUT 300)
 mr_add_test(placement SOURCES train/test_placement.c LABELS train dist)
 add_executable(baseline_ranks train/baseline_ranks.c)
@@ -13,6 +15,10 @@ if(TARGET mealrec-dist)
   endforeach()
   foreach(part tedrec mealrec mealrec-sasrec mealrec-cl4srec paths)
     mr_add_script(train_features_${part} train/test_features.py ARGS ${part}
+                  LABELS train dist TIMEOUT 600)
+  endforeach()
+  foreach(model cl4srec tedrec mealrec-sasrec)
+    mr_add_script(train_exchange_${model} train/test_exchange.py ARGS ${model}
                   LABELS train dist TIMEOUT 600)
   endforeach()
   foreach(part bits signals reshard)

@@ -4,6 +4,8 @@
 #include "kernels/cpu/real.h"
 #include "kernels/shared/act.h"
 
+enum { ACT_BLOCK = 4096 }; /* elements of a thread's piece */
+
 void MR_FN(gemm)(void *c, const void *a, const void *b, int64_t m, int64_t n, int64_t k, int ta,
                  int tb, int64_t lda, int64_t ldb, int64_t ldc, double alpha, double beta,
                  const mr_exec *ex)
@@ -30,6 +32,23 @@ void MR_FN(bias_act_fwd)(void *yv, void *prev, const void *biasv, int64_t n, int
             for (int64_t j = 0; j < w; j++) r[j] = mr_gelu(r[j]);
         else if (act == MR_ACT_SILU)
             for (int64_t j = 0; j < w; j++) r[j] = mr_silu(r[j]);
+    }
+}
+
+void MR_FN(act_fwd)(void *yv, const void *xv, int64_t n, int act, const mr_exec *ex)
+{
+    (void)ex;
+    REAL *y = yv;
+    const REAL *x = xv;
+#pragma omp parallel for schedule(static)
+    for (int64_t at = 0; at < n; at += ACT_BLOCK) {
+        int64_t end = at + ACT_BLOCK < n ? at + ACT_BLOCK : n;
+        if (act == MR_ACT_GELU)
+            for (int64_t i = at; i < end; i++) y[i] = mr_gelu(x[i]);
+        else if (act == MR_ACT_SILU)
+            for (int64_t i = at; i < end; i++) y[i] = mr_silu(x[i]);
+        else if (y != x)
+            memcpy(y + at, x + at, (size_t)(end - at) * sizeof *y);
     }
 }
 

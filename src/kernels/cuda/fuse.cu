@@ -1,6 +1,6 @@
 /* TedRec's frequency fusion: circular convolutions with gates, forward and backward.
- * Invariants: a thread owns its columns in every pass; sums over rows are kept per block of
- * MR_FUSE_BLOCK rows, as the scratch is laid out, and added in order. */
+ * Invariants: a thread owns its columns in every pass; sums over rows are kept per block of rows,
+ * as many blocks as the scratch of the contract has room for, and added in order. */
 #include "kernels/cuda/common.cuh"
 
 /* Weight of bin k in irfft, times the cosine and sine of position m. */
@@ -129,8 +129,8 @@ __device__ static void gates_back(const fuse_work &t, const fuse_args &q, const 
         for (int64_t c = threadIdx.x; c < q.d; c += blockDim.x) {
             float p, f;
             convolve(&p, &f, q, b, n, c);
-            t.p[n * q.d + c] = p;
-            t.f[n * q.d + c] = f;
+            t.p[c] = p;
+            t.f[c] = f;
             zp += p * q.wp[c];
             zf += f * q.wf[c];
             hp += p * g[c];
@@ -144,8 +144,8 @@ __device__ static void gates_back(const fuse_work &t, const fuse_args &q, const 
             int64_t e = n * q.d + c;
             t.dp[e] = 2 * sp * g[c] + ep * q.wp[c];
             t.df[e] = (2 * sf * g[c] + ef * q.wf[c]) * rsqrtf((float)q.L);
-            t.dwp[c] += ep * t.p[e];
-            t.dwf[c] += ef * t.f[e];
+            t.dwp[c] += ep * t.p[c];
+            t.dwf[c] += ef * t.f[c];
         }
     }
 }
@@ -171,20 +171,26 @@ __device__ static void convolve_back(float *da, float *du, const fuse_work &t, c
     }
 }
 
-/* One block of MR_FUSE_BLOCK rows. */
+/* Rows and scratch of a block. */
+struct fuse_blocks {
+    int64_t rows, stride;
+    bool is_shared; /* p, f, dp, df of a row lie in shared memory, else behind the block's sums */
+};
+
 __global__ static void fuse_bwd_kernel(float *da, float *du, float *scratch, const float *dh,
-                                       fuse_args q, int acc_a, int acc_u)
+                                       fuse_args q, fuse_blocks s, int acc_a, int acc_u)
 {
-    int64_t Ld = q.L * q.d, first = (int64_t)blockIdx.x * MR_FUSE_BLOCK;
-    int64_t end = first + MR_FUSE_BLOCK < q.B ? first + MR_FUSE_BLOCK : q.B;
+    extern __shared__ float own[];
+    int64_t Ld = q.L * q.d, first = (int64_t)blockIdx.x * s.rows;
+    int64_t end = first + s.rows < q.B ? first + s.rows : q.B;
     fuse_work t;
-    t.dk = scratch + blockIdx.x * ((5 * q.L + 2) * q.d + 16); /* mr_fuse_block_reals */
+    t.dk = scratch + blockIdx.x * s.stride;
     t.dwp = t.dk + Ld;
     t.dwf = t.dwp + q.d;
     t.db = t.dwf + q.d;
-    t.p = t.db + 2;
-    t.f = t.p + Ld;
-    t.dp = t.f + Ld;
+    t.p = s.is_shared ? own : t.db + 2;
+    t.f = t.p + q.d;
+    t.dp = t.f + q.d;
     t.df = t.dp + Ld;
     float dbp = 0, dbf = 0; /* the same in every thread */
     for (int64_t c = threadIdx.x; c < q.d; c += blockDim.x) {
@@ -202,17 +208,32 @@ __global__ static void fuse_bwd_kernel(float *da, float *du, float *scratch, con
     t.db[1] = dbf;
 }
 
+static int64_t row_reals(int64_t L, int64_t d) { return 2 * (L + 1) * d; }
+
+/* The fewest rows a block whose sums fit the scratch; MR_FUSE_BLOCK as the scratch is laid out when
+ * a row is too large for shared memory. */
+static fuse_blocks blocks_of(int64_t B, int64_t L, int64_t d)
+{
+    fuse_blocks s = {MR_FUSE_BLOCK, mr_fuse_block_reals(L, d), false};
+    if (row_reals(L, d) * (int64_t)sizeof(float) > SHARED_BYTES) return s;
+    s = {1, (L + 2) * d + 2, true};
+    while (pieces(B, s.rows) * s.stride > mr_fuse_scratch(B, L, d)) s.rows++;
+    return s;
+}
+
 void fuse_bwd_cuda(void *da, void *du, void *sumsv, const void *dh, const void *a, const void *u,
                    const void *k, const void *wp, const void *bp, const void *wf, const void *bf,
                    const int32_t *start, int64_t B, int64_t L, int64_t d, int acc_a, int acc_u,
                    const mr_exec *ex)
 {
     float *sums = (float *)sumsv, *scratch = (float *)ex->scratch;
-    int64_t blocks = pieces(B, MR_FUSE_BLOCK), stride = mr_fuse_block_reals(L, d);
+    fuse_blocks s = blocks_of(B, L, d);
+    int64_t blocks = pieces(B, s.rows), stride = s.stride;
+    size_t shared = s.is_shared ? (size_t)row_reals(L, d) * sizeof(float) : 0;
     if (blocks)
-        fuse_bwd_kernel<<<(unsigned)blocks, threads_for(d), 0, stream_of(ex)>>>(
+        fuse_bwd_kernel<<<(unsigned)blocks, threads_for(d), shared, stream_of(ex)>>>(
             (float *)da, (float *)du, scratch, (const float *)dh,
-            make_args(a, u, k, wp, bp, wf, bf, start, B, L, d), acc_a, acc_u);
+            make_args(a, u, k, wp, bp, wf, bf, start, B, L, d), s, acc_a, acc_u);
     each((L + 2) * d + 2, ex, [=] __device__(int64_t c) {
         float s = 0;
         for (int64_t i = 0; i < blocks; i++) s += scratch[i * stride + c];

@@ -1,6 +1,7 @@
 /* Group norm + FiLM + SiLU + dropout. Only mean and 1/std are kept; the rest is computed again.
- * Invariants: forward does one sample a block; backward one block of MR_GN_BLOCK samples, a thread
- * owning its channels throughout, so every sum has a fixed order. */
+ * Invariants: forward does one sample a block; backward a few samples a block, as many blocks as
+ * the scratch of the contract has room for, a thread owning its channels throughout, so every sum
+ * has a fixed order. */
 #include "kernels/cuda/common.cuh"
 
 struct gn_args {
@@ -94,8 +95,9 @@ void group_norm_fwd_cuda(void *y, void *mean, void *rstd, const void *x, const v
 struct gn_grads {
     float *dx, *dfilm;
     float *part_gamma, *part_beta; /* [blocks,c] */
-    float *sums;                   /* [blocks,2,c] terms of the group means */
+    float *sums;                   /* [blocks,2,c] terms of the group means; NULL: shared memory */
     int acc_x, acc_film;
+    int64_t samples; /* of a block */
 };
 
 /* Channel j of sample i with everything its elements share. */
@@ -147,13 +149,14 @@ __device__ static void sample_params(const gn_args &a, const gn_grads &g, int64_
 
 __global__ static void group_norm_bwd_kernel(gn_args a, gn_grads g)
 {
-    extern __shared__ float total[]; /* [2,G] */
+    extern __shared__ float total[]; /* [2,G], then the terms when they fit */
     int64_t k = blockIdx.x, w = a.S * a.c;
-    int64_t end = (k + 1) * MR_GN_BLOCK < a.n ? (k + 1) * MR_GN_BLOCK : a.n;
-    float *term0 = g.sums + k * 2 * a.c, *term1 = term0 + a.c, count = (float)(a.S * a.cg);
+    int64_t end = (k + 1) * g.samples < a.n ? (k + 1) * g.samples : a.n;
+    float *term0 = g.sums ? g.sums + k * 2 * a.c : total + 2 * a.G, *term1 = term0 + a.c,
+          count = (float)(a.S * a.cg);
     for (int64_t j = threadIdx.x; j < a.c; j += blockDim.x)
         g.part_gamma[k * a.c + j] = g.part_beta[k * a.c + j] = 0;
-    for (int64_t i = k * MR_GN_BLOCK; i < end; i++) {
+    for (int64_t i = k * g.samples; i < end; i++) {
         sample_params(a, g, i, term0, term1);
         __syncthreads();
         for (int64_t q = threadIdx.x / WARP; q < a.G; q += blockDim.x / WARP) {
@@ -182,6 +185,16 @@ __global__ static void group_norm_bwd_kernel(gn_args a, gn_grads g)
     }
 }
 
+/* The fewest samples a block for which two sums a block fit the scratch; MR_GN_BLOCK, with all four
+ * in scratch, when the channels are too many for shared memory. */
+static int64_t samples_of_block(const mr_gn *gn)
+{
+    int64_t b = 1;
+    if ((2 * gn->groups + 2 * gn->c) * (int64_t)sizeof(float) > SHARED_BYTES) return MR_GN_BLOCK;
+    while (2 * pieces(gn->n, b) * gn->c > mr_gn_scratch(gn->n, gn->S, gn->c)) b++;
+    return b < MR_GN_BLOCK ? b : MR_GN_BLOCK;
+}
+
 void group_norm_bwd_cuda(void *dx, void *dgamma, void *dbeta, void *dfilm, const void *dy,
                          const void *x, const void *mean, const void *rstd, const void *gamma,
                          const void *beta, const void *film, const mr_gn *gn, int acc_x,
@@ -191,13 +204,19 @@ void group_norm_bwd_cuda(void *dx, void *dgamma, void *dbeta, void *dfilm, const
     a.mean = (const float *)mean;
     a.rstd = (const float *)rstd;
     a.dy = (const float *)dy;
-    int64_t blocks = pieces(gn->n, MR_GN_BLOCK), c = gn->c;
+    int64_t c = gn->c, samples = samples_of_block(gn), blocks = pieces(gn->n, samples);
+    bool is_shared = samples < MR_GN_BLOCK;
     float *part = (float *)ex->scratch;
-    gn_grads g = {(float *)dx,           (float *)dfilm, part,    part + blocks * c,
-                  part + 2 * blocks * c, acc_x,          acc_film};
-    if (blocks)
-        group_norm_bwd_kernel<<<(unsigned)blocks, BLOCK, (size_t)(2 * a.G) * sizeof(float),
-                                stream_of(ex)>>>(a, g);
+    gn_grads g = {(float *)dx,
+                  (float *)dfilm,
+                  part,
+                  part + blocks * c,
+                  is_shared ? NULL : part + 2 * blocks * c,
+                  acc_x,
+                  acc_film,
+                  samples};
+    size_t shared = (size_t)(2 * a.G + (is_shared ? 2 * c : 0)) * sizeof(float);
+    if (blocks) group_norm_bwd_kernel<<<(unsigned)blocks, BLOCK, shared, stream_of(ex)>>>(a, g);
     col_sum_cuda(dgamma, g.part_gamma, blocks, c, acc_gamma, ex);
     col_sum_cuda(dbeta, g.part_beta, blocks, c, acc_beta, ex);
 }

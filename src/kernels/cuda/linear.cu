@@ -1,6 +1,17 @@
 /* Matrix products (cuBLAS), bias, activation, column sums. */
 #include "kernels/cuda/common.cuh"
 
+/* Operands and result are float32 in memory and sums are made in float32, whatever the arithmetic.
+ */
+static cublasComputeType_t arithmetic(const mr_exec *ex)
+{
+    switch (ex->precision) {
+    case MR_TF32: return CUBLAS_COMPUTE_32F_FAST_TF32;
+    case MR_BF16_PRODUCTS: return CUBLAS_COMPUTE_32F_FAST_16BF;
+    default: return CUBLAS_COMPUTE_32F_PEDANTIC;
+    }
+}
+
 /* cuBLAS is column-major: the transpose of a row-major matrix. c^T = op(b)^T op(a)^T. */
 void gemm_cuda(void *c, const void *a, const void *b, int64_t m, int64_t n, int64_t k, int ta,
                int tb, int64_t lda, int64_t ldb, int64_t ldc, double alpha, double beta,
@@ -9,9 +20,10 @@ void gemm_cuda(void *c, const void *a, const void *b, int64_t m, int64_t n, int6
     mr_cuda_queue *q = queue_of(ex);
     float al = (float)alpha, be = (float)beta;
     if (m == 0 || n == 0) return;
-    cublasStatus_t st = cublasSgemm_64(
-        q->blas, tb ? CUBLAS_OP_T : CUBLAS_OP_N, ta ? CUBLAS_OP_T : CUBLAS_OP_N, n, m, k, &al,
-        (const float *)b, ldb, (const float *)a, lda, &be, (float *)c, ldc);
+    cublasStatus_t st =
+        cublasGemmEx_64(q->blas, tb ? CUBLAS_OP_T : CUBLAS_OP_N, ta ? CUBLAS_OP_T : CUBLAS_OP_N, n,
+                        m, k, &al, b, CUDA_R_32F, ldb, a, CUDA_R_32F, lda, &be, c, CUDA_R_32F, ldc,
+                        arithmetic(ex), CUBLAS_GEMM_DEFAULT);
     if (q->blas_status == CUBLAS_STATUS_SUCCESS) q->blas_status = st;
 }
 
@@ -35,6 +47,13 @@ void bias_act_fwd_cuda(void *yv, void *prev, const void *biasv, int64_t n, int64
         if (pre) pre[i * w + j] = v;
         y[i * w + j] = activate(v, act);
     });
+}
+
+void act_fwd_cuda(void *yv, const void *xv, int64_t n, int act, const mr_exec *ex)
+{
+    float *y = (float *)yv;
+    const float *x = (const float *)xv;
+    each(n, ex, [=] __device__(int64_t i) { y[i] = activate(x[i], act); });
 }
 
 void act_bwd_cuda(void *dprev, const void *dyv, const void *prev, int64_t n, int64_t w, int act,

@@ -1,7 +1,6 @@
 /* TedRec: gates, dropout and mixing of the experts; circular convolutions with gates.
  * What it is not: the experts' matrix products (graph/op_moe.c calls gemm).
- * Invariant: sums over rows are kept per block of MR_FUSE_BLOCK rows and added in order; in such a
- * block a thread owns its columns throughout. */
+ * Invariant: a thread owns its columns throughout. */
 #include "kernels/cuda/common.cuh"
 
 void moe_drop_cuda(void *yv, const void *xv, mr_rows_of rows, int64_t n, int64_t w, int e, int E,
@@ -12,10 +11,11 @@ void moe_drop_cuda(void *yv, const void *xv, mr_rows_of rows, int64_t n, int64_t
     uint32_t limit = mr_drop_threshold(p);
     uint64_t seed = ex->seed;
     const mr_step_state *state = ex->state;
-    cells(n, w, ex, [=] __device__(int64_t i, int64_t c) {
-        uint32_t first = mr_drop_first_block((int64_t)rows.pos[i] * E + e, w);
-        uint32_t bits = mr_drop_bits_at(seed, purpose, state->step, rows.rid[i], first, c);
-        y[i * w + c] = bits >= limit ? x[i * w + c] * scale : 0.0f;
+    cells(n, pieces(w, 4), ex, [=] __device__(int64_t i, int64_t q) {
+        uint32_t bits[4], first = mr_drop_first_block((int64_t)rows.pos[i] * E + e, w);
+        mr_drop_bits4_at(bits, seed, purpose, state->step, rows.rid[i], first, 4 * q);
+        for (int64_t c = 4 * q; c < 4 * q + 4 && c < w; c++)
+            y[i * w + c] = bits[c - 4 * q] >= limit ? x[i * w + c] * scale : 0.0f;
     });
 }
 
