@@ -7,6 +7,7 @@
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
+#include <stdio.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -15,7 +16,7 @@
 static struct {
     inject_kind kind;
     _Atomic int64_t left; /* 0 and below = off; checkpoints are written by a thread */
-    const char *hit;
+    char hit[80];         /* a copy: callers name some by texts on their stack */
 } plan;
 
 const char *inject_name(inject_kind kind)
@@ -28,7 +29,7 @@ const char *inject_name(inject_kind kind)
 bool inject_now(inject_kind kind, const char *call)
 {
     if (plan.left <= 0 || plan.kind != kind || --plan.left != 0) return false;
-    plan.hit = call;
+    snprintf(plan.hit, sizeof plan.hit, "%s", call);
     return true;
 }
 
@@ -45,13 +46,13 @@ void inject_at(inject_kind kind, int64_t n)
 {
     plan.kind = kind;
     plan.left = n;
-    plan.hit = NULL;
+    plan.hit[0] = 0;
 }
 
 const char *inject_off(void)
 {
     plan.left = 0;
-    return plan.hit;
+    return plan.hit[0] ? plan.hit : NULL;
 }
 
 mr_status __real_mr_alloc(void **out_p, int64_t count, size_t elem_bytes, const char *what);

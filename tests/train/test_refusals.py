@@ -256,7 +256,7 @@ def ranks_and_hosts():
         h.words(args), cwd=h.folder, env=lone, text=True, capture_output=True), 0, soon=True),
         CONFIG, ["SLURM_NTASKS=4 promises 4 ranks", "MPI started this process alone"], before)
     h.must(["synth", "--out", "large.h5", "--users", "60", "--items", "5000", "--interactions",
-            "5000", "--frames", "5", "--width", "2048", "--text-width", "10"])
+            "5000", "--frames", "20", "--width", "2048", "--text-width", "10"])
     space = address_space() + 150000
     for read in ("parallel", "rank0"):
         limited = ["bash", "-c", "ulimit -v %d; exec \"$@\"" % space, "x", h.BINARY]
