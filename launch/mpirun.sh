@@ -108,13 +108,14 @@ on_signal() {
     if [ "$signals" = 1 ]; then kill -USR1 "$child"; else kill -TERM "$child"; fi
 } 2>/dev/null
 trap on_signal INT TERM USR1
-trap mr_shm_remove EXIT
+said=$(mktemp) || exit 73 # what mpirun and the ranks write to stderr
+trap 'mr_shm_remove; rm -f "$said"' EXIT
 
 run_once() {
     [ -n "$MR_HOSTFILE" ] || mr_shm_make # other hosts do not have the folder
     # A group of its own: Ctrl-C on a terminal must reach the ranks once, through on_signal.
     set -m
-    "${command[@]}" </dev/null &
+    "${command[@]}" </dev/null 2> >(trap '' INT TERM && exec tee "$said" >&2) &
     child=$!
     set +m
     code=127
@@ -127,6 +128,17 @@ run_once() {
     done
     child=''
     mr_shm_remove
+    if [ "$code" = 139 ]; then launcher_crashed; fi
+}
+
+# PMIx 4.2 now and then crashes when mpirun ends, after mpirun has told how the job ended.
+launcher_crashed() {
+    local told
+    sleep 0.3 # tee may still be writing
+    told=$(sed -n 's/^ *Exit code: *\([0-9]\{1,3\}\)$/\1/p' "$said" | tail -n 1)
+    [ -n "$told" ] || return 0 # a rank crashed
+    say "mpirun itself crashed (139) after the job had ended with exit code $told"
+    code=$told
 }
 
 restarts=0 before=''

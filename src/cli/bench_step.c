@@ -120,7 +120,7 @@ static void put_asked(json_t *o, const mr_trainer *t, const asked *q)
 typedef struct figures {
     const double *s; /* [n] sorted */
     int64_t n;
-    double rss_start, rss_ready, rate;
+    double rss_start, rss_ready, peak, rate; /* MiB; GFLOP/s */
     const int64_t *product; /* [3] */
     asked asked;
 } figures;
@@ -129,7 +129,7 @@ static mr_status report(const mr_args *a, mr_trainer *t, const figures *f)
 {
     const double *s = f->s, rss_start = f->rss_start;
     int64_t n = f->n;
-    double peak = mr_bench_status_mib("VmHWM:"), median = s[n / 2], gpu = device_mib(t);
+    double peak = f->peak, median = s[n / 2], gpu = device_mib(t);
     json_t *o = json_pack("{s:s, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "bench",
                           "step", "ranks", t->world->size, "rows", (json_int_t)t->batch.rows_global,
                           "step_s_median", median, "step_s_min", s[0], "step_s_max", s[n - 1],
@@ -170,6 +170,7 @@ static mr_status bench_step(const mr_args *a, mr_session *s, double rss_start)
                  .rss_ready = rss_ready,
                  .product = strcmp(t->dev->name, "cuda") ? small : large};
     MR_TRY_GOTO(time_steps(t, warmup, n, seconds, &f.asked), st, done);
+    f.peak = mr_bench_status_mib("VmHWM:");
     MR_TRY_GOTO(product_rate(t, f.product, &f.rate), st, done);
     if (s->world->rank == 0) st = report(a, t, &f);
 done:

@@ -92,6 +92,15 @@ echo "place: $place, files: $(ls "$place" 2>/dev/null | wc -l)"; echo "$place" >
     [ -e "$tmp/chosen/vader_segment.x" ] || fail "the chosen place was emptied"
 fi
 
+# mpirun that crashes at its own end, and one whose rank crashed.
+stub mpirun 'echo "mpirun: $*"; printf "  Process name: [[1,1],0]\n  Exit code:    76\n" >&2; kill -SEGV $$'
+start 0 '' -n 2
+expect "crash of mpirun" 76 'mpirun itself crashed \(139\) after .* exit code 76' 1
+expect "what mpirun said" 76 '^  Exit code:    76$' 1
+stub mpirun 'echo "mpirun: $*"; echo "exited on signal 11 (Segmentation fault)." >&2; exit 139'
+start 0 '' -n 2
+expect "crash of a rank" 139 'exited on signal 11' 1
+
 # Signals: one USR1 for mpirun, TERM at the second; no restart afterwards.
 stub mpirun 'echo "mpirun: $*"
 trap "echo got USR1; [ -e $TMP/stubborn ] || exit 75" USR1
