@@ -12,7 +12,7 @@ cd "$(dirname "$0")/.." || exit 1
 command -v valgrind >/dev/null || { echo "valgrind is not installed" && exit 77; }
 
 # What valgrind does not run, and why:
-#   ops_b, ops_c, trainer: more than 4 minutes each there; the sanitizers run them
+#   ops_b, ops_c (more than 4 minutes each), trainer (not tried): the sanitizers run them
 #   scripts: they start the program, which the tests of its parts cover
 left=(ops_b ops_c trainer)
 names=() limit=1200
