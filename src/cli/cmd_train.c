@@ -32,8 +32,10 @@ static mr_status dry_run(const mr_config *c, mr_session *s)
 
 static void print_results(const mr_job *j)
 {
-    printf("best epoch %lld of %lld, training %.1f s, evaluation %.1f s\n",
-           (long long)j->best_epoch, (long long)j->epochs, j->train_seconds, j->eval_seconds);
+    printf("best epoch %lld of %lld, training %.1f s, evaluation %.1f s, waiting for checkpoints "
+           "%.2f s\n",
+           (long long)j->best_epoch, (long long)j->epochs, j->train_seconds, j->eval_seconds,
+           j->save_seconds);
     printf("test  ");
     for (int i = 0; i < mr_metrics_count(&j->test); i++) {
         char name[24];

@@ -117,6 +117,7 @@ static void keep_results(mr_job *j, const mr_loop *l)
     j->test = l->test;
     j->train_seconds = l->train_seconds;
     j->eval_seconds = l->eval_seconds;
+    j->save_seconds = l->save_seconds;
     j->epochs = l->epochs_done;
     j->best_epoch = l->state.best_epoch;
 }

@@ -13,7 +13,7 @@ typedef struct mr_job {
     const char *const *argv;
     /* results */
     mr_metrics valid, test;
-    double train_seconds, eval_seconds;
+    double train_seconds, eval_seconds, save_seconds; /* last: waiting for checkpoints */
     int64_t epochs, best_epoch;
 } mr_job;
 

@@ -166,12 +166,23 @@ static mr_status begin_checkpoint(mr_loop *l, bool is_best)
 /* One is written at a time: a second one waits for the first. */
 static mr_status save(mr_loop *l, bool is_best)
 {
+    double start = mr_seconds();
     mr_watch_phase(MR_AT_SAVE);
     mr_status st = bear(mr_checkpoint_finish(&l->saving));
     if (st == MR_OK) st = bear(begin_checkpoint(l, is_best));
     if (st == MR_OK && !l->t->cfg->checkpoint.async) st = bear(mr_checkpoint_finish(&l->saving));
     mr_watch_beat(l->t->step);
     mr_watch_phase(MR_AT_STEP);
+    l->save_seconds += mr_seconds() - start;
+    return st;
+}
+
+/* The stage of a write that needs all ranks, when the files are there. */
+static mr_status advance(mr_loop *l)
+{
+    double start = mr_seconds();
+    mr_status st = bear(mr_checkpoint_advance(&l->saving));
+    l->save_seconds += mr_seconds() - start;
     return st;
 }
 
@@ -205,7 +216,7 @@ static mr_status requests(mr_loop *l, bool *stop, bool *is_due)
     MR_TRY(mr_watch_same_place(-flag[3], flag[2]));
     *stop = flag[0] != 0;
     *is_due = flag[1] != 0;
-    return l->saving && !flag[4] ? bear(mr_checkpoint_advance(&l->saving)) : MR_OK;
+    return l->saving && !flag[4] ? advance(l) : MR_OK;
 }
 
 static void add_step(mr_loop *l)
@@ -342,8 +353,10 @@ static mr_status one_epoch(mr_loop *l, bool *is_over)
 static mr_status load_best(mr_loop *l)
 {
     mr_checkpoint *c = NULL;
+    double start = mr_seconds();
     mr_watch_phase(MR_AT_SAVE);
     MR_TRY(bear(mr_checkpoint_finish(&l->saving)));
+    l->save_seconds += mr_seconds() - start;
     if (!l->checkpoint_dir) return MR_OK;
     mr_watch_phase(MR_AT_READ);
     MR_TRY(mr_checkpoint_open(&c, l->checkpoint_dir, MR_CHECKPOINT_BEST, l->t->world));

@@ -26,6 +26,7 @@ typedef struct mr_loop {
     /* results */
     mr_metrics valid, test; /* valid: of the best epoch */
     double train_seconds, eval_seconds;
+    double save_seconds; /* in which training waited for checkpoints */
     int64_t epochs_done;
 } mr_loop;
 
