@@ -121,7 +121,7 @@ typedef struct figures {
     const double *s; /* [n] sorted */
     int64_t n;
     double rss_start, rss_ready, peak, rate; /* MiB; GFLOP/s */
-    const int64_t *product; /* [3] */
+    const int64_t *product;                  /* [3] */
     asked asked;
 } figures;
 

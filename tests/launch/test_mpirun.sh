@@ -93,7 +93,9 @@ echo "place: $place, files: $(ls "$place" 2>/dev/null | wc -l)"; echo "$place" >
 fi
 
 # mpirun that crashes at its own end, and one whose rank crashed.
-stub mpirun 'echo "mpirun: $*"; printf "  Process name: [[1,1],0]\n  Exit code:    76\n" >&2; kill -SEGV $$'
+stub mpirun 'echo "mpirun: $*"
+printf "  Process name: [[1,1],0]\n  Exit code:    76\n" >&2
+kill -SEGV $$'
 start 0 '' -n 2
 expect "crash of mpirun" 76 'mpirun itself crashed \(139\) after .* exit code 76' 1
 expect "what mpirun said" 76 '^  Exit code:    76$' 1
