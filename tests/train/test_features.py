@@ -141,7 +141,7 @@ def memory():
                                         "data.features=shard"]),
                (1, "auto", space, ["rank 0 of 1", "start several ranks"])]
     for mode in ("auto", "shard"):
-        refused.append((2, mode, space - 200 * 1024,
+        refused.append((2, mode, space - 320 * 1024,
                         ["with its features spread over all ranks", "MiB on every rank", " of 2 ",
                          "start more ranks"]))
     for ranks, mode, room, texts in refused:
