@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 
 sys.path.insert(0, os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "golden"))
 sys.dont_write_bytecode = True
@@ -96,6 +97,27 @@ def synth(name, *args, users=150, items=90, interactions=1500):
     must(["synth", "--out", name, "--users", str(users), "--items", str(items), "--interactions",
           str(interactions), "--frames", "3", "--width", "16", "--text-width", "10", *args])
     return name
+
+
+def address_space(args):
+    """Most KiB of address space that a run takes; CUDA's libraries alone are some gigabytes."""
+    p = subprocess.Popen(words(args), cwd=folder, env=environment(), stdout=subprocess.DEVNULL,
+                         stderr=subprocess.DEVNULL)
+    most = 0
+    while p.poll() is None:
+        try:
+            with open("/proc/%d/status" % p.pid) as f:
+                most = max([most] + [int(x.split()[1]) for x in f if x.startswith("VmPeak")])
+        except OSError:
+            pass
+        time.sleep(0.002)
+    return most
+
+
+def limited_words(args, ranks, kib):
+    """The same as words, every rank with at most so much address space."""
+    return words([], ranks)[:-1] + ["bash", "-c", "ulimit -v %d; exec \"$@\"" % kib, "x",
+                                    BINARY] + args
 
 
 def train_args(name, data, *args):

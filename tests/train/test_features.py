@@ -105,35 +105,19 @@ WIDE = ["--model.name=tedrec", "--tedrec.experts=2", "--train.batch=4", "--train
 
 
 def limited(data, space, *args, ranks=4):
-    launch = h.words([], ranks)[:-1] + ["bash", "-c", "ulimit -v %d; exec \"$@\"" % space, "x",
-                                        h.BINARY]
     began = time.monotonic()
-    r = subprocess.run(launch + h.train_args("l%d" % began, data, *WIDE, *args), cwd=h.folder,
-                       env=h.environment(), text=True, capture_output=True)
+    r = subprocess.run(h.limited_words(h.train_args("l%d" % began, data, *WIDE, *args), ranks,
+                                       space),
+                       cwd=h.folder, env=h.environment(), text=True, capture_output=True)
     r.seconds = time.monotonic() - began
     return r
-
-
-def peak(data):
-    """Most KiB of address space of a run alone."""
-    p = subprocess.Popen(h.words(h.train_args("peak", data, *WIDE)), cwd=h.folder,
-                         env=h.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    most = 0
-    while p.poll() is None:
-        try:
-            with open("/proc/%d/status" % p.pid) as f:
-                most = max([most] + [int(x.split()[1]) for x in f if x.startswith("VmPeak")])
-        except OSError:
-            pass
-        time.sleep(0.002)
-    return most
 
 
 def memory():
     """640 MiB of texts in 420 MiB: whole they do not fit, in four parts they do."""
     h.must(["synth", "--out", "large.h5", "--users", "60", "--items", "20000", "--interactions",
             "24000", "--frames", "2", "--width", "2", "--text-width", "8192"])
-    space = peak("small.h5") + 420 * 1024
+    space = h.address_space(h.train_args("peak", "small.h5", *WIDE)) + 420 * 1024
     r = limited("large.h5", space)
     h.check(r.returncode == 0 and "features: spread over 4 ranks by item, 163.8 MB" in r.stderr,
             "auto on 4 ranks: exit %s %s" % (r.returncode, r.stderr))

@@ -257,35 +257,16 @@ def ranks_and_hosts():
         CONFIG, ["SLURM_NTASKS=4 promises 4 ranks", "MPI started this process alone"], before)
     h.must(["synth", "--out", "large.h5", "--users", "60", "--items", "5000", "--interactions",
             "5000", "--frames", "20", "--width", "2048", "--text-width", "10"])
-    space = address_space() + 150000
+    space = h.address_space(h.train_args("space", "small.h5", "--train.max_steps=3")) + 150000
+    shutil.rmtree(os.path.join(h.folder, "runs", "space"))
     for read in ("parallel", "rank0"):
-        limited = ["bash", "-c", "ulimit -v %d; exec \"$@\"" % space, "x", h.BINARY]
-        limited += h.train_args("refused", "large.h5", "--data.read=" + read,
-                                "--data.features=replicate")
-        launch = h.words([], 2)[:-1] + limited
+        launch = h.limited_words(h.train_args("refused", "large.h5", "--data.read=" + read,
+                                              "--data.features=replicate"), 2, space)
         before = snapshot()
         judge("memory, data.read=" + read, timed("memory", lambda: subprocess.run(
             launch, cwd=h.folder, env=h.environment(), text=True, capture_output=True), 2,
             soon=True), INTERNAL, ["large.h5 does not fit", "MiB on every rank", "rank ",
                                    "ulimit -v"], before)
-
-
-def address_space():
-    """Most KiB of address space that a run on the small data set takes; CUDA's libraries alone are
-    some gigabytes."""
-    p = subprocess.Popen(h.words(h.train_args("space", "small.h5", "--train.max_steps=3")),
-                         cwd=h.folder, env=h.environment(), stdout=subprocess.DEVNULL,
-                         stderr=subprocess.DEVNULL)
-    most = 0
-    while p.poll() is None:
-        try:
-            with open("/proc/%d/status" % p.pid) as f:
-                most = max([most] + [int(x.split()[1]) for x in f if x.startswith("VmPeak")])
-        except OSError:
-            pass
-        time.sleep(0.002)
-    shutil.rmtree(os.path.join(h.folder, "runs", "space"))
-    return most
 
 
 def main():
