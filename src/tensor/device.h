@@ -20,9 +20,10 @@ typedef struct mr_device_counts {
 
 typedef struct mr_device mr_device;
 struct mr_device {
-    const char *name; /* cpu, cpu64, guard, cuda */
-    mr_dtype real;    /* MR_F32, or MR_F64 for cpu64 */
-    bool host_memory; /* ordinary loads work inside kernels (cpu, cpu64, guard) */
+    const char *name;    /* cpu, cpu64, guard, cuda */
+    mr_dtype real;       /* MR_F32, or MR_F64 for cpu64 */
+    bool host_memory;    /* ordinary loads work inside kernels (cpu, cpu64, guard) */
+    bool whole_products; /* few large calls are better than pieces that fit a cache (cuda) */
     mr_status (*alloc)(mr_device *d, void **out_p, size_t bytes, const char *what);
     void (*free)(mr_device *d, void *ptr);
     /* Bytes of device memory that are free, and all of them. NULL: nobody has to ask before. */

@@ -314,6 +314,7 @@ mr_status mr_device_open_cuda(mr_device **out_p, int index)
     *d = (mr_device){.name = "cuda",
                      .real = MR_F32,
                      .host_memory = false,
+                     .whole_products = true,
                      .alloc = cuda_alloc,
                      .free = cuda_free,
                      .memory = cuda_memory,

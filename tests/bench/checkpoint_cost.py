@@ -17,7 +17,7 @@ some minutes; a kind whose interval was never due is said to be so.
 What it is not: a test. It fails only when a program does.
 
 Usage: checkpoint_cost.py BINARY DATA.h5 [--pairs 5] [--epochs 10] [--ranks 1] [--minutes 1]
-                          [--folder DIR] [--json FILE] [--section.key=value ...]
+                          [--only async|sync] [--folder DIR] [--json FILE] [--section.key=value ...]
 """
 import argparse
 import json
@@ -39,6 +39,7 @@ def arguments():
     ap.add_argument("--epochs", type=int, default=10)
     ap.add_argument("--ranks", type=int, default=1, help="more than 1: under mpirun")
     ap.add_argument("--minutes", type=int, default=1, help="interval of the second kind; 0: none")
+    ap.add_argument("--only", choices=["async", "sync"], help="one of the two ways alone")
     ap.add_argument("--folder", help="where checkpoints go: the file system counts (a new folder "
                     "of the temporary one)")
     ap.add_argument("--json", help="also write all times as JSON")
@@ -110,7 +111,8 @@ def main():
                                                     "--checkpoint.every_minutes=%d" % a.minutes]))
     try:
         out = [measure(a, keys, folder, name, on, is_async)
-               for name, on in kinds for is_async in (True, False)]
+               for name, on in kinds for is_async in (True, False)
+               if a.only != ("sync" if is_async else "async")]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
     if a.json:
