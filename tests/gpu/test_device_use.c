@@ -217,6 +217,9 @@ static void test_need(void **state)
     says(mr_need_check(&n, "x", 0, gib), MR_ERR_MEMORY, (const char *[]){"dist.item_shard", NULL});
     n.features = 7 * gib;
     says(mr_need_check(&n, "x", 0, gib), MR_ERR_MEMORY, (const char *[]){"float16", NULL});
+    n.may_spread = true;
+    says(mr_need_check(&n, "x", 0, gib), MR_ERR_MEMORY,
+         (const char *[]){"data.features=shard", NULL});
 
     configure(&c, "mealrec", "tedrec");
     mr_trainer *t = make_trainer(&c, "guard");
