@@ -44,6 +44,7 @@ static void print_results(const mr_job *j)
         printf("  %s %.4f", name, v);
     }
     printf("  users %lld\n", (long long)j->test.rows);
+    fflush(stdout); /* before what is said about them */
 }
 
 static mr_status run(const mr_args *a)
@@ -61,6 +62,7 @@ static mr_status run(const mr_args *a)
     *j = (mr_job){.cfg = &a->config, .session = &s, .argc = a->argc, .argv = a->argv};
     MR_TRY_GOTO(mr_job_run(j), st, done);
     if (s.world->rank == 0) print_results(j);
+    st = mr_job_saved(j);
 done:
     MR_FREE(j);
     mr_session_close(&s);

@@ -58,11 +58,8 @@ static mr_status popularity(const mr_dataset *d, mr_metrics *m)
     return st;
 }
 
-static mr_status train_both(mr_session *s, mr_config *cfg, mr_job *job)
+static mr_status print_table(mr_session *s, mr_config *cfg, mr_job *job)
 {
-    MR_TRY(mr_job_run(&job[0]));
-    MR_TRY(mr_job_run(&job[1]));
-    if (s->world->rank) return MR_OK;
     mr_metrics *pop = NULL;
     MR_TRY(MR_ALLOC(&pop, 1, "metrics"));
     mr_status st = popularity(&s->data, pop);
@@ -77,9 +74,19 @@ static mr_status train_both(mr_session *s, mr_config *cfg, mr_job *job)
         print_row("MealRec on SASRec", &job[1].test, job[1].train_seconds);
         printf("runs: %s/%s, %s/%s\n", cfg[0].run.dir, cfg[0].run.name, cfg[1].run.dir,
                cfg[1].run.name);
+        fflush(stdout);
     }
     MR_FREE(pop);
     return st;
+}
+
+static mr_status train_both(mr_session *s, mr_config *cfg, mr_job *job)
+{
+    MR_TRY(mr_job_run(&job[0]));
+    MR_TRY(mr_job_run(&job[1]));
+    if (s->world->rank == 0) MR_TRY(print_table(s, cfg, job));
+    MR_TRY(mr_job_saved(&job[0]));
+    return mr_job_saved(&job[1]);
 }
 
 mr_status mr_demo_run(const mr_config *from, int argc, const char *const *argv)

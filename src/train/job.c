@@ -118,7 +118,8 @@ static void keep_results(mr_job *j, const mr_loop *l)
     j->train_seconds = l->train_seconds;
     j->eval_seconds = l->eval_seconds;
     j->save_seconds = l->save_seconds;
-    j->epochs = l->epochs_done;
+    j->epochs = l->state.epoch + (l->state.batch_in_epoch > 0);
+    j->is_unsaved = l->is_unsaved;
     j->best_epoch = l->state.best_epoch;
 }
 
@@ -152,7 +153,8 @@ static mr_status run_loop(mr_job *j, mr_run_folder *f, mr_trainer *t)
     keep_results(j, l);
     event = mr_record_begin("end");
     json_object_set_new(event, "step", json_integer(t->step));
-    json_object_set_new(event, "exit", json_integer(mr_exit_code(st)));
+    mr_status ended = st == MR_OK && l->is_unsaved ? MR_ERR_IO : st;
+    json_object_set_new(event, "exit", json_integer(mr_exit_code(ended)));
     mr_record_event(l->record, event);
 done:
     MR_FREE(l);
@@ -220,4 +222,13 @@ done:
     mr_trainer_free(&t);
     mr_run_folder_close(&f);
     return st;
+}
+
+mr_status mr_job_saved(const mr_job *j)
+{
+    MR_CHECK(!j->is_unsaved, MR_ERR_IO,
+             "%s/%s/checkpoints holds no checkpoint, since every save failed: the results above "
+             "are of weights that were not saved; make room and start the same command again",
+             j->cfg->run.dir, j->cfg->run.name);
+    return MR_OK;
 }

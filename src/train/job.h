@@ -14,12 +14,17 @@ typedef struct mr_job {
     /* results */
     mr_metrics valid, test;
     double train_seconds, eval_seconds, save_seconds; /* last: waiting for checkpoints */
-    int64_t epochs, best_epoch;
+    int64_t epochs; /* of the whole run, earlier starts included */
+    int64_t best_epoch;
+    bool is_unsaved; /* every save failed: the results are of weights that are nowhere */
 } mr_job;
 
 /* Train cfg in its run folder <run.dir>/<run.name>, going on from its latest checkpoint when there
  * is one and checkpoint.resume says so. Collective. MR_STOPPED, with a
  * checkpoint, after a request to stop (base/stop.h) or checkpoint.stop_before a SLURM job's end. */
 mr_status mr_job_run(mr_job *j);
+/* What a finished job still has to say, after its results: ERR_IO when they are of weights that
+ * were not saved. The same on all ranks. */
+mr_status mr_job_saved(const mr_job *j);
 
 #endif

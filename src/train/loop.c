@@ -139,8 +139,9 @@ static mr_status epoch_event(mr_loop *l, double seconds)
 
 /* ---- checkpoints ---- */
 /* A failed checkpoint costs the checkpoint, not the training: it has said so itself. */
-static mr_status bear(mr_status st)
+static mr_status bear(mr_loop *l, mr_status st)
 {
+    if (st != MR_OK) l->save_failed = true;
     bool is_final = st == MR_ERR_COMM || st == MR_ERR_WATCHDOG || st == MR_ERR_INTERNAL;
     return is_final ? st : MR_OK;
 }
@@ -168,9 +169,9 @@ static mr_status save(mr_loop *l, bool is_best)
 {
     double start = mr_seconds();
     mr_watch_phase(MR_AT_SAVE);
-    mr_status st = bear(mr_checkpoint_finish(&l->saving));
-    if (st == MR_OK) st = bear(begin_checkpoint(l, is_best));
-    if (st == MR_OK && !l->t->cfg->checkpoint.async) st = bear(mr_checkpoint_finish(&l->saving));
+    mr_status st = bear(l, mr_checkpoint_finish(&l->saving));
+    if (st == MR_OK) st = bear(l, begin_checkpoint(l, is_best));
+    if (st == MR_OK && !l->t->cfg->checkpoint.async) st = bear(l, mr_checkpoint_finish(&l->saving));
     mr_watch_beat(l->t->step);
     mr_watch_phase(MR_AT_STEP);
     l->save_seconds += mr_seconds() - start;
@@ -181,7 +182,7 @@ static mr_status save(mr_loop *l, bool is_best)
 static mr_status advance(mr_loop *l)
 {
     double start = mr_seconds();
-    mr_status st = bear(mr_checkpoint_advance(&l->saving));
+    mr_status st = bear(l, mr_checkpoint_advance(&l->saving));
     l->save_seconds += mr_seconds() - start;
     return st;
 }
@@ -190,7 +191,7 @@ static mr_status advance(mr_loop *l)
 static mr_status save_and_stop(mr_loop *l)
 {
     mr_watch_phase(MR_AT_SAVE);
-    MR_TRY(bear(mr_checkpoint_finish(&l->saving)));
+    MR_TRY(bear(l, mr_checkpoint_finish(&l->saving)));
     MR_TRY(begin_checkpoint(l, false));
     MR_TRY(mr_checkpoint_finish(&l->saving));
     return MR_STOPPED;
@@ -334,7 +335,6 @@ static mr_status one_epoch(mr_loop *l, bool *is_over)
     l->state.seconds += seconds;
     MR_TRY(epoch_event(l, seconds));
     MR_TRY(validate(l, &is_best, is_over));
-    l->epochs_done++;
     /* Only early stopping ends a run for good: a run that reached train.epochs or train.max_steps,
      * the latter perhaps inside an epoch, goes on when the limit is raised. */
     l->state.is_finished = *is_over;
@@ -355,11 +355,12 @@ static mr_status load_best(mr_loop *l)
     mr_checkpoint *c = NULL;
     double start = mr_seconds();
     mr_watch_phase(MR_AT_SAVE);
-    MR_TRY(bear(mr_checkpoint_finish(&l->saving)));
+    MR_TRY(bear(l, mr_checkpoint_finish(&l->saving)));
     l->save_seconds += mr_seconds() - start;
     if (!l->checkpoint_dir) return MR_OK;
     mr_watch_phase(MR_AT_READ);
     MR_TRY(mr_checkpoint_open(&c, l->checkpoint_dir, MR_CHECKPOINT_BEST, l->t->world));
+    if (!c) l->is_unsaved = l->save_failed;
     if (!c) return MR_OK;
     mr_status st = mr_checkpoint_read(c, &l->t->params);
     mr_checkpoint_close(&c);

@@ -22,12 +22,13 @@ typedef struct mr_loop {
     mr_checkpoint_job *saving;   /* the loop's own: a checkpoint that is being written */
     mr_train_state state;        /* where to start; where it ended */
     bool said_collapse;          /* the warning has been given */
+    bool save_failed;            /* some checkpoint could not be written */
     double saved_at; /* monotonic time of the last checkpoint; 0: when the loop starts */
     /* results */
     mr_metrics valid, test; /* valid: of the best epoch */
     double train_seconds, eval_seconds;
     double save_seconds; /* in which training waited for checkpoints */
-    int64_t epochs_done;
+    bool is_unsaved;     /* every save failed: the last weights were tested */
 } mr_loop;
 
 /* Fresh state for a run. */

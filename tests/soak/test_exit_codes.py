@@ -100,6 +100,25 @@ def diverged():
     return r.returncode
 
 
+def unsaved(ranks):
+    """No checkpoint fits: training ends, shows its results, and says that they were not saved."""
+    name = "unsaved-%d" % ranks
+    args = h.train_args(name, "small.h5", "--train.max_steps=3")
+    command = h.words([], ranks)[:-1] + [
+        "bash", "-c", "trap '' XFSZ; ulimit -f 64; exec \"$@\"", "x", h.BINARY] + args
+    # MPI's own shared files would not fit either.
+    env = dict(h.environment(), OMPI_MCA_btl="self,tcp", OMPI_MCA_osc="pt2pt")
+    r = subprocess.run(command, cwd=h.folder, env=env, text=True, capture_output=True,
+                       timeout=h.LIMIT)
+    said = [x for x in r.stderr.splitlines() if "holds no checkpoint" in x]
+    h.check(len(said) == 1 and "error: runs/%s/checkpoints" % name in said[0] and
+            "not saved" in said[0] and "test    hit@10" in r.stdout and
+            "was not written" in r.stderr, "unsaved, %d ranks: %s%s" % (ranks, r.stdout, r.stderr))
+    again = h.run(args, ranks)
+    h.check(again.returncode == 0, "unsaved, again: %s" % again.stderr)
+    return r.returncode
+
+
 def codes():
     with open(os.path.join(h.folder, "text.h5"), "w") as f:
         f.write("user item\n")
@@ -127,6 +146,9 @@ def main():
         h.check(not missing, "code %d names tests that do not exist: %s" % (code, missing))
     h.synth("small.h5")
     made = codes()
+    for ranks in (1, 2):  # without mpirun MPI starts a helper, which the limit would end
+        code = unsaved(ranks)
+        h.check(code == 74, "nothing saved, %d ranks: exit %s" % (ranks, code))
     for code, got in made.items():
         # A machine with a GPU trains.
         h.check(got == code or (code == 70 and got == 0), "exit %s instead of %d" % (got, code))
