@@ -333,6 +333,15 @@ int mr_args_launcher_rank(void)
     return -1;
 }
 
+int mr_args_launcher_ranks(void)
+{
+    int64_t n, rank;
+    if (mr_env_int("OMPI_COMM_WORLD_SIZE", 1, INT_MAX, "", &n)) return (int)n;
+    if (mr_env_int("PMI_SIZE", 1, INT_MAX, "", &n)) return (int)n;
+    bool is_pmix = mr_env_int("PMIX_RANK", 0, INT_MAX, "", &rank);
+    return is_pmix && mr_env_int("SLURM_STEP_NUM_TASKS", 1, INT_MAX, "", &n) ? (int)n : 1;
+}
+
 void mr_args_help(FILE *f, const mr_command *command, const mr_command *const *commands, int n)
 {
     if (!command) {

@@ -27,6 +27,7 @@ typedef struct mr_command {
     int words_min, words_max;
     const mr_cli_option *options; /* NULL: none */
     bool needs_config;            /* takes --config, --section.key and --dry-run */
+    bool is_alone;                /* works as one process: refused on several ranks */
     mr_status (*run)(const mr_args *a);
 } mr_command;
 
@@ -67,6 +68,9 @@ mr_status mr_args_output(const mr_args *a, const char *name, bool is_new);
 
 /* Rank as the launcher (mpirun, srun) tells it before MPI is started; -1 without a launcher. */
 int mr_args_launcher_rank(void);
+/* Ranks that the launcher starts, 1 without one. A variable of SLURM counts only beside one of
+ * PMIx: in the script of a SLURM job it speaks of many tasks and the program runs once. */
+int mr_args_launcher_ranks(void);
 
 /* Help of the whole program (command NULL) or of one command. */
 void mr_args_help(FILE *f, const mr_command *command, const mr_command *const *commands, int n);

@@ -36,25 +36,32 @@ static void print_text(const mr_paired *r, const char *metric, const char *a, co
            (long long)r->n - 1, r->p);
 }
 
+static mr_status compare(const mr_args *args, mr_per_user *a, mr_per_user *b)
+{
+    const char *metric = mr_args_value(args, "metric"), *name = metric ? metric : "ndcg@10";
+    mr_paired r;
+    MR_TRY(mr_per_user_read(a, args->words[0], name));
+    MR_TRY(mr_per_user_read(b, args->words[1], name));
+    MR_TRY(mr_per_user_match(a, b));
+    MR_CHECK(a->is_ranks || !metric, MR_ERR_USAGE,
+             "--metric says what ranks are turned into, and %s and %s hold values of a metric; "
+             "leave it out",
+             a->path, b->path);
+    if (!a->is_ranks) name = "values";
+    MR_TRY(mr_paired_test(&r, a->value, b->value, a->n));
+    if (mr_args_has(args, "json"))
+        print_json(&r, name);
+    else
+        print_text(&r, name, a->path, b->path);
+    return MR_OK;
+}
+
 static mr_status run(const mr_args *args)
 {
-    const char *metric = mr_args_value(args, "metric");
-    double *a = NULL, *b = NULL;
-    int64_t n_a = 0, n_b = 0;
-    mr_paired r;
-    if (!metric) metric = "ndcg@10";
-    mr_status st = mr_per_user_values(&a, &n_a, args->words[0], metric);
-    if (st == MR_OK) st = mr_per_user_values(&b, &n_b, args->words[1], metric);
-    if (st == MR_OK && n_a != n_b)
-        st = MR_RAISE(MR_ERR_DATA, "%s holds %lld users and %s holds %lld; they must be the same",
-                      args->words[0], (long long)n_a, args->words[1], (long long)n_b);
-    if (st == MR_OK) st = mr_paired_test(&r, a, b, n_a);
-    if (st == MR_OK && mr_args_has(args, "json"))
-        print_json(&r, metric);
-    else if (st == MR_OK)
-        print_text(&r, metric, args->words[0], args->words[1]);
-    MR_FREE(b);
-    MR_FREE(a);
+    mr_per_user a = {0}, b = {0};
+    mr_status st = compare(args, &a, &b);
+    MR_FREE(b.value);
+    MR_FREE(a.value);
     return st;
 }
 
@@ -65,4 +72,5 @@ const mr_command mr_cmd_compare = {
     .words_min = 2,
     .words_max = 2,
     .options = options,
+    .is_alone = true,
     .run = run};

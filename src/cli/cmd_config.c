@@ -40,4 +40,5 @@ const mr_command mr_cmd_config = {
     .words_max = 1,
     .options = options,
     .needs_config = true,
+    .is_alone = true,
     .run = run};

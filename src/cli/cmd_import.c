@@ -91,4 +91,5 @@ static mr_status run(const mr_args *a)
 const mr_command mr_cmd_import = {.name = "import",
                                   .summary = "make a data set file from interactions and features",
                                   .options = options,
+                                  .is_alone = true,
                                   .run = run};

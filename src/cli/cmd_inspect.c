@@ -87,4 +87,5 @@ const mr_command mr_cmd_inspect = {.name = "inspect",
                                    .words = "FILE | hang DIR",
                                    .words_min = 1,
                                    .words_max = 2,
+                                   .is_alone = true,
                                    .run = run};

@@ -73,5 +73,8 @@ static mr_status run(const mr_args *a)
     return st;
 }
 
-const mr_command mr_cmd_synth = {
-    .name = "synth", .summary = "make a synthetic data set file", .options = options, .run = run};
+const mr_command mr_cmd_synth = {.name = "synth",
+                                 .summary = "make a synthetic data set file",
+                                 .options = options,
+                                 .is_alone = true,
+                                 .run = run};

@@ -20,6 +20,15 @@ static const mr_command *const commands[] = {
 };
 enum { N_COMMANDS = sizeof commands / sizeof commands[0] };
 
+static mr_status check_ranks(const mr_args *a)
+{
+    int n = a->command && a->command->is_alone && !a->is_help ? mr_args_launcher_ranks() : 1;
+    MR_CHECK(n == 1, MR_ERR_USAGE,
+             "%s runs as one process and was started as %d ranks; start it without the launcher",
+             a->command->name, n);
+    return MR_OK;
+}
+
 /* Every rank reads the same command line and files, so a mistake in them would be reported once a
  * rank. Other ranks therefore wait before they speak: when rank 0 failed as well the launcher has
  * ended them by then, and a failure of this host alone is still reported. */
@@ -27,6 +36,7 @@ static mr_status parse(mr_args *a, int argc, char **argv, int rank)
 {
     mr_errors_to_log(rank <= 0);
     mr_status st = mr_args_parse(a, argc, argv, commands, N_COMMANDS, "train");
+    if (st == MR_OK) st = check_ranks(a);
     mr_errors_to_log(true);
     if (st != MR_OK && rank > 0) {
         mr_stop_release(); /* that is how it ends us */

@@ -136,6 +136,10 @@ static mr_status read_values(const mr_npy *f, const metric *m, double *out)
         MR_TRY(mr_npy_row(f, i, &x));
         if (f->dtype == MR_F32 || f->dtype == MR_F64) {
             out[i] = f->dtype == MR_F32 ? (double)x.f4 : x.f8;
+            MR_CHECK(out[i] >= 0 && out[i] <= 1, MR_ERR_DATA,
+                     "%s: user %lld has the value %g; values of a metric lie between 0 and 1 "
+                     "(files of ranks hold integers)",
+                     f->path, (long long)i, out[i]);
             continue;
         }
         int64_t rank = f->dtype == MR_I32 ? x.i4 : x.i8;
@@ -146,7 +150,7 @@ static mr_status read_values(const mr_npy *f, const metric *m, double *out)
     return MR_OK;
 }
 
-mr_status mr_per_user_values(double **out_p, int64_t *n_p, const char *path, const char *name)
+mr_status mr_per_user_read(mr_per_user *out, const char *path, const char *name)
 {
     metric m = {HIT, 0};
     mr_npy f;
@@ -159,12 +163,30 @@ mr_status mr_per_user_values(double **out_p, int64_t *n_p, const char *path, con
         st = MR_RAISE(MR_ERR_DATA, "%s does not hold one rank or one number for each user", path);
     if (st == MR_OK) st = MR_ALLOC(&values, f.dims[0], "values of users");
     if (st == MR_OK) st = read_values(&f, &m, values);
-    if (st == MR_OK) *n_p = f.dims[0];
-    mr_npy_close(&f);
-    if (st != MR_OK) {
+    if (st == MR_OK)
+        *out = (mr_per_user){.path = path,
+                             .n = f.dims[0],
+                             .value = values,
+                             .is_ranks = f.dtype == MR_I32 || f.dtype == MR_I64};
+    else
         MR_FREE(values);
-        return st;
+    mr_npy_close(&f);
+    return st;
+}
+
+mr_status mr_per_user_match(const mr_per_user *a, const mr_per_user *b)
+{
+    MR_CHECK(a->is_ranks == b->is_ranks, MR_ERR_DATA,
+             "%s holds ranks and %s holds values of a metric; both must hold the same",
+             a->is_ranks ? a->path : b->path, a->is_ranks ? b->path : a->path);
+    MR_CHECK(a->n == b->n, MR_ERR_DATA,
+             "%s holds %lld users and %s holds %lld; they must be the same", a->path,
+             (long long)a->n, b->path, (long long)b->n);
+    for (int64_t i = 0; i < a->n; i++) {
+        bool is_a = isnan(a->value[i]), is_b = isnan(b->value[i]);
+        MR_CHECK(is_a == is_b, MR_ERR_DATA,
+                 "%s has no rank for user %lld and %s has one; both files must hold the same users",
+                 is_a ? a->path : b->path, (long long)i, is_a ? b->path : a->path);
     }
-    *out_p = values;
     return MR_OK;
 }

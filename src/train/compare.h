@@ -4,6 +4,7 @@
 #ifndef MR_TRAIN_COMPARE_H
 #define MR_TRAIN_COMPARE_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 #include "base/status.h"
@@ -27,10 +28,18 @@ double mr_incomplete_beta(double a, double b, double x);
 /* Two-sided tail of Student's t: P(|T| >= |t|) with df degrees of freedom. */
 double mr_student_two_sided(double t, double df);
 
+typedef struct mr_per_user {
+    const char *path; /* borrowed */
+    int64_t n;
+    double *value; /* [n], of a metric; NaN: no target; the caller MR_FREEs */
+    bool is_ranks; /* the file holds ranks, which were turned into the metric */
+} mr_per_user;
+
 /* A per-user file: ranks (i4 or i8, 1 = best; 0: a user without a target, becomes NaN) turned into
- * the metric, or values of a metric (f4, f8) taken as they are. metric: "hit@k", "ndcg@k", "mrr@k"
- * for some k >= 1. *out_p [*n_p]; the caller MR_FREEs. ERR_NO_INPUT, ERR_DATA, ERR_CONFIG for the
- * metric's name. */
-mr_status mr_per_user_values(double **out_p, int64_t *n_p, const char *path, const char *metric);
+ * the metric, or values of a metric (f4, f8; 0 to 1) taken as they are. metric: "hit@k", "ndcg@k",
+ * "mrr@k" for some k >= 1. ERR_NO_INPUT, ERR_DATA, ERR_CONFIG for the metric's name. */
+mr_status mr_per_user_read(mr_per_user *out, const char *path, const char *metric);
+/* ERR_DATA, naming the file, unless both hold the same kind of values of the same users. */
+mr_status mr_per_user_match(const mr_per_user *a, const mr_per_user *b);
 
 #endif

@@ -98,6 +98,35 @@ static void test_paired(void **state)
     mr_errors_to_log(true);
 }
 
+/* Values that no metric has, and files that do not belong together. values: good ones. */
+static void refuse_values(const char *path, const mr_per_user *values)
+{
+    static const double bad[] = {-0.1, 1.5, 7.0, NAN, INFINITY};
+    double v[5] = {0, 1, 0.5, 0, 1}, gap[5] = {0, 1, 0.5, NAN, 1};
+    int64_t n = 5;
+    mr_per_user f = {0}, ranks = {"ranks.npy", 5, gap, true}, whole = {"whole.npy", 5, v, true};
+    mr_per_user four = {"four.npy", 4, v, false};
+    mr_errors_to_log(false);
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++) {
+        v[3] = bad[i];
+        assert_int_equal(mr_npy_write(path, MR_F64, 1, &n, v), MR_OK);
+        assert_int_equal(mr_per_user_read(&f, path, "hit@3"), MR_ERR_DATA);
+        assert_non_null(strstr(mr_last_error(), path));
+        assert_non_null(strstr(mr_last_error(), "user 3"));
+    }
+    v[3] = 0;
+    assert_int_equal(mr_per_user_match(&ranks, values), MR_ERR_DATA);
+    assert_non_null(strstr(mr_last_error(), "ranks.npy holds ranks and"));
+    assert_int_equal(mr_per_user_match(values, &whole), MR_ERR_DATA);
+    assert_non_null(strstr(mr_last_error(), "whole.npy holds ranks and"));
+    assert_int_equal(mr_per_user_match(&whole, &ranks), MR_ERR_DATA);
+    assert_non_null(strstr(mr_last_error(), "ranks.npy has no rank for user 3"));
+    assert_int_equal(mr_per_user_match(values, &four), MR_ERR_DATA);
+    assert_non_null(strstr(mr_last_error(), "four.npy holds 4"));
+    assert_int_equal(mr_per_user_match(&ranks, &ranks), MR_OK);
+    mr_errors_to_log(true);
+}
+
 static void test_files(void **state)
 {
     (void)state;
@@ -105,37 +134,41 @@ static void test_files(void **state)
     int fd = mkstemp(path);
     assert_true(fd >= 0);
     close(fd);
-    int64_t n = 5, got = 0, two[2] = {5, 1};
+    int64_t n = 5, two[2] = {5, 1};
+    mr_per_user got = {0};
     int32_t ranks[5] = {1, 0, 3, 10, 11};
-    double *v = NULL;
     assert_int_equal(mr_npy_write(path, MR_I32, 1, &n, ranks), MR_OK);
-    assert_int_equal(mr_per_user_values(&v, &got, path, "ndcg@10"), MR_OK);
-    assert_int_equal(got, 5);
-    assert_true(v[0] == 1.0 && isnan(v[1]) && v[2] == 0.5 && v[4] == 0.0);
-    near(v[3], 1.0 / log2(11.0), 1e-15);
-    MR_FREE(v);
-    assert_int_equal(mr_per_user_values(&v, &got, path, "hit@3"), MR_OK);
-    assert_true(v[2] == 1.0 && v[3] == 0.0);
-    MR_FREE(v);
-    assert_int_equal(mr_per_user_values(&v, &got, path, "mrr@20"), MR_OK);
-    near(v[4], 1.0 / 11.0, 1e-15);
-    MR_FREE(v);
+    assert_int_equal(mr_per_user_read(&got, path, "ndcg@10"), MR_OK);
+    assert_int_equal(got.n, 5);
+    assert_true(got.is_ranks);
+    assert_true(got.value[0] == 1.0 && isnan(got.value[1]) && got.value[2] == 0.5 &&
+                got.value[4] == 0.0);
+    near(got.value[3], 1.0 / log2(11.0), 1e-15);
+    MR_FREE(got.value);
+    assert_int_equal(mr_per_user_read(&got, path, "hit@3"), MR_OK);
+    assert_true(got.value[2] == 1.0 && got.value[3] == 0.0);
+    MR_FREE(got.value);
+    assert_int_equal(mr_per_user_read(&got, path, "mrr@20"), MR_OK);
+    near(got.value[4], 1.0 / 11.0, 1e-15);
+    MR_FREE(got.value);
     mr_errors_to_log(false);
     static const char *const bad[] = {"ndcg", "ndcg@", "ndcg@0", "hit@-1", "auc@10", "hit@10x", ""};
     for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
-        assert_int_equal(mr_per_user_values(&v, &got, path, bad[i]), MR_ERR_CONFIG);
+        assert_int_equal(mr_per_user_read(&got, path, bad[i]), MR_ERR_CONFIG);
     ranks[2] = -4;
     assert_int_equal(mr_npy_write(path, MR_I32, 1, &n, ranks), MR_OK);
-    assert_int_equal(mr_per_user_values(&v, &got, path, "hit@3"), MR_ERR_DATA);
+    assert_int_equal(mr_per_user_read(&got, path, "hit@3"), MR_ERR_DATA);
     assert_int_equal(mr_npy_write(path, MR_I32, 2, two, ranks), MR_OK);
-    assert_int_equal(mr_per_user_values(&v, &got, path, "hit@3"), MR_ERR_DATA);
-    assert_int_equal(mr_per_user_values(&v, &got, "/nonexistent.npy", "hit@3"), MR_ERR_NO_INPUT);
+    assert_int_equal(mr_per_user_read(&got, path, "hit@3"), MR_ERR_DATA);
+    assert_int_equal(mr_per_user_read(&got, "/nonexistent.npy", "hit@3"), MR_ERR_NO_INPUT);
     mr_errors_to_log(true);
-    assert_null(v);
+    assert_null(got.value);
     assert_int_equal(mr_npy_write(path, MR_F64, 1, &n, a), MR_OK);
-    assert_int_equal(mr_per_user_values(&v, &got, path, "hit@3"), MR_OK);
-    assert_memory_equal(v, a, 5 * sizeof *a);
-    MR_FREE(v);
+    assert_int_equal(mr_per_user_read(&got, path, "hit@3"), MR_OK);
+    assert_memory_equal(got.value, a, 5 * sizeof *a);
+    assert_false(got.is_ranks);
+    refuse_values(path, &got);
+    MR_FREE(got.value);
     unlink(path);
 }
 

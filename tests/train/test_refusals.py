@@ -182,6 +182,34 @@ def resume_from(keys):
         no_train(code, texts, *keys, "--train.lr=0.1", "--checkpoint.resume=" + where)
 
 
+def one_process():
+    """Commands of one process on two ranks, and --metric with values that are none of ranks."""
+    for args in (["import", "--interactions", "log.tsv", "--out", "new.h5"],
+                 ["synth", "--out", "new.h5"], ["inspect", "small.h5"],
+                 ["compare", "a.npy", "b.npy"], ["config", "show"]):
+        refused(USAGE, [args[0] + " runs as one process and was started as 2 ranks"], *args,
+                ranks=(2,))
+    for more, code in ((dict(SLURM_NTASKS="2", SLURM_STEP_NUM_TASKS="2"), 0),
+                       (dict(SLURM_STEP_NUM_TASKS="2", PMIX_RANK="0"), USAGE),
+                       (dict(PMI_SIZE="2", PMI_RANK="0"), USAGE),
+                       (dict(OMPI_COMM_WORLD_SIZE="1", SLURM_STEP_NUM_TASKS="2", PMIX_RANK="0"),
+                        0)):
+        r = subprocess.run(h.words(["config", "doc"]), cwd=h.folder, text=True,
+                           env=dict(h.environment(), **more), capture_output=True)
+        h.check(r.returncode == code, "%s: exit %d: %s" % (more, r.returncode, r.stderr))
+    try:
+        import numpy as np
+    except ImportError:
+        return
+    np.save(path("a.npy"), np.array([0.5, 1, 0]))
+    np.save(path("ranks.npy"), np.array([2, 1, 3]))
+    refused(USAGE, ["--metric", "a.npy"], "compare", "a.npy", "a.npy", "--metric", "hit@5",
+            ranks=(0,))
+    refused(DATA, ["ranks.npy holds ranks and a.npy"], "compare", "a.npy", "ranks.npy", ranks=(0,))
+    r = h.run(["compare", "a.npy", "a.npy", "--json"])
+    h.check('"metric":"values","users":3' in r.stdout, "compare: %s" % r.stdout)
+
+
 def in_use(keys):
     long = h.train_args("busy", "small.h5", *keys, "--train.max_steps=1000000",
                         "--train.epochs=1000000", "--train.patience=1000000")
@@ -274,6 +302,7 @@ def main():
     configuration()
     data_files()
     run_folders()
+    one_process()
     different_ranks()
     ranks_and_hosts()
     h.finish()
