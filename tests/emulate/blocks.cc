@@ -42,6 +42,7 @@ struct thread {
     fiber *own = nullptr;
     state is = NEW;
     const site *at = nullptr;
+    uint3 index = {};
 };
 
 struct warp {
@@ -54,8 +55,8 @@ struct warp {
 struct block {
     std::vector<thread> threads;
     std::vector<warp> warps;
-    std::vector<int> ready; /* a queue: ready[head..] */
-    size_t head = 0;
+    int ready[THREADS_MOST]; /* a ring: a thread is in it once at most */
+    unsigned head = 0, tail = 0;
     int n = 0, begun = 0, waiting = 0, done = 0, current = 0;
     const site *at = nullptr; /* of the barrier that threads wait at */
     int any = 0, any_result = 0;
@@ -63,11 +64,12 @@ struct block {
 };
 
 block b;
+std::vector<thread> fresh; /* threads at the beginning of a block */
 std::vector<fiber *> idle;
 jmp_buf home;
 const call *now;
 char *arena;
-uint64_t launch_number;
+uint64_t launch_number, stacks;
 size_t static_bytes;
 char where_text[512];
 
@@ -99,9 +101,13 @@ int thread_at(uint64_t i) { return (int)((b.first + i * b.step) % (uint64_t)b.n)
 void enter(int t)
 {
     b.current = t;
-    threadIdx.x = (unsigned)t % blockDim.x;
-    threadIdx.y = (unsigned)t / blockDim.x % blockDim.y;
-    threadIdx.z = (unsigned)t / (blockDim.x * blockDim.y);
+    threadIdx = b.threads[(size_t)t].index;
+}
+
+void may_go_on(int t)
+{
+    b.threads[(size_t)t].is = READY;
+    b.ready[b.tail++ % THREADS_MOST] = t;
 }
 
 /* Everybody that waits at the barrier goes on. */
@@ -110,12 +116,7 @@ void open_barrier()
     b.any_result = b.any;
     b.any = b.waiting = 0;
     b.at = nullptr;
-    b.ready.clear();
-    b.head = 0;
-    for (int i = 0; i < b.n; i++) {
-        b.threads[(size_t)thread_at((uint64_t)i)].is = READY;
-        b.ready.push_back(thread_at((uint64_t)i));
-    }
+    for (int i = 0; i < b.n; i++) may_go_on(thread_at((uint64_t)i));
 }
 
 const thread *first_in(state is, int *number)
@@ -150,11 +151,11 @@ const thread *first_in(state is, int *number)
 int next()
 {
     for (;;) {
-        bool has_ready = b.head < b.ready.size(), has_new = b.begun < b.n;
+        bool has_ready = b.head != b.tail, has_new = b.begun < b.n;
         bool takes_new = has_new && (!has_ready || set().threads == BACKWARD ||
                                      (set().threads == SHUFFLED && draw(2)));
         if (takes_new) return thread_at((uint64_t)b.begun++);
-        if (has_ready) return b.ready[b.head++];
+        if (has_ready) return b.ready[b.head++ % THREADS_MOST];
         if (b.done == b.n) return -1;
         if (b.waiting != b.n) stuck();
         open_barrier();
@@ -192,7 +193,8 @@ int next()
         if (stack == MAP_FAILED || mprotect(stack, PAGE, PROT_NONE)) stop("no memory for a stack");
         getcontext(&f->begin);
         f->begin.uc_stack.ss_sp = stack;
-        f->begin.uc_stack.ss_size = STACK_BYTES + PAGE;
+        /* Not all at the same place of their pages, or they share the same cache lines. */
+        f->begin.uc_stack.ss_size = STACK_BYTES + PAGE - stacks++ % 32 * 320;
         f->begin.uc_link = nullptr;
         makecontext(&f->begin, run, 0);
         idle.push_back(f);
@@ -221,9 +223,8 @@ void run_block()
 {
     b.begun = b.waiting = b.done = 0;
     b.any = 0;
-    b.head = 0;
-    b.ready.clear();
-    b.threads.assign((size_t)b.n, thread());
+    b.head = b.tail = 0;
+    b.threads = fresh;
     b.warps.assign((size_t)(b.n + LANES - 1) / LANES, warp());
     choose_order((uint64_t)b.n, &b.first, &b.step);
     memset(arena, 0xff, static_bytes);
@@ -283,8 +284,7 @@ uint64_t shuffle_xor(const site *at, unsigned mask, uint64_t bits, int lanes)
             int l = set().threads == FORWARD ? i : LANES - 1 - i;
             if (!(mask >> l & 1u)) continue;
             w.result[l] = w.value[l ^ lanes];
-            b.threads[(size_t)(first + l)].is = READY;
-            b.ready.push_back(first + l);
+            may_go_on(first + l);
         }
         w.arrived = 0;
         thread &me = b.threads[(size_t)b.current];
@@ -348,6 +348,9 @@ void run_grid(const call &c)
     blockDim = c.block;
     gridDim = c.grid;
     b.n = (int)(c.block.x * c.block.y * c.block.z);
+    fresh.assign((size_t)b.n, thread());
+    for (unsigned i = 0; i < (unsigned)b.n; i++)
+        fresh[i].index = {i % c.block.x, i / c.block.x % c.block.y, i / (c.block.x * c.block.y)};
     uint64_t blocks = (uint64_t)c.grid.x * c.grid.y * c.grid.z, first, step;
     choose_order(blocks, &first, &step);
     for (uint64_t i = 0, at = first; i < blocks; i++, at = (at + step) % blocks) {

@@ -158,8 +158,10 @@ void check_arguments(const call &c, const void *arguments, size_t bytes)
         uintptr_t v;
         unsigned char in_core;
         memcpy(&v, (const char *)arguments + at, sizeof v);
-        /* A low byte of 0 or 1 may be a bool with anything behind it, as structs have. */
-        if (v < 0x10000 || v >> 47 || (v & 255) <= 1 || find((const void *)v)) continue;
+        /* A small number in the low half, or a bool in the low byte: a member of a struct with a
+         * gap behind it, which may hold anything. */
+        if ((uint32_t)v < 0x10000 || (v & 255) <= 1) continue;
+        if (v < 0x10000 || v >> 47 || find((const void *)v)) continue;
         if (mincore((void *)(v / PAGE * PAGE), 1, &in_core)) continue; /* nothing is there */
         stop("kernel %s in %s gets an address of host memory: %p, in bytes %zu to %zu of its "
              "arguments",
