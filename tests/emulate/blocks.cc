@@ -31,6 +31,7 @@ enum : size_t {
 enum { LANES = 32, THREADS_MOST = 1024 };
 
 struct fiber {
+    char *stack;
     ucontext_t begin;
     jmp_buf at;
     bool has_begun = false;
@@ -70,7 +71,6 @@ jmp_buf home;
 const call *now;
 char *arena;
 uint64_t launch_number, stacks;
-size_t static_bytes;
 char where_text[512];
 
 /* The order of n things: i -> (first + i * step) % n, step without a common divisor with n. */
@@ -102,6 +102,7 @@ void enter(int t)
 {
     b.current = t;
     threadIdx = b.threads[(size_t)t].index;
+    view.thread = (uint32_t)t;
 }
 
 void may_go_on(int t)
@@ -116,6 +117,7 @@ void open_barrier()
     b.any_result = b.any;
     b.any = b.waiting = 0;
     b.at = nullptr;
+    view.epoch++;
     for (int i = 0; i < b.n; i++) may_go_on(thread_at((uint64_t)i));
 }
 
@@ -162,15 +164,21 @@ int next()
     }
 }
 
+[[noreturn]] void resume(fiber *f)
+{
+    view.stack = (uintptr_t)f->stack;
+    _longjmp(f->at, 1);
+}
+
 [[noreturn]] void go_to(int t)
 {
     thread &x = b.threads[(size_t)t];
     enter(t);
-    if (x.own) _longjmp(x.own->at, 1);
+    if (x.own) resume(x.own);
     static void (*const run)() = [] {
         for (;;) {
             fiber *self = b.threads[(size_t)b.current].own;
-            now->thread();
+            now->thread(now->values.get());
             b.threads[(size_t)b.current].is = DONE;
             b.done++;
             int t = next();
@@ -183,7 +191,7 @@ int next()
             idle.push_back(self);
             if (t < 0) _longjmp(home, 1);
             enter(t);
-            _longjmp(b.threads[(size_t)t].own->at, 1);
+            resume(b.threads[(size_t)t].own);
         }
     };
     if (idle.empty()) {
@@ -191,6 +199,7 @@ int next()
         char *stack = (char *)mmap(nullptr, STACK_BYTES + PAGE, PROT_READ | PROT_WRITE,
                                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (stack == MAP_FAILED || mprotect(stack, PAGE, PROT_NONE)) stop("no memory for a stack");
+        f->stack = stack;
         getcontext(&f->begin);
         f->begin.uc_stack.ss_sp = stack;
         /* Not all at the same place of their pages, or they share the same cache lines. */
@@ -201,8 +210,9 @@ int next()
     }
     x.own = idle.back();
     idle.pop_back();
-    if (x.own->has_begun) _longjmp(x.own->at, 1);
+    if (x.own->has_begun) resume(x.own);
     x.own->has_begun = true;
+    view.stack = (uintptr_t)x.own->stack;
     setcontext(&x.own->begin);
     stop("a stack cannot be entered");
 }
@@ -227,8 +237,9 @@ void run_block()
     b.threads = fresh;
     b.warps.assign((size_t)(b.n + LANES - 1) / LANES, warp());
     choose_order((uint64_t)b.n, &b.first, &b.step);
-    memset(arena, 0xff, static_bytes);
+    memset(arena, 0xff, view.static_bytes);
     memset(arena + ARENA - now->shared_bytes, 0xff, now->shared_bytes);
+    view.epoch = 0;
     if (!_setjmp(home)) go_to(next());
 }
 } // namespace
@@ -307,11 +318,11 @@ void *shared_at(place *p, size_t bytes, size_t align, const char *name)
 {
     if (p->launch != launch_number) {
         p->launch = launch_number;
-        p->offset = (static_bytes + align - 1) / align * align;
-        static_bytes = p->offset + bytes;
-        if (static_bytes + now->shared_bytes > SHARED_MOST)
+        p->offset = (view.static_bytes + align - 1) / align * align;
+        view.static_bytes = p->offset + bytes;
+        if (view.static_bytes + now->shared_bytes > SHARED_MOST)
             stop("%s: '%s' makes %zu bytes of shared memory, more than %zu", running(), name,
-                 static_bytes + now->shared_bytes, (size_t)SHARED_MOST);
+                 view.static_bytes + now->shared_bytes, (size_t)SHARED_MOST);
         memset(arena + p->offset, 0xff, bytes);
     }
     return arena + p->offset;
@@ -344,7 +355,15 @@ void run_grid(const call &c)
     }
     now = &c;
     launch_number++;
-    static_bytes = 0;
+    view = thread_view();
+    view.is_on = true;
+    view.stack_bytes = PAGE + STACK_BYTES;
+    view.values = (uintptr_t)c.values.get();
+    view.values_bytes = c.values_bytes;
+    view.arena = (uintptr_t)arena;
+    view.arena_bytes = ARENA;
+    view.rest_bytes = c.shared_bytes;
+    view.launch = (uint32_t)launch_number;
     blockDim = c.block;
     gridDim = c.grid;
     b.n = (int)(c.block.x * c.block.y * c.block.z);
@@ -357,8 +376,10 @@ void run_grid(const call &c)
         blockIdx.x = (unsigned)(at % c.grid.x);
         blockIdx.y = (unsigned)(at / c.grid.x % c.grid.y);
         blockIdx.z = (unsigned)(at / c.grid.x / c.grid.y);
+        view.block = (uint32_t)at;
         run_block();
     }
+    view.is_on = false;
     now = nullptr;
 }
 } // namespace emulate

@@ -10,9 +10,16 @@ enable_language(CXX)
 set(MR_EMULATE_DIR ${CMAKE_CURRENT_SOURCE_DIR}/emulate)
 file(GLOB MR_EMULATED_KERNELS CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/kernels/cuda/*.cu)
 file(GLOB MR_EMULATOR CONFIGURE_DEPENDS ${MR_EMULATE_DIR}/*.cc)
-# What a GPU does not forgive traps: misaligned addresses, indices outside arrays.
+# The compiler tells tests/emulate/access.cc of every load and store; indices outside arrays trap.
+if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
+  set(calls "SHELL:-mllvm -asan-instrumentation-with-call-threshold=0"
+      "SHELL:-mllvm -asan-stack=0" "SHELL:-mllvm -asan-globals=0")
+else()
+  set(calls --param=asan-instrumentation-with-call-threshold=0 --param=asan-stack=0
+      --param=asan-globals=0)
+endif()
 set_source_files_properties(${MR_EMULATED_KERNELS} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS
-  "-x;c++;-fsanitize=alignment,bounds,integer-divide-by-zero;-fsanitize-undefined-trap-on-error")
+  "-x;c++;-fno-tree-vectorize;-fno-tree-slp-vectorize;-fsanitize=kernel-address;${calls};-fsanitize=bounds,integer-divide-by-zero;-fsanitize-undefined-trap-on-error")
 # The last three are the files that ask what was compiled in; linked here, they take the place of
 # those in the library.
 add_library(mr_emulated OBJECT ${MR_EMULATED_KERNELS} ${MR_EMULATOR}
