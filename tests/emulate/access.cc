@@ -1,7 +1,7 @@
 /* Every load and store of a kernel. The compiler calls these functions (-fsanitize=kernel-address,
  * which brings no library of its own): is the address aligned, and inside an allocation of the GPU,
- * shared memory, the thread's own stack or the kernel's arguments? With MR_EMULATE=races=find also:
- * has another thread touched the same word, and no barrier lies between?
+ * shared memory, the thread's own stack or the kernel's arguments? Has another thread touched the
+ * same word, and no barrier lies between (unless MR_EMULATE=races=ignore)?
  * What it is not: a check of values; memory that was never written is NaN instead. */
 #include "core.h"
 

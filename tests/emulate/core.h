@@ -21,7 +21,7 @@ struct settings {
     int64_t fail_alloc = 0;      /* the n-th cudaMalloc has no memory; 0: none */
     int64_t fail_launch = 0;     /* the n-th kernel that runs makes an illegal access */
     int64_t fail_collective = 0; /* the n-th collective of NCCL fails while it runs */
-    bool has_driver = true, finds_races = false;
+    bool has_driver = true, finds_races = true;
     int devices = 1, chip = 90;
     size_t memory = (size_t)4 << 30;
 };
@@ -59,6 +59,9 @@ bool find_area(const void *p, uintptr_t *first, size_t *bytes);
 void open_memory();
 void close_memory();
 size_t memory_used();
+
+/* ---- device.cc ---- */
+int current_device();
 
 /* ---- queue.cc ---- */
 extern std::recursive_mutex lock;
