@@ -2,7 +2,8 @@
 """What the program says and does when a GPU is not there, too old, too small, or lost.
 
 Usage: test_failures.py FOLDER: the folder with the program that has an emulated GPU. Each case sets
-MR_EMULATE (tests/emulate/settings.cc) and expects one sentence and an exit code (docs/exit-codes.md).
+MR_EMULATE (tests/emulate/settings.cc) and expects one sentence and an exit code of
+docs/exit-codes.md.
 """
 import os
 import shutil

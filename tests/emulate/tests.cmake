@@ -19,8 +19,10 @@ else()
       --param=asan-globals=0)
 endif()
 set(traps -fsanitize=bounds,integer-divide-by-zero -fsanitize-undefined-trap-on-error)
-set_source_files_properties(${MR_EMULATED_KERNELS} ${MR_EMULATE_DIR}/plants.cu PROPERTIES LANGUAGE CXX COMPILE_OPTIONS
-  "-x;c++;-fno-tree-vectorize;-fno-tree-slp-vectorize;-fsanitize=kernel-address;${calls};${traps}")
+set(MR_EMULATE_OPTIONS -fno-tree-vectorize -fno-tree-slp-vectorize
+    -fsanitize=kernel-address ${calls} ${traps})
+set_source_files_properties(${MR_EMULATED_KERNELS} ${MR_EMULATE_DIR}/plants.cu PROPERTIES
+  LANGUAGE CXX COMPILE_OPTIONS "${MR_EMULATE_OPTIONS}")
 # The last three are the files that ask what was compiled in; linked here, they take the place of
 # those in the library.
 add_library(mr_emulated OBJECT ${MR_EMULATED_KERNELS} ${MR_EMULATOR}
