@@ -50,11 +50,12 @@ static void test_item_loss(void **state)
         op_check(&(op_case){"item_loss", small, .build = build_item_loss, .arg = &args[i],
                             .is_loss = true});
     /* several chunks of rows */
-    op_check(&(op_case){"item_loss of 300 rows",
-                        {.rows = 300, .L = 2, .n_items = 23},
-                        .build = build_item_loss,
-                        .arg = &args[2],
-                        .is_loss = true});
+    for (int i = 0; i < 2; i++) /* as on a GPU: one chunk */
+        op_check(&(op_case){"item_loss of 300 rows",
+                            {.rows = 300, .L = 2, .n_items = 23, .whole_products = i > 0},
+                            .build = build_item_loss,
+                            .arg = &args[2],
+                            .is_loss = true});
 }
 
 /* ---- ntxent ---- */
