@@ -1,9 +1,9 @@
 /* The emulator can see: each plant is a bug of a kernel or of its host, and must be named. A child
  * process makes the bug; its sentence and its signal are looked at. */
-#include "kernels/cuda/common.cuh"
 extern "C" {
 #include "tensor/device.h"
 }
+#include "kernels/cuda/common.cuh"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -254,7 +254,7 @@ static const plant plants[] = {
     {"threads wait at two barriers", other_barrier, SIGABRT, "while others wait at"},
     {"a lane does not come to a shuffle", no_lane, SIGABRT, "only lanes fffffff7"},
     {"two blocks write one word", blocks_meet, SIGABRT, "of block 0 writes without a barrier"},
-    {"shared memory that was not asked for", no_rest, SIGABRT, "did not ask for"},
+    {"shared memory that was not asked for", no_rest, SIGABRT, "outside its variables"},
     {"shared memory that is too short", short_rest, SIGABRT, "outside its variables"},
     {"too much shared memory asked for", large_rest, SIGABRT, "bytes of shared memory"},
     {"too much shared memory declared", large_shared, SIGABRT, "bytes of shared memory"},
