@@ -47,7 +47,7 @@ def not_there():
 
 
 def too_small():
-    refused("memory=33", "GPU", "memory")
+    refused("memory=33", "emulated GPU", "are free")
     for n in (1, 2, 4, 7):
         refused("fail_alloc=%d" % n, "has no ", " bytes on ", "lower train.batch")
 

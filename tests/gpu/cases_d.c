@@ -120,6 +120,16 @@ static void halves(twin_world *w)
     twin_release(w);
 }
 
+/* Both inputs of a concatenation are one tensor: its gradient gets two terms. */
+static void one_input_twice(twin_world *w)
+{
+    enum { N = 9, W = 13 };
+    twin *dx = twin_reals(w, N * W), *dy = twin_reals(w, N * 2 * W);
+    BOTH(concat_bwd, A(dx), A(dx), A(dy), N, W, W, 0, 1, EX);
+    twin_same(w, "concat_bwd, one input twice", "dx", dx, 1);
+    twin_release(w);
+}
+
 /* Ranks without rows and tables without tokens: no launch may have an empty grid. */
 static void nothing(twin_world *w)
 {
@@ -164,5 +174,6 @@ void cases_d(twin_world *w)
     many_experts(w);
     ranking(w);
     halves(w);
+    one_input_twice(w);
     nothing(w);
 }
