@@ -44,8 +44,11 @@ target_link_libraries(mr_emulated PRIVATE mealrec)
 function(mr_emulate folder name library)
   set(target emulated_${name})
   add_executable(${target} ${ARGN} $<TARGET_OBJECTS:mr_emulated>)
-  set_target_properties(${target} PROPERTIES OUTPUT_NAME ${name} LINKER_LANGUAGE CXX
+  set_target_properties(${target} PROPERTIES LINKER_LANGUAGE CXX
     RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/emulated/${folder})
+  # Under its own name as a link: two files of one name would be one target for ninja.
+  add_custom_command(TARGET ${target} POST_BUILD COMMAND ${CMAKE_COMMAND} -E create_symlink
+    ${target} ${CMAKE_BINARY_DIR}/emulated/${folder}/${name})
   target_compile_definitions(${target} PRIVATE MR_HAVE_CUDA=1)
   target_link_libraries(${target} PRIVATE ${library})
 endfunction()
