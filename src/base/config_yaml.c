@@ -10,6 +10,7 @@
 
 #include <yaml.h>
 
+#include "base/log.h"
 #include "base/mem.h"
 
 enum { FILE_MAX = 1 << 20 };
@@ -274,6 +275,8 @@ mr_status mr_config_load(mr_config *c, const char *path)
     size_t n = 0;
     MR_TRY(read_file(path, &text, &n));
     mr_status st = mr_config_load_text(c, text, n, path);
+    if (st == MR_OK && strspn(text, " \t\r\n") == n)
+        mr_warn("%s is empty: the configuration is as without it", path);
     MR_FREE(text);
     return st;
 }

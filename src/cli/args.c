@@ -111,6 +111,8 @@ static mr_status take_common(mr_args *a, cursor *c, int which, bool *is_file_p)
     else
         MR_CHECK(!strchr(c->argv[c->at], '='), MR_ERR_USAGE, "--%s takes no value",
                  common[which].name);
+    MR_CHECK(!value || *value, MR_ERR_USAGE, "--%s needs a value: --%s=%s", common[which].name,
+             common[which].name, common[which].value);
     if (which == COMMON_DRY_RUN) a->is_dry_run = true;
     if (which == COMMON_HELP) a->is_help = true;
     if (which == COMMON_VERSION) a->is_version = true;
@@ -245,6 +247,19 @@ mr_status mr_args_need(const mr_args *a, const char *name, const char **out_p)
     const char *v = mr_args_value(a, name);
     MR_CHECK(v, MR_ERR_USAGE, "%s needs --%s; see mealrec-dist %s --help", a->command->name, name,
              a->command->name);
+    *out_p = v;
+    return MR_OK;
+}
+
+mr_status mr_args_text(const mr_args *a, const char *name, size_t most, const char **out_p)
+{
+    const char *v = mr_args_value(a, name);
+    size_t n = v ? strlen(v) : 0;
+    MR_CHECK(!v || n > 0, MR_ERR_USAGE, "--%s is empty; give a text or leave it out", name);
+    MR_CHECK(n <= most, MR_ERR_USAGE,
+             "--%s '%.20s...' is too long: %zu bytes, at most %zu are "
+             "accepted",
+             name, v, n, most);
     *out_p = v;
     return MR_OK;
 }

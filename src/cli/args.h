@@ -55,6 +55,8 @@ const char *mr_args_value(const mr_args *a, const char *name);
 bool mr_args_has(const mr_args *a, const char *name);
 /* ERR_USAGE when the option was not given. */
 mr_status mr_args_need(const mr_args *a, const char *name, const char **out_p);
+/* *out_p: the option's text, 1 to `most` bytes, or NULL when not given. ERR_USAGE. */
+mr_status mr_args_text(const mr_args *a, const char *name, size_t most, const char **out_p);
 /* *out_p = the option's number, or `standard` when not given. ERR_USAGE with the accepted range. */
 mr_status mr_args_int(const mr_args *a, const char *name, int64_t lo, int64_t hi, int64_t standard,
                       int64_t *out_p);

@@ -32,7 +32,7 @@ static mr_status read_spec(const mr_args *a, mr_import_spec *s)
 {
     memset(s, 0, sizeof *s);
     MR_TRY(mr_args_need(a, "interactions", &s->interactions));
-    s->name = mr_args_value(a, "name");
+    MR_TRY(mr_args_text(a, "name", sizeof((mr_dataset *)0)->name - 1, &s->name));
     s->visual = mr_args_value(a, "visual");
     s->frames = mr_args_value(a, "frames");
     s->text = mr_args_value(a, "text");

@@ -31,8 +31,9 @@ static const mr_cli_option options[] = {
 static mr_status read_spec(const mr_args *a, mr_synth_spec *s)
 {
     int64_t seed;
-    const char *shape = mr_args_value(a, "shape"), *name = mr_args_value(a, "name");
+    const char *shape = mr_args_value(a, "shape"), *name;
     const char *type = mr_args_value(a, "feature-dtype");
+    MR_TRY(mr_args_text(a, "name", sizeof s->name - 1, &name));
     MR_TRY(mr_synth_spec_for(shape ? shape : "demo", s));
     MR_TRY(mr_args_int(a, "seed", 0, INT64_MAX, (int64_t)s->seed, &seed));
     s->seed = (uint64_t)seed;

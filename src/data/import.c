@@ -33,17 +33,17 @@ static mr_stats stats_of(const mr_sequences *q, int64_t *length)
     return mr_stats_of(length, q->users, q->items);
 }
 
-static mr_status check_usable(const mr_stats *s)
+static mr_status check_usable(const mr_stats *s, const char *path)
 {
-    MR_CHECK(s->users >= 2, MR_ERR_DATA,
-             "the log has %lld user after filtering; at least 2 are needed", (long long)s->users);
-    MR_CHECK(s->items >= 2, MR_ERR_DATA,
-             "the log has %lld item after filtering; at least 2 are needed", (long long)s->items);
-    MR_CHECK(
-        s->train_rows >= 1, MR_ERR_DATA,
-        "no user has 4 interactions after filtering, so there is nothing to train on (the longest "
-        "history has %lld)",
-        (long long)s->max_len);
+    MR_CHECK(s->users >= 2, MR_ERR_DATA, "%s has %lld user after filtering; at least 2 are needed",
+             path, (long long)s->users);
+    MR_CHECK(s->items >= 2, MR_ERR_DATA, "%s has %lld item after filtering; at least 2 are needed",
+             path, (long long)s->items);
+    MR_CHECK(s->train_rows >= 1, MR_ERR_DATA,
+             "%s: no user has 4 interactions after filtering, so there is nothing to train on (the "
+             "longest "
+             "history has %lld)",
+             path, (long long)s->max_len);
     return MR_OK;
 }
 
@@ -146,6 +146,7 @@ static mr_status sort_and_filter(mr_sequences *kept, mr_sequences *all, mr_impor
                                  const mr_inter_log *log, const mr_import_spec *s)
 {
     MR_TRY(mr_log_sort(kept, log));
+    const char *path = strcmp(s->interactions, "-") ? s->interactions : "standard input";
     int64_t *length = NULL;
     MR_TRY(MR_ALLOC(&length, kept->users, "lengths"));
     rep->before = stats_of(kept, length);
@@ -153,11 +154,12 @@ static mr_status sort_and_filter(mr_sequences *kept, mr_sequences *all, mr_impor
     mr_status st = MR_ALLOC(&all->item_id, kept->items, "items before filtering");
     if (st == MR_OK) {
         memcpy(all->item_id, kept->item_id, sizeof *all->item_id * (size_t)kept->items);
-        if (s->k_core > 1 || s->min_len > 1) st = mr_sequences_k_core(kept, s->k_core, s->min_len);
+        if (s->k_core > 1 || s->min_len > 1)
+            st = mr_sequences_k_core(kept, s->k_core, s->min_len, path);
     }
     if (st == MR_OK) {
         rep->after = stats_of(kept, length);
-        st = check_usable(&rep->after);
+        st = check_usable(&rep->after, path);
     }
     MR_FREE(length);
     return st;

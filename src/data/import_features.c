@@ -86,6 +86,8 @@ void mr_row_map_free(mr_row_map *m) { MR_FREE(m->row); }
 /* n numbers of a stored type to float or half; counts what is not finite before or after. */
 typedef struct bad_numbers {
     int64_t not_finite, too_large;
+    int64_t row;       /* of the file, being converted */
+    int64_t first_row; /* with a number that is not finite */
 } bad_numbers;
 
 static void convert(void *out, mr_dtype to, const void *in, mr_dtype from, int64_t n,
@@ -96,7 +98,7 @@ static void convert(void *out, mr_dtype to, const void *in, mr_dtype from, int64
                    : from == MR_F32 ? (double)((const float *)in)[i]
                                     : ((const double *)in)[i];
         if (!isfinite(v)) {
-            bad->not_finite++;
+            if (!bad->not_finite++ || bad->row < bad->first_row) bad->first_row = bad->row;
             continue;
         }
         float f = (float)v;
@@ -113,8 +115,9 @@ static void convert(void *out, mr_dtype to, const void *in, mr_dtype from, int64
 
 static mr_status report_bad(const bad_numbers *bad, const char *path, mr_dtype to)
 {
-    MR_CHECK(bad->not_finite == 0, MR_ERR_DATA, "%s: %lld numbers are NaN or infinite", path,
-             (long long)bad->not_finite);
+    MR_CHECK(bad->not_finite == 0, MR_ERR_DATA,
+             "%s: %lld numbers are NaN or infinite, the first of them in row %lld (counted from 0)",
+             path, (long long)bad->not_finite, (long long)bad->first_row);
     MR_CHECK(bad->too_large == 0, MR_ERR_DATA, "%s: %lld numbers are too large for float%d", path,
              (long long)bad->too_large, to == MR_F16 ? 16 : 32);
     return MR_OK;
@@ -157,6 +160,7 @@ mr_status mr_feature_read(mr_feature *f, const mr_row_map *m, const char *path, 
     MR_TRY_GOTO(mr_alloc(&buf, n, mr_dtype_bytes(npy.dtype), "feature row"), st, end);
     for (int64_t i = 0; i < m->items; i++) {
         MR_TRY_GOTO(mr_npy_row(&npy, m->row[i], buf), st, end);
+        bad.row = m->row[i];
         convert((char *)x.data + i * n * (int64_t)mr_dtype_bytes(x.dtype), x.dtype, buf, npy.dtype,
                 n, &bad);
     }
@@ -201,9 +205,11 @@ mr_status mr_feature_take(mr_feature *f, const mr_row_map *m, const float *x, in
     mr_feature y = {.dtype = dtype == MR_F16 ? MR_F16 : MR_F32, .width = width, .count = 1};
     bad_numbers bad = {0};
     MR_TRY(mr_alloc(&y.data, m->items * width, mr_dtype_bytes(y.dtype), "text"));
-    for (int64_t i = 0; i < m->items; i++)
+    for (int64_t i = 0; i < m->items; i++) {
+        bad.row = m->row[i];
         convert((char *)y.data + i * width * (int64_t)mr_dtype_bytes(y.dtype), y.dtype,
                 x + m->row[i] * width, MR_F32, width, &bad);
+    }
     mr_status st = report_bad(&bad, "text features", y.dtype);
     if (st == MR_OK)
         *f = y;

@@ -43,6 +43,6 @@ void mr_sequences_free(mr_sequences *q);
 /* Drop users with fewer than max(k, min_len) interactions and items with fewer than k, again and
  * again until nothing changes. Numbers of what is left are compacted; user_id and item_id follow.
  * In place. ERR_DATA when nothing is left. */
-mr_status mr_sequences_k_core(mr_sequences *q, int64_t k, int64_t min_len);
+mr_status mr_sequences_k_core(mr_sequences *q, int64_t k, int64_t min_len, const char *path);
 
 #endif

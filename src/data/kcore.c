@@ -57,7 +57,7 @@ static mr_status compact(mr_sequences *q, const core *c)
     return MR_OK;
 }
 
-mr_status mr_sequences_k_core(mr_sequences *q, int64_t k, int64_t min_len)
+mr_status mr_sequences_k_core(mr_sequences *q, int64_t k, int64_t min_len, const char *path)
 {
     core c = {0};
     mr_status st;
@@ -71,10 +71,11 @@ mr_status mr_sequences_k_core(mr_sequences *q, int64_t k, int64_t min_len)
     while (sweep(q, &c, k > 1 ? k : 1, user_min) > 0) {}
     st = compact(q, &c);
     if (st == MR_OK && q->n == 0)
-        st = MR_RAISE(MR_ERR_DATA,
-                      "nothing is left after the %lld-core with at least %lld interactions a user; "
-                      "lower --k-core or --min-len",
-                      (long long)k, (long long)user_min);
+        st = MR_RAISE(
+            MR_ERR_DATA,
+            "%s: nothing is left after the %lld-core with at least %lld interactions a user; "
+            "lower --k-core or --min-len",
+            path, (long long)k, (long long)user_min);
 end:
     MR_FREE(c.user_count);
     MR_FREE(c.item_count);

@@ -260,7 +260,7 @@ mr_status mr_npy_write(const char *path, mr_dtype dtype, int rank, const int64_t
     head[8] = (unsigned char)(n & 255);
     head[9] = (unsigned char)(n >> 8);
     int fd = open(tmp, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0666);
-    MR_CHECK(fd >= 0, MR_ERR_IO, "%s cannot be created: %s", tmp, strerror(errno));
+    MR_CHECK(fd >= 0, MR_ERR_IO, "%s cannot be created: %s", path, strerror(errno));
     bool ok = write_all(fd, head, 10) && write_all(fd, text, n) && write_all(fd, data, bytes) &&
               fsync(fd) == 0;
     int err = errno;

@@ -93,7 +93,7 @@ mr_status mr_export_weights(const char *path, const mr_params *ps, const char *c
     snprintf(tmp, sizeof tmp, "%s.tmp-%d", path, (int)getpid());
     if (items->rank == 0) {
         unlink(tmp);
-        st = mr_st_create(&w, AT_FDCWD, "", tmp);
+        st = mr_st_create_as(&w, AT_FDCWD, tmp, path);
         if (st == MR_OK) st = declare_all(w, ps, config_json);
     }
     mr_status coll = MR_OK;

@@ -86,7 +86,7 @@ static mr_status write_part(hid_t file, const mr_part *p, uint64_t sum)
 }
 
 /* An empty file whose layout depends on nothing but the data. */
-static hid_t create_file(const char *tmp)
+static hid_t create_file(const char *tmp, const char *path)
 {
     hid_t fapl = H5Pcreate(H5P_FILE_ACCESS), fcpl = H5Pcreate(H5P_FILE_CREATE), file = -1;
     bool ok = fapl >= 0 && fcpl >= 0 &&
@@ -98,31 +98,31 @@ static hid_t create_file(const char *tmp)
               H5Pset_attr_phase_change(fcpl, 16, 12) >= 0 &&
               H5Pset_obj_track_times(fcpl, false) >= 0; /* same data, same bytes at any time */
     if (ok) file = H5Fcreate(tmp, H5F_ACC_EXCL, fcpl, fapl);
-    if (file < 0) (void)MR_RAISE(MR_ERR_IO, "%s cannot be created: %s", tmp, mr_h5_reason());
+    if (file < 0) (void)MR_RAISE(MR_ERR_IO, "%s cannot be created: %s", path, mr_h5_reason());
     if (fcpl >= 0) H5Pclose(fcpl);
     if (fapl >= 0) H5Pclose(fapl);
     return file;
 }
 
-static mr_status write_file(const char *tmp, const mr_h5_header *h, const mr_part *parts,
-                            const uint64_t *sums)
+static mr_status write_file(const char *tmp, const char *path, const mr_h5_header *h,
+                            const mr_part *parts, const uint64_t *sums)
 {
-    hid_t file = create_file(tmp);
+    hid_t file = create_file(tmp, path);
     if (file < 0) return MR_ERR_IO;
     mr_status st = write_header(file, h);
     for (int i = 0; i < MR_PART_COUNT && st == MR_OK; i++)
         if (parts[i].rank) st = write_part(file, &parts[i], sums[i]);
     if (st == MR_OK && H5Fflush(file, H5F_SCOPE_GLOBAL) < 0)
-        st = MR_RAISE(MR_ERR_IO, "%s cannot be flushed: %s", tmp, mr_h5_reason());
+        st = MR_RAISE(MR_ERR_IO, "%s cannot be flushed: %s", path, mr_h5_reason());
     if (H5Fclose(file) < 0 && st == MR_OK)
-        st = MR_RAISE(MR_ERR_IO, "%s cannot be closed: %s", tmp, mr_h5_reason());
+        st = MR_RAISE(MR_ERR_IO, "%s cannot be closed: %s", path, mr_h5_reason());
     return st;
 }
 
-/* fsync of a file or folder by name. */
-static mr_status sync_path(const char *path, int flags)
+/* fsync of a file or folder by name; path is what a message calls it. */
+static mr_status sync_path(const char *at, const char *path, int flags)
 {
-    int fd = open(path, flags | O_CLOEXEC);
+    int fd = open(at, flags | O_CLOEXEC);
     MR_CHECK(fd >= 0, MR_ERR_IO, "%s cannot be opened to sync it: %s", path, strerror(errno));
     int rc = fsync(fd), err = errno;
     /* Some file systems have no fsync of folders; that is not a failed write. */
@@ -137,9 +137,9 @@ static mr_status sync_path(const char *path, int flags)
 
 static mr_status publish(const char *tmp, const char *path, bool force)
 {
-    MR_TRY(sync_path(tmp, O_RDONLY));
+    MR_TRY(sync_path(tmp, path, O_RDONLY));
     if (force) {
-        MR_CHECK(rename(tmp, path) == 0, MR_ERR_IO, "%s cannot be renamed to %s: %s", tmp, path,
+        MR_CHECK(rename(tmp, path) == 0, MR_ERR_IO, "%s cannot be put in place: %s", path,
                  strerror(errno));
     } else {
         /* link fails when the name exists, rename would not. */
@@ -150,7 +150,7 @@ static mr_status publish(const char *tmp, const char *path, bool force)
             rc = rename(tmp, path); /* a file system without hard links */
         else
             unlink(tmp);
-        MR_CHECK(rc == 0, MR_ERR_IO, "%s cannot be renamed to %s: %s", tmp, path, strerror(errno));
+        MR_CHECK(rc == 0, MR_ERR_IO, "%s cannot be put in place: %s", path, strerror(errno));
     }
     char dir[4096];
     snprintf(dir, sizeof dir, "%s", path);
@@ -161,23 +161,23 @@ static mr_status publish(const char *tmp, const char *path, bool force)
         *slash = '\0';
     else
         snprintf(dir, sizeof dir, ".");
-    return sync_path(dir, O_RDONLY | O_DIRECTORY);
+    return sync_path(dir, dir, O_RDONLY | O_DIRECTORY);
 }
 
 /* Is there room? HDF5 1.10 deals badly with a disk that fills up, so it is asked beforehand:
  * reserve the bytes in a file of the temporary name, then remove it. */
-static mr_status check_room(const char *tmp, const mr_part *parts)
+static mr_status check_room(const char *tmp, const char *path, const mr_part *parts)
 {
     int64_t bytes = 65536; /* more than all headers */
     for (int i = 0; i < MR_PART_COUNT; i++) bytes += mr_part_bytes(&parts[i]);
     int fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
     MR_CHECK(fd >= 0, errno == ENOENT || errno == EACCES ? MR_ERR_USAGE : MR_ERR_IO,
-             "%s cannot be created: %s", tmp, strerror(errno));
+             "%s cannot be created: %s", path, strerror(errno));
     int err = posix_fallocate(fd, 0, bytes);
     close(fd);
     unlink(tmp);
     MR_CHECK(err == 0 || err == EOPNOTSUPP || err == EINVAL, MR_ERR_IO,
-             "no room for the %lld bytes of %s: %s", (long long)bytes, tmp, strerror(err));
+             "no room for the %lld bytes of %s: %s", (long long)bytes, path, strerror(err));
     return MR_OK;
 }
 
@@ -210,7 +210,7 @@ mr_status mr_h5_dataset_write(mr_dataset *d, const char *path, bool force)
     mr_part parts[MR_PART_COUNT];
     uint64_t sums[MR_PART_COUNT];
     mr_dataset_parts(d, parts);
-    MR_TRY(check_room(tmp, parts));
+    MR_TRY(check_room(tmp, path, parts));
     d->checksum = mr_dataset_sums(d, sums);
     mr_h5_header h;
     memset(&h, 0, sizeof h);
@@ -224,7 +224,7 @@ mr_status mr_h5_dataset_write(mr_dataset *d, const char *path, bool force)
     h.checksum = d->checksum;
     h.header_sum = mr_h5_header_sum(&h, parts);
 
-    mr_status st = write_file(tmp, &h, parts, sums);
+    mr_status st = write_file(tmp, path, &h, parts, sums);
     if (st == MR_OK) st = publish(tmp, path, force);
     if (st != MR_OK) unlink(tmp);
     return st;

@@ -32,6 +32,8 @@ bool mr_st_dtype_parse(const char *name, mr_dtype *out); /* false: unknown */
 typedef struct mr_st_writer mr_st_writer;
 /* Create dir/name; an existing file is an error. */
 mr_status mr_st_create(mr_st_writer **out_p, int dir_fd, const char *dir, const char *name);
+/* The same for a file that messages call `path`. */
+mr_status mr_st_create_as(mr_st_writer **out_p, int dir_fd, const char *name, const char *path);
 mr_status mr_st_declare(mr_st_writer *w, const char *name, mr_dtype dtype, int ndim,
                         const int64_t *dim);
 /* One string of `__metadata__`; the value is copied. */

@@ -51,9 +51,16 @@ bool mr_st_dtype_parse(const char *name, mr_dtype *out)
 
 mr_status mr_st_create(mr_st_writer **out_p, int dir_fd, const char *dir, const char *name)
 {
+    char path[MR_PATH];
+    snprintf(path, sizeof path, "%s/%s", dir, name);
+    return mr_st_create_as(out_p, dir_fd, name, path);
+}
+
+mr_status mr_st_create_as(mr_st_writer **out_p, int dir_fd, const char *name, const char *path)
+{
     mr_st_writer *w = NULL;
     MR_TRY(MR_ALLOC(&w, 1, "safetensors writer"));
-    snprintf(w->path, sizeof w->path, "%s%s%s", dir, dir[0] ? "/" : "", name);
+    snprintf(w->path, sizeof w->path, "%s", path);
     snprintf(w->name, sizeof w->name, "%s", name);
     w->dir_fd = dir_fd;
     w->fd = openat(dir_fd, name, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0666);

@@ -243,13 +243,15 @@ static mr_status check_capture(const mr_trainer *t)
 }
 
 /* run.device=auto is known only here. */
-static mr_status check_precision(const mr_config *cfg, const char *device)
+static mr_status check_device(const mr_config *cfg, const char *device)
 {
     const char *p = cfg->run.precision;
     bool is_reduced = !strcmp(p, "tf32") || !strcmp(p, "bf16");
     MR_CHECK(!is_reduced || !strcmp(device, "cuda"), MR_ERR_CONFIG,
              "run.precision=%s needs a GPU and this run computes on %s; use auto or fp32", p,
              device);
+    MR_CHECK(!cfg->run.capture || !strcmp(device, "cuda"), MR_ERR_CONFIG,
+             "run.capture=true needs a GPU and this run computes on %s; leave it out", device);
     return MR_OK;
 }
 
@@ -258,7 +260,7 @@ mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_d
 {
     mr_trainer *t = NULL;
     mr_status st;
-    MR_TRY(check_precision(cfg, opts->device ? opts->device : mr_trainer_device(cfg)));
+    MR_TRY(check_device(cfg, opts->device ? opts->device : mr_trainer_device(cfg)));
     MR_TRY(MR_ALLOC(&t, 1, "trainer"));
     t->cfg = cfg;
     t->data = data;

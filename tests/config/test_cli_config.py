@@ -72,6 +72,7 @@ class Files(unittest.TestCase):
                      "show", "--jsn")
         self.refused(2, "usage: mealrec-dist config show|doc", "config")
         self.refused(2, "config does not know 'shwo'", "config", "shwo")
+        self.refused(2, "--config needs a value: --config=FILE", "config", "show", "--config=")
         self.refused(2, "--json belongs to config show", "config", "doc", "--json")
         self.refused(66, "cannot open the configuration: No such file", "config", "show",
                      "--config", os.path.join(self.dir.name, "none.yaml"))
@@ -81,6 +82,12 @@ class Files(unittest.TestCase):
                      "config", "show", "--model.hiden=3")
         self.refused(78, "model.hidden = 300 (default) is not a multiple of model.heads = 7 "
                      "(command line)", "config", "show", "--model.heads=7")
+
+    def test_empty_file(self):
+        empty = self.file("empty.yaml", " \n")
+        r = run("config", "show", "--config", empty)
+        self.assertEqual((r.returncode, r.stderr.count(f"warning: {empty} is empty")), (0, 1))
+        self.assertEqual(run("config", "show", "--config", self.file("a", "{}")).stderr, "")
 
     def test_full_disk(self):
         with open("/dev/full", "w") as full:

@@ -153,6 +153,8 @@ static const bad_set sets[] = {
     {{"run.device", "cpu", "run.precision", "bf16"},
      "run.precision = bf16 (test) needs a GPU but run.device "
      "= cpu (test)"},
+    {{"run.device", "cpu", "run.capture", "true"},
+     "run.capture = true (test) needs a GPU but run.device = cpu (test)"},
     {{"run.device", "cpu64", "dist.comm", "nccl"}, "dist.comm = nccl (test) needs GPUs"},
 };
 

@@ -131,7 +131,8 @@ static void test_bad_features(void **state)
     expect_feature(MR_F32, 2, (int64_t[]){4, 2}, x, false, MR_F16, "1 numbers are too large");
     x[5] = NAN;
     x[2] = INFINITY;
-    expect_feature(MR_F32, 2, (int64_t[]){4, 2}, x, false, keep, "2 numbers are NaN or infinite");
+    expect_feature(MR_F32, 2, (int64_t[]){4, 2}, x, false, keep,
+                   "2 numbers are NaN or infinite, the first of them in row 1 (");
     double big[8] = {1e300};
     expect_feature(MR_F64, 2, (int64_t[]){4, 2}, big, false, keep, "too large for float32");
     size_t n;
@@ -193,7 +194,7 @@ static void test_k_core(void **state)
         int left = 0;
         for (int i = 0; i < n; i++) left += !out[i];
         mr_errors_to_log(false);
-        mr_status st = mr_sequences_k_core(&q, k, min_len);
+        mr_status st = mr_sequences_k_core(&q, k, min_len, "log");
         mr_errors_to_log(true);
         assert_int_equal(st, left ? MR_OK : MR_ERR_DATA);
         assert_int_equal(q.n, left);

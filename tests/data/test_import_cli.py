@@ -235,6 +235,12 @@ def test_files():
     refused(2, "--out", "synth")
     refused(2, "cannot be created", "synth", "--out", TMP / "no" / "n.h5")
     refused(66, "cannot be", "inspect", TMP / "none.h5")
+    for command in (["synth"], ["import", "--interactions", TMP / "none"]):
+        new = [*command, "--out", TMP / "n.h5", "--name"]
+        refused(2, "--name is empty", *new, "")
+        refused(2, "too long: 64 bytes, at most 63", *new, "n" * 64)
+    # The folder takes the name, but not the longer temporary one: the message has the first.
+    refused(74, "/" + "n" * 250 + " cannot be created", "synth", "--out", TMP / ("n" * 250))
     (TMP / "plain").write_text("hello")
     refused(65, "", "inspect", TMP / "plain")
     raw = bytearray(reference)

@@ -59,7 +59,7 @@ static void use(const mr_inter_log *log)
     fuzz_require(q.n == log->n && q.offset[q.users] == q.n, "interactions are lost in sorting");
     for (int64_t i = 0; i < q.n; i++)
         fuzz_require(q.item[i] >= 0 && q.item[i] < q.items, "an item out of range");
-    mr_status st = mr_sequences_k_core(&q, 2, 0);
+    mr_status st = mr_sequences_k_core(&q, 2, 0, "log");
     fuzz_require(st == MR_OK || st == MR_ERR_DATA, "the 2-core");
     mr_sequences_free(&q);
 }

@@ -102,6 +102,9 @@ def configuration():
     no_train(CONFIG, ["needs a text vector", "--text"], "--model.name=tedrec", data="bare.h5")
     no_train(CONFIG, ["needs a text vector"], data="bare.h5", ranks=(0,))
     no_train(CONFIG, ["dist.item_shard=2", "3 ranks"], "--dist.item_shard=2", ranks=(3,))
+    if "cuda' is not compiled" in h.run(["plan", "--run.device=cuda"]).stderr:
+        no_train(CONFIG, ["run.capture=true needs a GPU and this run computes on cpu"],
+                 "--run.capture=true")
     no_train(INTERNAL, ["run.device", "cuda"], "--run.device=cuda", ranks=(0,)) \
         if "cuda' is not compiled" in h.run(["plan", "--run.device=cuda"]).stderr else None
 
@@ -113,9 +116,11 @@ def data_files():
     no_train(DATA, ["empty.h5 is not an HDF5 file"], data="empty.h5")
     no_train(DATA, ["text.h5 is not an HDF5 file"], data="text.h5", ranks=(0,))
     no_train(DATA, ["not a regular file"], data=".", ranks=(0,))
-    for log, texts in (("empty.tsv", ["empty.tsv is empty"]), ("one.tsv", ["1 user", "at least 2"]),
+    for log, texts in (("empty.tsv", ["empty.tsv is empty"]),
+                       ("one.tsv", ["one.tsv has 1 user", "at least 2"]),
                        ("words.tsv", ["words.tsv", "line 2"]),
-                       ("short.tsv", ["no user has 4 interactions", "nothing to train on"])):
+                       ("short.tsv", ["short.tsv: no user has 4 interactions",
+                                      "nothing to train on"])):
         refused(DATA, texts, "import", "--interactions", log, "--k-core", "0", "--out", "new.h5",
                 ranks=(0,))
     refused(NO_INPUT, ["nowhere.tsv", "No such file"], "import", "--interactions", "nowhere.tsv",
@@ -145,6 +150,8 @@ def run_folders():
              "--checkpoint.resume=never",
              ranks=(0,), **same)
     no_train(IO, ["one.tsv/x", "Not a directory"], *keys, "--run.dir=one.tsv/x")
+    no_train(CONFIG, ["run.name 'nnnn", "too long: 200 bytes"], *keys, name="n" * 200)
+    no_train(CONFIG, ["run.name '-x' is not a plain folder name"], *keys, name="-x", ranks=(0,))
     no_train(CONFIG, ["run.name = ../up"], *keys, "--run.name=../up", ranks=(0,))
     os.makedirs(path("runs", "foreign"))
     with open(path("runs", "foreign", "notes.txt"), "w") as f:
