@@ -22,7 +22,7 @@ static void small_losses(mr_kb *b)
 static void softmax(mr_kb *b)
 {
     const mr_kb_sizes *z = &b->z;
-    int64_t d = z->d, V = z->V, M = mr_softmax_chunk(V, mr_dtype_bytes(b->dev->real));
+    int64_t d = z->d, V = z->V, M = mr_softmax_chunk(V, mr_dtype_bytes(b->dev->real), false);
     if (M > z->B) M = z->B;
     void *raw = mr_kb_reals(b, M * V), *norm = mr_kb_reals(b, V), *coef = mr_kb_reals(b, M);
     void *table = mr_kb_reals(b, V * d), *dtable = mr_kb_reals(b, V * d), *one = mr_kb_reals(b, 1);

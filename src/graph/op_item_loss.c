@@ -20,9 +20,10 @@ typedef struct item {
     double *ce;
 } item;
 
-static void carve(mr_carve *c, item *it, int64_t rows_cap, int64_t rows_all, int64_t v_max,
-                  int size, int64_t real)
+static void carve(mr_carve *c, item *it, const mr_graph *g, int64_t rows_cap, int64_t rows_all,
+                  int64_t v_max, int size)
 {
+    int64_t real = (int64_t)g->real_bytes;
     int64_t own = rows_cap * it->d * real, all = rows_all * it->d * real;
     it->x_own = mr_carve_take(c, it->is_cosine ? own : 0);
     it->x_all = mr_carve_take(c, size > 1 ? all : 0);
@@ -33,7 +34,8 @@ static void carve(mr_carve *c, item *it, int64_t rows_cap, int64_t rows_all, int
     it->dot_e = mr_carve_take(c, it->is_cosine ? v_max * real : 0);
     it->target = mr_carve_take(c, rows_all * 4);
     it->ce = mr_carve_take(c, rows_all * (int64_t)sizeof(double));
-    it->work = mr_carve_take(c, mr_softmax_work(v_max, it->d, size, (size_t)real));
+    it->work =
+        mr_carve_take(c, mr_softmax_work(v_max, it->d, size, g->real_bytes, g->dims.few_calls));
 }
 
 static mr_status set_up(item *it, mr_run *r, const mr_node *n)
@@ -50,7 +52,7 @@ static mr_status set_up(item *it, mr_run *r, const mr_node *n)
     it->is_shared = it->rows.size > 1;
     mr_rank_rows_scaled(&it->rows, it->d, it->counts);
     mr_carve c = {r->ex.scratch, 0};
-    carve(&c, it, n->i[1], n->i[2], n->i[3], it->rows.size, (int64_t)r->g->real_bytes);
+    carve(&c, it, r->g, n->i[1], n->i[2], n->i[3], it->rows.size);
     MR_CHECK(c.used <= (int64_t)n->scratch_bytes && it->rows.total <= n->i[2], MR_ERR_INTERNAL,
              "item_loss: compiled for %lld rows of %d ranks, got %lld rows of %d",
              (long long)n->i[2], r->g->dims.n_ranks, (long long)it->rows.total, it->rows.size);
@@ -94,10 +96,11 @@ static mr_status pass(mr_run *r, const mr_node *n, bool with_grad)
         s.x = it.x_all;
         s.target = it.target;
     }
+    bool is_direct = !it.is_shared && !it.is_cosine && mr_wants(r, n, 0) && !mr_acc(r, n, 0);
     if (with_grad) {
         s.dtable = mr_pgrad(r, n, 0);
         s.acc_table = mr_pacc(r, n, 0);
-        s.dx = it.dx_all;
+        s.dx = is_direct ? mr_grad(r, n->in[0]) : it.dx_all;
     }
     MR_TRY(mr_softmax_pass(r, &s));
     mr_k(r)->ce_sum(mr_val(r, mr_node_id(r, n)), it.ce + it.rows.first, it.B, 1.0, ex);
@@ -111,7 +114,7 @@ static mr_status pass(mr_run *r, const mr_node *n, bool with_grad)
         r->items->purpose = MR_FOR_LOSS_GRADS;
         MR_TRY(r->items->reduce_scatterv(r->items, it.dx_all, dx, it.counts, real));
     }
-    if (!mr_wants(r, n, 0)) return MR_OK;
+    if (is_direct || !mr_wants(r, n, 0)) return MR_OK;
     void *out = mr_grad(r, n->in[0]);
     if (!it.is_cosine) {
         mr_k(r)->axpy(out, dx, it.B * it.d, 1.0, mr_acc(r, n, 0), ex);
@@ -157,7 +160,7 @@ int mr_g_item_loss(mr_graph *g, int x, int table, bool cosine, double temperatur
     n.i[3] = is_sharded ? (p->dim[0] + size - 1) / size : p->dim[0]; /* most rows of a rank */
     mr_carve c = {NULL, 0};
     item it = {.d = p->dim[1], .is_cosine = cosine};
-    carve(&c, &it, n.i[1], n.i[2], n.i[3], size, (int64_t)g->real_bytes);
+    carve(&c, &it, g, n.i[1], n.i[2], n.i[3], size);
     n.scratch_bytes = (size_t)c.used;
     return mr_graph_add(g, &n);
 }

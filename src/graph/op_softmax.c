@@ -35,10 +35,12 @@ void mr_rank_rows_scaled(const mr_rank_rows *rows, int64_t width, int64_t *count
     for (int i = 0; i < rows->size; i++) counts[i] = rows->counts[i] * width;
 }
 
-int64_t mr_softmax_chunk(int64_t v_max, size_t real_bytes)
+int64_t mr_softmax_chunk(int64_t v_max, size_t real_bytes, bool few_calls)
 {
-    int64_t c = MR_SOFTMAX_BYTES / ((v_max > 0 ? v_max : 1) * (int64_t)real_bytes);
-    if (c > MR_SOFTMAX_ROWS) return MR_SOFTMAX_ROWS;
+    int64_t most = few_calls ? MR_SOFTMAX_ROWS_FEW_CALLS : MR_SOFTMAX_ROWS;
+    int64_t bytes = few_calls ? MR_SOFTMAX_BYTES_FEW_CALLS : MR_SOFTMAX_BYTES;
+    int64_t c = bytes / ((v_max > 0 ? v_max : 1) * (int64_t)real_bytes);
+    if (c > most) return most;
     return c >= 16 ? c / 16 * 16 : (c > 0 ? c : 1);
 }
 
@@ -48,9 +50,9 @@ typedef struct pieces {
     double *stats;
 } pieces;
 
-static pieces carve(mr_carve *c, int64_t v_max, int64_t w, int size, int64_t real)
+static pieces carve(mr_carve *c, int64_t v_max, int64_t w, int size, int64_t real, bool few_calls)
 {
-    int64_t rows = mr_softmax_chunk(v_max, (size_t)real);
+    int64_t rows = mr_softmax_chunk(v_max, (size_t)real, few_calls);
     pieces p;
     p.logits = mr_carve_take(c, rows * v_max * real);
     p.xs = mr_carve_take(c, rows * w * real);
@@ -59,10 +61,10 @@ static pieces carve(mr_carve *c, int64_t v_max, int64_t w, int size, int64_t rea
     return p;
 }
 
-int64_t mr_softmax_work(int64_t v_max, int64_t w, int size, size_t real_bytes)
+int64_t mr_softmax_work(int64_t v_max, int64_t w, int size, size_t real_bytes, bool few_calls)
 {
     mr_carve c = {NULL, 0};
-    carve(&c, v_max, w, size, (int64_t)real_bytes);
+    carve(&c, v_max, w, size, (int64_t)real_bytes, few_calls);
     return c.used;
 }
 
@@ -82,10 +84,15 @@ typedef struct ids {
     char *dtable, *inv, *dot, *logits;
 } ids;
 
+static int64_t block_ids(const mr_run *r, const mr_softmax *s)
+{
+    return r->g->dims.few_calls ? s->v : MR_SOFTMAX_BLOCK;
+}
+
 static ids ids_at(const mr_run *r, const mr_softmax *s, const pieces *p, int64_t c0)
 {
-    int64_t real = (int64_t)r->g->real_bytes, left = s->v - c0;
-    ids k = {.c0 = c0, .m = left < MR_SOFTMAX_BLOCK ? left : MR_SOFTMAX_BLOCK};
+    int64_t real = (int64_t)r->g->real_bytes, left = s->v - c0, most = block_ids(r, s);
+    ids k = {.c0 = c0, .m = left < most ? left : most};
     k.table = (const char *)s->table + c0 * s->w * real;
     k.dtable = s->dtable ? (char *)s->dtable + c0 * s->w * real : NULL;
     k.inv = s->is_cosine ? (char *)s->inv + c0 * real : NULL;
@@ -99,7 +106,7 @@ static ids ids_at(const mr_run *r, const mr_softmax *s, const pieces *p, int64_t
 static void raw_logits(mr_run *r, const mr_softmax *s, const pieces *p, const char *x, int64_t m,
                        bool is_first)
 {
-    for (int64_t c0 = 0; c0 < s->v; c0 += MR_SOFTMAX_BLOCK) {
+    for (int64_t c0 = 0; c0 < s->v; c0 += block_ids(r, s)) {
         ids b = ids_at(r, s, p, c0);
         if (is_first && s->is_cosine) mr_k(r)->row_inv_norm(b.inv, b.table, b.m, s->w, &r->ex);
         if (is_first && s->is_cosine && s->dtable && s->acc_table)
@@ -108,8 +115,20 @@ static void raw_logits(mr_run *r, const mr_softmax *s, const pieces *p, const ch
     }
 }
 
-/* Both gradients of m rows. The last chunk finishes the table's with the projection of cosine
- * scores. */
+/* After the products: the targets' part, and in the last chunk the projection of cosine scores.
+ * dx is NULL unless the block is all ids. */
+static void finish_table(mr_run *r, const mr_softmax *s, const ids *b, char *dx, int64_t at,
+                         int64_t m)
+{
+    const char *x = (const char *)s->x + at * s->w * (int64_t)r->g->real_bytes;
+    mr_k(r)->ce_target(b->dtable, dx, b->table, x, s->target + at, b->inv, m, b->m, s->w,
+                       s->lo + b->c0, s->scale, s->weight, &r->ex);
+    if (s->is_cosine && at + m == s->n)
+        mr_k(r)->norm_project(b->dtable, b->dtable, b->table, b->inv, s->acc_table ? b->dot : NULL,
+                              b->m, s->w, 0, &r->ex);
+}
+
+/* Both gradients of m rows. */
 static void gradients(mr_run *r, const mr_softmax *s, const pieces *p, int64_t at, int64_t m)
 {
     const mr_exec *ex = &r->ex;
@@ -117,20 +136,22 @@ static void gradients(mr_run *r, const mr_softmax *s, const pieces *p, int64_t a
     const char *x = (const char *)s->x + at * w * real;
     char *dx = (char *)s->dx + at * w * real;
     double beta = at > 0 || s->acc_table ? 1.0 : 0.0;
+    bool is_one = s->v > 0 && s->v <= block_ids(r, s);
     mr_k(r)->row_scale(p->xs, x, p->coef, m, w, ex);
-    for (int64_t c0 = 0; c0 < s->v; c0 += MR_SOFTMAX_BLOCK) {
+    for (int64_t c0 = 0; c0 < s->v; c0 += block_ids(r, s)) {
         ids b = ids_at(r, s, p, c0);
         mr_k(r)->gemm(b.dtable, b.logits, p->xs, b.m, w, m, 1, 0, s->v, w, w, 1.0, beta, ex);
         mr_k(r)->gemm(dx, b.logits, b.table, m, w, b.m, 0, 0, s->v, w, w, 1.0, c0 > 0 ? 1.0 : 0.0,
                       ex);
-        mr_k(r)->ce_target(b.dtable, NULL, b.table, x, s->target + at, b.inv, m, b.m, w, s->lo + c0,
-                           s->scale, s->weight, ex);
-        if (s->is_cosine && at + m == s->n)
-            mr_k(r)->norm_project(b.dtable, b.dtable, b.table, b.inv, s->acc_table ? b.dot : NULL,
-                                  b.m, w, 0, ex);
+        if (!is_one) finish_table(r, s, &b, NULL, at, m);
     }
     if (s->v == 0) mr_k(r)->zero(dx, m * w, ex);
     mr_k(r)->row_scale(dx, dx, p->coef, m, w, ex);
+    if (is_one) {
+        ids b = ids_at(r, s, p, 0);
+        finish_table(r, s, &b, dx, at, m);
+        return;
+    }
     mr_k(r)->ce_target(NULL, dx, s->table, x, s->target + at, s->is_cosine ? s->inv : NULL, m, s->v,
                        w, s->lo, s->scale, s->weight, ex);
 }
@@ -153,8 +174,10 @@ static mr_status chunk_pass(mr_run *r, const mr_softmax *s, const pieces *p, int
 mr_status mr_softmax_pass(mr_run *r, const mr_softmax *s)
 {
     mr_carve c = {s->work, 0};
-    pieces p = carve(&c, s->v_max, s->w, s->comm ? s->comm->size : 1, (int64_t)r->g->real_bytes);
-    int64_t rows = mr_softmax_chunk(s->v_max, r->g->real_bytes);
+    bool few = r->g->dims.few_calls;
+    pieces p =
+        carve(&c, s->v_max, s->w, s->comm ? s->comm->size : 1, (int64_t)r->g->real_bytes, few);
+    int64_t rows = mr_softmax_chunk(s->v_max, r->g->real_bytes, few);
     if (s->dtable && s->n == 0 && !s->acc_table) mr_k(r)->zero(s->dtable, s->v * s->w, &r->ex);
     for (int64_t at = 0; at < s->n; at += rows)
         MR_TRY(chunk_pass(r, s, &p, at, s->n - at < rows ? s->n - at : rows));

@@ -9,6 +9,9 @@
 #define MR_SOFTMAX_BYTES (30 << 20) /* most bytes of one chunk of logits */
 #define MR_SOFTMAX_ROWS 256         /* most rows of a chunk */
 #define MR_SOFTMAX_BLOCK 1024       /* ids of one matrix product: its rows stay in a core's cache */
+/* The same where few calls count more (mr_graph_dims.few_calls): all ids in one product. */
+#define MR_SOFTMAX_BYTES_FEW_CALLS (256 << 20)
+#define MR_SOFTMAX_ROWS_FEW_CALLS 2048
 #define MR_MAX_RANKS 4096
 
 typedef struct mr_softmax {
@@ -30,8 +33,8 @@ typedef struct mr_softmax {
 } mr_softmax;
 
 /* Rows of a chunk and bytes of work memory (v_max as above, size ranks). */
-int64_t mr_softmax_chunk(int64_t v_max, size_t real_bytes);
-int64_t mr_softmax_work(int64_t v_max, int64_t w, int size, size_t real_bytes);
+int64_t mr_softmax_chunk(int64_t v_max, size_t real_bytes, bool few_calls);
+int64_t mr_softmax_work(int64_t v_max, int64_t w, int size, size_t real_bytes, bool few_calls);
 /* ce, and with dtable and dx the gradients of weight * sum ce / rows_global. Collective over comm;
  * the number of collectives depends on n and v_max alone. */
 mr_status mr_softmax_pass(mr_run *r, const mr_softmax *s);

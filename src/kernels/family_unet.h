@@ -12,6 +12,7 @@
 typedef struct mr_conv {
     int64_t n, S, So, ci, co;
     int stride;
+    int64_t ctx_ld; /* elements between the contexts of samples */
 } mr_conv;
 
 /* One group norm with FiLM: c channels in `groups` groups; statistics over S x (c / groups).
@@ -30,19 +31,27 @@ static inline int64_t mr_gn_scratch(int64_t n, int64_t S, int64_t c)
 {
     return (n + MR_GN_BLOCK - 1) / MR_GN_BLOCK * (4 + S) * c;
 }
-#define MR_SUM_BLOCK 64 /* samples of one partial sum in conv3_bwd_add */
-static inline int64_t mr_conv_scratch(int64_t n, int64_t ci, int64_t co)
+#define MR_SUM_BLOCK 64 /* samples of one partial sum in conv3_bwd_add on a CPU */
+/* Elements of scratch that any of the conv3 kernels needs. few_calls, which kernels of a GPU need:
+ * also a copy of x or dy with zero frames around it, and the weights' gradients of every frame. */
+static inline int64_t mr_conv_scratch(const mr_conv *cv, bool few_calls)
 {
-    int64_t flip = 3 * ci * co, part = (n + MR_SUM_BLOCK - 1) / MR_SUM_BLOCK * co;
-    return flip > part ? flip : part;
+    int64_t w = 3 * cv->ci * cv->co, part = (cv->n + MR_SUM_BLOCK - 1) / MR_SUM_BLOCK * cv->co;
+    int64_t most = w > part ? w : part;
+    if (!few_calls) return most;
+    int64_t x = cv->n * (cv->S + 2) * cv->ci + cv->So * w;
+    int64_t dy = cv->n * (cv->So + 2) * cv->co + w;
+    most = x > most ? x : most;
+    return dy > most ? dy : most;
 }
 
 #define MR_KERNELS_UNET(X)                                                                         \
     /* y[n,So,co] = conv(x[n,S,ci], w[co,3,ci]) + bias[co] + residual[n,So,co] + context[n,co],    \
-     * the context on every frame; each of the three may be NULL. y aliases nothing. */            \
+     * the context (rows cv->ctx_ld apart) on every frame; each of the three may be NULL. y        \
+     * aliases nothing. Scratch: mr_conv_scratch reals, as for the backward kernels */             \
     X(conv3_fwd, (void *y, const void *x, const void *w, const void *bias, const void *residual,   \
                   const void *context, const mr_conv *cv, const mr_exec *ex))                      \
-    /* dx[n,S,ci] (+)= transposed convolution of dy[n,So,co]. Scratch: 3 * ci * co reals */        \
+    /* dx[n,S,ci] (+)= transposed convolution of dy[n,So,co] */                                    \
     X(conv3_bwd_x,                                                                                 \
       (void *dx, const void *dy, const void *w, const mr_conv *cv, int acc, const mr_exec *ex))    \
     /* dw[co,3,ci] (+)= sum over samples and frames of dy x */                                     \
@@ -51,10 +60,11 @@ static inline int64_t mr_conv_scratch(int64_t n, int64_t ci, int64_t co)
     /* The added terms in one pass over dy[n,S,w]; each may be NULL; fixed order:                  \
      *   dbias[w] (+)= sum_{n,S} dy                                                                \
      *   dres[n,S,w] (+)= dy      (may alias dy when acc_res = 0)                                  \
-     *   dctx[n,w] (+)= sum_S dy                                                                   \
-     * Scratch: ceil(n / MR_SUM_BLOCK) * w reals when dbias is wanted */                           \
-    X(conv3_bwd_add, (void *dbias, void *dres, void *dctx, const void *dy, int64_t n, int64_t S,   \
-                      int64_t w, int acc_bias, int acc_res, int acc_ctx, const mr_exec *ex))       \
+     *   dctx[n,w] (+)= sum_S dy, rows ctx_ld apart                                                \
+     * Scratch as above when dbias is wanted */                                                    \
+    X(conv3_bwd_add,                                                                               \
+      (void *dbias, void *dres, void *dctx, const void *dy, int64_t n, int64_t S, int64_t w,       \
+       int64_t ctx_ld, int acc_bias, int acc_res, int acc_ctx, const mr_exec *ex))                 \
     /* y[n,S,c] = x[n,S,c] + v[n,c] on every frame; y may alias x */                               \
     X(frame_add,                                                                                   \
       (void *y, const void *x, const void *v, int64_t n, int64_t S, int64_t c, const mr_exec *ex)) \
@@ -62,8 +72,9 @@ static inline int64_t mr_conv_scratch(int64_t n, int64_t ci, int64_t co)
      * [c]; film may be NULL (scale = shift = 0) */                                                \
     X(group_norm_fwd, (void *y, void *mean, void *rstd, const void *x, const void *gamma,          \
                        const void *beta, const void *film, const mr_gn *gn, const mr_exec *ex))    \
-    /* dx[n,S,c] (+)=, dgamma[c], dbeta[c] (+)=, dfilm[n,2c] (+)= (NULL: not wanted; only with     \
-     * film_ld = 2c). dx may be NULL and may alias dy when acc_x = 0. Scratch: mr_gn_scratch reals \
+    /* dx[n,S,c] (+)=, dgamma[c], dbeta[c] (+)=, dfilm[n,2c] (+)= (NULL: not wanted; rows film_ld  \
+     * apart, as in film). dx may be NULL and may alias dy when acc_x = 0. Scratch: mr_gn_scratch  \
+     * reals                                                                                       \
      */                                                                                            \
     X(group_norm_bwd,                                                                              \
       (void *dx, void *dgamma, void *dbeta, void *dfilm, const void *dy, const void *x,            \

@@ -36,15 +36,15 @@ static void attention(twin_world *w, int mode, bool has_first)
 
 static void convolution(twin_world *w, int stride)
 {
-    mr_conv cv = {B, S, (S + stride - 1) / stride, 6, 10, stride};
+    mr_conv cv = {B, S, (S + stride - 1) / stride, 6, 10, stride, 13};
     twin *x = twin_reals(w, B * S * 6), *wt = twin_reals(w, 10 * 3 * 6);
     twin *y = twin_reals(w, B * cv.So * 10), *dx = twin_reals(w, B * S * 6);
-    twin *dw = twin_reals(w, 180), *bias = twin_reals(w, 10), *ctx = twin_reals(w, B * 10);
+    twin *dw = twin_reals(w, 180), *bias = twin_reals(w, 10), *ctx = twin_reals(w, B * 13);
     twin *dres = twin_reals(w, B * cv.So * 10), *res = twin_reals(w, B * cv.So * 10);
     BOTH(conv3_fwd, A(y), A(x), A(wt), A(bias), A(res), A(ctx), &cv, EX);
     BOTH(conv3_bwd_x, A(dx), A(y), A(wt), &cv, stride == 2, EX);
     BOTH(conv3_bwd_w, A(dw), A(y), A(x), &cv, stride == 2, EX);
-    BOTH(conv3_bwd_add, A(bias), A(dres), A(ctx), A(y), B, cv.So, 10, 1, 1, 0, EX);
+    BOTH(conv3_bwd_add, A(bias), A(dres), A(ctx), A(y), B, cv.So, 10, 13, 1, 1, 0, EX);
     twin_same(w, "conv3_fwd", "y", y, 18);
     twin_same(w, "conv3_bwd_x", "dx", dx, 30);
     twin_same(w, "conv3_bwd_w", "dw", dw, B * S);
@@ -60,13 +60,13 @@ static void group_norm(twin_world *w)
     twin *rid = twin_ints(w, B, 3, 7, 1000), *pos = twin_ints(w, B, 0, 0, 1);
     mr_gn gn[2];
     for (int side_ = 0; side_ < 2; side_++)
-        gn[side_] = (mr_gn){B, S, C, G, 2 * C, 1e-5, {0.2, 9, {A(rid), A(pos)}, 1}};
+        gn[side_] = (mr_gn){B, S, C, G, 2 * C + 3, 1e-5, {0.2, 9, {A(rid), A(pos)}, 1}};
     twin *x = twin_reals(w, B * S * C), *y = twin_reals(w, B * S * C);
-    twin *film = twin_reals(w, B * 24);
+    twin *film = twin_reals(w, B * 27);
     twin *gamma = twin_reals(w, C), *beta = twin_reals(w, C), *mean = twin_reals(w, B * G);
     twin *rstd = twin_reals(w, B * G), *dx = twin_reals(w, B * S * C);
     twin *dy = twin_reals(w, B * S * C);
-    twin *dg = twin_reals(w, C), *db = twin_reals(w, C), *dfilm = twin_reals(w, B * 24);
+    twin *dg = twin_reals(w, C), *db = twin_reals(w, C), *dfilm = twin_reals(w, B * 27);
     BOTH(group_norm_fwd, A(y), A(mean), A(rstd), A(x), A(gamma), A(beta), A(film), &gn[side_], EX);
     BOTH(group_norm_bwd, A(dx), A(dg), A(db), A(dfilm), A(dy), A(x), A(mean), A(rstd), A(gamma),
          A(beta), A(film), &gn[side_], 1, 0, 1, 0, EX);

@@ -135,7 +135,7 @@ __device__ static void sample_params(const gn_args &a, const gn_grads &g, int64_
         }
         Q *= ch.rs;
         if (g.dfilm) {
-            float *df = g.dfilm + i * 2 * a.c;
+            float *df = g.dfilm + i * a.film_ld;
             put(&df[j], a.gamma[j] * Q + a.beta[j] * P, g.acc_film);
             put(&df[a.c + j], P, g.acc_film);
         }

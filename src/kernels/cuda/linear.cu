@@ -1,5 +1,6 @@
-/* Matrix products (cuBLAS), bias, activation, column sums. */
+/* Matrix products (cuBLAS, cuBLASLt), bias, activation, column sums. */
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/lt.h"
 
 /* Operands and result are float32 in memory and sums are made in float32, whatever the arithmetic.
  */
@@ -25,6 +26,40 @@ void gemm_cuda(void *c, const void *a, const void *b, int64_t m, int64_t n, int6
                         m, k, &al, b, CUDA_R_32F, ldb, a, CUDA_R_32F, lda, &be, c, CUDA_R_32F, ldc,
                         arithmetic(ex), CUBLAS_GEMM_DEFAULT);
     if (q->blas_status == CUBLAS_STATUS_SUCCESS) q->blas_status = st;
+}
+
+void gemm_batch_cuda(void *c, const void *a, const void *b, const mr_gemm_batch *batch, int64_t m,
+                     int64_t n, int64_t k, int ta, int tb, int64_t lda, int64_t ldb, int64_t ldc,
+                     double alpha, double beta, const mr_exec *ex)
+{
+    mr_cuda_queue *q = queue_of(ex);
+    float al = (float)alpha, be = (float)beta;
+    if (m == 0 || n == 0 || batch->count == 0) return;
+    cublasStatus_t st = cublasGemmStridedBatchedEx_64(
+        q->blas, tb ? CUBLAS_OP_T : CUBLAS_OP_N, ta ? CUBLAS_OP_T : CUBLAS_OP_N, n, m, k, &al, b,
+        CUDA_R_32F, ldb, batch->stride_b, a, CUDA_R_32F, lda, batch->stride_a, &be, c, CUDA_R_32F,
+        ldc, batch->stride_c, batch->count, arithmetic(ex), CUBLAS_GEMM_DEFAULT);
+    if (q->blas_status == CUBLAS_STATUS_SUCCESS) q->blas_status = st;
+}
+
+void linear_fwd_cuda(void *y, void *pre, const void *x, const void *w, const void *b, int64_t n,
+                     int64_t o, int64_t i, int act, const mr_exec *ex)
+{
+    mr_lt_layer l = {MR_LT_FORWARD, y, (void *)b, x, w, n, o, i, 0.0f, arithmetic(ex)};
+    if (b && n > 0 && mr_lt_run(queue_of(ex), &l))
+        b = NULL;
+    else
+        gemm_cuda(y, x, w, n, o, i, 0, 1, i, i, o, 1.0, 0.0, ex);
+    if (b || act != MR_ACT_NONE) bias_act_fwd_cuda(y, pre, b, n, o, act, ex);
+}
+
+void linear_bwd_w_cuda(void *dw, void *db, const void *dy, const void *x, int64_t n, int64_t o,
+                       int64_t i, int acc_w, int acc_b, const mr_exec *ex)
+{
+    mr_lt_layer l = {MR_LT_BACKWARD, dw, db, x, dy, n, o, i, acc_w ? 1.0f : 0.0f, arithmetic(ex)};
+    if (db && !acc_b && n > 0 && mr_lt_run(queue_of(ex), &l)) return;
+    gemm_cuda(dw, dy, x, o, i, n, 1, 0, o, i, i, 1.0, acc_w ? 1.0 : 0.0, ex);
+    if (db) col_sum_cuda(db, dy, n, o, acc_b, ex);
 }
 
 __device__ static inline float activate(float x, int act)
