@@ -45,7 +45,7 @@ static void losses(twin_world *w)
     twin *z = twin_reals(w, B * D), *s = twin_reals(w, B), *inv = twin_reals(w, B);
     twin *one = twin_reals(w, 1), *raw = twin_reals(w, B * V), *stats = twin_doubles(w, 3 * B);
     twin *target = twin_ints(w, B, 11, 0, V + 6), *skip = twin_ints(w, B, 7, 1, V + 6);
-    twin *coef = twin_reals(w, B), *ce = twin_doubles(w, B), *cs = twin_reals(w, V);
+    twin *coef = twin_reals(w, B), *ce = twin_doubles(w, B), *cs = twin_positive(w, V);
     twin *table = twin_reals(w, V * D), *dtable = twin_reals(w, V * D);
     BOTH(mse_fwd, A(one), A(x), A(t), B, D, EX);
     twin_same(w, "mse_fwd", "loss", one, 1);
@@ -74,7 +74,7 @@ static void losses(twin_world *w)
     BOTH(pair_ids, A(target), A(skip), B / 2, 3, B, EX);
     twin_equal(w, "pair_ids", "target", target);
     twin_equal(w, "pair_ids", "skip", skip);
-    BOTH(zero, A(z), B, EX);
+    BOTH(zero, A(z), B * D, EX);
     twin_equal(w, "zero", "y", z);
     twin_release(w);
 }

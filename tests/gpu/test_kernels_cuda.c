@@ -72,9 +72,8 @@ static void linear(twin_world *w)
 static void optim(twin_world *w)
 {
     enum { N = 100003 };
-    twin *p = twin_reals(w, N), *m = twin_reals(w, N), *v = twin_reals(w, N), *g = twin_reals(w, N);
-    twin *stats = twin_doubles(w, 2);
-    BOTH(axpy, A(v), A(v), N, 0.0, 0, EX);
+    twin *p = twin_reals(w, N), *m = twin_reals(w, N), *v = twin_positive(w, N);
+    twin *g = twin_reals(w, N), *stats = twin_doubles(w, 2);
     BOTH(adam, A(p), A(m), A(v), A(g), N, 0.9, 0.99, 1e-8, 0.01, EX);
     twin_same(w, "adam", "p", p, 1);
     twin_same(w, "adam", "m", m, 1);

@@ -74,6 +74,14 @@ twin *twin_reals(twin_world *w, int64_t n)
     return twin_send(w, t);
 }
 
+twin *twin_positive(twin_world *w, int64_t n)
+{
+    twin *t = twin_new(w, n, 4);
+    for (int64_t i = 0; i < n; i++)
+        ((float *)t->host)[i] = (float)(0.6 + 0.5 * number(w->n_made, i));
+    return twin_send(w, t);
+}
+
 twin *twin_doubles(twin_world *w, int64_t n)
 {
     twin *t = twin_new(w, n, 8);

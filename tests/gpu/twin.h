@@ -25,6 +25,7 @@ void twin_world_make(twin_world *w, mr_device *dev, const mr_kernels *tested);
 void twin_world_free(twin_world *w);
 /* n reals in [-1, 1); the same on both sides. They live until twin_release. */
 twin *twin_reals(twin_world *w, int64_t n);
+twin *twin_positive(twin_world *w, int64_t n); /* in [0.1, 1.1) */
 twin *twin_doubles(twin_world *w, int64_t n);
 /* n 4-byte integers, f(i) = (mul * i + add) % mod */
 twin *twin_ints(twin_world *w, int64_t n, int64_t mul, int64_t add, int64_t mod);

@@ -61,7 +61,7 @@ def includes(files):
 
 
 # ---- size and shape of the text ----
-WIDE_ENDINGS = (".c", ".h", ".cu", ".cuh", ".def", ".py", ".sh", ".sbatch", ".cmake",
+WIDE_ENDINGS = (".c", ".h", ".cc", ".cu", ".cuh", ".def", ".py", ".sh", ".sbatch", ".cmake",
                 "CMakeLists.txt")
 
 
@@ -75,7 +75,7 @@ def file_size(files):
 
 def function_size(files):
     for f in files:
-        if f.path.endswith((".c", ".cu", ".h", ".cuh")):
+        if f.path.endswith((".c", ".cc", ".cu", ".h", ".cuh")):
             for name, first, last in functions(f):
                 if last - first + 1 > MAX_FUNCTION:
                     yield f.path, first, (f"function {name} has {last - first + 1} lines, "

@@ -4,7 +4,7 @@ import re
 
 TOP_FILES = ("CMakeLists.txt", "README.md", ".clang-format")
 TOP_FOLDERS = ("src", "tests", "launch", "configs", "docs", "tools", ".ci")
-C_ENDINGS = (".c", ".h", ".cu", ".cuh")
+C_ENDINGS = (".c", ".h", ".cu", ".cuh", ".cc")
 SKIPPED_FOLDERS = ("__pycache__", "build")
 
 

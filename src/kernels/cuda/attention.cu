@@ -91,7 +91,7 @@ __device__ static void dots(float *out, const float *x, const att_args &a, const
 
 __global__ static void attention_fwd_kernel(float *out, float *prob, att_args a)
 {
-    extern __shared__ float p[]; /* [S] */
+    SHARED_REST(float, p); /* [S] */
     att_row r(a);
     int64_t d = a.s.d, H = a.s.heads;
     for (int64_t i = 0; i < r.n_q; i++) {
@@ -123,9 +123,9 @@ void attention_fwd_cuda(void *out, void *prob, const void *q, const void *kv, co
                         const mr_att_shape *s, const mr_drop *drop, const mr_exec *ex)
 {
     if (s->B > 0)
-        attention_fwd_kernel<<<(unsigned)(s->B * s->heads), THREADS, (size_t)s->S * sizeof(float),
-                               stream_of(ex)>>>((float *)out, (float *)prob,
-                                                make_args(q, kv, kv_first, s, drop, ex));
+        LAUNCH(attention_fwd_kernel, (unsigned)(s->B * s->heads), THREADS,
+               (size_t)s->S * sizeof(float), ex, (float *)out, (float *)prob,
+               make_args(q, kv, kv_first, s, drop, ex));
 }
 
 struct att_grads {
@@ -188,7 +188,7 @@ __device__ static void keys_bwd(const float *ds, const float *w, const att_args 
 
 __global__ static void attention_bwd_kernel(att_args a, att_grads g, int64_t tile)
 {
-    extern __shared__ float shared[]; /* ds[tile,S], w[tile,S] */
+    SHARED_REST(float, shared); /* ds[tile,S], w[tile,S] */
     float *ds = shared, *w = shared + tile * a.s.S;
     att_row r(a);
     for (int64_t t0 = 0; t0 < r.n_q; t0 += tile) {
@@ -210,7 +210,7 @@ void attention_bwd_cuda(void *dq, void *dkv, void *dkv_first, const void *dout, 
     if (s->B == 0) return;
     /* As many queries as 48 KiB of shared memory hold; S is at most MR_ATT_MAX_KEYS. */
     int64_t tile = TILE_FLOATS / s->S < TILE_QUERIES ? TILE_FLOATS / s->S : TILE_QUERIES;
-    attention_bwd_kernel<<<(unsigned)(s->B * s->heads), THREADS,
-                           (size_t)(2 * tile * s->S) * sizeof(float), stream_of(ex)>>>(
-        make_args(q, kv, kv_first, s, drop, ex), g, tile);
+    LAUNCH(attention_bwd_kernel, (unsigned)(s->B * s->heads), THREADS,
+           (size_t)(2 * tile * s->S) * sizeof(float), ex, make_args(q, kv, kv_first, s, drop, ex),
+           g, tile);
 }

@@ -26,6 +26,17 @@ enum {
 }; /* shared memory every GPU has, less some */
 #define ALL_LANES 0xffffffffu
 
+/* What only nvcc understands; where another compiler takes the kernels, for the emulator of the
+ * tests, that one's cuda_runtime.h defines these. LAUNCH(kernel, grid, block, bytes, ex,
+ * arguments): start a kernel with so many bytes of SHARED_REST. SHARED(type, name, [size]): shared
+ * memory of a block; SHARED_REST(type, name): what the launch asked for. */
+#ifdef __CUDACC__
+#define LAUNCH(kernel, grid, block, bytes, ex, ...)                                                \
+    kernel<<<grid, block, bytes, stream_of(ex)>>>(__VA_ARGS__)
+#define SHARED(type, name, size) __shared__ type name size
+#define SHARED_REST(type, name) extern __shared__ type name[]
+#endif
+
 static inline mr_cuda_queue *queue_of(const mr_exec *ex) { return (mr_cuda_queue *)ex->stream; }
 static inline cudaStream_t stream_of(const mr_exec *ex) { return queue_of(ex)->stream; }
 static inline int64_t pieces(int64_t n, int64_t size) { return (n + size - 1) / size; }
@@ -44,7 +55,7 @@ template <class F> __global__ void each_kernel(int64_t n, F f)
 /* f(i) for i < n, one thread each. */
 template <class F> static void each(int64_t n, const mr_exec *ex, F f)
 {
-    if (n > 0) each_kernel<<<(unsigned)pieces(n, BLOCK), BLOCK, 0, stream_of(ex)>>>(n, f);
+    if (n > 0) LAUNCH(each_kernel<F>, (unsigned)pieces(n, BLOCK), BLOCK, 0, ex, n, f);
 }
 
 template <class F> __global__ void cells_kernel(int64_t w, F f)
@@ -55,7 +66,7 @@ template <class F> __global__ void cells_kernel(int64_t w, F f)
 /* f(i, j) for i < n, j < w: one block a row, neighbouring threads on neighbouring columns. */
 template <class F> static void cells(int64_t n, int64_t w, const mr_exec *ex, F f)
 {
-    if (n > 0 && w > 0) cells_kernel<<<(unsigned)n, threads_for(w), 0, stream_of(ex)>>>(w, f);
+    if (n > 0 && w > 0) LAUNCH(cells_kernel<F>, (unsigned)n, threads_for(w), 0, ex, w, f);
 }
 
 __device__ static inline void put(float *y, float v, int acc) { *y = acc ? *y + v : v; }
@@ -80,7 +91,7 @@ template <class T> __device__ static inline T warp_max(T v)
  * 32. Lanes by the tree of warp_sum, warps in order. */
 template <class T> __device__ static inline T block_sum(T v)
 {
-    __shared__ T part[WARP];
+    SHARED(T, part, [WARP]);
     v = warp_sum(v);
     __syncthreads(); /* part may still be read by the call before */
     if (threadIdx.x % WARP == 0) part[threadIdx.x / WARP] = v;
@@ -92,7 +103,7 @@ template <class T> __device__ static inline T block_sum(T v)
 
 template <class T> __device__ static inline T block_max(T v)
 {
-    __shared__ T part[WARP];
+    SHARED(T, part, [WARP]);
     v = warp_max(v);
     __syncthreads();
     if (threadIdx.x % WARP == 0) part[threadIdx.x / WARP] = v;

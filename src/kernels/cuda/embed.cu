@@ -132,6 +132,6 @@ void context_cuda(void *out, const void *data, mr_dtype dtype, const int32_t *id
                   double gamma, const mr_exec *ex)
 {
     if (B > 0)
-        context_kernel<<<(unsigned)B, threads_for(w), 0, stream_of(ex)>>>(
-            (float *)out, data, dtype, id, start, len, w, n_items, gamma);
+        LAUNCH(context_kernel, (unsigned)B, threads_for(w), 0, ex, (float *)out, data, dtype, id,
+               start, len, w, n_items, gamma);
 }

@@ -79,7 +79,7 @@ __device__ static inline void convolve(float *p, float *f, const fuse_args &q, i
 /* One position a block. */
 __global__ static void fuse_fwd_kernel(float *h, fuse_args q)
 {
-    extern __shared__ float row[]; /* p[d], f[d] */
+    SHARED_REST(float, row); /* p[d], f[d] */
     int64_t b = blockIdx.x / q.L, n = blockIdx.x % q.L;
     if (n >= q.start[b + 1] - q.start[b]) return; /* the whole block alike */
     float *p = row, *f = row + q.d, zp = 0, zf = 0;
@@ -116,9 +116,8 @@ void fuse_fwd_cuda(void *h, const void *a, const void *u, const void *k, const v
                    int64_t L, int64_t d, const mr_exec *ex)
 {
     if (B * L > 0)
-        fuse_fwd_kernel<<<(unsigned)(B * L), threads_for(d), (size_t)(2 * d) * sizeof(float),
-                          stream_of(ex)>>>((float *)h,
-                                           make_args(a, u, k, wp, bp, wf, bf, start, B, L, d));
+        LAUNCH(fuse_fwd_kernel, (unsigned)(B * L), threads_for(d), (size_t)(2 * d) * sizeof(float),
+               ex, (float *)h, make_args(a, u, k, wp, bp, wf, bf, start, B, L, d));
 }
 
 /* Scratch of one block of rows. */
@@ -188,7 +187,7 @@ struct fuse_blocks {
 __global__ static void fuse_bwd_kernel(float *da, float *du, float *scratch, const float *dh,
                                        fuse_args q, fuse_blocks s, int acc_a, int acc_u)
 {
-    extern __shared__ float own[];
+    SHARED_REST(float, own);
     int64_t Ld = q.L * q.d, first = (int64_t)blockIdx.x * s.rows;
     int64_t end = first + s.rows < q.B ? first + s.rows : q.B;
     fuse_work t;
@@ -239,9 +238,9 @@ void fuse_bwd_cuda(void *da, void *du, void *sumsv, const void *dh, const void *
     int64_t blocks = pieces(B, s.rows), stride = s.stride;
     size_t shared = s.is_shared ? (size_t)row_reals(L, d) * sizeof(float) : 0;
     if (blocks)
-        fuse_bwd_kernel<<<(unsigned)blocks, threads_for(d), shared, stream_of(ex)>>>(
-            (float *)da, (float *)du, scratch, (const float *)dh,
-            make_args(a, u, k, wp, bp, wf, bf, start, B, L, d), s, acc_a, acc_u);
+        LAUNCH(fuse_bwd_kernel, (unsigned)blocks, threads_for(d), shared, ex, (float *)da,
+               (float *)du, scratch, (const float *)dh,
+               make_args(a, u, k, wp, bp, wf, bf, start, B, L, d), s, acc_a, acc_u);
     each((L + 2) * d + 2, ex, [=] __device__(int64_t c) {
         float s = 0;
         for (int64_t i = 0; i < blocks; i++) s += scratch[i * stride + c];

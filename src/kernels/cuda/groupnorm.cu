@@ -87,9 +87,8 @@ void group_norm_fwd_cuda(void *y, void *mean, void *rstd, const void *x, const v
                          const void *beta, const void *film, const mr_gn *gn, const mr_exec *ex)
 {
     if (gn->n > 0)
-        group_norm_fwd_kernel<<<(unsigned)gn->n, BLOCK, 0, stream_of(ex)>>>(
-            (float *)y, (float *)mean, (float *)rstd, make_args(x, gamma, beta, film, gn, ex),
-            (float)gn->eps);
+        LAUNCH(group_norm_fwd_kernel, (unsigned)gn->n, BLOCK, 0, ex, (float *)y, (float *)mean,
+               (float *)rstd, make_args(x, gamma, beta, film, gn, ex), (float)gn->eps);
 }
 
 struct gn_grads {
@@ -149,7 +148,7 @@ __device__ static void sample_params(const gn_args &a, const gn_grads &g, int64_
 
 __global__ static void group_norm_bwd_kernel(gn_args a, gn_grads g)
 {
-    extern __shared__ float total[]; /* [2,G], then the terms when they fit */
+    SHARED_REST(float, total); /* [2,G], then the terms when they fit */
     int64_t k = blockIdx.x, w = a.S * a.c;
     int64_t end = (k + 1) * g.samples < a.n ? (k + 1) * g.samples : a.n;
     float *term0 = g.sums ? g.sums + k * 2 * a.c : total + 2 * a.G, *term1 = term0 + a.c,
@@ -216,7 +215,7 @@ void group_norm_bwd_cuda(void *dx, void *dgamma, void *dbeta, void *dfilm, const
                   acc_film,
                   samples};
     size_t shared = (size_t)(2 * a.G + (is_shared ? 2 * c : 0)) * sizeof(float);
-    if (blocks) group_norm_bwd_kernel<<<(unsigned)blocks, BLOCK, shared, stream_of(ex)>>>(a, g);
+    if (blocks) LAUNCH(group_norm_bwd_kernel, (unsigned)blocks, BLOCK, shared, ex, a, g);
     col_sum_cuda(dgamma, g.part_gamma, blocks, c, acc_gamma, ex);
     col_sum_cuda(dbeta, g.part_beta, blocks, c, acc_beta, ex);
 }

@@ -106,7 +106,7 @@ void act_bwd_cuda(void *dprev, const void *dyv, const void *prev, int64_t n, int
  */
 __global__ static void col_sum_kernel(float *out, const float *x, int64_t n, int64_t w, int acc)
 {
-    __shared__ float part[WARP][WARP];
+    SHARED(float, part, [WARP][WARP]);
     int64_t j = (int64_t)blockIdx.x * WARP + threadIdx.x;
     float s = 0;
     if (j < w)
@@ -121,8 +121,8 @@ __global__ static void col_sum_kernel(float *out, const float *x, int64_t n, int
 void col_sum_cuda(void *out, const void *x, int64_t n, int64_t w, int acc, const mr_exec *ex)
 {
     if (w > 0)
-        col_sum_kernel<<<(unsigned)pieces(w, WARP), dim3(WARP, WARP), 0, stream_of(ex)>>>(
-            (float *)out, (const float *)x, n, w, acc);
+        LAUNCH(col_sum_kernel, (unsigned)pieces(w, WARP), dim3(WARP, WARP), 0, ex, (float *)out,
+               (const float *)x, n, w, acc);
 }
 
 void axpy_cuda(void *yv, const void *xv, int64_t n, double alpha, int acc, const mr_exec *ex)
@@ -143,7 +143,7 @@ __global__ static void probe_kernel(float *out, const float *x, int64_t n)
 
 void probe_fwd_cuda(void *out, const void *x, int64_t n, const mr_exec *ex)
 {
-    probe_kernel<<<1, BLOCK, 0, stream_of(ex)>>>((float *)out, (const float *)x, n);
+    LAUNCH(probe_kernel, 1, BLOCK, 0, ex, (float *)out, (const float *)x, n);
 }
 
 void probe_bwd_cuda(void *dxv, int64_t n, double weight, int acc, const mr_exec *ex)

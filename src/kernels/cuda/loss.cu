@@ -39,9 +39,9 @@ void mse_fwd_cuda(void *loss, const void *pred, const void *target, int64_t n, i
                   const mr_exec *ex)
 {
     double *part = queue_of(ex)->partials;
-    mse_parts<<<MSE_BLOCKS, BLOCK, 0, stream_of(ex)>>>(part, (const float *)pred,
-                                                       (const float *)target, n * w);
-    sum_kernel<<<1, BLOCK, 0, stream_of(ex)>>>((float *)loss, part, MSE_BLOCKS, 1.0, w, ex->state);
+    LAUNCH(mse_parts, MSE_BLOCKS, BLOCK, 0, ex, part, (const float *)pred, (const float *)target,
+           n * w);
+    LAUNCH(sum_kernel, 1, BLOCK, 0, ex, (float *)loss, part, MSE_BLOCKS, 1.0, w, ex->state);
 }
 
 void mse_bwd_cuda(void *dpredv, void *dtargetv, const void *predv, const void *targetv, int64_t n,
@@ -76,8 +76,8 @@ __global__ static void inv_norm_kernel(float *inv, const float *x, int64_t w)
 void row_inv_norm_cuda(void *inv, const void *x, int64_t n, int64_t w, const mr_exec *ex)
 {
     if (n > 0)
-        inv_norm_kernel<<<(unsigned)n, threads_for(w), 0, stream_of(ex)>>>((float *)inv,
-                                                                           (const float *)x, w);
+        LAUNCH(inv_norm_kernel, (unsigned)n, threads_for(w), 0, ex, (float *)inv, (const float *)x,
+               w);
 }
 
 void row_scale_cuda(void *yv, const void *xv, const void *sv, int64_t n, int64_t w,
@@ -97,8 +97,8 @@ __global__ static void row_dot_kernel(float *s, const float *a, const float *b, 
 void row_dot_cuda(void *s, const void *a, const void *b, int64_t n, int64_t w, const mr_exec *ex)
 {
     if (n > 0)
-        row_dot_kernel<<<(unsigned)n, threads_for(w), 0, stream_of(ex)>>>(
-            (float *)s, (const float *)a, (const float *)b, w);
+        LAUNCH(row_dot_kernel, (unsigned)n, threads_for(w), 0, ex, (float *)s, (const float *)a,
+               (const float *)b, w);
 }
 
 __global__ static void norm_project_kernel(float *y, const float *h, const float *x,
@@ -119,9 +119,8 @@ void norm_project_cuda(void *y, const void *h, const void *x, const void *inv, c
                        int64_t n, int64_t w, int acc, const mr_exec *ex)
 {
     if (n > 0)
-        norm_project_kernel<<<(unsigned)n, threads_for(w), 0, stream_of(ex)>>>(
-            (float *)y, (const float *)h, (const float *)x, (const float *)inv, (const float *)s0,
-            w, acc);
+        LAUNCH(norm_project_kernel, (unsigned)n, threads_for(w), 0, ex, (float *)y,
+               (const float *)h, (const float *)x, (const float *)inv, (const float *)s0, w, acc);
 }
 
 /* One row a block: largest l, then q in place and the sum of exponentials. */
@@ -158,8 +157,8 @@ void ce_rows_cuda(void *raw, double *stats, const int32_t *target, const int32_t
                   const mr_exec *ex)
 {
     if (n > 0)
-        ce_rows_kernel<<<(unsigned)n, BLOCK, 0, stream_of(ex)>>>(
-            (float *)raw, stats, target, skip, (const float *)col_scale, v, lo, (float)scale);
+        LAUNCH(ce_rows_kernel, (unsigned)n, BLOCK, 0, ex, (float *)raw, stats, target, skip,
+               (const float *)col_scale, v, lo, (float)scale);
 }
 
 void ce_combine_cuda(void *coefv, double *ce, const double *stats, int64_t n, int size, int rank,
@@ -212,14 +211,14 @@ void ce_target_cuda(void *dtable, void *dx, const void *table, const void *x, co
                     double scale, double weight, const mr_exec *ex)
 {
     if (n > 0)
-        ce_target_kernel<<<(unsigned)n, threads_for(w), 0, stream_of(ex)>>>(
-            (float *)dtable, (float *)dx, (const float *)table, (const float *)x, target,
-            (const float *)col_scale, n, v, w, lo, weight * scale, ex->state);
+        LAUNCH(ce_target_kernel, (unsigned)n, threads_for(w), 0, ex, (float *)dtable, (float *)dx,
+               (const float *)table, (const float *)x, target, (const float *)col_scale, n, v, w,
+               lo, weight * scale, ex->state);
 }
 
 void ce_sum_cuda(void *loss, const double *ce, int64_t n, double alpha, const mr_exec *ex)
 {
-    sum_kernel<<<1, BLOCK, 0, stream_of(ex)>>>((float *)loss, ce, n, alpha, 1, ex->state);
+    LAUNCH(sum_kernel, 1, BLOCK, 0, ex, (float *)loss, ce, n, alpha, 1, ex->state);
 }
 
 void pair_ids_cuda(int32_t *target, int32_t *skip, int64_t B, int64_t first, int64_t G,

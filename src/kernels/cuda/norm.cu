@@ -85,8 +85,8 @@ void layer_norm_fwd_cuda(void *y, void *mean, void *rstd, const void *x, const v
     norm_args a = make_args(x, residual, gamma, n, w, in, out, ex);
     a.beta = (const float *)beta;
     if (n > 0)
-        norm_fwd_kernel<<<(unsigned)n, threads_for4(w), 0, stream_of(ex)>>>(
-            (float *)y, (float *)mean, (float *)rstd, a, (float)eps);
+        LAUNCH(norm_fwd_kernel, (unsigned)n, threads_for4(w), 0, ex, (float *)y, (float *)mean,
+               (float *)rstd, a, (float)eps);
 }
 
 /* part[p][0][w], part[p][1][w]: sums of g xhat and of g over the rows of part p; four columns a
@@ -156,7 +156,7 @@ void layer_norm_bwd_cuda(void *dxv, void *dresv, void *dgammav, void *dbetav, co
     /* The sums first: dx and dres may be where x or dy was. */
     if (parts && (dgamma || dbeta)) {
         dim3 grid((unsigned)parts, (unsigned)pieces(w, 4 * threads_for4(w)));
-        norm_parts_kernel<<<grid, threads_for4(w), 0, stream_of(ex)>>>(part, a, per_part);
+        LAUNCH(norm_parts_kernel, grid, threads_for4(w), 0, ex, part, a, per_part);
     }
     if (dgamma || dbeta)
         each(w, ex, [=] __device__(int64_t j) {
@@ -169,8 +169,8 @@ void layer_norm_bwd_cuda(void *dxv, void *dresv, void *dgammav, void *dbetav, co
             if (dbeta) put(&dbeta[j], t, acc_beta);
         });
     if (n > 0 && (dxv || dresv))
-        norm_bwd_kernel<<<(unsigned)n, threads_for4(w), 0, stream_of(ex)>>>(
-            (float *)dxv, (float *)dresv, a, acc_x, acc_res);
+        LAUNCH(norm_bwd_kernel, (unsigned)n, threads_for4(w), 0, ex, (float *)dxv, (float *)dresv,
+               a, acc_x, acc_res);
 }
 
 void dropout_cuda(void *yv, const void *xv, int64_t n, int64_t w, int acc, const mr_drop *drop,

@@ -55,6 +55,6 @@ __global__ static void stats_total(double *out, const double *part)
 void grad_stats_cuda(double *out, const void *g, int64_t n, const mr_exec *ex)
 {
     double *part = queue_of(ex)->partials;
-    stats_parts<<<STAT_BLOCKS, BLOCK, 0, stream_of(ex)>>>(part, (const float *)g, n);
-    stats_total<<<1, BLOCK, 0, stream_of(ex)>>>(out, part);
+    LAUNCH(stats_parts, STAT_BLOCKS, BLOCK, 0, ex, part, (const float *)g, n);
+    LAUNCH(stats_total, 1, BLOCK, 0, ex, out, part);
 }

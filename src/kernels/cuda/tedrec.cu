@@ -71,9 +71,9 @@ void moe_gate_fwd_cuda(void *p, void *factor, const void *clean, const void *noi
                        int use_noise, uint32_t purpose, const mr_exec *ex)
 {
     if (B * L > 0)
-        gate_kernel<<<(unsigned)(B * L), WARP, 0, stream_of(ex)>>>(
-            (float *)p, (float *)factor, (const float *)clean, (const float *)noisy, start, rid, L,
-            E, use_noise, purpose, ex->seed, ex->state);
+        LAUNCH(gate_kernel, (unsigned)(B * L), WARP, 0, ex, (float *)p, (float *)factor,
+               (const float *)clean, (const float *)noisy, start, rid, L, E, use_noise, purpose,
+               ex->seed, ex->state);
 }
 
 void moe_mix_fwd_cuda(void *uv, const void *yv, const void *pv, const void *tv,
@@ -127,9 +127,9 @@ void moe_gate_bwd_cuda(void *dclean, void *dnoisy, const void *du, const void *y
                        int64_t L, int E, int64_t d, const mr_exec *ex)
 {
     if (B * L > 0)
-        gate_bwd_kernel<<<(unsigned)(B * L), WARP, 0, stream_of(ex)>>>(
-            (float *)dclean, (float *)dnoisy, (const float *)du, (const float *)y, (const float *)p,
-            (const float *)t, (const float *)factor, start, L, E, d);
+        LAUNCH(gate_bwd_kernel, (unsigned)(B * L), WARP, 0, ex, (float *)dclean, (float *)dnoisy,
+               (const float *)du, (const float *)y, (const float *)p, (const float *)t,
+               (const float *)factor, start, L, E, d);
 }
 
 void moe_weigh_cuda(void *zv, const void *duv, const void *pv, const int32_t *start, int64_t B,

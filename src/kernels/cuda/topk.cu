@@ -20,7 +20,8 @@ __device__ static void load_tile(float (*shared)[TILE + 1], const float *m, int6
 __global__ static void score_kernel(float *s, const float *x, const float *e, const float *cs,
                                     int64_t n, int64_t m, int64_t w)
 {
-    __shared__ float xs[DEPTH][TILE + 1], es[DEPTH][TILE + 1];
+    SHARED(float, xs, [DEPTH][TILE + 1]);
+    SHARED(float, es, [DEPTH][TILE + 1]);
     int64_t i0 = (int64_t)blockIdx.y * TILE, c0 = (int64_t)blockIdx.x * TILE;
     int ty = (int)threadIdx.x / SIDE, tx = (int)threadIdx.x % SIDE;
     float acc[EACH][EACH] = {};
@@ -49,9 +50,8 @@ void score_tile_cuda(void *s, const void *x, const void *e, const void *col_scal
     for (int64_t i = 0; i < n && m > 0; i += rows_most) {
         int64_t rows = n - i < rows_most ? n - i : rows_most;
         dim3 grid((unsigned)pieces(m, TILE), (unsigned)pieces(rows, TILE));
-        score_kernel<<<grid, SIDE * SIDE, 0, stream_of(ex)>>>(
-            (float *)s + i * m, (const float *)x + i * w, (const float *)e,
-            (const float *)col_scale, rows, m, w);
+        LAUNCH(score_kernel, grid, SIDE * SIDE, 0, ex, (float *)s + i * m, (const float *)x + i * w,
+               (const float *)e, (const float *)col_scale, rows, m, w);
     }
 }
 
@@ -85,8 +85,8 @@ void score_skip_cuda(void *s, const int64_t *skip_start, const int32_t *skip_id,
                      const int32_t *target, int64_t n, int64_t m, int64_t lo, const mr_exec *ex)
 {
     if (n > 0)
-        score_skip_kernel<<<(unsigned)n, WARP, 0, stream_of(ex)>>>((float *)s, skip_start, skip_id,
-                                                                   target, m, lo);
+        LAUNCH(score_skip_kernel, (unsigned)n, WARP, 0, ex, (float *)s, skip_start, skip_id, target,
+               m, lo);
 }
 
 __global__ static void rank_count_kernel(int32_t *count, const float *sv, const float *ts,
@@ -106,8 +106,8 @@ void rank_count_cuda(int32_t *count, const void *s, const void *target_score, co
                      int64_t n, int64_t m, int64_t lo, const mr_exec *ex)
 {
     if (n > 0)
-        rank_count_kernel<<<(unsigned)n, BLOCK, 0, stream_of(ex)>>>(
-            count, (const float *)s, (const float *)target_score, target, m, lo);
+        LAUNCH(rank_count_kernel, (unsigned)n, BLOCK, 0, ex, count, (const float *)s,
+               (const float *)target_score, target, m, lo);
 }
 
 /* A column of s and its score; column -1 = none. */
@@ -125,7 +125,7 @@ __device__ static inline bool is_better(candidate a, candidate b)
 /* The best column of s[m] after `last` whose score is above floor; the same in every thread. */
 __device__ static candidate best_after(const float *s, int64_t m, candidate last, float floor)
 {
-    __shared__ candidate part[BLOCK];
+    SHARED(candidate, part, [BLOCK]);
     candidate best = {0, -1};
     for (int64_t j = threadIdx.x; j < m; j += BLOCK) {
         candidate c = {s[j], j};
@@ -179,6 +179,6 @@ void topk_merge_cuda(int32_t *ids, void *scores, const void *s, int64_t n, int64
                      int64_t lo, int first, const mr_exec *ex)
 {
     if (n > 0 && k > 0)
-        topk_kernel<<<(unsigned)n, BLOCK, 0, stream_of(ex)>>>(ids, (float *)scores,
-                                                              (const float *)s, m, k, lo, first);
+        LAUNCH(topk_kernel, (unsigned)n, BLOCK, 0, ex, ids, (float *)scores, (const float *)s, m, k,
+               lo, first);
 }

@@ -1,0 +1,71 @@
+/* What the parts of the emulator share. Everything is called with the lock of queue.cc held, and
+ * kernels run one at a time on the thread that waits for them. */
+#ifndef MR_EMULATE_CORE_H
+#define MR_EMULATE_CORE_H
+
+#include "cuda_runtime.h"
+
+#include <memory>
+#include <mutex>
+#include <string>
+
+namespace emulate
+{
+/* ---- settings.cc: MR_EMULATE="order=backward,when=mixed,seed=3,..." ---- */
+enum order { FORWARD, BACKWARD, SHUFFLED };
+enum when { LATE, EARLY, MIXED };
+struct settings {
+    order threads = FORWARD; /* of a block, and blocks of a grid */
+    when work = LATE;        /* at the wait, at once, or either */
+    uint64_t seed = 1;
+    int64_t fail_alloc = 0;      /* the n-th cudaMalloc has no memory; 0: none */
+    int64_t fail_launch = 0;     /* the n-th kernel that runs makes an illegal access */
+    int64_t fail_collective = 0; /* the n-th collective of NCCL fails while it runs */
+    bool has_driver = true;
+    int devices = 1, chip = 90;
+    size_t memory = (size_t)4 << 30;
+};
+const settings &set();
+/* A number below n; the same sequence for the same seed. */
+uint64_t draw(uint64_t n);
+/* One sentence, and the end of the process by SIGABRT. */
+[[noreturn]] void stop(const char *format, ...) __attribute__((format(printf, 1, 2)));
+
+/* ---- blocks.cc ---- */
+void run_grid(const call &c);
+/* "kernel K (block 3, thread 17)" while one runs, else "". */
+const char *running();
+
+/* ---- memory.cc ---- */
+enum where { HOST, PINNED, DEVICE, NOWHERE };
+/* Where [p, p + bytes) lies; NOWHERE: not inside one allocation. */
+where where_is(const void *p, size_t bytes);
+/* Ends the process if a word of a kernel's arguments is the address of unpinned host memory. */
+void check_arguments(const call &c, const void *arguments, size_t bytes);
+/* Device memory may be touched between the two; they nest. close looks for writes that went
+ * beside an allocation. */
+void open_memory();
+void close_memory();
+size_t memory_used();
+
+/* ---- queue.cc ---- */
+extern std::recursive_mutex lock;
+typedef std::lock_guard<std::recursive_mutex> locked;
+/* A piece of work of a stream. Same `function`: a graph may take it over with new arguments. */
+struct op {
+    const void *function;
+    std::string name;
+    std::function<void()> run;
+};
+cudaError_t enqueue(cudaStream_t s, op o);
+/* What an API call returns when the process lost its GPU, or calls what a recording forbids. */
+cudaError_t refused();
+cudaError_t forbidden_in_capture();
+/* All streams are done. */
+cudaError_t drain_all();
+/* Everything that is asked for fails from now on. */
+void lose(cudaError_t e);
+cudaError_t note(cudaError_t e); /* for cudaGetLastError; returns e */
+} // namespace emulate
+
+#endif

@@ -1,0 +1,55 @@
+# The CUDA backend on an emulated GPU (docs/gpu.md): its sources, translated by the C++ compiler
+# against tests/emulate/include, in programs of their own under emulated/ in the build folder. The
+# program itself never holds the emulator. Needs no CUDA toolkit, and does not mind one.
+check_language(CXX)
+if(NOT CMAKE_CXX_COMPILER OR MR_SANITIZE)
+  message(STATUS "No C++ compiler, or sanitizers: the CUDA backend is not emulated")
+  return()
+endif()
+enable_language(CXX)
+set(MR_EMULATE_DIR ${CMAKE_CURRENT_SOURCE_DIR}/emulate)
+file(GLOB MR_EMULATED_KERNELS CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/kernels/cuda/*.cu)
+file(GLOB MR_EMULATOR CONFIGURE_DEPENDS ${MR_EMULATE_DIR}/*.cc)
+# What a GPU does not forgive traps: misaligned addresses, indices outside arrays.
+set_source_files_properties(${MR_EMULATED_KERNELS} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS
+  "-x;c++;-fsanitize=alignment,bounds,integer-divide-by-zero;-fsanitize-undefined-trap-on-error")
+# The last three are the files that ask what was compiled in; linked here, they take the place of
+# those in the library.
+add_library(mr_emulated OBJECT ${MR_EMULATED_KERNELS} ${MR_EMULATOR}
+  ${CMAKE_SOURCE_DIR}/src/kernels/cuda/table_cuda.c ${CMAKE_SOURCE_DIR}/src/tensor/device_cuda.c
+  ${CMAKE_SOURCE_DIR}/src/tensor/device.c ${CMAKE_SOURCE_DIR}/src/kernels/kernels.c
+  ${CMAKE_SOURCE_DIR}/src/train/own_device.c)
+set_target_properties(mr_emulated PROPERTIES CXX_STANDARD 17 CXX_EXTENSIONS ON)
+target_include_directories(mr_emulated BEFORE PRIVATE ${MR_EMULATE_DIR}/include ${OPENBLAS_INC})
+target_compile_definitions(mr_emulated PRIVATE MR_HAVE_CUDA=1)
+target_compile_options(mr_emulated PRIVATE
+  $<$<COMPILE_LANGUAGE:CXX>:-O2 -g -Wall -U_FORTIFY_SOURCE>)
+if(MR_WERROR)
+  target_compile_options(mr_emulated PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Werror>)
+endif()
+target_link_libraries(mr_emulated PRIVATE mealrec)
+
+# mr_emulate(folder name library sources): an executable with an emulated GPU.
+function(mr_emulate folder name library)
+  set(target emulated_${name})
+  add_executable(${target} ${ARGN} $<TARGET_OBJECTS:mr_emulated>)
+  set_target_properties(${target} PROPERTIES OUTPUT_NAME ${name} LINKER_LANGUAGE CXX
+    RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/emulated/${folder})
+  target_compile_definitions(${target} PRIVATE MR_HAVE_CUDA=1)
+  target_link_libraries(${target} PRIVATE ${library})
+endfunction()
+mr_emulate("" mealrec-dist mealrec ${CMAKE_SOURCE_DIR}/src/cli/main.c)
+mr_emulate(tests test_kernels_cuda mr_test_support gpu/test_kernels_cuda.c gpu/twin.c gpu/cases_b.c
+           gpu/cases_c.c)
+foreach(ops kernels/test_ops_basic ops_a/test_ops_a ops_b/test_ops_b ops_c/test_ops_c)
+  get_filename_component(name ${ops} NAME)
+  mr_emulate(tests ${name} mr_test_support ${ops}.c)
+endforeach()
+
+# Every kernel against the CPU's: threads and blocks in three orders.
+foreach(order forward backward shuffled)
+  add_test(NAME kernels_cuda_emulated_${order} COMMAND emulated_test_kernels_cuda)
+  mr_register(kernels_cuda_emulated_${order} "" LABELS gpu)
+  set_property(TEST kernels_cuda_emulated_${order} APPEND PROPERTY ENVIRONMENT
+               "MR_EMULATE=order=${order}")
+endforeach()
