@@ -44,7 +44,6 @@ static void linear(twin_world *w)
     mr_gemm_batch batch = {3, 7, 2 * K, 0};
     BOTH(gemm_batch, A(c), A(a), A(b), &batch, M - 10, 7, K, 0, 1, K, K, N, 0.5, 0.3, EX);
     twin_same(w, "gemm_batch", "c", c, K);
-    linear_layer(w);
     for (int act = MR_ACT_NONE; act <= MR_ACT_SILU; act++) {
         BOTH(bias_act_fwd, A(c), A(pre), A(bias), M, N, act, EX);
         twin_same(w, "bias_act_fwd", "y", c, 1);
@@ -163,6 +162,7 @@ int main(int argc, char **argv)
     if (is_dry ? mr_device_open_cpu(&dev, MR_F32) : mr_device_open_cuda(&dev, 0)) return 77;
     twin_world_make(&w, dev, is_dry ? &mr_kernels_cpu32 : &mr_kernels_cuda);
     linear(&w);
+    linear_layer(&w);
     optim(&w);
     norm(&w);
     ranking(&w);
