@@ -11,10 +11,16 @@ static void convolution(mr_kb *b)
     int64_t m = n * S * c;
     void *x = mr_kb_reals(b, m), *y = mr_kb_reals(b, m), *w = mr_kb_reals(b, 3 * c * c);
     void *bias = mr_kb_reals(b, c), *ctx = mr_kb_reals(b, n * c);
+    void *dx = mr_kb_reals(b, m), *dw = mr_kb_reals(b, 3 * c * c);
+    mr_conv_acc acc = {0};
     double flop = 6.0 * (double)(n * S) * (double)(c * c);
     BENCH(conv3_fwd, "", SHAPE(n, S, c, c), flop, 2 * m + 3 * c * c, y, x, w, bias, NULL, ctx, &cv);
-    BENCH(conv3_bwd_x, "", SHAPE(n, S, c, c), flop, 2 * m + 3 * c * c, x, y, w, &cv, 0);
-    BENCH(conv3_bwd_w, "", SHAPE(n, S, c, c), flop, 2 * m + 3 * c * c, w, y, x, &cv, 0);
+    BENCH(conv3_bwd, "dx", SHAPE(n, S, c, c), flop, 2 * m + 3 * c * c, x, NULL, NULL, NULL, NULL, y,
+          x, w, &cv, &acc);
+    BENCH(conv3_bwd, "dw", SHAPE(n, S, c, c), flop, 2 * m + 3 * c * c, NULL, w, NULL, NULL, NULL, y,
+          x, w, &cv, &acc);
+    BENCH(conv3_bwd, "all", SHAPE(n, S, c, c), 2 * flop, 4 * m + 6 * c * c, dx, dw, bias, NULL, ctx,
+          y, x, w, &cv, &acc);
     BENCH(conv3_bwd_add, "", SHAPE(n, S, c), 0, 2 * m, bias, x, ctx, y, n, S, c, c, 0, 0, 0);
     BENCH(frame_add, "", SHAPE(n, S, c), 0, 2 * m, y, x, ctx, n, S, c);
     mr_kb_release(b);

@@ -34,19 +34,14 @@ static mr_status conv3_backward(mr_run *r, const mr_node *n)
 {
     mr_conv cv = conv_of(r->g, n, mr_n(r, n->in[IN_X]));
     void *dy = mr_grad(r, mr_node_id(r, n));
-    mr_k(r)->conv3_bwd_w(mr_pgrad(r, n, P_W), dy, mr_val(r, n->in[IN_X]), &cv, mr_pacc(r, n, P_W),
-                         &r->ex);
     /* x before residual: they may be the same node, and the acc bits count in slot order. */
-    if (mr_wants(r, n, IN_X))
-        mr_k(r)->conv3_bwd_x(mr_grad(r, n->in[IN_X]), dy, mr_pval(r, n, P_W), &cv,
-                             mr_acc(r, n, IN_X), &r->ex);
-    void *db = mr_pgrad(r, n, P_B);
-    void *dres = mr_wants(r, n, IN_RESIDUAL) ? mr_grad(r, n->in[IN_RESIDUAL]) : NULL;
-    void *dctx = mr_wants(r, n, IN_CONTEXT) ? mr_grad(r, n->in[IN_CONTEXT]) : NULL;
-    if (db || dres || dctx)
-        mr_k(r)->conv3_bwd_add(db, dres, dctx, dy, cv.n, cv.So, cv.co, cv.ctx_ld,
-                               mr_pacc(r, n, P_B), mr_acc(r, n, IN_RESIDUAL),
-                               mr_acc(r, n, IN_CONTEXT), &r->ex);
+    mr_conv_acc acc = {mr_acc(r, n, IN_X), mr_pacc(r, n, P_W), mr_pacc(r, n, P_B),
+                       mr_acc(r, n, IN_RESIDUAL), mr_acc(r, n, IN_CONTEXT)};
+    void *d[3];
+    for (int s = 0; s < 3; s++) d[s] = mr_wants(r, n, s) ? mr_grad(r, n->in[s]) : NULL;
+    mr_k(r)->conv3_bwd(d[IN_X], mr_pgrad(r, n, P_W), mr_pgrad(r, n, P_B), d[IN_RESIDUAL],
+                       d[IN_CONTEXT], dy, mr_val(r, n->in[IN_X]), mr_pval(r, n, P_W), &cv, &acc,
+                       &r->ex);
     return MR_OK;
 }
 

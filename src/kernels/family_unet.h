@@ -15,6 +15,11 @@ typedef struct mr_conv {
     int64_t ctx_ld; /* elements between the contexts of samples */
 } mr_conv;
 
+/* Accumulate bits of conv3_bwd. */
+typedef struct mr_conv_acc {
+    int x, w, bias, res, ctx;
+} mr_conv_acc;
+
 /* One group norm with FiLM: c channels in `groups` groups; statistics over S x (c / groups).
  *   u = (x - mean) rstd gamma + beta;  v = u (1 + scale) + shift;  y = dropout(silu(v))
  * film holds scale[c] then shift[c] for a sample; film_ld = elements between samples, 0 = one row
@@ -33,16 +38,15 @@ static inline int64_t mr_gn_scratch(int64_t n, int64_t S, int64_t c)
 }
 #define MR_SUM_BLOCK 64 /* samples of one partial sum in conv3_bwd_add on a CPU */
 /* Elements of scratch that any of the conv3 kernels needs. few_calls, which kernels of a GPU need:
- * also a copy of x or dy with zero frames around it, and the weights' gradients of every frame. */
+ * also copies of x and dy with zero frames around them, and the weights' gradients of every frame.
+ */
 static inline int64_t mr_conv_scratch(const mr_conv *cv, bool few_calls)
 {
     int64_t w = 3 * cv->ci * cv->co, part = (cv->n + MR_SUM_BLOCK - 1) / MR_SUM_BLOCK * cv->co;
     int64_t most = w > part ? w : part;
     if (!few_calls) return most;
-    int64_t x = cv->n * (cv->S + 2) * cv->ci + cv->So * w;
-    int64_t dy = cv->n * (cv->So + 2) * cv->co + w;
-    most = x > most ? x : most;
-    return dy > most ? dy : most;
+    return cv->n * (cv->S + 2) * cv->ci + cv->n * (cv->So + 2) * cv->co + (cv->So + 1) * w +
+           (cv->n + 15) / 16 * cv->co;
 }
 
 #define MR_KERNELS_UNET(X)                                                                         \
@@ -51,12 +55,15 @@ static inline int64_t mr_conv_scratch(const mr_conv *cv, bool few_calls)
      * aliases nothing. Scratch: mr_conv_scratch reals, as for the backward kernels */             \
     X(conv3_fwd, (void *y, const void *x, const void *w, const void *bias, const void *residual,   \
                   const void *context, const mr_conv *cv, const mr_exec *ex))                      \
-    /* dx[n,S,ci] (+)= transposed convolution of dy[n,So,co] */                                    \
-    X(conv3_bwd_x,                                                                                 \
-      (void *dx, const void *dy, const void *w, const mr_conv *cv, int acc, const mr_exec *ex))    \
-    /* dw[co,3,ci] (+)= sum over samples and frames of dy x */                                     \
-    X(conv3_bwd_w,                                                                                 \
-      (void *dw, const void *dy, const void *x, const mr_conv *cv, int acc, const mr_exec *ex))    \
+    /* From dy[n,So,co], each by its acc bit, each may be NULL; sums in a fixed order:             \
+     *   dx[n,S,ci] (+)= transposed convolution of dy                                              \
+     *   dw[co,3,ci] (+)= sum over samples and frames of dy x                                      \
+     *   dbias, dres, dctx: as conv3_bwd_add                                                       \
+     * dres may be dx (the residual is x): dx is written before it. x and w are not read when dw   \
+     * and dx are not wanted. */                                                                   \
+    X(conv3_bwd,                                                                                   \
+      (void *dx, void *dw, void *dbias, void *dres, void *dctx, const void *dy, const void *x,     \
+       const void *w, const mr_conv *cv, const mr_conv_acc *acc, const mr_exec *ex))               \
     /* The added terms in one pass over dy[n,S,w]; each may be NULL; fixed order:                  \
      *   dbias[w] (+)= sum_{n,S} dy                                                                \
      *   dres[n,S,w] (+)= dy      (may alias dy when acc_res = 0)                                  \

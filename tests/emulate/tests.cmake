@@ -10,19 +10,28 @@ enable_language(CXX)
 set(MR_EMULATE_DIR ${CMAKE_CURRENT_SOURCE_DIR}/emulate)
 file(GLOB MR_EMULATED_KERNELS CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/kernels/cuda/*.cu)
 file(GLOB MR_EMULATOR CONFIGURE_DEPENDS ${MR_EMULATE_DIR}/*.cc)
-# What a GPU does not forgive traps: misaligned addresses, indices outside arrays.
+# The compiler tells tests/emulate/access.cc of every load and store; indices outside arrays trap.
+if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
+  set(calls "SHELL:-mllvm -asan-instrumentation-with-call-threshold=0"
+      "SHELL:-mllvm -asan-stack=0" "SHELL:-mllvm -asan-globals=0")
+else()
+  set(calls --param=asan-instrumentation-with-call-threshold=0 --param=asan-stack=0
+      --param=asan-globals=0)
+endif()
+set(traps -fsanitize=bounds,integer-divide-by-zero -fsanitize-undefined-trap-on-error)
 set_source_files_properties(${MR_EMULATED_KERNELS} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS
-  "-x;c++;-fsanitize=alignment,bounds,integer-divide-by-zero;-fsanitize-undefined-trap-on-error")
+  "-x;c++;-fno-tree-vectorize;-fno-tree-slp-vectorize;-fsanitize=kernel-address;${calls};${traps}")
 # The last three are the files that ask what was compiled in; linked here, they take the place of
 # those in the library.
 add_library(mr_emulated OBJECT ${MR_EMULATED_KERNELS} ${MR_EMULATOR}
   ${CMAKE_SOURCE_DIR}/src/kernels/cuda/lt.c ${CMAKE_SOURCE_DIR}/src/kernels/cuda/table_cuda.c
+  ${CMAKE_SOURCE_DIR}/src/dist/comm_nccl.c
   ${CMAKE_SOURCE_DIR}/src/tensor/device_cuda.c
   ${CMAKE_SOURCE_DIR}/src/tensor/device.c ${CMAKE_SOURCE_DIR}/src/kernels/kernels.c
   ${CMAKE_SOURCE_DIR}/src/train/own_device.c)
 set_target_properties(mr_emulated PROPERTIES CXX_STANDARD 17 CXX_EXTENSIONS ON)
 target_include_directories(mr_emulated BEFORE PRIVATE ${MR_EMULATE_DIR}/include ${OPENBLAS_INC})
-target_compile_definitions(mr_emulated PRIVATE MR_HAVE_CUDA=1)
+target_compile_definitions(mr_emulated PRIVATE MR_HAVE_CUDA=1 MR_HAVE_NCCL=1)
 target_compile_options(mr_emulated PRIVATE
   $<$<COMPILE_LANGUAGE:CXX>:-O2 -g -Wall -U_FORTIFY_SOURCE>)
 if(MR_WERROR)

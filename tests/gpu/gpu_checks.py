@@ -4,7 +4,9 @@
 Usage: gpu_checks.py BUILD [--device cuda] [--json FILE] [--only NAME ...] [--again] [--bench]
 The JSON file keeps the result of every check; a check that passed for this commit is not repeated
 unless --again is given, so a run that was cut off goes on where it stopped. --device guard runs the
-same checks on the CPU: a test of the checks, which says nothing about a GPU.
+same checks on the CPU: a test of the checks, which says nothing about a GPU. --device emulated runs
+them on the emulated GPU of tests/emulate (BUILD is then the folder emulated/ of a build): a test of
+the CUDA backend's logic, which says nothing about a GPU's speed or memory model.
 Exit: 0 all passed, 1 a failure, 77 there is no such device.
 """
 import argparse
@@ -266,8 +268,8 @@ def ranks_nccl(args):
 def sanitizer(args):
     """compute-sanitizer finds nothing in a small step: memcheck, then racecheck"""
     tool = shutil.which("compute-sanitizer")
-    if args.device != "cuda" or not tool:
-        return "only on a GPU, with compute-sanitizer"
+    if args.emulated or args.device != "cuda" or not tool:
+        return "not applicable: only on a GPU, with compute-sanitizer"
     data("small.h5")
     for kind in ("memcheck", "racecheck"):
         out = os.path.join(h.folder, kind)
@@ -314,9 +316,21 @@ def commit():
     return r.stdout.strip() or "unknown"
 
 
-def gpu_name(device):
-    if device != "cuda":
-        return device
+def is_emulated():
+    r = subprocess.run([h.BINARY, "doctor", "--run.device=cuda"], text=True, cwd=h.folder,
+                       env=h.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return any(x.split()[1:3] == ["gpu", "emulated"] for x in r.stdout.splitlines())
+
+
+def gpu_name(args):
+    if args.emulated:
+        need(is_emulated(), h.BINARY + " has no emulated GPU")
+        return "emulated"
+    if args.device != "cuda":
+        return args.device
+    if is_emulated():
+        print("%s has an emulated GPU; say --device emulated" % h.BINARY)
+        sys.exit(1)
     r = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"],
                        text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     return r.stdout.strip().splitlines()[0] if r.returncode == 0 and r.stdout else None
@@ -344,17 +358,19 @@ def run_one(f, args, results, key):
 def main():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ap.add_argument("build")
-    ap.add_argument("--device", default="cuda", choices=["cuda", "guard"])
+    ap.add_argument("--device", default="cuda", choices=["cuda", "guard", "emulated"])
     ap.add_argument("--json")
     ap.add_argument("--only", nargs="+", default=[])
     ap.add_argument("--again", action="store_true")
     ap.add_argument("--bench", action="store_true")
     ap.add_argument("--limit", type=int, default=300, help="seconds for one program")
     args = ap.parse_args()
+    args.emulated = args.device == "emulated"
+    args.device = "cuda" if args.emulated else args.device
     args.build = os.path.abspath(args.build)
     h.BINARY = os.path.join(args.build, "mealrec-dist")
     need(glob.glob(h.BINARY), h.BINARY + " is missing; build it first")
-    name = gpu_name(args.device)
+    name = gpu_name(args)
     if not name:
         print("no GPU here")
         sys.exit(77)

@@ -166,8 +166,9 @@ static void run_conv(const void *arg)
     naive_conv_bwd(dx, dw, dy, x, w, cv);
     for (int acc = 0; acc < 2; acc++) {
         void *DX = dev(old, nx), *DW = dev(old, nw);
-        CALL(conv3_bwd_x, DX, G, W, cv, acc, &ex);
-        CALL(conv3_bwd_w, DW, G, X, cv, acc, &ex);
+        mr_conv_acc a = {.x = acc, .w = acc};
+        CALL(conv3_bwd, DX, NULL, NULL, NULL, NULL, G, NULL, W, cv, &a, &ex);
+        CALL(conv3_bwd, NULL, DW, NULL, NULL, NULL, G, X, NULL, cv, &a, &ex);
         near("dx", DX, dx, old, nx, acc);
         near("dw", DW, dw, old, nw, acc);
     }
@@ -188,6 +189,26 @@ static void run_conv(const void *arg)
         if (DR) near("dres", DR, dy, old, ny, acc);
         if (DC) near("dctx", DC, dc, old, nc, acc);
     }
+    for (int acc = 0; acc < 2; acc++) { /* all together */
+        void *DX = dev(old, nx), *DW = dev(old, nw), *DB = dev(old, cv->co), *DR = dev(old, ny);
+        void *DC = dev(old, nc);
+        mr_conv_acc a = {acc, !acc, acc, !acc, acc};
+        for (int64_t i = 0; i < nc; i++)
+            if (i % cv->ctx_ld >= cv->co) dc[i] = acc ? 0 : old[i];
+        CALL(conv3_bwd, DX, DW, DB, DR, DC, G, X, W, cv, &a, &ex);
+        near("dx", DX, dx, old, nx, acc);
+        near("dw", DW, dw, old, nw, !acc);
+        near("dbias", DB, db, old, cv->co, acc);
+        near("dres", DR, dy, old, ny, !acc);
+        near("dctx", DC, dc, old, nc, acc);
+        if (nx != ny) continue; /* the residual is x */
+        void *DS = dev(old, nx);
+        for (int64_t i = 0; i < nx; i++) dx[i] += dy[i];
+        a.res = 1;
+        CALL(conv3_bwd, DS, NULL, NULL, DS, NULL, G, X, W, cv, &a, &ex);
+        near("dx + dres", DS, dx, old, nx, acc);
+        for (int64_t i = 0; i < nx; i++) dx[i] -= dy[i];
+    }
     whole("scratch", ex.scratch, want);
 }
 
@@ -197,7 +218,8 @@ static void test_conv(void **unused)
     static const int64_t size[][4] = {/* n, S, ci, co */
                                       {1, 5, 1, 1},  {3, 5, 7, 5}, {2, 3, 13, 3}, {131, 2, 3, 4},
                                       {5, 7, 2, 11}, {2, 1, 3, 2}, {0, 5, 3, 2},  {67, 5, 17, 19},
-                                      {2, 4, 31, 1}, {3, 6, 1, 5}, {0, 3, 2, 2},  {1, 11, 3, 3}};
+                                      {2, 4, 31, 1}, {3, 6, 1, 5}, {0, 3, 2, 2},  {1, 11, 3, 3},
+                                      {67, 4, 6, 6}};
     for (size_t i = 0; i < sizeof size / sizeof *size; i++)
         for (int stride = 1; stride <= 2; stride++) {
             mr_conv cv = {size[i][0], size[i][1], (size[i][1] + stride - 1) / stride, size[i][2],

@@ -107,9 +107,10 @@ static int build_slices(mr_graph *g, const void *arg)
     int ctx = op_leaf(g, "context", ROWS, 2, c + e, 1, 1, 1.0);
     int w1 = op_param(g, "w1", 3, e, 3, c, 0.5, 0), w2 = op_param(g, "w2", 3, c, 3, e, 0.5, 0);
     int g1 = op_param(g, "g1", 1, c, 1, 1, 1.0, 0), g2 = op_param(g, "g2", 1, e, 1, 1, 1.0, 0);
-    int h = mr_g_group_norm(g, x, 1, g1, g1, mr_g_slice(g, film, 2 * e, 2 * c), -1, 0.1);
+    int b1 = op_param(g, "b1", 1, c, 1, 1, 1.0, 0), b2 = op_param(g, "b2", 1, e, 1, 1, 1.0, 0);
+    int h = mr_g_group_norm(g, x, 1, g1, b1, mr_g_slice(g, film, 2 * e, 2 * c), -1, 0.1);
     h = mr_g_conv3(g, h, w1, -1, 1, -1, mr_g_slice(g, ctx, c, e));
-    h = mr_g_group_norm(g, h, 1, g2, g2, mr_g_slice(g, film, 0, 2 * e), -1, 0);
+    h = mr_g_group_norm(g, h, 1, g2, b2, mr_g_slice(g, film, 0, 2 * e), -1, 0);
     return mr_g_conv3(g, h, w2, -1, 1, x, mr_g_slice(g, ctx, 0, c));
 }
 

@@ -74,8 +74,8 @@ static void flip_weights(REAL *flip, const REAL *w, const mr_conv *cv)
                    (size_t)ci * sizeof *flip);
 }
 
-void MR_FN(conv3_bwd_x)(void *dx, const void *dy, const void *w, const mr_conv *cv, int acc,
-                        const mr_exec *ex)
+static void backward_x(void *dx, const void *dy, const void *w, const mr_conv *cv, int acc,
+                       const mr_exec *ex)
 {
     REAL *flip = ex->scratch;
     int64_t ci = cv->ci, co = cv->co;
@@ -97,8 +97,8 @@ void MR_FN(conv3_bwd_x)(void *dx, const void *dy, const void *w, const mr_conv *
     }
 }
 
-void MR_FN(conv3_bwd_w)(void *dw, const void *dy, const void *x, const mr_conv *cv, int acc,
-                        const mr_exec *ex)
+static void backward_w(void *dw, const void *dy, const void *x, const mr_conv *cv, int acc,
+                       const mr_exec *ex)
 {
     int64_t ci = cv->ci, co = cv->co;
     /* A frame with a full window, if there is one, goes first and writes all taps. */
@@ -163,6 +163,16 @@ void MR_FN(conv3_bwd_add)(void *dbias, void *dresv, void *dctxv, const void *dyv
                   acc_ctx);
     }
     if (out) MR_FN(col_sum)(out, part, n_blocks, w, acc_bias, ex);
+}
+
+void MR_FN(conv3_bwd)(void *dx, void *dw, void *dbias, void *dres, void *dctx, const void *dy,
+                      const void *x, const void *w, const mr_conv *cv, const mr_conv_acc *acc,
+                      const mr_exec *ex)
+{
+    if (dw) backward_w(dw, dy, x, cv, acc->w, ex);
+    if (dx) backward_x(dx, dy, w, cv, acc->x, ex);
+    if (dbias || dres || dctx) MR_FN(conv3_bwd_add)
+    (dbias, dres, dctx, dy, cv->n, cv->So, cv->co, cv->ctx_ld, acc->bias, acc->res, acc->ctx, ex);
 }
 
 void MR_FN(frame_add)(void *yv, const void *xv, const void *vv, int64_t n, int64_t S, int64_t c,

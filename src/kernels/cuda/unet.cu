@@ -18,8 +18,6 @@ struct framed {
     }
 };
 
-static inline int64_t wider(int64_t a, int64_t b) { return a > b ? a : b; }
-
 /* conv3_fwd: a row is a frame of y, which gets the terms that the products are added to, or behind
  * those a frame of the copy of x. */
 struct conv_prepare {
@@ -57,81 +55,13 @@ void conv3_fwd_cuda(void *yv, const void *xv, const void *w, const void *bias, c
                       So,
                       co,
                       cv->ctx_ld};
-    cells(n_y + cv->n * P, wider(ci, co), ex, p);
+    cells(n_y + cv->n * P, ci > co ? ci : co, ex, p);
     mr_gemm_batch frames = {So, co, cv->stride * ci, 0};
     gemm_batch_cuda(y, pad, w, &frames, cv->n, co, 3 * ci, 0, 1, P * ci, 3 * ci, So * co, 1.0, 1.0,
                     ex);
 }
 
-/* conv3_bwd_x: a row is a frame of the copy of dy, or behind those of the weights as flip[slot,o,i]
- * = w[o,tap(slot),i]. Output frames ascending see an input frame through taps 2,1,0 with stride 1;
- * with stride 2 odd frames through 2,0 and even frames through 1, so the order is 2,0,1. */
-struct conv_turn {
-    float *pad, *flip;
-    const float *w;
-    framed dy;
-    int64_t n_pad, ci;
-    bool strided;
-
-    __device__ void operator()(int64_t i, int64_t j) const
-    {
-        if (i < n_pad) {
-            if (j < dy.c) pad[i * dy.c + j] = dy.at(i, j);
-            return;
-        }
-        int64_t slot = (i - n_pad) / dy.c, o = (i - n_pad) % dy.c;
-        int64_t tap = !strided ? 2 - slot : slot == 0 ? 2 : slot == 1 ? 0 : 1;
-        if (j < ci) flip[(i - n_pad) * ci + j] = w[(o * 3 + tap) * ci + j];
-    }
-};
-
-void conv3_bwd_x_cuda(void *dxv, const void *dy, const void *w, const mr_conv *cv, int acc,
-                      const mr_exec *ex)
-{
-    float *dx = (float *)dxv, *pad = (float *)ex->scratch, beta = acc ? 1.0f : 0.0f;
-    int64_t ci = cv->ci, co = cv->co, S = cv->S, P = cv->So + 2, n_pad = cv->n * P;
-    float *flip = pad + n_pad * co;
-    bool strided = cv->stride == 2;
-    if (cv->n == 0) return;
-    conv_turn t = {pad,   flip, (const float *)w, {(const float *)dy, cv->So, co},
-                   n_pad, ci,   strided};
-    cells(n_pad + 3 * co, wider(ci, co), ex, t);
-    if (!strided) { /* dx[s] = dy[s - 1 .. s + 1] flip */
-        mr_gemm_batch frames = {S, ci, co, 0};
-        gemm_batch_cuda(dx, pad, flip, &frames, cv->n, ci, 3 * co, 0, 0, P * co, ci, S * ci, 1.0,
-                        beta, ex);
-        return;
-    }
-    /* dx[2 u] = dy[u] w1; dx[2 u + 1] = dy[u] w2 + dy[u + 1] w0 */
-    mr_gemm_batch even = {(S + 1) / 2, 2 * ci, co, 0}, odd = {S / 2, 2 * ci, co, 0};
-    gemm_batch_cuda(dx, pad + co, flip + 2 * co * ci, &even, cv->n, ci, co, 0, 0, P * co, ci,
-                    S * ci, 1.0, beta, ex);
-    gemm_batch_cuda(dx + ci, pad + co, flip, &odd, cv->n, ci, 2 * co, 0, 0, P * co, ci, S * ci, 1.0,
-                    beta, ex);
-}
-
-/* Every frame's own product in scratch behind the copy of x, then their sum, frames ascending. */
-void conv3_bwd_w_cuda(void *dwv, const void *dy, const void *xv, const mr_conv *cv, int acc,
-                      const mr_exec *ex)
-{
-    float *dw = (float *)dwv, *pad = (float *)ex->scratch;
-    int64_t ci = cv->ci, co = cv->co, So = cv->So, P = cv->S + 2, n_w = 3 * ci * co;
-    float *part = pad + cv->n * P * ci;
-    framed x = {(const float *)xv, cv->S, ci};
-    cells(cv->n * P, ci, ex,
-          [=] __device__(int64_t i, int64_t j) { pad[i * ci + j] = x.at(i, j); });
-    mr_gemm_batch frames = {cv->n > 0 ? So : 0, n_w, co, cv->stride * ci};
-    gemm_batch_cuda(part, dy, pad, &frames, co, 3 * ci, cv->n, 1, 0, So * co, P * ci, 3 * ci, 1.0,
-                    0.0, ex);
-    int64_t count = frames.count;
-    each(n_w, ex, [=] __device__(int64_t i) {
-        float s = 0;
-        for (int64_t u = 0; u < count; u++) s += part[u * n_w + i];
-        put(&dw[i], s, acc);
-    });
-}
-
-enum { ADD_BLOCK = 8 }; /* samples of a block: enough blocks to fill a GPU */
+enum { ADD_BLOCK = 16 }; /* samples of a block; mr_conv_scratch has room for their sums */
 
 /* Column j of a block of samples: partial sum, contexts, residual. */
 struct conv_add {
@@ -169,6 +99,121 @@ void conv3_bwd_add_cuda(void *dbias, void *dres, void *dctx, const void *dy, int
                   ctx_ld, acc_res,       acc_ctx};
     cells(blocks, w, ex, a);
     if (dbias) col_sum_cuda(dbias, part, blocks, w, acc_bias, ex);
+}
+
+/* Before the products of conv3_bwd: rows are frames of the copy of x, frames of the copy of dy,
+ * rows of the weights as flip[slot,o,i] = w[o,tap(slot),i], blocks of the added terms. Output
+ * frames ascending see an input frame through taps 2,1,0 with stride 1; with stride 2 odd frames
+ * through 2,0 and even frames through 1, so the order is 2,0,1. */
+struct conv_turn {
+    float *pad_x, *pad_y, *flip;
+    const float *w;
+    framed x, dy;
+    conv_add add;
+    int64_t n_x, n_y, n_flip;
+    bool strided;
+
+    __device__ void operator()(int64_t i, int64_t j) const
+    {
+        int64_t ci = x.c, co = dy.c;
+        if (i < n_x) {
+            if (j < ci) pad_x[i * ci + j] = x.at(i, j);
+            return;
+        }
+        i -= n_x;
+        if (i < n_y) {
+            if (j < co) pad_y[i * co + j] = dy.at(i, j);
+            return;
+        }
+        i -= n_y;
+        if (i < n_flip) {
+            int64_t slot = i / co, o = i % co;
+            int64_t tap = !strided ? 2 - slot : slot == 0 ? 2 : slot == 1 ? 0 : 1;
+            if (j < ci) flip[i * ci + j] = w[(o * 3 + tap) * ci + j];
+            return;
+        }
+        if (j < co) add(i - n_flip, j);
+    }
+};
+
+static void product_x(float *dx, const float *pad, const float *flip, const mr_conv *cv, int acc,
+                      const mr_exec *ex)
+{
+    int64_t ci = cv->ci, co = cv->co, S = cv->S, P = cv->So + 2;
+    double beta = acc ? 1.0 : 0.0;
+    if (cv->stride == 1) { /* dx[s] = dy[s - 1 .. s + 1] flip */
+        mr_gemm_batch frames = {S, ci, co, 0};
+        gemm_batch_cuda(dx, pad, flip, &frames, cv->n, ci, 3 * co, 0, 0, P * co, ci, S * ci, 1.0,
+                        beta, ex);
+        return;
+    }
+    /* dx[2 u] = dy[u] w1; dx[2 u + 1] = dy[u] w2 + dy[u + 1] w0 */
+    mr_gemm_batch even = {(S + 1) / 2, 2 * ci, co, 0}, odd = {S / 2, 2 * ci, co, 0};
+    gemm_batch_cuda(dx, pad + co, flip + 2 * co * ci, &even, cv->n, ci, co, 0, 0, P * co, ci,
+                    S * ci, 1.0, beta, ex);
+    gemm_batch_cuda(dx + ci, pad + co, flip, &odd, cv->n, ci, 2 * co, 0, 0, P * co, ci, S * ci, 1.0,
+                    beta, ex);
+}
+
+/* dw from every frame's own product, frames ascending; dbias from the blocks' sums. */
+static void finish_sums(float *dw, float *dbias, const float *of_frames, const float *of_blocks,
+                        const mr_conv *cv, const mr_conv_acc *acc, const mr_exec *ex)
+{
+    int64_t n_w = dw ? 3 * cv->ci * cv->co : 0, frames = cv->n > 0 ? cv->So : 0, co = cv->co;
+    int64_t blocks = pieces(cv->n, ADD_BLOCK);
+    int acc_w = acc->w, acc_bias = acc->bias;
+    each(n_w + (dbias ? co : 0), ex, [=] __device__(int64_t i) {
+        float s = 0;
+        if (i < n_w) {
+            for (int64_t u = 0; u < frames; u++) s += of_frames[u * n_w + i];
+            put(&dw[i], s, acc_w);
+            return;
+        }
+        int64_t j = i - n_w;
+        for (int64_t k = 0; k < blocks; k++) s += of_blocks[k * co + j];
+        put(&dbias[j], s, acc_bias);
+    });
+}
+
+void conv3_bwd_cuda(void *dxv, void *dwv, void *dbias, void *dresv, void *dctx, const void *dy,
+                    const void *x, const void *w, const mr_conv *cv, const mr_conv_acc *acc,
+                    const mr_exec *ex)
+{
+    float *dx = (float *)dxv, *dw = (float *)dwv, *dres = (float *)dresv;
+    int64_t n = cv->n, ci = cv->ci, co = cv->co, So = cv->So, P = cv->S + 2, n_w = 3 * ci * co;
+    float *pad_x = (float *)ex->scratch, *pad_y = pad_x + n * P * ci;
+    float *flip = pad_y + n * (So + 2) * co, *of_frames = flip + n_w;
+    float *of_blocks = of_frames + So * n_w;
+    /* The residual is written first, so where it is x the product adds to it. */
+    bool is_same = dx && dres == dx;
+    conv_add add = {dbias ? of_blocks : NULL,
+                    dres,
+                    (float *)dctx,
+                    (const float *)dy,
+                    n,
+                    So,
+                    co,
+                    cv->ctx_ld,
+                    is_same ? acc->x : acc->res,
+                    acc->ctx};
+    conv_turn t = {pad_x,
+                   pad_y,
+                   flip,
+                   (const float *)w,
+                   {(const float *)x, cv->S, ci},
+                   {(const float *)dy, So, co},
+                   add,
+                   dw ? n * P : 0,
+                   dx ? n * (So + 2) : 0,
+                   dx && n > 0 ? 3 * co : 0,
+                   cv->stride == 2};
+    int64_t blocks = dbias || dres || dctx ? pieces(n, ADD_BLOCK) : 0;
+    cells(t.n_x + t.n_y + t.n_flip + blocks, ci > co ? ci : co, ex, t);
+    mr_gemm_batch frames = {n > 0 && dw ? So : 0, n_w, co, cv->stride * ci};
+    gemm_batch_cuda(of_frames, dy, pad_x, &frames, co, 3 * ci, n, 1, 0, So * co, P * ci, 3 * ci,
+                    1.0, 0.0, ex);
+    if (dx) product_x(dx, pad_y, flip, cv, is_same || acc->x, ex);
+    if (dw || dbias) finish_sums(dw, (float *)dbias, of_frames, of_blocks, cv, acc, ex);
 }
 
 void frame_add_cuda(void *yv, const void *xv, const void *vv, int64_t n, int64_t S, int64_t c,
