@@ -15,7 +15,7 @@ thread_view view;
 
 namespace
 {
-enum : size_t { WORD = 4 };
+enum : size_t { WORD = 4, PAGE = 4096 };
 
 /* Who touched a word last in a launch; 0 = nobody. */
 struct touch {
@@ -86,7 +86,7 @@ void find_races(uintptr_t at, size_t bytes, bool is_write, uintptr_t first, size
 bool in_shared(uintptr_t at, size_t bytes)
 {
     uintptr_t offset = at - view.arena;
-    if (offset >= view.arena_bytes) return false;
+    if (offset >= view.arena_bytes + PAGE) return false; /* the guard page behind it */
     if (offset + bytes > view.static_bytes &&
         (offset < view.arena_bytes - view.rest_bytes || offset + bytes > view.arena_bytes))
         stop("%s touches shared memory outside its variables", running());

@@ -19,7 +19,7 @@ else()
       --param=asan-globals=0)
 endif()
 set(traps -fsanitize=bounds,integer-divide-by-zero -fsanitize-undefined-trap-on-error)
-set_source_files_properties(${MR_EMULATED_KERNELS} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS
+set_source_files_properties(${MR_EMULATED_KERNELS} ${MR_EMULATE_DIR}/plants.cu PROPERTIES LANGUAGE CXX COMPILE_OPTIONS
   "-x;c++;-fno-tree-vectorize;-fno-tree-slp-vectorize;-fsanitize=kernel-address;${calls};${traps}")
 # The last three are the files that ask what was compiled in; linked here, they take the place of
 # those in the library.
@@ -55,7 +55,13 @@ foreach(ops kernels/test_ops_basic ops_a/test_ops_a ops_b/test_ops_b ops_c/test_
   get_filename_component(name ${ops} NAME)
   mr_emulate(tests ${name} mr_test_support ${ops}.c)
 endforeach()
+mr_emulate(tests plants mealrec ${MR_EMULATE_DIR}/plants.cu)
+target_include_directories(emulated_plants BEFORE PRIVATE ${MR_EMULATE_DIR}/include)
+set_target_properties(emulated_plants PROPERTIES CXX_STANDARD 17 CXX_EXTENSIONS ON)
 
+# The emulator itself: it names every bug that is planted.
+add_test(NAME emulator COMMAND emulated_plants)
+mr_register(emulator "" LABELS gpu)
 # Every kernel against the CPU's: threads and blocks in three orders.
 foreach(order forward backward shuffled)
   add_test(NAME kernels_cuda_emulated_${order} COMMAND emulated_test_kernels_cuda)

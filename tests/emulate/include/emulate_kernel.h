@@ -87,7 +87,7 @@ template <class... P> struct packed {
 
 template <class... P, class... A>
 void launch(const char *name, const char *caller, void (*kernel)(P...), dim3 grid, dim3 block,
-            size_t shared_bytes, struct CUstream_st *stream, const A &...args)
+            size_t shared_bytes, struct CUstream_st *stream, A... args)
 {
     typedef packed<P...> values;
     start({name, caller, reinterpret_cast<const void *>(kernel), grid, block, shared_bytes,
