@@ -95,7 +95,7 @@ static inline int64_t mr_conv_scratch(const mr_conv *cv, bool few_calls)
     /* y[n,wa+wb] = [a[n,wa], b[n,wb]] + bias[wa+wb] (may be NULL); wb may be 0 */                 \
     X(concat_fwd, (void *y, const void *a, const void *b, const void *bias, int64_t n, int64_t wa, \
                    int64_t wb, const mr_exec *ex))                                                 \
-    /* da (+)= dy[:, :wa], db (+)= dy[:, wa:]; each may be NULL */                                 \
+    /* da (+)= dy[:, :wa], db (+)= dy[:, wa:]; each may be NULL; db may be da, with acc_b = 1 */   \
     X(concat_bwd, (void *da, void *db, const void *dy, int64_t n, int64_t wa, int64_t wb,          \
                    int acc_a, int acc_b, const mr_exec *ex))                                       \
     /* out[n,C] = [sin(t w_i), cos(t w_i)], w_i = 10000^(-i / (C/2 - 1)), i < C/2 (model.md        \

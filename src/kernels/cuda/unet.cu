@@ -266,6 +266,12 @@ void concat_bwd_cuda(void *dav, void *dbv, const void *dyv, int64_t n, int64_t w
 {
     float *da = (float *)dav, *db = (float *)dbv;
     const float *dy = (const float *)dyv;
+    if (da && da == db) { /* the same input twice: one thread adds both */
+        cells(n, wa, ex, [=] __device__(int64_t i, int64_t j) {
+            put(&da[i * wa + j], dy[i * 2 * wa + j] + dy[i * 2 * wa + wa + j], acc_a);
+        });
+        return;
+    }
     cells(n, wa + wb, ex, [=] __device__(int64_t i, int64_t j) {
         float g = dy[i * (wa + wb) + j];
         if (j < wa && da) put(&da[i * wa + j], g, acc_a);
