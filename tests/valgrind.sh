@@ -4,9 +4,8 @@
 # test that ends within some minutes, see `left` below for the others.
 #   --limit SECONDS   for one test (1200); one that takes longer counts as not clean
 # Uses build/valgrind, compiled for every x86-64 CPU because valgrind does not know AVX-512.
-# Suppressions: Open MPI's own file and tests/valgrind.supp, which covers MPI, HDF5 and the
-# libraries under them, never the program. Exit code 1 when valgrind reports anything, 77 when it
-# is missing.
+# Suppressions: Open MPI's own file and tests/valgrind.supp, which covers MPI and the libraries
+# under it, never the program. Exit code 1 when valgrind reports anything, 77 when it is missing.
 set -u
 cd "$(dirname "$0")/.." || exit 1
 command -v valgrind >/dev/null || { echo "valgrind is not installed" && exit 77; }
@@ -14,12 +13,13 @@ command -v valgrind >/dev/null || { echo "valgrind is not installed" && exit 77;
 # What valgrind does not run, and why:
 #   ops_b, ops_c (more than 4 minutes each), trainer (not tried): the sanitizers run them
 #   scripts: they start the program, which the tests of its parts cover
+#   the emulated GPU: its threads are stacks that valgrind takes for one
 left=(ops_b ops_c trainer)
 names=() limit=1200
 while [ $# -gt 0 ]; do
     case $1 in
         --limit) limit=${2:?--limit wants seconds} && shift ;;
-        -h | --help) sed -n '2,10s/^# //p' "$0" && exit 0 ;;
+        -h | --help) sed -n '2,9s/^# //p' "$0" && exit 0 ;;
         -*) echo "unknown option $1" && exit 2 ;;
         *) names+=("$1") ;;
     esac
@@ -29,6 +29,7 @@ cmake --preset cpu -B build/valgrind -DMR_NATIVE=OFF -DCMAKE_BUILD_TYPE=RelWithD
 # Every test that is a program test_NAME, alone or on the lowest number of ranks above 1.
 all() {
     ctest --test-dir build/valgrind -N -V | sed -n 's/.*Test command: //p' | tr -d '"' |
+        grep -v /emulated/ |
         sed -n 's|.*-np 2 .*/test_\([a-z0-9_]*\)$|\1:2|p; s|^/[^ ]*/test_\([a-z0-9_]*\)$|\1|p'
 }
 if [ ${#names[@]} = 0 ]; then

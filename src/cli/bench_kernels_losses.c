@@ -22,7 +22,8 @@ static void small_losses(mr_kb *b)
 static void softmax(mr_kb *b)
 {
     const mr_kb_sizes *z = &b->z;
-    int64_t d = z->d, V = z->V, M = mr_softmax_chunk(V, mr_dtype_bytes(b->dev->real), false);
+    int64_t d = z->d, V = z->V, real = mr_dtype_bytes(b->dev->real);
+    int64_t M = mr_softmax_chunk(V, real, b->dev->whole_products);
     if (M > z->B) M = z->B;
     void *raw = mr_kb_reals(b, M * V), *norm = mr_kb_reals(b, V), *coef = mr_kb_reals(b, M);
     void *table = mr_kb_reals(b, V * d), *dtable = mr_kb_reals(b, V * d), *one = mr_kb_reals(b, 1);
@@ -30,9 +31,10 @@ static void softmax(mr_kb *b)
     double *stats = mr_kb_doubles(b, 3 * M), *ce = mr_kb_doubles(b, M);
     int32_t *target = mr_kb_ints(b, M, 7919, V);
     int32_t *pair = mr_kb_ints(b, 2 * z->B, 1, 9), *skip = mr_kb_ints(b, 2 * z->B, 1, 9);
-    BENCH(ce_rows, "", SHAPE(M, V), 0, 2 * M * V, raw, stats, target, NULL, NULL, M, V, 0, 1.0);
+    BENCH(ce_rows, "", SHAPE(M, V), 0, 2 * M * V, raw, stats, target, NULL, NULL, M, V, 0, 1.0,
+          INFINITY);
     BENCH(ce_rows, "cosine", SHAPE(M, V), 0, 2 * M * V, raw, stats, target, NULL, norm, M, V, 0,
-          1.0);
+          1.0, 1.0);
     BENCH(ce_combine, "", SHAPE(M), 0, 5 * M, coef, ce, stats, M, 1, 0, 1.0);
     BENCH(ce_target, "", SHAPE(M, d), 0, 6 * M * d, dtable, dx, table, x, target, NULL, M, V, d, 0,
           1.0, 1.0);

@@ -92,8 +92,7 @@ typedef struct mr_graph_dims {
     int n_ranks;             /* ranks that share the item table */
     int64_t rows_global_cap; /* rows of a global batch, at most */
     int64_t exchange_rows;   /* of every pair of ranks where their number is fixed, else 0 */
-    /* A GPU: few large kernel calls are worth more than caches and scratch. */
-    bool few_calls;
+    bool whole_products;     /* over everything at once (a GPU), not in pieces that fit a cache */
 } mr_graph_dims;
 
 typedef struct mr_loss_term {

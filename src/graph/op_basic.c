@@ -182,7 +182,7 @@ int mr_g_probe(mr_graph *g, int x)
  * The pre-activation is saved when there is an activation; backward reuses dy's memory for its
  * gradient, which nobody reads afterwards. act_in(x) lives in scratch and is computed again in
  * backward: between a wide layer and the next one only one of the two is kept (both with
- * few_calls). i[0] act, i[1] act_in, i[2] saved buffer of act_in(x) or -1. */
+ * whole_products). i[0] act, i[1] act_in, i[2] saved buffer of act_in(x) or -1. */
 typedef struct linear_size {
     int64_t n, in, out;
 } linear_size;
@@ -270,7 +270,7 @@ static int add_linear(mr_graph *g, int x, int w, int b, int act_in, int act)
     if (act_in != MR_ACT_NONE)
         n.scratch_bytes = (size_t)(a->dim[0] * mr_node_inner(g, x)) * g->real_bytes;
     n.i[2] = -1;
-    if (act_in != MR_ACT_NONE && g->dims.few_calls) {
+    if (act_in != MR_ACT_NONE && g->dims.whole_products) {
         n.i[2] = n.n_saved;
         n.saved_for_bwd = 1u << n.n_saved;
         int64_t rows = a->space == MR_SPACE_FIXED ? a->dim[0] : 1;

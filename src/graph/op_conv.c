@@ -89,6 +89,6 @@ int mr_g_conv3(mr_graph *g, int x, int w, int b, int stride, int residual, int c
     n.n_param = 2;
     n.i[0] = stride;
     mr_conv cv = conv_of(g, &n, n.dim[0]);
-    n.scratch_bytes = (size_t)mr_conv_scratch(&cv, g->dims.few_calls) * g->real_bytes;
+    n.scratch_bytes = (size_t)mr_conv_scratch(&cv, g->dims.whole_products) * g->real_bytes;
     return mr_graph_add(g, &n);
 }

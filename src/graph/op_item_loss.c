@@ -20,10 +20,11 @@ typedef struct item {
     double *ce;
 } item;
 
-static void carve(mr_carve *c, item *it, const mr_graph *g, int64_t rows_cap, int64_t rows_all,
-                  int64_t v_max, int size)
+static void carve(mr_carve *c, item *it, int64_t rows_cap, int64_t rows_all, int64_t v_max,
+                  int size, const mr_graph *g)
 {
     int64_t real = (int64_t)g->real_bytes;
+    bool is_whole = g->dims.whole_products;
     int64_t own = rows_cap * it->d * real, all = rows_all * it->d * real;
     it->x_own = mr_carve_take(c, it->is_cosine ? own : 0);
     it->x_all = mr_carve_take(c, size > 1 ? all : 0);
@@ -35,7 +36,7 @@ static void carve(mr_carve *c, item *it, const mr_graph *g, int64_t rows_cap, in
     it->target = mr_carve_take(c, rows_all * 4);
     it->ce = mr_carve_take(c, rows_all * (int64_t)sizeof(double));
     it->work =
-        mr_carve_take(c, mr_softmax_work(v_max, it->d, size, g->real_bytes, g->dims.few_calls));
+        mr_carve_take(c, mr_softmax_work(rows_all, v_max, it->d, size, (size_t)real, is_whole));
 }
 
 static mr_status set_up(item *it, mr_run *r, const mr_node *n)
@@ -52,7 +53,7 @@ static mr_status set_up(item *it, mr_run *r, const mr_node *n)
     it->is_shared = it->rows.size > 1;
     mr_rank_rows_scaled(&it->rows, it->d, it->counts);
     mr_carve c = {r->ex.scratch, 0};
-    carve(&c, it, r->g, n->i[1], n->i[2], n->i[3], it->rows.size);
+    carve(&c, it, n->i[1], n->i[2], n->i[3], it->rows.size, r->g);
     MR_CHECK(c.used <= (int64_t)n->scratch_bytes && it->rows.total <= n->i[2], MR_ERR_INTERNAL,
              "item_loss: compiled for %lld rows of %d ranks, got %lld rows of %d",
              (long long)n->i[2], r->g->dims.n_ranks, (long long)it->rows.total, it->rows.size);
@@ -160,7 +161,7 @@ int mr_g_item_loss(mr_graph *g, int x, int table, bool cosine, double temperatur
     n.i[3] = is_sharded ? (p->dim[0] + size - 1) / size : p->dim[0]; /* most rows of a rank */
     mr_carve c = {NULL, 0};
     item it = {.d = p->dim[1], .is_cosine = cosine};
-    carve(&c, &it, g, n.i[1], n.i[2], n.i[3], size);
+    carve(&c, &it, n.i[1], n.i[2], n.i[3], size, g);
     n.scratch_bytes = (size_t)c.used;
     return mr_graph_add(g, &n);
 }

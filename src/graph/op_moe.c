@@ -7,10 +7,10 @@
  * is computed once a step and only tokens go through the large products. Memory: y [N,E,d] without
  * t is saved. To compute it again would cost a third large product where backward has only one
  * (there is no gradient into the frozen text), half as much again; dropped x and everything else of
- * that size lives for one chunk of rows only, and for one expert at a time (with few_calls for all,
- * in larger chunks: then it is one product for all of them). Invariants: the draws depend on (rid,
- * position, expert, column) alone, also for the gate noise of PAD positions; chunks change nothing
- * but the grouping of the sums in the gradients of weights. */
+ * that size lives for one chunk of rows only, and for one expert at a time (with whole_products for
+ * all, in larger chunks: then it is one product for all of them). Invariants: the draws depend on
+ * (rid, position, expert, column) alone, also for the gate noise of PAD positions; chunks change
+ * nothing but the grouping of the sums in the gradients of weights. */
 #include "graph/op_softmax.h"
 #include "graph/ops.h"
 #include "kernels/shared/dropout.h"
@@ -18,7 +18,7 @@
 enum { IN_TEXT };
 enum { P_W, P_BIAS, P_GATE, P_NOISE };
 enum { S_P, S_T, S_FACTOR, S_Y };
-enum { CHUNK_TOKENS = 1024, CHUNK_TOKENS_FEW_CALLS = 4096 };
+enum { CHUNK_TOKENS = 1024, CHUNK_TOKENS_WHOLE = 4096 };
 
 typedef struct moe {
     int E, group;                     /* group: experts of one product of dropped x */
@@ -51,9 +51,9 @@ static void carve(mr_carve *c, moe *m)
 /* Rows of a chunk, and experts at a time. */
 static void choose_sizes(moe *m, const mr_graph *g)
 {
-    int64_t tokens = g->dims.few_calls ? CHUNK_TOKENS_FEW_CALLS : CHUNK_TOKENS;
+    int64_t tokens = g->dims.whole_products ? CHUNK_TOKENS_WHOLE : CHUNK_TOKENS;
     m->chunk = m->L < tokens ? tokens / m->L : 1;
-    m->group = g->dims.few_calls ? m->E : 1;
+    m->group = g->dims.whole_products ? m->E : 1;
 }
 
 static moe moe_of(mr_run *r, const mr_node *n)

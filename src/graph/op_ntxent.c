@@ -16,7 +16,7 @@ typedef struct views {
     double *ce;                          /* [2B] */
 } views;
 
-static void carve(mr_carve *c, views *v, const mr_graph *g, int64_t rows_cap, int64_t rows_all)
+static void carve(mr_carve *c, views *v, int64_t rows_cap, int64_t rows_all, const mr_graph *g)
 {
     int64_t real = (int64_t)g->real_bytes;
     v->z = mr_carve_take(c, 2 * rows_all * v->d * real);
@@ -27,8 +27,8 @@ static void carve(mr_carve *c, views *v, const mr_graph *g, int64_t rows_cap, in
     v->target = mr_carve_take(c, 2 * rows_cap * 4);
     v->skip = mr_carve_take(c, 2 * rows_cap * 4);
     v->ce = mr_carve_take(c, 2 * rows_cap * (int64_t)sizeof(double));
-    v->work =
-        mr_carve_take(c, mr_softmax_work(2 * rows_all, v->d, 1, g->real_bytes, g->dims.few_calls));
+    v->work = mr_carve_take(c, mr_softmax_work(2 * rows_cap, 2 * rows_all, v->d, 1, g->real_bytes,
+                                               g->dims.whole_products));
 }
 
 static mr_status set_up(views *v, mr_run *r, const mr_node *n)
@@ -39,7 +39,7 @@ static mr_status set_up(views *v, mr_run *r, const mr_node *n)
     v->G = v->rows.total;
     mr_rank_rows_scaled(&v->rows, v->d, v->counts);
     mr_carve c = {r->ex.scratch, 0};
-    carve(&c, v, r->g, n->i[0], n->i[1]);
+    carve(&c, v, n->i[0], n->i[1], r->g);
     MR_CHECK(v->G <= n->i[1], MR_ERR_INTERNAL, "ntxent: compiled for %lld rows, got %lld",
              (long long)n->i[1], (long long)v->G);
     return MR_OK;
@@ -144,7 +144,7 @@ int mr_g_ntxent(mr_graph *g, int z1, int z2, double temperature)
     n.i[1] = g->dims.rows_global_cap > n.i[0] ? g->dims.rows_global_cap : n.i[0];
     mr_carve c = {NULL, 0};
     views v = {.d = d};
-    carve(&c, &v, g, n.i[0], n.i[1]);
+    carve(&c, &v, n.i[0], n.i[1], g);
     n.scratch_bytes = (size_t)c.used;
     return mr_graph_add(g, &n);
 }

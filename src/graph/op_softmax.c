@@ -5,6 +5,8 @@
  */
 #include "graph/op_softmax.h"
 
+#include <math.h>
+
 void *mr_carve_take(mr_carve *c, int64_t bytes)
 {
     char *p = c->base ? c->base + c->used : NULL;
@@ -35,12 +37,11 @@ void mr_rank_rows_scaled(const mr_rank_rows *rows, int64_t width, int64_t *count
     for (int i = 0; i < rows->size; i++) counts[i] = rows->counts[i] * width;
 }
 
-int64_t mr_softmax_chunk(int64_t v_max, size_t real_bytes, bool few_calls)
+int64_t mr_softmax_chunk(int64_t v_max, size_t real_bytes, bool is_whole)
 {
-    int64_t most = few_calls ? MR_SOFTMAX_ROWS_FEW_CALLS : MR_SOFTMAX_ROWS;
-    int64_t bytes = few_calls ? MR_SOFTMAX_BYTES_FEW_CALLS : MR_SOFTMAX_BYTES;
-    int64_t c = bytes / ((v_max > 0 ? v_max : 1) * (int64_t)real_bytes);
-    if (c > most) return most;
+    int64_t c = (is_whole ? MR_SOFTMAX_WHOLE : MR_SOFTMAX_BYTES) /
+                ((v_max > 0 ? v_max : 1) * (int64_t)real_bytes);
+    if (!is_whole && c > MR_SOFTMAX_ROWS) return MR_SOFTMAX_ROWS;
     return c >= 16 ? c / 16 * 16 : (c > 0 ? c : 1);
 }
 
@@ -50,9 +51,8 @@ typedef struct pieces {
     double *stats;
 } pieces;
 
-static pieces carve(mr_carve *c, int64_t v_max, int64_t w, int size, int64_t real, bool few_calls)
+static pieces carve(mr_carve *c, int64_t rows, int64_t v_max, int64_t w, int size, int64_t real)
 {
-    int64_t rows = mr_softmax_chunk(v_max, (size_t)real, few_calls);
     pieces p;
     p.logits = mr_carve_take(c, rows * v_max * real);
     p.xs = mr_carve_take(c, rows * w * real);
@@ -61,10 +61,12 @@ static pieces carve(mr_carve *c, int64_t v_max, int64_t w, int size, int64_t rea
     return p;
 }
 
-int64_t mr_softmax_work(int64_t v_max, int64_t w, int size, size_t real_bytes, bool few_calls)
+int64_t mr_softmax_work(int64_t n, int64_t v_max, int64_t w, int size, size_t real_bytes,
+                        bool is_whole)
 {
     mr_carve c = {NULL, 0};
-    carve(&c, v_max, w, size, (int64_t)real_bytes, few_calls);
+    int64_t rows = mr_softmax_chunk(v_max, real_bytes, is_whole);
+    carve(&c, rows < n ? rows : n, v_max, w, size, (int64_t)real_bytes);
     return c.used;
 }
 
@@ -77,6 +79,12 @@ static mr_status gather_stats(const mr_softmax *s, const double *mine, double *a
     return s->comm->allgatherv(s->comm, mine, all, counts, MR_F64);
 }
 
+/* Ids of one matrix product. */
+static int64_t block_of(const mr_run *r, const mr_softmax *s)
+{
+    return r->g->dims.whole_products && s->v > 0 ? s->v : MR_SOFTMAX_BLOCK;
+}
+
 /* Pointers of one block of ids c0 .. c0+m-1. */
 typedef struct ids {
     int64_t c0, m;
@@ -84,14 +92,9 @@ typedef struct ids {
     char *dtable, *inv, *dot, *logits;
 } ids;
 
-static int64_t block_ids(const mr_run *r, const mr_softmax *s)
-{
-    return r->g->dims.few_calls ? s->v : MR_SOFTMAX_BLOCK;
-}
-
 static ids ids_at(const mr_run *r, const mr_softmax *s, const pieces *p, int64_t c0)
 {
-    int64_t real = (int64_t)r->g->real_bytes, left = s->v - c0, most = block_ids(r, s);
+    int64_t real = (int64_t)r->g->real_bytes, left = s->v - c0, most = block_of(r, s);
     ids k = {.c0 = c0, .m = left < most ? left : most};
     k.table = (const char *)s->table + c0 * s->w * real;
     k.dtable = s->dtable ? (char *)s->dtable + c0 * s->w * real : NULL;
@@ -106,7 +109,7 @@ static ids ids_at(const mr_run *r, const mr_softmax *s, const pieces *p, int64_t
 static void raw_logits(mr_run *r, const mr_softmax *s, const pieces *p, const char *x, int64_t m,
                        bool is_first)
 {
-    for (int64_t c0 = 0; c0 < s->v; c0 += block_ids(r, s)) {
+    for (int64_t c0 = 0; c0 < s->v; c0 += block_of(r, s)) {
         ids b = ids_at(r, s, p, c0);
         if (is_first && s->is_cosine) mr_k(r)->row_inv_norm(b.inv, b.table, b.m, s->w, &r->ex);
         if (is_first && s->is_cosine && s->dtable && s->acc_table)
@@ -136,9 +139,9 @@ static void gradients(mr_run *r, const mr_softmax *s, const pieces *p, int64_t a
     const char *x = (const char *)s->x + at * w * real;
     char *dx = (char *)s->dx + at * w * real;
     double beta = at > 0 || s->acc_table ? 1.0 : 0.0;
-    bool is_one = s->v > 0 && s->v <= block_ids(r, s);
+    bool is_one = s->v > 0 && s->v <= block_of(r, s);
     mr_k(r)->row_scale(p->xs, x, p->coef, m, w, ex);
-    for (int64_t c0 = 0; c0 < s->v; c0 += block_ids(r, s)) {
+    for (int64_t c0 = 0; c0 < s->v; c0 += block_of(r, s)) {
         ids b = ids_at(r, s, p, c0);
         mr_k(r)->gemm(b.dtable, b.logits, p->xs, b.m, w, m, 1, 0, s->v, w, w, 1.0, beta, ex);
         mr_k(r)->gemm(dx, b.logits, b.table, m, w, b.m, 0, 0, s->v, w, w, 1.0, c0 > 0 ? 1.0 : 0.0,
@@ -156,6 +159,13 @@ static void gradients(mr_run *r, const mr_softmax *s, const pieces *p, int64_t a
                        w, s->lo, s->scale, s->weight, ex);
 }
 
+/* Cosines are at most 1, so the scale stands in for the largest score and nobody looks for it;
+ * INFINITY where exponentials could vanish that far below it. */
+static double known_max(const mr_softmax *s)
+{
+    return s->is_cosine && s->scale <= MR_SOFTMAX_KNOWN_MAX ? s->scale : INFINITY;
+}
+
 static mr_status chunk_pass(mr_run *r, const mr_softmax *s, const pieces *p, int64_t at, int64_t m)
 {
     const char *x = (const char *)s->x + at * s->w * (int64_t)r->g->real_bytes;
@@ -164,7 +174,7 @@ static mr_status chunk_pass(mr_run *r, const mr_softmax *s, const pieces *p, int
     double *all = p->stats, *mine = is_shared ? p->stats + 3 * m * size : all;
     raw_logits(r, s, p, x, m, at == 0);
     mr_k(r)->ce_rows(p->logits, mine, s->target + at, s->skip ? s->skip + at : NULL,
-                     s->is_cosine ? s->inv : NULL, m, s->v, s->lo, s->scale, &r->ex);
+                     s->is_cosine ? s->inv : NULL, m, s->v, s->lo, s->scale, known_max(s), &r->ex);
     if (is_shared) MR_TRY(gather_stats(s, mine, all, m));
     mr_k(r)->ce_combine(p->coef, s->ce + at, all, m, size, rank, s->weight, &r->ex);
     if (s->dtable) gradients(r, s, p, at, m);
@@ -174,10 +184,10 @@ static mr_status chunk_pass(mr_run *r, const mr_softmax *s, const pieces *p, int
 mr_status mr_softmax_pass(mr_run *r, const mr_softmax *s)
 {
     mr_carve c = {s->work, 0};
-    bool few = r->g->dims.few_calls;
-    pieces p =
-        carve(&c, s->v_max, s->w, s->comm ? s->comm->size : 1, (int64_t)r->g->real_bytes, few);
-    int64_t rows = mr_softmax_chunk(s->v_max, r->g->real_bytes, few);
+    size_t real = r->g->real_bytes;
+    int64_t rows = mr_softmax_chunk(s->v_max, real, r->g->dims.whole_products);
+    pieces p = carve(&c, rows < s->n ? rows : s->n, s->v_max, s->w, s->comm ? s->comm->size : 1,
+                     (int64_t)real);
     if (s->dtable && s->n == 0 && !s->acc_table) mr_k(r)->zero(s->dtable, s->v * s->w, &r->ex);
     for (int64_t at = 0; at < s->n; at += rows)
         MR_TRY(chunk_pass(r, s, &p, at, s->n - at < rows ? s->n - at : rows));

@@ -6,12 +6,11 @@
 
 #include "graph/run.h"
 
-#define MR_SOFTMAX_BYTES (30 << 20) /* most bytes of one chunk of logits */
-#define MR_SOFTMAX_ROWS 256         /* most rows of a chunk */
-#define MR_SOFTMAX_BLOCK 1024       /* ids of one matrix product: its rows stay in a core's cache */
-/* The same where few calls count more (mr_graph_dims.few_calls): all ids in one product. */
-#define MR_SOFTMAX_BYTES_FEW_CALLS (256 << 20)
-#define MR_SOFTMAX_ROWS_FEW_CALLS 2048
+#define MR_SOFTMAX_BYTES (30 << 20)  /* most bytes of one chunk of logits */
+#define MR_SOFTMAX_ROWS 256          /* most rows of a chunk */
+#define MR_SOFTMAX_BLOCK 1024        /* ids of one matrix product: they stay in a core's cache */
+#define MR_SOFTMAX_WHOLE (256 << 20) /* most bytes of a chunk where products are whole (a GPU) */
+#define MR_SOFTMAX_KNOWN_MAX 40.0    /* largest |score| that is taken without looking for it */
 #define MR_MAX_RANKS 4096
 
 typedef struct mr_softmax {
@@ -29,12 +28,14 @@ typedef struct mr_softmax {
     void *dx;      /* [n,w] = partial gradient of this rank's ids */
     int acc_table;
     double *ce; /* [n] out */
-    void *work; /* mr_softmax_work bytes */
+    void *work; /* mr_softmax_work bytes for is_whole of the run's graph */
 } mr_softmax;
 
-/* Rows of a chunk and bytes of work memory (v_max as above, size ranks). */
-int64_t mr_softmax_chunk(int64_t v_max, size_t real_bytes, bool few_calls);
-int64_t mr_softmax_work(int64_t v_max, int64_t w, int size, size_t real_bytes, bool few_calls);
+/* Rows of a chunk, and bytes of work memory for at most n rows (v_max as above, size ranks).
+ * is_whole: mr_graph_dims.whole_products. */
+int64_t mr_softmax_chunk(int64_t v_max, size_t real_bytes, bool is_whole);
+int64_t mr_softmax_work(int64_t n, int64_t v_max, int64_t w, int size, size_t real_bytes,
+                        bool is_whole);
 /* ce, and with dtable and dx the gradients of weight * sum ce / rows_global. Collective over comm;
  * the number of collectives depends on n and v_max alone. */
 mr_status mr_softmax_pass(mr_run *r, const mr_softmax *s);

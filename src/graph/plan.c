@@ -156,7 +156,8 @@ static bool can_redo(const mr_graph *g, const mr_plan *p, int id)
 {
     const mr_node *n = &g->node[id];
     const mr_slot *val = &p->val[id];
-    if (!n->op->is_cheap || g->dims.few_calls || val->first < 0 || val->last >= p->again[id].first)
+    if (!n->op->is_cheap || g->dims.whole_products || val->first < 0 ||
+        val->last >= p->again[id].first)
         return false;
     for (int s = 0; s < n->n_in; s++)
         if (n->in[s] >= 0 && p->val[p->root[n->in[s]]].last < p->again[id].first) return false;

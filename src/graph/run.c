@@ -124,7 +124,7 @@ mr_status mr_run_create(mr_run **out_p, const mr_plan *plan, mr_device *dev, mr_
 {
     mr_run *r = NULL;
     mr_status st;
-    MR_CHECK(plan->g->dims.few_calls || strcmp(dev->name, "cuda"), MR_ERR_INTERNAL,
+    MR_CHECK(plan->g->dims.whole_products || !dev->whole_products, MR_ERR_INTERNAL,
              "run: this graph has too little scratch for kernels of %s", dev->name);
     MR_TRY(MR_ALLOC(&r, 1, "run"));
     r->plan = plan;

@@ -1,6 +1,7 @@
 /* Superblock and object headers by the HDF5 file format, version 2 and later, as far as our schema
- * goes. Invariants: every length is compared with what is left before it is used; the bytes that
- * HDF5 will decode are the ones checked here, since nothing but the root's links leads on. */
+ * goes, with their checksums. Invariants: every length is compared with what is left before it is
+ * used; the bytes that HDF5 will decode are the ones checked here, since nothing but the root's
+ * links leads on. */
 #include "io/h5_structure.h"
 
 #include <stdbool.h>
@@ -10,6 +11,7 @@
 #include "base/mem.h"
 #include "data/check.h"
 #include "io/file.h"
+#include "io/h5_checksum.h"
 
 enum { SUPERBLOCK = 48, CHUNK_MAX = 1 << 16, CHUNKS_MAX = 64, NAME = 32 };
 /* Kinds of messages. */
@@ -56,6 +58,17 @@ static uint64_t number(const uint8_t *p, int width)
 static bool is_inside(const walker *w, uint64_t at, uint64_t bytes)
 {
     return at <= (uint64_t)w->file_bytes && bytes <= (uint64_t)w->file_bytes - at;
+}
+
+/* The sum of b[0..n) follows it. HDF5 would look too, but loses memory when it is wrong. */
+static mr_status check_sum(const walker *w, const char *of, const uint8_t *b, int64_t n)
+{
+    uint32_t is = mr_h5_checksum(b, (size_t)n), said = (uint32_t)number(b + n, 4);
+    MR_CHECK(is == said, MR_ERR_DATA,
+             "%s: the header of %s has checksum %08x, its bytes have %08x; the file is damaged, "
+             "copy or make it again",
+             w->path, of, said, is);
+    return MR_OK;
 }
 
 static mr_status odd(const walker *w, const char *what)
@@ -249,11 +262,13 @@ static mr_status check_object(walker *w, const object *o, uint8_t *buf)
     w->tracks_order = flags & 4;
     if (bytes > CHUNK_MAX - 128) return odd(w, "a header longer than any");
     MR_TRY(read_chunk(w, o->at, start + (int64_t)bytes + 4, buf));
+    MR_TRY(check_sum(w, o->name, buf, start + (int64_t)bytes));
     MR_TRY(check_messages(w, buf + start, buf + start + bytes));
     for (int i = 0; i < w->n_chunks; i++) {
         int64_t n = w->chunk[i].bytes;
         MR_TRY(read_chunk(w, w->chunk[i].at, n, buf));
         if (memcmp(buf, "OCHK", 4) != 0) return odd(w, "a piece without its mark");
+        MR_TRY(check_sum(w, o->name, buf, n - 4));
         MR_TRY(check_messages(w, buf + 4, buf + n - 4));
     }
     return MR_OK;
@@ -274,7 +289,7 @@ static mr_status check_superblock(const walker *w, uint8_t *b, int64_t *root_p)
              "%s is a truncated file: it has %lld of %llu bytes", w->path, (long long)w->file_bytes,
              (unsigned long long)end);
     *root_p = (int64_t)number(b + 36, 8);
-    return MR_OK;
+    return check_sum(w, "the file", b, SUPERBLOCK - 4);
 }
 
 mr_status mr_h5_structure_check(int fd, int64_t file_bytes, const char *path)

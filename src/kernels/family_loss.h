@@ -37,10 +37,12 @@
     X(norm_project, (void *y, const void *h, const void *x, const void *inv, const void *s0,       \
                      int64_t n, int64_t w, int acc, const mr_exec *ex))                            \
     /* raw[n,v] -> q in place (see above), and stats[n,3]. target[n] ids; skip[n] ids left out of  \
-     * the softmax (q = 0 there), or NULL; col_scale[v] or NULL = 1. v = 0: max = -inf, sum = 0 */ \
-    X(ce_rows,                                                                                     \
-      (void *raw, double *stats, const int32_t *target, const int32_t *skip,                       \
-       const void *col_scale, int64_t n, int64_t v, int64_t lo, double scale, const mr_exec *ex))  \
+     * the softmax (q = 0 there), or NULL; col_scale[v] or NULL = 1. v = 0: max = -inf, sum = 0.   \
+     * known_max: no l is above it, and it is near enough to stand for the largest; INFINITY: the  \
+     * largest is looked for */                                                                    \
+    X(ce_rows, (void *raw, double *stats, const int32_t *target, const int32_t *skip,              \
+                const void *col_scale, int64_t n, int64_t v, int64_t lo, double scale,             \
+                double known_max, const mr_exec *ex))                                              \
     /* stats[size,n,3] in rank order ->                                                            \
      *   coef[n] as above                                                                          \
      *   ce[n] = M + log Z - l_target */                                                           \

@@ -37,14 +37,14 @@ static inline int64_t mr_gn_scratch(int64_t n, int64_t S, int64_t c)
     return (n + MR_GN_BLOCK - 1) / MR_GN_BLOCK * (4 + S) * c;
 }
 #define MR_SUM_BLOCK 64 /* samples of one partial sum in conv3_bwd_add on a CPU */
-/* Elements of scratch that any of the conv3 kernels needs. few_calls, which kernels of a GPU need:
- * also copies of x and dy with zero frames around them, and the weights' gradients of every frame.
+/* Elements of scratch that any of the conv3 kernels needs. whole_products, as a GPU's kernels need
+ * it: also copies of x and dy with zero frames around them, and the weights' gradients of frames.
  */
-static inline int64_t mr_conv_scratch(const mr_conv *cv, bool few_calls)
+static inline int64_t mr_conv_scratch(const mr_conv *cv, bool whole_products)
 {
     int64_t w = 3 * cv->ci * cv->co, part = (cv->n + MR_SUM_BLOCK - 1) / MR_SUM_BLOCK * cv->co;
     int64_t most = w > part ? w : part;
-    if (!few_calls) return most;
+    if (!whole_products) return most;
     return cv->n * (cv->S + 2) * cv->ci + cv->n * (cv->So + 2) * cv->co + (cv->So + 1) * w +
            (cv->n + 15) / 16 * cv->co;
 }

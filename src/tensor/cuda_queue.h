@@ -9,6 +9,8 @@
 #include <stdbool.h>
 #include <stdint.h>
 
+#include "tensor/device.h"
+
 /* Doubles of device memory for reductions that need more than one block. Kernels of one stream
  * follow each other, so one buffer serves them all. */
 #define MR_CUDA_PARTIALS 2048
@@ -27,11 +29,11 @@ typedef struct mr_lt_choice {
 
 typedef struct mr_cuda_queue {
     cudaStream_t stream;
-    cublasHandle_t blas;        /* bound to stream; every product says its arithmetic */
-    cublasStatus_t blas_status; /* first failure of a product; sync returns it */
-    double *partials;           /* [MR_CUDA_PARTIALS] device memory */
-    cudaGraphExec_t graph;      /* of the last recording, NULL before the first */
-    void *blas_space;           /* [MR_CUDA_BLAS_BYTES], fixed, so results repeat */
+    cublasHandle_t blas;                  /* bound to stream; every product says its arithmetic */
+    cublasStatus_t blas_status;           /* first failure of a product; sync returns it */
+    double *partials;                     /* [MR_CUDA_PARTIALS] device memory */
+    cudaGraphExec_t graph[MR_N_RECORDED]; /* the last of each kind, NULL before the first */
+    void *blas_space;                     /* [MR_CUDA_BLAS_BYTES], fixed, so results repeat */
     mr_lt_choice lt[MR_LT_CHOICES];
 } mr_cuda_queue;
 

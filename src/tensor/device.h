@@ -18,11 +18,15 @@ typedef struct mr_device_counts {
     int64_t allocs, copies_in, copies_out, waits;
 } mr_device_counts;
 
+/* Kinds of work that are recorded: forward and backward of a step, forward of a block of users. */
+typedef enum mr_recorded { MR_RECORD_STEP, MR_RECORD_BLOCK, MR_N_RECORDED } mr_recorded;
+
 typedef struct mr_device mr_device;
 struct mr_device {
-    const char *name; /* cpu, cpu64, guard, cuda */
-    mr_dtype real;    /* MR_F32, or MR_F64 for cpu64 */
-    bool host_memory; /* ordinary loads work inside kernels (cpu, cpu64, guard) */
+    const char *name;    /* cpu, cpu64, guard, cuda */
+    mr_dtype real;       /* MR_F32, or MR_F64 for cpu64 */
+    bool host_memory;    /* ordinary loads work inside kernels (cpu, cpu64, guard) */
+    bool whole_products; /* few large calls are better than pieces that fit a cache (cuda) */
     mr_status (*alloc)(mr_device *d, void **out_p, size_t bytes, const char *what);
     void (*free)(mr_device *d, void *ptr);
     /* Bytes of device memory that are free, and all of them. NULL: nobody has to ask before. */
@@ -44,9 +48,9 @@ struct mr_device {
     void (*leave)(mr_device *d);
     mr_status (*sync)(mr_device *d);
     /* What is asked of the device between begin and its end is recorded, and starts as one piece of
-     * work at the end. In between nothing may wait, allocate, or copy from or to the host. Devices
-     * that cannot record do everything at once. */
-    mr_status (*capture)(mr_device *d, bool is_begin);
+     * work at the end. In between nothing may wait, allocate, or copy from or to the host. Work of
+     * one kind is much the same every time. Devices that cannot record do everything at once. */
+    mr_status (*capture)(mr_device *d, mr_recorded kind, bool is_begin);
     /* Name what follows for a profiler, until the matching call with NULL; may nest. NULL where no
      * profiler could listen. Costs next to nothing while none does. */
     void (*mark)(mr_device *d, const char *name);

@@ -52,8 +52,9 @@ static mr_status cpu_sync(mr_device *d)
     return MR_OK;
 }
 
-static mr_status cpu_capture(mr_device *d, bool is_begin)
+static mr_status cpu_capture(mr_device *d, mr_recorded kind, bool is_begin)
 {
+    (void)kind;
     (void)d, (void)is_begin;
     return MR_OK;
 }

@@ -159,30 +159,30 @@ static mr_status cuda_memory(mr_device *d, int64_t *free_p, int64_t *total_p)
 
 /* The recorded work as a graph. Shapes change from batch to batch, but not which kernels follow
  * which, as long as no count is 0: then the graph at hand takes over the new arguments. */
-static cudaError_t take_graph(mr_cuda_queue *q, cudaGraph_t graph)
+static cudaError_t take_graph(cudaGraphExec_t *exec, cudaGraph_t graph)
 {
     cudaGraphExecUpdateResultInfo info;
-    if (q->graph && cudaGraphExecUpdate(q->graph, graph, &info) == cudaSuccess) return cudaSuccess;
+    if (*exec && cudaGraphExecUpdate(*exec, graph, &info) == cudaSuccess) return cudaSuccess;
     (void)cudaGetLastError(); /* another order of kernels is no error */
-    if (q->graph) (void)cudaGraphExecDestroy(q->graph);
-    q->graph = NULL;
-    return cudaGraphInstantiate(&q->graph, graph, 0);
+    if (*exec) (void)cudaGraphExecDestroy(*exec);
+    *exec = NULL;
+    return cudaGraphInstantiate(exec, graph, 0);
 }
 
-static mr_status cuda_capture(mr_device *d, bool is_begin)
+static mr_status cuda_capture(mr_device *d, mr_recorded kind, bool is_begin)
 {
     mr_cuda_queue *q = d->impl;
     cudaGraph_t graph = NULL;
     if (is_begin) {
         CUDA_TRY(cudaStreamBeginCapture(q->stream, cudaStreamCaptureModeThreadLocal),
-                 "beginning to record a step");
+                 "beginning to record");
         return MR_OK;
     }
-    CUDA_TRY(cudaStreamEndCapture(q->stream, &graph), "recording a step");
-    cudaError_t e = take_graph(q, graph);
+    CUDA_TRY(cudaStreamEndCapture(q->stream, &graph), "recording");
+    cudaError_t e = take_graph(&q->graph[kind], graph);
     (void)cudaGraphDestroy(graph);
-    CUDA_TRY(e, "making a graph of a step");
-    CUDA_TRY(cudaGraphLaunch(q->graph, q->stream), "starting a recorded step");
+    CUDA_TRY(e, "making a graph");
+    CUDA_TRY(cudaGraphLaunch(q->graph[kind], q->stream), "starting recorded work");
     return MR_OK;
 }
 
@@ -201,7 +201,8 @@ static void cuda_close(mr_device *d)
 {
     mr_cuda_queue *q = d->impl;
     if (q->stream) (void)cudaStreamSynchronize(q->stream);
-    if (q->graph) (void)cudaGraphExecDestroy(q->graph);
+    for (int i = 0; i < MR_N_RECORDED; i++)
+        if (q->graph[i]) (void)cudaGraphExecDestroy(q->graph[i]);
     if (q->blas) (void)cublasDestroy(q->blas);
     cuda_free(d, q->blas_space);
     cuda_free(d, q->partials);
@@ -314,6 +315,7 @@ mr_status mr_device_open_cuda(mr_device **out_p, int index)
     *d = (mr_device){.name = "cuda",
                      .real = MR_F32,
                      .host_memory = false,
+                     .whole_products = true,
                      .alloc = cuda_alloc,
                      .free = cuda_free,
                      .memory = cuda_memory,

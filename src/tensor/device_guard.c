@@ -66,8 +66,9 @@ static mr_status outside(const mr_device *d, const char *what)
     return g->is_capturing ? MR_RAISE(MR_ERR_INTERNAL, "%s while work is recorded", what) : MR_OK;
 }
 
-static mr_status guard_capture(mr_device *d, bool is_begin)
+static mr_status guard_capture(mr_device *d, mr_recorded kind, bool is_begin)
 {
+    (void)kind;
     guard_impl *g = d->impl;
     MR_CHECK(g->is_capturing != is_begin, MR_ERR_INTERNAL, "recording %s twice",
              is_begin ? "begins" : "ends");

@@ -34,7 +34,11 @@ static mr_status build(mr_contrast *c, const mr_graph *of, int64_t rows_cap)
 {
     const mr_node *n = &of->node[c->node];
     const int64_t dim[2] = {rows_cap, c->d};
-    mr_graph_dims dims = {.rows_cap = rows_cap, .L = 1, .n_ranks = 1, .rows_global_cap = rows_cap};
+    mr_graph_dims dims = {.rows_cap = rows_cap,
+                          .L = 1,
+                          .n_ranks = 1,
+                          .rows_global_cap = rows_cap,
+                          .whole_products = of->dims.whole_products};
     for (int v = 0; v < 2; v++) {
         c->id[v] = mr_param_declare(&c->z, v ? "z2" : "z1", 2, dim, MR_INIT_ZERO, 0, 0);
         MR_CHECK(c->id[v] >= 0, MR_ERR_INTERNAL, "views of %lld rows", (long long)rows_cap);

@@ -114,12 +114,14 @@ static mr_status list_seen(evaluation *e)
     return MR_OK;
 }
 
+static mr_status run_forward(mr_trainer *t) { return mr_run_forward(t->eval_run); }
+
 /* User vectors of the rows of e->batch, on the device. */
 static mr_status forward(evaluation *e, const void **x_p)
 {
     mr_trainer *t = e->t;
     MR_TRY(mr_trainer_set_batch(t, t->eval_run, &t->eval_feed, &e->batch));
-    MR_TRY(mr_run_forward(t->eval_run));
+    MR_TRY(mr_trainer_recorded(t, MR_RECORD_BLOCK, run_forward));
     *x_p = mr_val(t->eval_run, mr_graph_find_output(t->eval_graph, "user"));
     return MR_OK;
 }

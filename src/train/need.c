@@ -17,6 +17,7 @@ static const char *advice(const mr_need *n)
         return "lower train.batch, or use more ranks";
     if (n->eval >= n->params && n->eval >= n->features) return "lower train.eval_batch";
     if (n->params >= n->features) return "share the item table among more ranks (dist.item_shard)";
+    if (n->may_spread) return "spread the features over the ranks (data.features=shard)";
     return "store the features as float16, or use a model that reads fewer of them";
 }
 
@@ -76,6 +77,7 @@ mr_status mr_need_of(mr_need *out, mr_trainer *t, bool with_optimizer)
     int64_t P = t->world->size, real = (int64_t)mr_dtype_bytes(t->dev->real);
     mr_need n = {.rows = t->batch.rows_cap, .eval_rows = (c->train.eval_batch + P - 1) / P};
     if (n.eval_rows > d->n_users) n.eval_rows = d->n_users;
+    n.may_spread = P > 1 && !d->is_sharded;
     n.params = t->params.n_total * real * (with_optimizer ? 4 : 1);
     n.features = feature_bytes(t, n.rows);
     if (d->is_sharded) n.features += feature_bytes(t, n.eval_rows);

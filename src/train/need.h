@@ -13,6 +13,7 @@ typedef struct mr_need {
     int64_t batch;     /* rows, tokens and exchange lists of a batch */
     int64_t rows;      /* of a training batch on this rank */
     int64_t eval_rows; /* of an evaluation block on this rank */
+    bool may_spread;   /* features are whole on every one of several ranks */
 } mr_need;
 
 int64_t mr_need_total(const mr_need *n);

@@ -8,7 +8,7 @@
 #include "train/sound.h"
 #include "train/trainer.h"
 
-enum { EAGER_STEPS = 2 };
+enum { EAGER = 2 };
 
 mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, mr_feed *feed, const mr_batch *b)
 {
@@ -134,15 +134,20 @@ static void mark(mr_trainer *t, const char *name)
     if (t->dev->mark) t->dev->mark(t->dev, name);
 }
 
-static mr_status own_gradients(mr_trainer *t, int64_t epoch, int64_t i)
+mr_status mr_trainer_recorded(mr_trainer *t, mr_recorded kind, mr_status (*work)(mr_trainer *t))
 {
     mr_device *d = t->dev;
-    MR_TRY(mr_trainer_load(t, t->train_run, epoch, i));
-    /* The first steps let libraries choose and allocate what they need. */
-    if (!t->cfg->run.capture || t->steps_here++ < EAGER_STEPS) return mr_trainer_gradients(t);
-    MR_TRY(d->capture(d, true));
-    mr_status st = mr_trainer_gradients(t), end = d->capture(d, false);
+    /* The first ones let libraries choose and allocate what they need. */
+    if (!t->cfg->run.capture || t->done_here[kind]++ < EAGER) return work(t);
+    MR_TRY(d->capture(d, kind, true));
+    mr_status st = work(t), end = d->capture(d, kind, false);
     return st != MR_OK ? st : end;
+}
+
+static mr_status own_gradients(mr_trainer *t, int64_t epoch, int64_t i)
+{
+    MR_TRY(mr_trainer_load(t, t->train_run, epoch, i));
+    return mr_trainer_recorded(t, MR_RECORD_STEP, mr_trainer_gradients);
 }
 
 mr_status mr_trainer_step(mr_trainer *t, int64_t epoch, int64_t i)

@@ -28,16 +28,13 @@ static mr_status memory_of_rank(mr_comm *world, double *out)
     return MR_OK;
 }
 
-/* A launch costs a GPU some microseconds, and nothing of a step fits its caches anyway. */
-static bool wants_few_calls(const mr_trainer *t) { return !strcmp(t->dev->name, "cuda"); }
-
 /* What the placement needs to know of a step before its graph exists. */
 static void table_shape(const mr_trainer *t, mr_step_shape *out)
 {
     *out = (mr_step_shape){.ranks = t->world->size,
                            .group = 1,
                            .real_bytes = (int64_t)mr_dtype_bytes(t->dev->real),
-                           .few_calls = wants_few_calls(t),
+                           .whole_products = t->dev->whole_products,
                            .table_rows = mr_model_table_rows(t->cfg, t->data->n_items),
                            .width = t->cfg->model.hidden,
                            .n_seq = t->batch.n_seq,
@@ -142,7 +139,7 @@ static mr_graph_dims dims_for(const mr_trainer *t, int64_t rows_cap, int64_t row
                            .dh = d->text.data ? d->text.width : 0,
                            .n_ranks = t->items->size,
                            .rows_global_cap = rows_global,
-                           .few_calls = wants_few_calls(t)};
+                           .whole_products = t->dev->whole_products};
 }
 
 mr_sampler_spec mr_trainer_sampling(const mr_trainer *t, int rank, int n_ranks)

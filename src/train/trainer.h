@@ -60,10 +60,10 @@ typedef struct mr_trainer {
     mr_run *eval_run;
     mr_feed eval_feed;
 
-    int64_t step;                 /* steps done */
-    int64_t steps_here;           /* of them by this process, with run.capture */
-    int skipped_in_row;           /* steps skipped because of a non-finite gradient */
-    double losses[MR_LOSS_SLOTS]; /* of the last step, global means */
+    int64_t step;                     /* steps done */
+    int64_t done_here[MR_N_RECORDED]; /* by this process, with run.capture */
+    int skipped_in_row;               /* steps skipped because of a non-finite gradient */
+    double losses[MR_LOSS_SLOTS];     /* of the last step, global means */
     double grad_norm;
 } mr_trainer;
 
@@ -94,6 +94,9 @@ mr_status mr_trainer_step(mr_trainer *t, int64_t epoch, int64_t i);
  * statistics to the host; all of that and the update. Only the report waits for the device. */
 mr_status mr_trainer_load(mr_trainer *t, mr_run *run, int64_t epoch, int64_t i);
 mr_status mr_trainer_gradients(mr_trainer *t);
+/* work(t), with run.capture recorded and started as one piece, except for the first ones of a
+ * process. work must not wait, allocate, or copy from or to the host. */
+mr_status mr_trainer_recorded(mr_trainer *t, mr_recorded kind, mr_status (*work)(mr_trainer *t));
 mr_status mr_trainer_report(mr_trainer *t, double *sum, double *bad);
 mr_status mr_trainer_update(mr_trainer *t);
 /* Plan the row exchanges of a batch, fetch its features where they are spread, and hand all of it

@@ -1,33 +1,32 @@
 #!/usr/bin/env python3
-"""What checkpoints cost a training: the same training with and without them.
+"""What checkpoints cost a training, a checkpoint after every epoch.
 
-For each kind (a checkpoint every epoch, a checkpoint every --minutes), synchronous
-(checkpoint.async=false) and asynchronous, trainings run alternately: with, without, with, without.
-The time of a training goes from the first line of its record (metrics.jsonl) to the end of the
-process, evaluation and the wait for the last checkpoint included. The ratio with / without is
-taken pair by pair, so that a slow spell of the machine meets both, and its median is printed.
+The program tells for how long it trained, evaluated, and waited for checkpoints. With synchronous
+writing (checkpoint.async=false) all that a checkpoint takes is waited for, and nothing is written
+while the program computes. With asynchronous writing it waits for a copy in memory, and the thread
+that writes takes its time from the computing ones. So the cost of
 
-Both trainings write the checkpoints of epochs that were the best so far, and of the last, which
-cannot be turned off. A learning rate of 0.3 makes most epochs worse than an early one; both see
-the same numbers, so the difference in the number of checkpoints, which is printed with their size,
-is what the ratio is about.
+  synchronous   = waiting / (training + evaluation)
+  asynchronous  = (waiting + training + evaluation) / (training + evaluation of the other) - 1
 
-For figures: a quiet machine, a data set of the size in question, and trainings that last at least
-some minutes; a kind whose interval was never due is said to be so.
+Both kinds run alternately, and ratios are taken pair by pair, so that a slow spell of the machine
+meets both. For figures: a quiet machine, and a data set of the size in question.
 What it is not: a test. It fails only when a program does.
 
-Usage: checkpoint_cost.py BINARY DATA.h5 [--pairs 5] [--epochs 10] [--ranks 1] [--minutes 1]
-                          [--folder DIR] [--json FILE] [--section.key=value ...]
+Usage: checkpoint_cost.py BINARY DATA.h5 [--pairs 3] [--epochs 3] [--ranks 1] [--folder DIR]
+                          [--json FILE] [--section.key=value ...]
 """
 import argparse
 import json
 import os
+import re
 import shutil
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
+
+SAID = (r"training ([\d.]+) s, evaluation ([\d.]+) s, waiting for checkpoints ([\d.]+) s")
 
 
 def arguments():
@@ -35,10 +34,9 @@ def arguments():
                                  formatter_class=argparse.RawDescriptionHelpFormatter)
     ap.add_argument("binary")
     ap.add_argument("data", help="data set file; the model's text vectors included where needed")
-    ap.add_argument("--pairs", type=int, default=5, help="trainings with and without, each kind")
-    ap.add_argument("--epochs", type=int, default=10)
+    ap.add_argument("--pairs", type=int, default=3, help="trainings of each kind")
+    ap.add_argument("--epochs", type=int, default=3)
     ap.add_argument("--ranks", type=int, default=1, help="more than 1: under mpirun")
-    ap.add_argument("--minutes", type=int, default=1, help="interval of the second kind; 0: none")
     ap.add_argument("--folder", help="where checkpoints go: the file system counts (a new folder "
                     "of the temporary one)")
     ap.add_argument("--json", help="also write all times as JSON")
@@ -53,69 +51,50 @@ def folder_bytes(top):
     return sum(os.path.getsize(os.path.join(d, n)) for d, _, names in os.walk(top) for n in names)
 
 
-def train(a, keys, folder, more):
-    """(seconds, checkpoints, bytes of one)"""
+def train(a, keys, folder, is_async):
     command = [os.path.abspath(a.binary), "train", "--data.path=" + os.path.abspath(a.data),
-               "--run.dir=" + folder, "--run.name=run", "--train.lr=0.3",
-               "--train.epochs=%d" % a.epochs, "--train.patience=1000000",
-               "--checkpoint.keep=1000000"] + keys + more
+               "--run.dir=" + folder, "--run.name=run", "--train.epochs=%d" % a.epochs,
+               "--train.patience=1000000", "--checkpoint.keep=1000000",
+               "--checkpoint.async=%s" % ("true" if is_async else "false")] + keys
     if a.ranks > 1:
         command = ["mpirun", "--bind-to", "none", "--oversubscribe", "-np", str(a.ranks)] + command
     run = os.path.join(folder, "run")
-    shutil.rmtree(run, ignore_errors=True)
-    with tempfile.TemporaryFile("w+") as said:
-        p = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT)
-        while p.poll() is None and not os.path.exists(os.path.join(run, "metrics.jsonl")):
-            time.sleep(0.001)
-        began = time.monotonic()
-        code = p.wait()
-        seconds = time.monotonic() - began
-        said.seek(0)
-        if code != 0:
-            sys.exit("%s\nexit code %d\n%s" % (" ".join(command), code, said.read()))
+    r = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    said = re.search(SAID, r.stdout)
+    if r.returncode != 0 or not said:
+        sys.exit("%s\nexit code %d\n%s" % (" ".join(command), r.returncode, r.stdout))
     top = os.path.join(run, "checkpoints")
     steps = [n for n in os.listdir(top) if n.startswith("step-")]
     size = folder_bytes(os.path.join(top, steps[0]))
     shutil.rmtree(run)
-    return seconds, len(steps), size
-
-
-def measure(a, keys, folder, name, on, is_async):
-    mode = "--checkpoint.async=%s" % ("true" if is_async else "false")
-    off = [mode, "--checkpoint.every_epochs=0", "--checkpoint.every_minutes=0"]
-    pairs = []
-    for _ in range(a.pairs):
-        with_them = train(a, keys, folder, [mode] + on)
-        without = train(a, keys, folder, off)
-        pairs.append((with_them, without))
-    ratio = statistics.median(w[0] / o[0] for w, o in pairs)
-    extra = pairs[0][0][1] - pairs[0][1][1]
-    note = "" if extra > 0 else "; none was due, so this says nothing"
-    print("%-13s %-12s ratio %.4f (median of %d), %.3f s with %d checkpoints of %.1f MB, %.3f s "
-          "with %d%s" % (name, "async" if is_async else "synchronous", ratio, a.pairs,
-                         statistics.median(w[0] for w, _ in pairs), pairs[0][0][1],
-                         1e-6 * pairs[0][0][2], statistics.median(o[0] for _, o in pairs),
-                         pairs[0][1][1], note), flush=True)
-    return {"kind": name, "async": is_async, "ratio": ratio, "checkpoints": pairs[0][0][1],
-            "checkpoints_without": pairs[0][1][1], "bytes": pairs[0][0][2],
-            "seconds": [[w[0], o[0]] for w, o in pairs]}
+    training, evaluation, waiting = map(float, said.groups())
+    return {"async": is_async, "computing": training + evaluation, "waiting": waiting,
+            "checkpoints": len(steps), "bytes": size}
 
 
 def main():
     a, keys = arguments()
     folder = tempfile.mkdtemp(prefix="checkpoint-cost-", dir=a.folder)
-    kinds = [("every epoch", ["--checkpoint.every_epochs=1", "--checkpoint.every_minutes=0"])]
-    if a.minutes:
-        kinds.append(("every %d min" % a.minutes, ["--checkpoint.every_epochs=0",
-                                                    "--checkpoint.every_minutes=%d" % a.minutes]))
     try:
-        out = [measure(a, keys, folder, name, on, is_async)
-               for name, on in kinds for is_async in (True, False)]
+        pairs = [[train(a, keys, folder, is_async) for is_async in (True, False)]
+                 for _ in range(a.pairs)]
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+    cost = {"asynchronous": [(one["waiting"] + one["computing"]) / other["computing"] - 1
+                             for one, other in pairs],
+            "synchronous": [other["waiting"] / other["computing"] for _, other in pairs]}
+    for i, name in enumerate(cost):
+        one = pairs[0][i]
+        print("%-12s  %.2f %% of the time (median of %d: %s); waited %s s, computed %s s, for %d "
+              "checkpoints of %.1f MB" % (
+                  name, 100 * statistics.median(cost[name]), a.pairs,
+                  ", ".join("%.2f" % (100 * c) for c in cost[name]),
+                  ", ".join("%.2f" % p[i]["waiting"] for p in pairs),
+                  ", ".join("%.1f" % p[i]["computing"] for p in pairs),
+                  one["checkpoints"], 1e-6 * one["bytes"]), flush=True)
     if a.json:
         with open(a.json, "w") as f:
-            json.dump(out, f, indent=1)
+            json.dump({"cost": cost, "pairs": pairs}, f, indent=1)
 
 
 if __name__ == "__main__":

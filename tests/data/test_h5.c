@@ -12,6 +12,7 @@
 #include "base/mem.h"
 #include "data/check.h"
 #include "data/half.h"
+#include "io/h5_checksum.h"
 #include "io/h5_dataset.h"
 
 /* $MR_DAMAGE times as many trials; tests/soak.sh sets it. */
@@ -126,6 +127,34 @@ static void test_bit_flips(void **state)
         assert_int_equal(st, MR_ERR_DATA);
         assert_null(d.offset);
     }
+    free(bytes);
+    mr_dataset_free(&a);
+}
+
+/* HDF5's own checksums are compared before HDF5 reads the file. */
+static void test_header_checksums(void **state)
+{
+    static const uint8_t text[] = "Four score and seven years ago";
+    (void)state;
+    assert_int_equal(mr_h5_checksum(text, 30), 0x17770551); /* from lookup3's own test */
+    assert_int_equal(mr_h5_checksum(text, 0), 0xdeadbeef);
+    mr_dataset a;
+    tiny_dataset(&a, 3);
+    const char *path = tmp_path("sums.h5");
+    assert_int_equal(mr_h5_dataset_write(&a, path, false), MR_OK);
+    size_t n, found = 0;
+    unsigned char *bytes = read_bytes(path, &n);
+    for (size_t at = 0; at + 8 < n; at++) {
+        if (at && memcmp(bytes + at, "OHDR", 4) != 0) continue;
+        size_t flip = at ? at + 7 : 44; /* a time stamp or length; the superblock's sum */
+        bytes[flip] ^= 1;
+        write_bytes(tmp_path("sum.h5"), bytes, n);
+        bytes[flip] ^= 1;
+        mr_dataset d = {0};
+        assert_int_equal(read_quietly(&d, tmp_path("sum.h5")), MR_ERR_DATA);
+        found += strstr(mr_last_error(), "checksum") != NULL;
+    }
+    assert_true(found >= 3);
     free(bytes);
     mr_dataset_free(&a);
 }
@@ -296,6 +325,7 @@ int main(void)
         cmocka_unit_test(test_never_overwrites),
         cmocka_unit_test(test_missing_and_foreign),
         cmocka_unit_test(test_bit_flips),
+        cmocka_unit_test(test_header_checksums),
         cmocka_unit_test(test_truncation),
         cmocka_unit_test(test_mutations),
         cmocka_unit_test(test_write_failure),

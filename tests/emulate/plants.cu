@@ -1,9 +1,9 @@
 /* The emulator can see: each plant is a bug of a kernel or of its host, and must be named. A child
  * process makes the bug; its sentence and its signal are looked at. */
-#include "kernels/cuda/common.cuh"
 extern "C" {
 #include "tensor/device.h"
 }
+#include "kernels/cuda/common.cuh"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -225,14 +225,14 @@ static void two_streams(void)
 }
 static void recording(void)
 {
-    must(dev->capture(dev, true) == MR_OK, "a recording begins");
+    must(dev->capture(dev, MR_RECORD_STEP, true) == MR_OK, "a recording begins");
     LAUNCH(fill_kernel, 1, N, 0, &ex, x, N, 5.0f);
-    must(dev->capture(dev, false) == MR_OK, "and ends");
+    must(dev->capture(dev, MR_RECORD_STEP, false) == MR_OK, "and ends");
     must(first_of(x) == 5, "what was recorded was done");
-    must(dev->capture(dev, true) == MR_OK, "a second one");
+    must(dev->capture(dev, MR_RECORD_STEP, true) == MR_OK, "a second one");
     LAUNCH(fill_kernel, 1, N, 0, &ex, x, N, 6.0f);
     must(dev->sync(dev) != MR_OK, "waiting is not allowed in it");
-    must(dev->capture(dev, false) != MR_OK, "and spoils it");
+    must(dev->capture(dev, MR_RECORD_STEP, false) != MR_OK, "and spoils it");
     wait_for_it(); /* tells of the last error once more */
     must(first_of(x) == 5, "nothing of it was done");
 }

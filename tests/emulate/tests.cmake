@@ -19,7 +19,8 @@ else()
       --param=asan-globals=0)
 endif()
 set(traps -fsanitize=bounds,integer-divide-by-zero -fsanitize-undefined-trap-on-error)
-set_source_files_properties(${MR_EMULATED_KERNELS} ${MR_EMULATE_DIR}/plants.cu PROPERTIES LANGUAGE CXX COMPILE_OPTIONS
+set_source_files_properties(${MR_EMULATED_KERNELS} ${MR_EMULATE_DIR}/plants.cu PROPERTIES
+  LANGUAGE CXX COMPILE_OPTIONS
   "-x;c++;-fno-tree-vectorize;-fno-tree-slp-vectorize;-fsanitize=kernel-address;${calls};${traps}")
 # The last three are the files that ask what was compiled in; linked here, they take the place of
 # those in the library.

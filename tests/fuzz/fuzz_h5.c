@@ -10,6 +10,7 @@
 
 #include "data/synth.h"
 #include "fuzz_h5.h"
+#include "io/h5_checksum.h"
 #include "io/h5_dataset.h"
 
 const char fuzz_name[] = "h5";
@@ -73,52 +74,19 @@ size_t fuzz_seed(int i, uint8_t *out)
     return 12;
 }
 
-/* ---- checksums of metadata: Bob Jenkins' lookup3, as the HDF5 format says ---- */
-
-static uint32_t rot(uint32_t x, int k) { return x << k | x >> (32 - k); }
-
-static uint32_t word(const uint8_t *p, size_t n)
-{
-    uint32_t v = 0;
-    for (size_t i = 0; i < n && i < 4; i++) v |= (uint32_t)p[i] << (8 * i);
-    return v;
-}
-
-static uint32_t lookup3(const uint8_t *p, size_t n)
-{
-    uint32_t a = 0xdeadbeefu + (uint32_t)n, b = a, c = a;
-    for (; n > 12; p += 12, n -= 12) {
-        a += word(p, 4);
-        b += word(p + 4, 4);
-        c += word(p + 8, 4);
-        a -= c, a ^= rot(c, 4), c += b;
-        b -= a, b ^= rot(a, 6), a += c;
-        c -= b, c ^= rot(b, 8), b += a;
-        a -= c, a ^= rot(c, 16), c += b;
-        b -= a, b ^= rot(a, 19), a += c;
-        c -= b, c ^= rot(b, 4), b += a;
-    }
-    if (n == 0) return c;
-    a += word(p, n);
-    if (n > 4) b += word(p + 4, n - 4);
-    if (n > 8) c += word(p + 8, n - 8);
-    c ^= b, c -= rot(b, 14);
-    a ^= c, a -= rot(c, 11);
-    b ^= a, b -= rot(a, 25);
-    c ^= b, c -= rot(b, 16);
-    a ^= c, a -= rot(c, 4);
-    b ^= a, b -= rot(a, 14);
-    c ^= b, c -= rot(b, 24);
-    return c;
-}
+/* ---- checksums of metadata ---- */
 
 /* Put the sum of bytes [from, to) at `to`; true when it was another one. */
 static bool put_sum(uint8_t *b, size_t n, size_t from, size_t to)
 {
     if (to > n || n - to < 4 || to < from) return false;
-    uint32_t sum = lookup3(b + from, to - from);
-    bool differs = word(b + to, 4) != sum;
-    for (int i = 0; i < 4; i++) b[to + (size_t)i] = (uint8_t)(sum >> (8 * i));
+    uint32_t sum = mr_h5_checksum(b + from, to - from);
+    bool differs = false;
+    for (size_t i = 0; i < 4; i++) {
+        uint8_t byte = (uint8_t)(sum >> (8 * i));
+        differs = differs || b[to + i] != byte;
+        b[to + i] = byte;
+    }
     return differs;
 }
 

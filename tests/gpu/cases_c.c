@@ -60,9 +60,12 @@ static void losses(twin_world *w)
     twin_same(w, "row_dot", "s", s, D);
     BOTH(norm_project, A(z), A(y), A(x), A(inv), A(s), B, D, 1, EX);
     twin_same(w, "norm_project", "y", z, D);
-    BOTH(ce_rows, A(raw), A(stats), A(target), A(skip), A(cs), B, V, LO, 2.0, EX);
+    BOTH(ce_rows, A(raw), A(stats), A(target), A(skip), A(cs), B, V, LO, 2.0, (double)INFINITY, EX);
     twin_same(w, "ce_rows", "q", raw, V);
     twin_same(w, "ce_rows", "stats", stats, V);
+    BOTH(ce_rows, A(raw), A(stats), A(target), NULL, A(cs), B, V, LO, 2.0, 9.5, EX);
+    twin_same(w, "ce_rows of a known maximum", "q", raw, V);
+    twin_same(w, "ce_rows of a known maximum", "stats", stats, V);
     BOTH(ce_combine, A(coef), A(ce), A(stats), B, 1, 0, 0.5, EX);
     twin_same(w, "ce_combine", "coef", coef, V);
     twin_same(w, "ce_combine", "ce", ce, V);

@@ -16,7 +16,9 @@
 #include <cmocka.h>
 
 #include "base/log.h"
+#include "base/mem.h"
 #include "data/synth.h"
+#include "train/evaluate.h"
 #include "train/need.h"
 #include "train/own_device.h"
 #include "train/trainer.h"
@@ -139,6 +141,30 @@ static void test_staging(void **state)
     mr_device_close(&d);
 }
 
+/* Recorded blocks of users: ranks and scores of one that records and one that does not. */
+static void compare_scores(mr_trainer *t, mr_trainer *eager)
+{
+    enum { K = 5 };
+    mr_topk top[2] = {{.k = K}, {.k = K}};
+    mr_metrics m[2];
+    mr_trainer *who[2] = {t, eager};
+    for (int i = 0; i < 2; i++) {
+        OK(MR_ALLOC(&top[i].id, data.n_users * K, "ids"));
+        OK(MR_ALLOC(&top[i].score, data.n_users * K, "scores"));
+        mr_evaluation what = {.split = MR_SPLIT_TEST, .topk = &top[i]};
+        OK(mr_evaluate(who[i], &what, &m[i]));
+    }
+    assert_true(t->done_here[MR_RECORD_BLOCK] > 2);
+    assert_int_equal(eager->done_here[MR_RECORD_BLOCK], 0);
+    assert_memory_equal(top[0].id, top[1].id, (size_t)(data.n_users * K) * sizeof *top[0].id);
+    assert_memory_equal(top[0].score, top[1].score,
+                        (size_t)(data.n_users * K) * sizeof *top[0].score);
+    for (int i = 0; i < 2; i++) {
+        MR_FREE(top[i].id);
+        MR_FREE(top[i].score);
+    }
+}
+
 /* A recorded step asks for nothing that a recording cannot hold, and gives the same bits. */
 static void test_capture(void **state)
 {
@@ -150,7 +176,8 @@ static void test_capture(void **state)
     (void)state;
     for (size_t m = 0; m < sizeof models / sizeof *models; m++) {
         configure(&plain, models[m][0], models[m][1]);
-        configure(&c, models[m][0], models[m][1]);
+        OK(mr_config_set(&plain, "train.eval_batch", "9", "test"));
+        c = plain;
         OK(mr_config_set(&c, "run.capture", "true", "test"));
         mr_trainer *t = make_trainer(&c, "guard"), *eager = make_trainer(&plain, "guard");
         for (int i = 0; i < 5; i++) {
@@ -158,18 +185,19 @@ static void test_capture(void **state)
             OK(mr_trainer_step(eager, 0, i % 3));
             assert_memory_equal(t->losses, eager->losses, sizeof t->losses);
         }
-        assert_int_equal(t->steps_here, 5);
-        assert_int_equal(eager->steps_here, 0);
+        assert_int_equal(t->done_here[MR_RECORD_STEP], 5);
+        assert_int_equal(eager->done_here[MR_RECORD_STEP], 0);
+        compare_scores(t, eager);
         mr_trainer_free(&t);
         mr_trainer_free(&eager);
     }
     OK(mr_device_open(&d, "guard", 0));
     mr_errors_to_log(false);
-    OK(d->capture(d, true));
+    OK(d->capture(d, MR_RECORD_STEP, true));
     assert_int_equal(d->alloc(d, &p, 8, "test"), MR_ERR_INTERNAL);
     assert_int_equal(d->sync(d), MR_ERR_INTERNAL);
-    assert_int_equal(d->capture(d, true), MR_ERR_INTERNAL);
-    OK(d->capture(d, false));
+    assert_int_equal(d->capture(d, MR_RECORD_STEP, true), MR_ERR_INTERNAL);
+    OK(d->capture(d, MR_RECORD_STEP, false));
     OK(d->sync(d));
     mr_errors_to_log(true);
     mr_device_close(&d);
@@ -217,6 +245,9 @@ static void test_need(void **state)
     says(mr_need_check(&n, "x", 0, gib), MR_ERR_MEMORY, (const char *[]){"dist.item_shard", NULL});
     n.features = 7 * gib;
     says(mr_need_check(&n, "x", 0, gib), MR_ERR_MEMORY, (const char *[]){"float16", NULL});
+    n.may_spread = true;
+    says(mr_need_check(&n, "x", 0, gib), MR_ERR_MEMORY,
+         (const char *[]){"data.features=shard", NULL});
 
     configure(&c, "mealrec", "tedrec");
     mr_trainer *t = make_trainer(&c, "guard");

@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "op_check.h"
+#include "op_rig.h"
 
 enum { W = 5, L = 4, ITEMS = 11, ROWS = 9, SETS = 2, NODES = 3 };
 
@@ -35,12 +36,7 @@ static int64_t rows_of(int rank)
 }
 
 typedef struct rig {
-    op_world w;
-    mr_device *dev;
-    mr_params ps;
-    mr_graph *g;
-    mr_plan *plan;
-    mr_run *run;
+    op_rig o;
     mr_exchange *x[SETS];
     int node[NODES]; /* plain set 0, plain set 1, padded set 0 */
 } rig;
@@ -59,45 +55,40 @@ static void rig_make(rig *r, const char *device)
 {
     memset(r, 0, sizeof *r);
     op_sizes s = {.rows = rows_of(comm->rank), .L = L, .n_items = ITEMS, .n_seq = SETS};
-    op_world_make(&r->w, &s);
-    fill_batch(&r->w, comm->rank);
-    r->w.dims.n_ranks = comm->size;
-    r->w.dims.rows_cap = ROWS;
-    r->w.dims.rows_global_cap = ROWS * comm->size;
-    assert_int_equal(mr_device_open(&r->dev, device, 0), MR_OK);
-    assert_int_equal(mr_graph_create(&r->g, &r->w.dims, &r->ps, 8, true), MR_OK);
-    int table = op_param(r->g, "item", 2, ITEMS + 1, W, 1, 1.0, MR_PARAM_SHARDED);
-    r->node[0] = mr_g_lookup(r->g, table, 0);
-    r->node[1] = mr_g_lookup(r->g, table, 1);
-    r->node[2] = mr_g_lookup_padded(r->g, table);
-    for (int i = 0; i < NODES; i++) mr_graph_loss(r->g, mr_g_probe(r->g, r->node[i]), 1.0, "probe");
-    assert_int_equal(mr_params_alloc(&r->ps, r->dev, comm->rank, comm->size, true), MR_OK);
-    const mr_param *p = &r->ps.p[table];
-    double *v = (double *)r->ps.value + p->offset;
+    op_world_make(&r->o.w, &s);
+    fill_batch(&r->o.w, comm->rank);
+    r->o.w.dims.n_ranks = comm->size;
+    r->o.w.dims.rows_cap = ROWS;
+    r->o.w.dims.rows_global_cap = ROWS * comm->size;
+    op_rig_open(&r->o, device, true);
+    int table = op_param(r->o.g, "item", 2, ITEMS + 1, W, 1, 1.0, MR_PARAM_SHARDED);
+    r->node[0] = mr_g_lookup(r->o.g, table, 0);
+    r->node[1] = mr_g_lookup(r->o.g, table, 1);
+    r->node[2] = mr_g_lookup_padded(r->o.g, table);
+    for (int i = 0; i < NODES; i++)
+        mr_graph_loss(r->o.g, mr_g_probe(r->o.g, r->node[i]), 1.0, "probe");
+    assert_int_equal(mr_params_alloc(&r->o.ps, r->o.dev, comm->rank, comm->size, true), MR_OK);
+    const mr_param *p = &r->o.ps.p[table];
+    double *v = (double *)r->o.ps.value + p->offset;
     for (int64_t i = 0; i < p->count; i++) v[i] = table_at(p->row_lo + i / W, i % W);
-    assert_int_equal(mr_plan_compile(&r->plan, r->g, true, true, 0), MR_OK);
-    assert_int_equal(mr_run_create(&r->run, r->plan, r->dev, &r->ps, 1), MR_OK);
-    op_world_attach(&r->w, r->run);
-    r->run->items = comm;
+    assert_int_equal(mr_plan_compile(&r->o.plan, r->o.g, true, true, 0), MR_OK);
+    assert_int_equal(mr_run_create(&r->o.run, r->o.plan, r->o.dev, &r->o.ps, 1), MR_OK);
+    op_world_attach(&r->o.w, r->o.run);
+    r->o.run->items = comm;
     for (int k = 0; k < SETS; k++) {
-        mr_seq *q = &r->w.batch.seq[k];
+        mr_seq *q = &r->o.w.batch.seq[k];
         assert_int_equal(mr_exchange_create(&r->x[k], ROWS * L + 1, comm->size), MR_OK);
         assert_int_equal(mr_exchange_plan(r->x[k], comm, ITEMS + 1, q->tok_id, q->tokens + 1),
                          MR_OK);
-        r->run->xch[k] = r->x[k];
+        r->o.run->xch[k] = r->x[k];
     }
-    assert_int_equal(mr_run_set_batch(r->run, &r->w.batch, &r->w.state), MR_OK);
+    assert_int_equal(mr_run_set_batch(r->o.run, &r->o.w.batch, &r->o.w.state), MR_OK);
 }
 
 static void rig_free(rig *r)
 {
     for (int k = 0; k < SETS; k++) mr_exchange_free(&r->x[k]);
-    mr_run_free(&r->run);
-    mr_plan_free(&r->plan);
-    mr_graph_free(&r->g);
-    mr_params_free(&r->ps);
-    mr_device_close(&r->dev);
-    op_world_free(&r->w);
+    op_rig_stop(&r->o);
 }
 
 /* Matrix row of token t in node i: packed, or its padded place. */
@@ -108,15 +99,15 @@ static int64_t place(const mr_seq *q, int i, int64_t t)
 
 static void check_forward(rig *r)
 {
-    assert_int_equal(mr_run_forward(r->run), MR_OK);
+    assert_int_equal(mr_run_forward(r->o.run), MR_OK);
     for (int i = 0; i < NODES; i++) {
         int set = i == 1;
-        const mr_seq *q = &r->w.batch.seq[set];
-        const double *y = mr_val(r->run, r->node[i]);
+        const mr_seq *q = &r->o.w.batch.seq[set];
+        const double *y = mr_val(r->o.run, r->node[i]);
         for (int64_t t = 0; t < q->tokens; t++)
             for (int64_t j = 0; j < W; j++)
                 assert_true(y[place(q, i, t) * W + j] == table_at(token_id(comm->rank, set, t), j));
-        for (int64_t e = 0; i == 2 && e < r->w.batch.rows * L; e++)
+        for (int64_t e = 0; i == 2 && e < r->o.w.batch.rows * L; e++)
             if (e % L >= q->len[e / L])
                 for (int64_t j = 0; j < W; j++) assert_true(y[e * W + j] == table_at(0, j));
     }
@@ -126,20 +117,20 @@ static void check_forward(rig *r)
  * to run finds acc = 0 and poison in the table's gradient. */
 static void check_backward(rig *r)
 {
-    const mr_param *p = &r->ps.p[0];
-    double *g = (double *)r->ps.grad + p->offset, want[(ITEMS + 1) * W] = {0};
+    const mr_param *p = &r->o.ps.p[0];
+    double *g = (double *)r->o.ps.grad + p->offset, want[(ITEMS + 1) * W] = {0};
     memset(g, 0xFF, (size_t)p->count * 8);
     for (int i = NODES - 1; i >= 0; i--) {
-        const mr_seq *q = &r->w.batch.seq[i == 1];
-        double *dy = mr_grad(r->run, r->node[i]);
-        int64_t rows = mr_n(r->run, r->node[i]) * mr_node_inner(r->g, r->node[i]) / W;
+        const mr_seq *q = &r->o.w.batch.seq[i == 1];
+        double *dy = mr_grad(r->o.run, r->node[i]);
+        int64_t rows = mr_n(r->o.run, r->node[i]) * mr_node_inner(r->o.g, r->node[i]) / W;
         for (int64_t e = 0; e < rows * W; e++) dy[e] = 1e6; /* PAD positions must not count */
         for (int64_t t = 0; t < q->tokens; t++)
             for (int64_t j = 0; j < W; j++)
                 dy[place(q, i, t) * W + j] = grad_at(comm->rank, i, t, j);
         int step = 0;
-        while (r->run->plan->bwd[step] != r->node[i]) step++;
-        assert_int_equal(mr_run_backward_step(r->run, step), MR_OK);
+        while (r->o.run->plan->bwd[step] != r->node[i]) step++;
+        assert_int_equal(mr_run_backward_step(r->o.run, step), MR_OK);
     }
     for (int rank = 0; rank < comm->size; rank++) {
         op_world w;
@@ -177,14 +168,14 @@ static void test_refusals(void **state)
     rig_make(&r, "cpu64");
     mr_errors_to_log(false);
     r.x[0]->n++;
-    assert_int_equal(mr_run_forward(r.run), MR_ERR_INTERNAL);
+    assert_int_equal(mr_run_forward(r.o.run), MR_ERR_INTERNAL);
     r.x[0]->n--;
-    r.run->xch[0] = NULL;
-    assert_int_equal(mr_run_forward(r.run), MR_ERR_INTERNAL);
-    r.run->xch[0] = r.x[0];
-    r.g->dims.n_ranks++;
-    assert_int_equal(mr_run_forward(r.run), MR_ERR_INTERNAL);
-    r.g->dims.n_ranks--;
+    r.o.run->xch[0] = NULL;
+    assert_int_equal(mr_run_forward(r.o.run), MR_ERR_INTERNAL);
+    r.o.run->xch[0] = r.x[0];
+    r.o.g->dims.n_ranks++;
+    assert_int_equal(mr_run_forward(r.o.run), MR_ERR_INTERNAL);
+    r.o.g->dims.n_ranks--;
     mr_errors_to_log(true);
     rig_free(&r);
 }

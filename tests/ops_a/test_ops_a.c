@@ -9,6 +9,7 @@
 #include <cmocka.h>
 
 #include "op_check.h"
+#include "op_rig.h"
 
 #define COUNT(a) ((int)(sizeof(a) / sizeof *(a)))
 
@@ -183,42 +184,10 @@ static void test_embedding(void **state)
 }
 
 /* ---- a graph without gradient: values of outputs ---- */
-typedef struct rig {
-    op_world w;
-    mr_device *dev;
-    mr_params ps;
-    mr_graph *g;
-    mr_plan *plan;
-    mr_run *run;
-} rig;
-
-static void rig_start(rig *r, const op_sizes *s, const char *device, bool train)
+static void rig_run(op_rig *r)
 {
-    memset(r, 0, sizeof *r);
-    op_world_make(&r->w, s);
-    assert_int_equal(mr_device_open(&r->dev, device, 0), MR_OK);
-    assert_int_equal(
-        mr_graph_create(&r->g, &r->w.dims, &r->ps, mr_dtype_bytes(r->dev->real), train), MR_OK);
-}
-
-static void rig_run(rig *r)
-{
-    assert_int_equal(mr_params_alloc(&r->ps, r->dev, 0, 1, false), MR_OK);
-    assert_int_equal(mr_params_init(&r->ps, 5), MR_OK);
-    assert_int_equal(mr_plan_compile(&r->plan, r->g, false, false, 0), MR_OK);
-    assert_int_equal(mr_run_create(&r->run, r->plan, r->dev, &r->ps, 77), MR_OK);
-    op_world_attach(&r->w, r->run);
+    op_rig_compile(r, false, false);
     assert_int_equal(mr_run_forward(r->run), MR_OK);
-}
-
-static void rig_stop(rig *r)
-{
-    mr_run_free(&r->run);
-    mr_plan_free(&r->plan);
-    mr_graph_free(&r->g);
-    mr_params_free(&r->ps);
-    mr_device_close(&r->dev);
-    op_world_free(&r->w);
 }
 
 /* The pruned last query gives the bits of the full causal attention's last row, dropout included.
@@ -231,11 +200,11 @@ static void test_last_is_causal(void **state)
     int32_t len[] = {1, 12, 5, 7, 12, 3};
     enum { D = 30, ROWS = 6 };
     for (int k = 0; k < 2; k++) {
-        rig r[2];
+        op_rig r[2];
         double full[ROWS * D], last[ROWS * D];
         op_sizes s = {.rows = ROWS, .L = 12, .n_items = 9, .len = len};
         for (int i = 0; i < 2; i++) {
-            rig_start(&r[i], &s, dev[k], true);
+            op_rig_start(&r[i], &s, dev[k], true);
             int q = op_leaf(r[i].g, "q", MR_SPACE_TOK0, 2, D, 1, 1, 1.0);
             int kv = op_leaf(r[i].g, "kv", MR_SPACE_TOK0, 2, 2 * D, 1, 1, 1.0);
             int ql = mr_g_last(r[i].g, q, 0);
@@ -247,8 +216,8 @@ static void test_last_is_causal(void **state)
             assert_int_equal(mr_run_output(r[i].run, "y", i ? last : full), MR_OK);
         }
         assert_memory_equal(full, last, ROWS * D * mr_dtype_bytes(r[0].dev->real));
-        rig_stop(&r[0]);
-        rig_stop(&r[1]);
+        op_rig_stop(&r[0]);
+        op_rig_stop(&r[1]);
     }
 }
 
@@ -257,11 +226,11 @@ static void test_one_is_full(void **state)
 {
     (void)state;
     enum { D = 48, ROWS = 5, S = 7, H = 3 };
-    rig r[2];
+    op_rig r[2];
     float full[(ROWS + 1) * S * D], one[(ROWS + 1) * D];
     op_sizes s = {.rows = ROWS, .L = 3, .n_items = 9};
     for (int i = 0; i < 2; i++) {
-        rig_start(&r[i], &s, "cpu", true);
+        op_rig_start(&r[i], &s, "cpu", true);
         int q, kv, first = -1;
         if (i) {
             q = op_leaf(r[i].g, "q", MR_SPACE_ROWS, 2, D, 1, 1, 1.0);
@@ -294,8 +263,8 @@ static void test_one_is_full(void **state)
     assert_int_equal(mr_run_output(r[1].run, "y", one), MR_OK);
     for (int b = 0; b < ROWS; b++)
         assert_memory_equal(full + b * S * D, one + b * D, D * sizeof(float));
-    rig_stop(&r[0]);
-    rig_stop(&r[1]);
+    op_rig_stop(&r[0]);
+    op_rig_stop(&r[1]);
 }
 
 /* ---- features ---- */
@@ -318,8 +287,8 @@ static void test_one_key(void **state)
     (void)state;
     op_sizes s = {.rows = B, .L = 3, .n_items = 9};
     double out[B * D], kv[B * 2 * D];
-    rig r;
-    rig_start(&r, &s, "cpu64", true);
+    op_rig r;
+    op_rig_start(&r, &s, "cpu64", true);
     int q = op_leaf(r.g, "q", MR_SPACE_ROWS, 2, D, 1, 1, 3.0);
     int both = op_leaf(r.g, "kv", MR_SPACE_ROWS, 3, 1, 2 * D, 1, 1.0);
     mr_graph_output(r.g, both, "kv");
@@ -330,7 +299,7 @@ static void test_one_key(void **state)
     for (int b = 0; b < B; b++)
         assert_memory_equal(&out[b * D], &kv[b * 2 * D + D], D * sizeof *out);
     assert_true(out[0] != 0 && out[0] != out[D]);
-    rig_stop(&r);
+    op_rig_stop(&r);
 }
 
 /* The layer over the frames of the last item, for every row or for every distinct item. */
@@ -360,8 +329,8 @@ static void test_distinct(void **state)
     (void)state;
     op_sizes s = {.rows = B, .L = 4, .n_items = 5, .D = W, .K = K, .dh = DH, .feature = MR_F32};
     double out[2][B * K * W], text[2][B * DH];
-    rig r;
-    rig_start(&r, &s, "cpu64", true);
+    op_rig r;
+    op_rig_start(&r, &s, "cpu64", true);
     mr_graph_output(r.g, frame_layer(r.g, false), "plain");
     mr_graph_output(r.g, frame_layer(r.g, true), "distinct");
     mr_graph_output(r.g, mr_g_text_last(r.g), "text");
@@ -389,7 +358,7 @@ static void test_distinct(void **state)
         size += fabs(out[0][i]);
     }
     assert_true(size > 10);
-    rig_stop(&r);
+    op_rig_stop(&r);
     op_check(&(op_case){"distinct frames", s, .build = build_distinct});
 }
 
@@ -397,7 +366,7 @@ static void test_features(void **state)
 {
     (void)state;
     for (int half = 0; half < 2; half++) {
-        rig r;
+        op_rig r;
         op_sizes s = {.rows = 6,
                       .L = 5,
                       .n_items = 11,
@@ -405,7 +374,7 @@ static void test_features(void **state)
                       .K = 3,
                       .dh = 7,
                       .feature = half ? MR_F16 : MR_F32};
-        rig_start(&r, &s, "cpu64", true);
+        op_rig_start(&r, &s, "cpu64", true);
         mr_graph_output(r.g, mr_g_frames(r.g), "frames");
         mr_graph_output(r.g, mr_g_text_last(r.g), "last");
         mr_graph_output(r.g, mr_g_text_tokens(r.g), "tokens");
@@ -436,7 +405,7 @@ static void test_features(void **state)
         for (int64_t t = 0; t < q->tokens; t++)
             for (int e = 0; e < 7; e++)
                 assert_true(tokens[t * 7 + e] == feature_at(&r.w.feat.text, q->tok_id[t], e));
-        rig_stop(&r);
+        op_rig_stop(&r);
     }
 }
 
@@ -447,8 +416,8 @@ static void test_refusals(void **state)
     op_sizes s = {.rows = 3, .L = 4, .n_items = 9};
     mr_errors_to_log(false);
     for (int i = 0; i < 10; i++) {
-        rig r;
-        rig_start(&r, &s, "cpu", true);
+        op_rig r;
+        op_rig_start(&r, &s, "cpu", true);
         int x = op_leaf(r.g, "x", MR_SPACE_ROWS, 2, 6, 1, 1, 1.0);
         int y = op_leaf(r.g, "y", MR_SPACE_ROWS, 2, 5, 1, 1, 1.0);
         int t = op_leaf(r.g, "t", MR_SPACE_TOK0, 2, 6, 1, 1, 1.0);
@@ -469,7 +438,7 @@ static void test_refusals(void **state)
         }
         assert_int_equal(bad, -1);
         assert_int_equal(mr_graph_status(r.g), MR_ERR_CONFIG);
-        rig_stop(&r);
+        op_rig_stop(&r);
     }
     mr_errors_to_log(true);
 }

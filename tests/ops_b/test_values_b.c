@@ -12,48 +12,22 @@
 #include "base/mem.h"
 #include "kernels/shared/draw.h"
 #include "op_check.h"
+#include "op_rig.h"
 
-enum { ROWS = 5, W = 70, T = 6, SEED = 77 };
+enum { ROWS = 5, W = 70, T = 6, SEED = OP_RIG_SEED };
 
-typedef struct world {
-    op_world w;
-    mr_device *dev;
-    mr_params ps;
-    mr_graph *g;
-    mr_plan *plan;
-    mr_run *run;
-} world;
-
-static void begin(world *q)
+static void begin(op_rig *q)
 {
-    memset(q, 0, sizeof *q);
-    op_world_make(&q->w, &(op_sizes){.rows = ROWS, .L = 2, .n_items = 9, .T = T});
-    assert_int_equal(mr_device_open(&q->dev, "cpu64", 0), MR_OK);
-    assert_int_equal(mr_graph_create(&q->g, &q->w.dims, &q->ps, 8, true), MR_OK);
+    op_rig_start(q, &(op_sizes){.rows = ROWS, .L = 2, .n_items = 9, .T = T}, "cpu64", true);
 }
 
-static void run(world *q)
+static void run(op_rig *q)
 {
-    assert_int_equal(mr_graph_status(q->g), MR_OK);
-    assert_int_equal(mr_params_alloc(&q->ps, q->dev, 0, 1, true), MR_OK);
-    assert_int_equal(mr_params_init(&q->ps, 5), MR_OK);
-    assert_int_equal(mr_plan_compile(&q->plan, q->g, false, false, 0), MR_OK);
-    assert_int_equal(mr_run_create(&q->run, q->plan, q->dev, &q->ps, SEED), MR_OK);
-    op_world_attach(&q->w, q->run);
+    op_rig_compile(q, false, false);
     assert_int_equal(mr_run_forward(q->run), MR_OK);
 }
 
-static void end(world *q)
-{
-    mr_run_free(&q->run);
-    mr_plan_free(&q->plan);
-    mr_graph_free(&q->g);
-    mr_params_free(&q->ps);
-    mr_device_close(&q->dev);
-    op_world_free(&q->w);
-}
-
-static double *output(world *q, const char *name, int64_t n)
+static double *output(op_rig *q, const char *name, int64_t n)
 {
     double *x = NULL;
     assert_int_equal(MR_ALLOC(&x, n, "output"), MR_OK);
@@ -61,7 +35,7 @@ static double *output(world *q, const char *name, int64_t n)
     return x;
 }
 
-static void expect(world *q, const char *name, double (*want)(const world *, int64_t i))
+static void expect(op_rig *q, const char *name, double (*want)(const op_rig *, int64_t i))
 {
     double *x = output(q, name, ROWS * W);
     for (int64_t i = 0; i < ROWS * W; i++)
@@ -70,58 +44,58 @@ static void expect(world *q, const char *name, double (*want)(const world *, int
     MR_FREE(x);
 }
 
-static double value(const world *q, const char *param, int64_t i)
+static double value(const op_rig *q, const char *param, int64_t i)
 {
     const mr_param *p = &q->ps.p[mr_param_find(&q->ps, param)];
     return ((const double *)q->ps.value)[p->offset + i];
 }
 
-static double eps(const world *q, uint32_t purpose, int64_t i)
+static double eps(const op_rig *q, uint32_t purpose, int64_t i)
 {
     return mr_draw_normal(SEED, purpose, q->w.batch.step, q->w.batch.rid[i / W], i % W);
 }
 
-static double noised(const world *q, int64_t t, uint32_t purpose, int64_t i)
+static double noised(const op_rig *q, int64_t t, uint32_t purpose, int64_t i)
 {
     return sqrt(q->w.abar[t]) * value(q, "a", i) + sqrt(1 - q->w.abar[t]) * eps(q, purpose, i);
 }
 
-static int64_t drawn(const world *q, uint32_t purpose, int64_t row)
+static int64_t drawn(const op_rig *q, uint32_t purpose, int64_t row)
 {
     return mr_draw_t(SEED, purpose, q->w.batch.step, q->w.batch.rid[row], T, NULL);
 }
 
-static double want_tcd(const world *q, int64_t i)
+static double want_tcd(const op_rig *q, int64_t i)
 {
     return noised(q, drawn(q, MR_RNG_T_TCD, i / W), MR_RNG_EPS_TCD, i);
 }
 
-static double want_npd(const world *q, int64_t i)
+static double want_npd(const op_rig *q, int64_t i)
 {
     return noised(q, drawn(q, MR_RNG_T_NPD, i / W), MR_RNG_EPS_NPD, i);
 }
 
-static double want_start(const world *q, int64_t i) { return noised(q, T, MR_RNG_EPS_NPD, i); }
-static double want_pure(const world *q, int64_t i) { return eps(q, MR_RNG_EPS_TCD, i); }
+static double want_start(const op_rig *q, int64_t i) { return noised(q, T, MR_RNG_EPS_NPD, i); }
+static double want_pure(const op_rig *q, int64_t i) { return eps(q, MR_RNG_EPS_TCD, i); }
 
-static double mean_at(const world *q, int64_t t, int64_t i)
+static double mean_at(const op_rig *q, int64_t t, int64_t i)
 {
     return q->w.c1[t] * value(q, "a", i) + q->w.c2[t] * value(q, "b", i);
 }
 
-static double want_post_tcd(const world *q, int64_t i)
+static double want_post_tcd(const op_rig *q, int64_t i)
 {
     return mean_at(q, 3, i) + sqrt(q->w.s2[3]) * eps(q, MR_RNG_POST_TCD + 3, i);
 }
 
-static double want_post_npd(const world *q, int64_t i)
+static double want_post_npd(const op_rig *q, int64_t i)
 {
     return mean_at(q, T, i) + sqrt(q->w.s2[T]) * eps(q, MR_RNG_POST_NPD + T, i);
 }
 
-static double want_post_quiet(const world *q, int64_t i) { return mean_at(q, 4, i); }
-static double want_post_last(const world *q, int64_t i) { return mean_at(q, 1, i); }
-static double want_mix(const world *q, int64_t i)
+static double want_post_quiet(const op_rig *q, int64_t i) { return mean_at(q, 4, i); }
+static double want_post_last(const op_rig *q, int64_t i) { return mean_at(q, 1, i); }
+static double want_mix(const op_rig *q, int64_t i)
 {
     return 0.3 * value(q, "a", i) + 0.7 * value(q, "b", i);
 }
@@ -129,7 +103,7 @@ static double want_mix(const world *q, int64_t i)
 static void test_values(void **state)
 {
     (void)state;
-    world q;
+    op_rig q;
     begin(&q);
     q.w.s2[1] = 9.0; /* must not be used: the last step draws nothing */
     int a = op_leaf(q.g, "a", MR_SPACE_ROWS, 2, W, 1, 1, 1.0);
@@ -153,7 +127,7 @@ static void test_values(void **state)
     expect(&q, "post_quiet", want_post_quiet);
     expect(&q, "post_last", want_post_last);
     expect(&q, "mix", want_mix);
-    end(&q);
+    op_rig_stop(&q);
 }
 
 /* The time embedding of a row is that of the t its noise was drawn with. */
@@ -161,7 +135,7 @@ static void test_time(void **state)
 {
     (void)state;
     enum { C = 8 };
-    world q;
+    op_rig q;
     begin(&q);
     mr_graph_output(q.g, mr_g_time_rows(q.g, C), "rows");
     mr_graph_output(q.g, mr_g_time_all(q.g, C, T), "all");
@@ -178,14 +152,14 @@ static void test_time(void **state)
                             C * sizeof(double));
     MR_FREE(rows);
     MR_FREE(all);
-    end(&q);
+    op_rig_stop(&q);
 }
 
 /* One FiLM row of a table for all samples is the same as that row given to each sample. */
 static void test_film_row(void **state)
 {
     (void)state;
-    world q;
+    op_rig q;
     begin(&q);
     int x = op_leaf(q.g, "x", MR_SPACE_ROWS, 3, 3, 8, 1, 1.0);
     int gamma = op_param(q.g, "gamma", 1, 8, 1, 1, 1.0, 0);
@@ -203,7 +177,7 @@ static void test_film_row(void **state)
     assert_memory_equal(a, b, ROWS * 24 * sizeof *a);
     MR_FREE(a);
     MR_FREE(b);
-    end(&q);
+    op_rig_stop(&q);
 }
 
 /* ---- refusals: one wrong argument each ---- */
@@ -251,11 +225,11 @@ static void test_refusals(void **state)
     int n = 0;
     mr_errors_to_log(false);
     for (;; n++) {
-        world q;
+        op_rig q;
         begin(&q);
         int id = bad(q.g, n);
         mr_status st = mr_graph_status(q.g);
-        end(&q);
+        op_rig_stop(&q);
         if (id == -2) break;
         if (id != -1 || st != MR_ERR_CONFIG) fail_msg("wrong use %d was accepted", n);
     }

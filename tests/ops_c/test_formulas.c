@@ -15,54 +15,32 @@
 #include "graph/ops.h"
 #include "kernels/shared/dropout.h"
 #include "op_check.h"
+#include "op_rig.h"
 
-enum { D = 6, SEED = 77 };
+enum { D = 6, SEED = OP_RIG_SEED };
 
 /* A graph with one node of interest, run once in float64. */
 typedef struct value_rig {
-    op_world w;
-    mr_device *dev;
-    mr_params ps;
-    mr_graph *g;
-    mr_plan *plan;
-    mr_run *run;
+    op_rig r;
     int node;
 } value_rig;
 
 static void rig_run(value_rig *v, const op_sizes *s, bool train,
                     int (*build)(mr_graph *, const void *), const void *arg, bool is_loss)
 {
-    memset(v, 0, sizeof *v);
-    op_world_make(&v->w, s);
-    assert_int_equal(mr_device_open(&v->dev, "cpu64", 0), MR_OK);
-    assert_int_equal(mr_graph_create(&v->g, &v->w.dims, &v->ps, 8, train), MR_OK);
-    v->node = build(v->g, arg);
+    op_rig_start(&v->r, s, "cpu64", train);
+    v->node = build(v->r.g, arg);
     if (is_loss)
-        mr_graph_loss(v->g, v->node, 1.0, "loss");
+        mr_graph_loss(v->r.g, v->node, 1.0, "loss");
     else
-        mr_graph_output(v->g, v->node, "out");
-    assert_int_equal(mr_graph_status(v->g), MR_OK);
-    assert_int_equal(mr_params_alloc(&v->ps, v->dev, 0, 1, true), MR_OK);
-    assert_int_equal(mr_params_init(&v->ps, 5), MR_OK);
-    assert_int_equal(mr_plan_compile(&v->plan, v->g, false, true, 0), MR_OK);
-    assert_int_equal(mr_run_create(&v->run, v->plan, v->dev, &v->ps, SEED), MR_OK);
-    op_world_attach(&v->w, v->run);
-    assert_int_equal(mr_run_forward(v->run), MR_OK);
-}
-
-static void rig_free(value_rig *v)
-{
-    mr_run_free(&v->run);
-    mr_plan_free(&v->plan);
-    mr_graph_free(&v->g);
-    mr_params_free(&v->ps);
-    mr_device_close(&v->dev);
-    op_world_free(&v->w);
+        mr_graph_output(v->r.g, v->node, "out");
+    op_rig_compile(&v->r, false, true);
+    assert_int_equal(mr_run_forward(v->r.run), MR_OK);
 }
 
 static const double *param(const value_rig *v, const char *name)
 {
-    return (const double *)v->ps.value + v->ps.p[mr_param_find(&v->ps, name)].offset;
+    return (const double *)v->r.ps.value + v->r.ps.p[mr_param_find(&v->r.ps, name)].offset;
 }
 
 static void assert_close(double got, double want, const char *what)
@@ -108,13 +86,13 @@ static void test_cross_entropy(void **state)
                 if (a.cosine)
                     l /= 0.07 * sqrt(dot(x + b * D, x + b * D)) * sqrt(dot(e + i * D, e + i * D));
                 z += exp(l);
-                if (i == v.w.batch.target[b]) t = l;
+                if (i == v.r.w.batch.target[b]) t = l;
             }
             want += (log(z) - t) / (double)s.rows;
         }
-        assert_int_equal(mr_run_losses(v.run, got), MR_OK);
+        assert_int_equal(mr_run_losses(v.r.run, got), MR_OK);
         assert_close(got[0], want, "cross-entropy");
-        rig_free(&v);
+        op_rig_stop(&v.r);
     }
 }
 
@@ -132,12 +110,12 @@ static void test_large_logits(void **state)
     mr_exec ex = {.state = &st};
     for (int i = 0; i < 2 * V; i++) raw[i] = (i % 2 ? -1e4 : 1e4) + (i % 3);
     for (int i = 0; i < 2 * V; i++) raw32[i] = (float)raw[i];
-    mr_kernels_cpu32.ce_rows(raw32, stats, target, NULL, NULL, 2, V, 0, 1.0, &ex);
+    mr_kernels_cpu32.ce_rows(raw32, stats, target, NULL, NULL, 2, V, 0, 1.0, INFINITY, &ex);
     mr_kernels_cpu32.ce_combine(coef32, ce, stats, 2, 1, 0, 1.0, &ex);
     /* row 0: every third even column has 1e4 + 2, + 1, + 0, 500 each; 7 is odd */
     double z = 500.0 * (1.0 + exp(-1.0) + exp(-2.0)), want = 1e4 + 2 + log(z) - (-1e4 + 1);
     if (fabs(ce[0] - want) > 1e-3) fail_msg("float: %.9g, expected %.9g", ce[0], want);
-    mr_kernels_cpu64.ce_rows(raw, stats, target, NULL, NULL, 2, V, 0, 1.0, &ex);
+    mr_kernels_cpu64.ce_rows(raw, stats, target, NULL, NULL, 2, V, 0, 1.0, INFINITY, &ex);
     mr_kernels_cpu64.ce_combine(coef, ce, stats, 2, 1, 0, 1.0, &ex);
     assert_close(ce[0], want, "large logits");
     assert_close(coef[0], 0.5 / z, "coefficient");
@@ -171,9 +149,9 @@ static void test_ntxent(void **state)
         }
         want += (log(z) - t) / (double)(2 * B);
     }
-    assert_int_equal(mr_run_losses(v.run, got), MR_OK);
+    assert_int_equal(mr_run_losses(v.r.run, got), MR_OK);
     assert_close(got[0], want, "NT-Xent");
-    rig_free(&v);
+    op_rig_stop(&v.r);
 }
 
 /* ---- adaptor ---- */
@@ -196,7 +174,7 @@ static void moe_naive(const value_rig *v, double drop, const double *x, int64_t 
     const double *w = param(v, "w"), *bias = param(v, "bias"), *gate = param(v, "gate");
     const double *noise = param(v, "noise");
     double g[E], sum = 0, y[E][D] = {{0}};
-    uint32_t purpose = MR_RNG_OP + (uint32_t)v->node, step = v->w.batch.step;
+    uint32_t purpose = MR_RNG_OP + (uint32_t)v->node, step = v->r.w.batch.step;
     for (int j = 0; j < E; j++) {
         double z = 0;
         g[j] = 0;
@@ -204,7 +182,7 @@ static void moe_naive(const value_rig *v, double drop, const double *x, int64_t 
             g[j] += x[c] * gate[j * DH + c];
             z += x[c] * noise[j * DH + c];
         }
-        if (v->g->train) {
+        if (v->r.g->train) {
             uint32_t block = 0x80000000u + (uint32_t)(l * ((E + 3) / 4) + j / 4);
             mr_u32x4 r = mr_philox(SEED, purpose, step, rid, block);
             double n[2];
@@ -215,13 +193,13 @@ static void moe_naive(const value_rig *v, double drop, const double *x, int64_t 
         uint32_t first = (uint32_t)((l * E + j) * ((DH + 7) / 8));
         for (int c = 0; c < DH; c++) {
             double xc = x ? x[c] : 0;
-            if (v->g->train && drop > 0) {
+            if (v->r.g->train && drop > 0) {
                 bool kept =
                     mr_drop_bits_at(SEED, purpose, step, rid, first, c) >= mr_drop_threshold(drop);
                 xc = kept ? xc * mr_drop_scale(drop) : 0;
             }
             for (int k = 0; k < D; k++)
-                y[j][k] += w[(j * D + k) * DH + c] * (xc - bias[(j * v->w.s.L + l) * DH + c]);
+                y[j][k] += w[(j * D + k) * DH + c] * (xc - bias[(j * v->r.w.s.L + l) * DH + c]);
         }
     }
     for (int k = 0; k < D; k++) {
@@ -240,16 +218,16 @@ static void test_moe(void **state)
         rig_run(&v, &s, c < 2, build_moe, &drop, false);
         double *out, u[D];
         assert_int_equal(MR_ALLOC(&out, s.rows * s.L * D, "out"), MR_OK);
-        assert_int_equal(mr_run_output(v.run, "out", out), MR_OK);
-        const mr_seq *q = &v.w.batch.seq[0];
+        assert_int_equal(mr_run_output(v.r.run, "out", out), MR_OK);
+        const mr_seq *q = &v.r.w.batch.seq[0];
         for (int64_t b = 0; b < s.rows; b++)
             for (int64_t l = 0; l < s.L; l++) {
                 const double *x = l < q->len[b] ? param(&v, "text") + (q->start[b] + l) * DH : NULL;
-                moe_naive(&v, drop, x, l, v.w.batch.rid[b], u);
+                moe_naive(&v, drop, x, l, v.r.w.batch.rid[b], u);
                 for (int k = 0; k < D; k++) assert_close(out[(b * s.L + l) * D + k], u[k], "moe");
             }
         MR_FREE(out);
-        rig_free(&v);
+        op_rig_stop(&v.r);
     }
 }
 
@@ -292,7 +270,7 @@ static double inverse_ft(const double complex *in, int64_t L, int64_t m)
 
 static void fuse_naive(const value_rig *v, int64_t b, int64_t n, double *h)
 {
-    int64_t L = v->w.s.L;
+    int64_t L = v->r.w.s.L;
     double p[D], f[D], gp = *param(v, "pb"), gf = *param(v, "fb");
     const double *c = param(v, "filter");
     for (int k = 0; k < D; k++) {
@@ -319,9 +297,9 @@ static void test_fuse(void **state)
         value_rig v;
         rig_run(&v, &s, true, build_fuse, NULL, false);
         double *out, h[D];
-        const mr_seq *q = &v.w.batch.seq[0];
+        const mr_seq *q = &v.r.w.batch.seq[0];
         assert_int_equal(MR_ALLOC(&out, q->tokens * D, "out"), MR_OK);
-        assert_int_equal(mr_run_output(v.run, "out", out), MR_OK);
+        assert_int_equal(mr_run_output(v.r.run, "out", out), MR_OK);
         for (int64_t b = 0; b < s.rows; b++)
             for (int64_t n = 0; n < q->len[b]; n++) {
                 fuse_naive(&v, b, n, h);
@@ -329,7 +307,7 @@ static void test_fuse(void **state)
                     assert_close(out[(q->start[b] + n) * D + k], h[k], "freq_fuse");
             }
         MR_FREE(out);
-        rig_free(&v);
+        op_rig_stop(&v.r);
     }
 }
 

@@ -50,20 +50,20 @@ static void test_item_loss(void **state)
         op_check(&(op_case){"item_loss", small, .build = build_item_loss, .arg = &args[i],
                             .is_loss = true});
     /* several chunks of rows */
-    op_check(&(op_case){"item_loss of 300 rows",
-                        {.rows = 300, .L = 2, .n_items = 23},
-                        .build = build_item_loss,
-                        .arg = &args[2],
-                        .is_loss = true});
+    for (int i = 0; i < 2; i++) /* as on a GPU: one chunk */
+        op_check(&(op_case){"item_loss of 300 rows",
+                            {.rows = 300, .L = 2, .n_items = 23, .whole_products = i > 0},
+                            .build = build_item_loss,
+                            .arg = &args[2],
+                            .is_loss = true});
     /* several blocks of ids; the same in one product, as for a GPU */
-    for (int few = 0; few < 2; few++)
+    for (int whole = 0; whole < 2; whole++)
         for (int i = 0; i < 4; i += 3)
             op_check(&(op_case){"item_loss of 1,100 items",
-                                {.rows = 5, .L = 2, .n_items = 1100},
+                                {.rows = 5, .L = 2, .n_items = 1100, .whole_products = whole},
                                 .build = build_item_loss,
                                 .arg = &args[i],
-                                .is_loss = true,
-                                .few_calls = few});
+                                .is_loss = true});
 }
 
 /* ---- ntxent ---- */
@@ -117,9 +117,11 @@ static void test_moe(void **state)
     s.len = full;
     op_check(
         &(op_case){"moe without PAD", s, .build = build_moe, .arg = &args[1], .detached = "text"});
+    op_sizes whole = small;
+    whole.whole_products = true;
     for (int i = 0; i < 3; i++)
-        op_check(&(op_case){"moe in few calls", small, .build = build_moe, .arg = &args[i],
-                            .detached = "text", .few_calls = true});
+        op_check(&(op_case){"moe in few calls", whole, .build = build_moe, .arg = &args[i],
+                            .detached = "text"});
     /* several chunks of rows */
     op_check(&(op_case){"moe of 130 rows",
                         {.rows = 130, .L = 10, .n_items = 9},

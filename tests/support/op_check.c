@@ -1,5 +1,6 @@
 /* Checks of ops against differences, other memory layouts, other precisions. */
 #include "op_check.h"
+#include "op_rig.h"
 
 #include <math.h>
 #include <setjmp.h>
@@ -34,52 +35,20 @@ int op_leaf(mr_graph *g, const char *name, mr_space space, int ndim, int64_t d1,
     return mr_g_leaf(g, id, space);
 }
 
-typedef struct rig {
-    op_world w;
-    mr_device *dev;
-    mr_params ps;
-    mr_graph *g;
-    mr_plan *plan;
-    mr_run *run;
-    int n_uses;
-} rig;
-
-static void rig_make(rig *r, const op_case *c, const char *device, bool is_private, int n_uses)
+static void rig_make(op_rig *r, const op_case *c, const char *device, bool is_private, int n_uses)
 {
-    memset(r, 0, sizeof *r);
-    op_world_make(&r->w, &c->s);
-    r->w.dims.few_calls = c->few_calls || getenv("MR_TEST_DEVICE");
-    r->n_uses = n_uses;
-    assert_int_equal(mr_device_open(&r->dev, device, 0), MR_OK);
-    assert_int_equal(
-        mr_graph_create(&r->g, &r->w.dims, &r->ps, mr_dtype_bytes(r->dev->real), !c->is_eval),
-        MR_OK);
+    op_rig_start(r, &c->s, device, !c->is_eval);
     for (int u = 0; u < n_uses; u++) {
         int node = c->build(r->g, c->arg);
         if (!c->is_loss) node = mr_g_probe(r->g, node);
         mr_graph_loss(r->g, node, WEIGHT / (1 + u), u ? "second" : "first");
     }
     if (mr_graph_status(r->g) != MR_OK) fail_msg("%s: the graph does not build", c->name);
-    assert_int_equal(mr_params_alloc(&r->ps, r->dev, 0, 1, true), MR_OK);
-    assert_int_equal(mr_params_init(&r->ps, 5), MR_OK);
-    assert_int_equal(mr_plan_compile(&r->plan, r->g, true, is_private, 0), MR_OK);
-    assert_int_equal(mr_plan_verify(r->plan), MR_OK);
-    assert_int_equal(mr_run_create(&r->run, r->plan, r->dev, &r->ps, 77), MR_OK);
-    op_world_attach(&r->w, r->run);
-}
-
-static void rig_free(rig *r)
-{
-    mr_run_free(&r->run);
-    mr_plan_free(&r->plan);
-    mr_graph_free(&r->g);
-    mr_params_free(&r->ps);
-    op_world_free(&r->w);
-    mr_device_close(&r->dev);
+    op_rig_compile(r, true, is_private);
 }
 
 /* Ops whose forward and backward are one pass give their value in backward only. */
-static double rig_loss(rig *r, bool backward)
+static double rig_loss(op_rig *r, bool backward)
 {
     double loss[MR_MAX_LOSSES], total = 0;
     assert_int_equal(mr_run_forward(r->run), MR_OK);
@@ -93,7 +62,7 @@ static double rig_loss(rig *r, bool backward)
 
 /* Forward and backward with the gradients poisoned first; returns a host copy of the whole buffer.
  */
-static void *rig_gradients(rig *r, double *loss)
+static void *rig_gradients(op_rig *r, double *loss)
 {
     size_t bytes = (size_t)r->ps.n_total * r->ps.real_bytes;
     void *out = NULL;
@@ -107,7 +76,7 @@ static void *rig_gradients(rig *r, double *loss)
 
 static bool is_named(const char *a, const char *b) { return a && !strcmp(a, b); }
 
-static void check_param(rig *r, const op_case *c, const mr_param *p, const double *grad,
+static void check_param(op_rig *r, const op_case *c, const mr_param *p, const double *grad,
                         double loss)
 {
     double *v = r->ps.value, square = 0, tol = c->tol > 0 ? c->tol : 5e-6;
@@ -136,14 +105,14 @@ static void check_param(rig *r, const op_case *c, const mr_param *p, const doubl
         if (!(fabs(num - grad[e]) <= allowed))
             fail_msg("%s (%d uses): %s[%lld]: gradient %.12g, differences %.12g, %.3g of the "
                      "allowed error",
-                     c->name, r->n_uses, p->name, (long long)e, grad[e], num,
+                     c->name, r->g->n_losses, p->name, (long long)e, grad[e], num,
                      fabs(num - grad[e]) / allowed);
     }
 }
 
 static void check_differences(const op_case *c, int n_uses)
 {
-    rig r;
+    op_rig r;
     double loss;
     rig_make(&r, c, "cpu64", false, n_uses);
     double *grad = rig_gradients(&r, &loss);
@@ -155,14 +124,14 @@ static void check_differences(const op_case *c, int n_uses)
                          (long long)e, grad[r.ps.p[i].offset + e]);
     for (int i = 0; i < r.ps.n; i++) check_param(&r, c, &r.ps.p[i], grad + r.ps.p[i].offset, loss);
     MR_FREE(grad);
-    rig_free(&r);
+    op_rig_stop(&r);
 }
 
 /* Same bits in two ways of running. */
 static void check_same(const op_case *c, const char *dev_a, bool private_a, const char *dev_b,
                        bool private_b)
 {
-    rig a, b;
+    op_rig a, b;
     rig_make(&a, c, dev_a, private_a, 2);
     rig_make(&b, c, dev_b, private_b, 2);
     if (!b.dev->host_memory) op_world_spoil(&b.w);
@@ -180,14 +149,14 @@ static void check_same(const op_case *c, const char *dev_a, bool private_a, cons
     }
     MR_FREE(ga);
     MR_FREE(gb);
-    rig_free(&a);
-    rig_free(&b);
+    op_rig_stop(&a);
+    op_rig_stop(&b);
 }
 
 /* float32 on a device against float64. */
 static void check_float(const op_case *c, const char *device)
 {
-    rig a, b;
+    op_rig a, b;
     rig_make(&a, c, "cpu64", false, 1);
     rig_make(&b, c, device, false, 1);
     if (!b.dev->host_memory) op_world_spoil(&b.w);
@@ -206,13 +175,13 @@ static void check_float(const op_case *c, const char *device)
     }
     MR_FREE(ga);
     MR_FREE(gb);
-    rig_free(&a);
-    rig_free(&b);
+    op_rig_stop(&a);
+    op_rig_stop(&b);
 }
 
 static void check_empty(const op_case *c)
 {
-    rig r;
+    op_rig r;
     double loss;
     rig_make(&r, c, "cpu64", true, 2);
     op_world_empty(&r.w, true);
@@ -225,7 +194,7 @@ static void check_empty(const op_case *c)
                 fail_msg("%s: gradient %s[%lld] of 0 rows is not finite", c->name, r.ps.p[i].name,
                          (long long)e);
     MR_FREE(grad);
-    rig_free(&r);
+    op_rig_stop(&r);
 }
 
 void op_check(const op_case *c)

@@ -24,7 +24,6 @@ typedef struct op_case {
     const void *arg;
     bool is_loss;          /* the node is a scalar loss; otherwise a probe is put behind it */
     bool is_eval;          /* dropout and gate noise off */
-    bool few_calls;        /* the graph is built as for a GPU */
     const char *no_row0;   /* parameter whose row 0 is not compared (PAD row of a look-up) */
     const char *zero_grad; /* parameter whose gradient is zero in theory (key bias): compared with
                             * differences, but not required to be non-zero */

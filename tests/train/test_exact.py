@@ -10,7 +10,8 @@ import sys
 import harness as h
 
 STEPS = 6
-RUNS = [(2, "all"), (2, "1"), (3, "all"), (4, "2"), (8, "all"), (8, "1")]
+RUNS = [(2, "1"), (2, "all"), (3, "1"), (3, "all"), (4, "1"), (4, "2"), (4, "all"), (8, "1"),
+        (8, "2"), (8, "4"), (8, "all")]  # every placement of 2, 3, 4 and 8 ranks
 
 
 def everything(name):

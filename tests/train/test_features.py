@@ -117,7 +117,11 @@ def memory():
     """640 MiB of texts in 420 MiB: whole they do not fit, in four parts they do."""
     h.must(["synth", "--out", "large.h5", "--users", "60", "--items", "20000", "--interactions",
             "24000", "--frames", "2", "--width", "2", "--text-width", "8192"])
-    space = h.address_space(h.train_args("peak", "small.h5", *WIDE)) + 420 * 1024
+    peak = h.address_space(h.train_args("peak", "small.h5", *WIDE))
+    if peak > 1 << 30:  # KiB: a sanitizer, which keeps what was freed
+        print("memory: not measured, the program alone takes %d GiB of address space" % (peak >> 20))
+        return
+    space = peak + 420 * 1024
     r = limited("large.h5", space)
     h.check(r.returncode == 0 and "features: spread over 4 ranks by item, 163.8 MB" in r.stderr,
             "auto on 4 ranks: exit %s %s" % (r.returncode, r.stderr))

@@ -157,11 +157,12 @@ static double row_exp(REAL *raw, const REAL *cs, int64_t v, REAL scale, REAL m)
 
 void MR_FN(ce_rows)(void *rawv, double *stats, const int32_t *target, const int32_t *skip,
                     const void *col_scale, int64_t n, int64_t v, int64_t lo, double scale,
-                    const mr_exec *ex)
+                    double known_max, const mr_exec *ex)
 {
     (void)ex;
     const REAL *cs = col_scale;
     REAL sc = (REAL)scale;
+    bool is_known = known_max < (double)INFINITY;
 #pragma omp parallel for schedule(static)
     for (int64_t b = 0; b < n; b++) {
         REAL *raw = (REAL *)rawv + b * v;
@@ -173,7 +174,7 @@ void MR_FN(ce_rows)(void *rawv, double *stats, const int32_t *target, const int3
         if (t >= 0 && t < v) st[2] = (double)(raw[t] * (cs ? cs[t] * sc : sc));
         /* Far below every logit, yet finite: its exponential vanishes in the sum. */
         if (k >= 0 && k < v) raw[k] = (REAL)-1e30;
-        REAL m = row_max(raw, cs, v, sc);
+        REAL m = is_known ? (REAL)known_max : row_max(raw, cs, v, sc);
         st[0] = (double)m;
         st[1] = row_exp(raw, cs, v, sc, m);
         if (k >= 0 && k < v) raw[k] = 0;

@@ -126,14 +126,15 @@ void norm_project_cuda(void *y, const void *h, const void *x, const void *inv, c
 /* One row a block: largest l, then q in place and the sum of exponentials. */
 __global__ static void ce_rows_kernel(float *rawv, double *stats, const int32_t *target,
                                       const int32_t *skip, const float *cs, int64_t v, int64_t lo,
-                                      float scale)
+                                      float scale, float known_max)
 {
     int64_t b = blockIdx.x, t = target[b] - lo, k = skip ? skip[b] - lo : -1;
-    float *raw = rawv + b * v, m = -INFINITY;
+    bool is_known = known_max < INFINITY && v > 0;
+    float *raw = rawv + b * v, m = is_known ? known_max : -INFINITY;
     double sum = 0, l_target = 0;
     if (threadIdx.x == 0 && t >= 0 && t < v)
         l_target = (double)(raw[t] * (cs ? cs[t] * scale : scale));
-    for (int64_t c = threadIdx.x; c < v; c += blockDim.x) {
+    for (int64_t c = threadIdx.x; c < v && !is_known; c += blockDim.x) {
         if (c == k) continue;
         float l = raw[c] * (cs ? cs[c] * scale : scale);
         m = l > m ? l : m;
@@ -154,11 +155,11 @@ __global__ static void ce_rows_kernel(float *rawv, double *stats, const int32_t 
 
 void ce_rows_cuda(void *raw, double *stats, const int32_t *target, const int32_t *skip,
                   const void *col_scale, int64_t n, int64_t v, int64_t lo, double scale,
-                  const mr_exec *ex)
+                  double known_max, const mr_exec *ex)
 {
     if (n > 0)
         LAUNCH(ce_rows_kernel, (unsigned)n, BLOCK, 0, ex, (float *)raw, stats, target, skip,
-               (const float *)col_scale, v, lo, (float)scale);
+               (const float *)col_scale, v, lo, (float)scale, (float)known_max);
 }
 
 void ce_combine_cuda(void *coefv, double *ce, const double *stats, int64_t n, int size, int rank,
