@@ -26,7 +26,8 @@ set_source_files_properties(${MR_EMULATED_KERNELS} ${MR_EMULATE_DIR}/plants.cu P
 # The last three are the files that ask what was compiled in; linked here, they take the place of
 # those in the library.
 add_library(mr_emulated OBJECT ${MR_EMULATED_KERNELS} ${MR_EMULATOR}
-  ${CMAKE_SOURCE_DIR}/src/kernels/cuda/table_cuda.c ${CMAKE_SOURCE_DIR}/src/dist/comm_nccl.c
+  ${CMAKE_SOURCE_DIR}/src/kernels/cuda/lt.c ${CMAKE_SOURCE_DIR}/src/kernels/cuda/table_cuda.c
+  ${CMAKE_SOURCE_DIR}/src/dist/comm_nccl.c
   ${CMAKE_SOURCE_DIR}/src/tensor/device_cuda.c
   ${CMAKE_SOURCE_DIR}/src/tensor/device.c ${CMAKE_SOURCE_DIR}/src/kernels/kernels.c
   ${CMAKE_SOURCE_DIR}/src/train/own_device.c)
