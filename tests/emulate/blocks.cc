@@ -31,6 +31,7 @@ enum : size_t {
 enum { LANES = 32, THREADS_MOST = 1024 };
 
 struct fiber {
+    char *stack;
     ucontext_t begin;
     jmp_buf at;
     bool has_begun = false;
@@ -42,6 +43,7 @@ struct thread {
     fiber *own = nullptr;
     state is = NEW;
     const site *at = nullptr;
+    uint3 index = {};
 };
 
 struct warp {
@@ -54,8 +56,8 @@ struct warp {
 struct block {
     std::vector<thread> threads;
     std::vector<warp> warps;
-    std::vector<int> ready; /* a queue: ready[head..] */
-    size_t head = 0;
+    int ready[THREADS_MOST]; /* a ring: a thread is in it once at most */
+    unsigned head = 0, tail = 0;
     int n = 0, begun = 0, waiting = 0, done = 0, current = 0;
     const site *at = nullptr; /* of the barrier that threads wait at */
     int any = 0, any_result = 0;
@@ -63,12 +65,12 @@ struct block {
 };
 
 block b;
+std::vector<thread> fresh; /* threads at the beginning of a block */
 std::vector<fiber *> idle;
 jmp_buf home;
 const call *now;
 char *arena;
-uint64_t launch_number;
-size_t static_bytes;
+uint64_t launch_number, stacks;
 char where_text[512];
 
 /* The order of n things: i -> (first + i * step) % n, step without a common divisor with n. */
@@ -99,9 +101,14 @@ int thread_at(uint64_t i) { return (int)((b.first + i * b.step) % (uint64_t)b.n)
 void enter(int t)
 {
     b.current = t;
-    threadIdx.x = (unsigned)t % blockDim.x;
-    threadIdx.y = (unsigned)t / blockDim.x % blockDim.y;
-    threadIdx.z = (unsigned)t / (blockDim.x * blockDim.y);
+    threadIdx = b.threads[(size_t)t].index;
+    view.thread = (uint32_t)t;
+}
+
+void may_go_on(int t)
+{
+    b.threads[(size_t)t].is = READY;
+    b.ready[b.tail++ % THREADS_MOST] = t;
 }
 
 /* Everybody that waits at the barrier goes on. */
@@ -110,12 +117,8 @@ void open_barrier()
     b.any_result = b.any;
     b.any = b.waiting = 0;
     b.at = nullptr;
-    b.ready.clear();
-    b.head = 0;
-    for (int i = 0; i < b.n; i++) {
-        b.threads[(size_t)thread_at((uint64_t)i)].is = READY;
-        b.ready.push_back(thread_at((uint64_t)i));
-    }
+    view.epoch++;
+    for (int i = 0; i < b.n; i++) may_go_on(thread_at((uint64_t)i));
 }
 
 const thread *first_in(state is, int *number)
@@ -150,26 +153,32 @@ const thread *first_in(state is, int *number)
 int next()
 {
     for (;;) {
-        bool has_ready = b.head < b.ready.size(), has_new = b.begun < b.n;
+        bool has_ready = b.head != b.tail, has_new = b.begun < b.n;
         bool takes_new = has_new && (!has_ready || set().threads == BACKWARD ||
                                      (set().threads == SHUFFLED && draw(2)));
         if (takes_new) return thread_at((uint64_t)b.begun++);
-        if (has_ready) return b.ready[b.head++];
+        if (has_ready) return b.ready[b.head++ % THREADS_MOST];
         if (b.done == b.n) return -1;
         if (b.waiting != b.n) stuck();
         open_barrier();
     }
 }
 
+[[noreturn]] void resume(fiber *f)
+{
+    view.stack = (uintptr_t)f->stack;
+    _longjmp(f->at, 1);
+}
+
 [[noreturn]] void go_to(int t)
 {
     thread &x = b.threads[(size_t)t];
     enter(t);
-    if (x.own) _longjmp(x.own->at, 1);
+    if (x.own) resume(x.own);
     static void (*const run)() = [] {
         for (;;) {
             fiber *self = b.threads[(size_t)b.current].own;
-            now->thread();
+            now->thread(now->values.get());
             b.threads[(size_t)b.current].is = DONE;
             b.done++;
             int t = next();
@@ -182,7 +191,7 @@ int next()
             idle.push_back(self);
             if (t < 0) _longjmp(home, 1);
             enter(t);
-            _longjmp(b.threads[(size_t)t].own->at, 1);
+            resume(b.threads[(size_t)t].own);
         }
     };
     if (idle.empty()) {
@@ -190,17 +199,20 @@ int next()
         char *stack = (char *)mmap(nullptr, STACK_BYTES + PAGE, PROT_READ | PROT_WRITE,
                                    MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
         if (stack == MAP_FAILED || mprotect(stack, PAGE, PROT_NONE)) stop("no memory for a stack");
+        f->stack = stack;
         getcontext(&f->begin);
         f->begin.uc_stack.ss_sp = stack;
-        f->begin.uc_stack.ss_size = STACK_BYTES + PAGE;
+        /* Not all at the same place of their pages, or they share the same cache lines. */
+        f->begin.uc_stack.ss_size = STACK_BYTES + PAGE - stacks++ % 32 * 320;
         f->begin.uc_link = nullptr;
         makecontext(&f->begin, run, 0);
         idle.push_back(f);
     }
     x.own = idle.back();
     idle.pop_back();
-    if (x.own->has_begun) _longjmp(x.own->at, 1);
+    if (x.own->has_begun) resume(x.own);
     x.own->has_begun = true;
+    view.stack = (uintptr_t)x.own->stack;
     setcontext(&x.own->begin);
     stop("a stack cannot be entered");
 }
@@ -221,13 +233,13 @@ void run_block()
 {
     b.begun = b.waiting = b.done = 0;
     b.any = 0;
-    b.head = 0;
-    b.ready.clear();
-    b.threads.assign((size_t)b.n, thread());
+    b.head = b.tail = 0;
+    b.threads = fresh;
     b.warps.assign((size_t)(b.n + LANES - 1) / LANES, warp());
     choose_order((uint64_t)b.n, &b.first, &b.step);
-    memset(arena, 0xff, static_bytes);
+    memset(arena, 0xff, view.static_bytes);
     memset(arena + ARENA - now->shared_bytes, 0xff, now->shared_bytes);
+    view.epoch = 0;
     if (!_setjmp(home)) go_to(next());
 }
 } // namespace
@@ -283,8 +295,7 @@ uint64_t shuffle_xor(const site *at, unsigned mask, uint64_t bits, int lanes)
             int l = set().threads == FORWARD ? i : LANES - 1 - i;
             if (!(mask >> l & 1u)) continue;
             w.result[l] = w.value[l ^ lanes];
-            b.threads[(size_t)(first + l)].is = READY;
-            b.ready.push_back(first + l);
+            may_go_on(first + l);
         }
         w.arrived = 0;
         thread &me = b.threads[(size_t)b.current];
@@ -295,23 +306,18 @@ uint64_t shuffle_xor(const site *at, unsigned mask, uint64_t bits, int lanes)
     return w.result[lane];
 }
 
-/* The rest, as many bytes as the launch asked for, ends at the guard page. */
-void *shared_rest()
-{
-    if (!now->shared_bytes)
-        stop("%s uses shared memory that its launch did not ask for", running());
-    return arena + ARENA - now->shared_bytes;
-}
+/* As many bytes as the launch asked for end at the guard page. */
+void *shared_rest() { return arena + ARENA - now->shared_bytes; }
 
 void *shared_at(place *p, size_t bytes, size_t align, const char *name)
 {
     if (p->launch != launch_number) {
         p->launch = launch_number;
-        p->offset = (static_bytes + align - 1) / align * align;
-        static_bytes = p->offset + bytes;
-        if (static_bytes + now->shared_bytes > SHARED_MOST)
+        p->offset = (view.static_bytes + align - 1) / align * align;
+        view.static_bytes = p->offset + bytes;
+        if (view.static_bytes + now->shared_bytes > SHARED_MOST)
             stop("%s: '%s' makes %zu bytes of shared memory, more than %zu", running(), name,
-                 static_bytes + now->shared_bytes, (size_t)SHARED_MOST);
+                 view.static_bytes + now->shared_bytes, (size_t)SHARED_MOST);
         memset(arena + p->offset, 0xff, bytes);
     }
     return arena + p->offset;
@@ -344,18 +350,31 @@ void run_grid(const call &c)
     }
     now = &c;
     launch_number++;
-    static_bytes = 0;
+    view = thread_view();
+    view.is_on = true;
+    view.stack_bytes = PAGE + STACK_BYTES;
+    view.values = (uintptr_t)c.values.get();
+    view.values_bytes = c.values_bytes;
+    view.arena = (uintptr_t)arena;
+    view.arena_bytes = ARENA;
+    view.rest_bytes = c.shared_bytes;
+    view.launch = (uint32_t)launch_number;
     blockDim = c.block;
     gridDim = c.grid;
     b.n = (int)(c.block.x * c.block.y * c.block.z);
+    fresh.assign((size_t)b.n, thread());
+    for (unsigned i = 0; i < (unsigned)b.n; i++)
+        fresh[i].index = {i % c.block.x, i / c.block.x % c.block.y, i / (c.block.x * c.block.y)};
     uint64_t blocks = (uint64_t)c.grid.x * c.grid.y * c.grid.z, first, step;
     choose_order(blocks, &first, &step);
     for (uint64_t i = 0, at = first; i < blocks; i++, at = (at + step) % blocks) {
         blockIdx.x = (unsigned)(at % c.grid.x);
         blockIdx.y = (unsigned)(at / c.grid.x % c.grid.y);
         blockIdx.z = (unsigned)(at / c.grid.x / c.grid.y);
+        view.block = (uint32_t)at;
         run_block();
     }
+    view.is_on = false;
     now = nullptr;
 }
 } // namespace emulate

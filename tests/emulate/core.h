@@ -5,7 +5,7 @@
 
 #include "cuda_runtime.h"
 
-#include <memory>
+#include <functional>
 #include <mutex>
 #include <string>
 
@@ -21,7 +21,7 @@ struct settings {
     int64_t fail_alloc = 0;      /* the n-th cudaMalloc has no memory; 0: none */
     int64_t fail_launch = 0;     /* the n-th kernel that runs makes an illegal access */
     int64_t fail_collective = 0; /* the n-th collective of NCCL fails while it runs */
-    bool has_driver = true;
+    bool has_driver = true, finds_races = true;
     int devices = 1, chip = 90;
     size_t memory = (size_t)4 << 30;
 };
@@ -36,17 +36,32 @@ void run_grid(const call &c);
 /* "kernel K (block 3, thread 17)" while one runs, else "". */
 const char *running();
 
+/* ---- access.cc ---- */
+/* What the running thread may touch beside the GPU's memory, and who it is. access.cc is told of
+ * every load and store of a kernel. */
+struct thread_view {
+    bool is_on = false;
+    uintptr_t stack = 0, values = 0, arena = 0;
+    size_t stack_bytes = 0, values_bytes = 0, static_bytes = 0, arena_bytes = 0, rest_bytes = 0;
+    uint32_t launch = 0, block = 0, epoch = 0, thread = 0;
+};
+extern thread_view view;
+void forget_areas(); /* an allocation has gone */
+
 /* ---- memory.cc ---- */
 enum where { HOST, PINNED, DEVICE, NOWHERE };
 /* Where [p, p + bytes) lies; NOWHERE: not inside one allocation. */
 where where_is(const void *p, size_t bytes);
-/* Ends the process if a word of a kernel's arguments is the address of unpinned host memory. */
-void check_arguments(const call &c, const void *arguments, size_t bytes);
+/* The device or pinned allocation that p lies in; false: none. */
+bool find_area(const void *p, uintptr_t *first, size_t *bytes);
 /* Device memory may be touched between the two; they nest. close looks for writes that went
  * beside an allocation. */
 void open_memory();
 void close_memory();
 size_t memory_used();
+
+/* ---- device.cc ---- */
+int current_device();
 
 /* ---- queue.cc ---- */
 extern std::recursive_mutex lock;

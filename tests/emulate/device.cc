@@ -41,6 +41,8 @@ const error_name &entry(cudaError_t e)
     return unknown;
 }
 
+int chosen;
+
 cudaError_t is_there(int device)
 {
     if (!set().has_driver) return cudaErrorInsufficientDriver;
@@ -48,6 +50,8 @@ cudaError_t is_there(int device)
     return device < 0 || device >= set().devices ? cudaErrorInvalidDevice : cudaSuccess;
 }
 } // namespace
+
+int emulate::current_device() { return chosen; }
 
 extern "C" const char *cudaGetErrorString(cudaError_t e) { return entry(e).text; }
 extern "C" const char *cudaGetErrorName(cudaError_t e) { return entry(e).name; }
@@ -94,4 +98,9 @@ extern "C" cudaError_t cudaDriverGetVersion(int *version)
     return cudaSuccess;
 }
 
-extern "C" cudaError_t cudaSetDevice(int device) { return note(is_there(device)); }
+extern "C" cudaError_t cudaSetDevice(int device)
+{
+    cudaError_t e = is_there(device);
+    if (!e) chosen = device;
+    return note(e);
+}

@@ -135,6 +135,7 @@ cudaError_t unmap(void *p, bool is_device)
     check_edges(*a);
     if (is_device) used -= a->bytes;
     area gone = *a;
+    forget_areas();
     areas.erase(gone.map + gone.map_bytes);
     /* The addresses are not used again: who keeps a pointer faults. */
     (void)mmap(gone.map, gone.map_bytes, PROT_NONE,
@@ -152,19 +153,13 @@ where where_is(const void *p, size_t bytes)
     return a->is_device ? DEVICE : PINNED;
 }
 
-void check_arguments(const call &c, const void *arguments, size_t bytes)
+bool find_area(const void *p, uintptr_t *first, size_t *bytes)
 {
-    for (size_t at = 0; at + sizeof(uintptr_t) <= bytes; at += sizeof(uintptr_t)) {
-        uintptr_t v;
-        unsigned char in_core;
-        memcpy(&v, (const char *)arguments + at, sizeof v);
-        /* A low byte of 0 or 1 may be a bool with anything behind it, as structs have. */
-        if (v < 0x10000 || v >> 47 || (v & 255) <= 1 || find((const void *)v)) continue;
-        if (mincore((void *)(v / PAGE * PAGE), 1, &in_core)) continue; /* nothing is there */
-        stop("kernel %s in %s gets an address of host memory: %p, in bytes %zu to %zu of its "
-             "arguments",
-             c.kernel, c.caller, (void *)v, at, at + sizeof v - 1);
-    }
+    const area *a = find(p);
+    if (!a) return false;
+    *first = (uintptr_t)a->at;
+    *bytes = a->bytes;
+    return true;
 }
 
 void open_memory()

@@ -1,7 +1,8 @@
 /* How the emulator behaves, from the environment, and how it ends a process.
  * MR_EMULATE is a list of key=value with commas; an unknown key ends the process. Keys: order
- * (forward, backward, shuffled), when (late, early, mixed), seed, devices, chip (75), memory (MiB),
- * driver (none), fail_alloc, fail_launch, fail_collective (the n-th one fails). */
+ * (forward, backward, shuffled), when (late, early, mixed), races (ignore), seed, devices, chip
+ * (75), memory (MiB), driver (none), fail_alloc, fail_launch, fail_collective (the n-th one fails).
+ */
 #include "core.h"
 
 #include <cstdarg>
@@ -39,6 +40,8 @@ void take(settings *s, const std::string &key, const std::string &v)
         s->work = (when)choice(key, v, "late", "early", "mixed");
     } else if (key == "driver") {
         s->has_driver = v != "none";
+    } else if (key == "races") {
+        s->finds_races = v != "ignore";
     } else if (key == "seed") {
         s->seed = (uint64_t)number(key, v);
     } else if (key == "devices") {

@@ -10,18 +10,29 @@ enable_language(CXX)
 set(MR_EMULATE_DIR ${CMAKE_CURRENT_SOURCE_DIR}/emulate)
 file(GLOB MR_EMULATED_KERNELS CONFIGURE_DEPENDS ${CMAKE_SOURCE_DIR}/src/kernels/cuda/*.cu)
 file(GLOB MR_EMULATOR CONFIGURE_DEPENDS ${MR_EMULATE_DIR}/*.cc)
-# What a GPU does not forgive traps: misaligned addresses, indices outside arrays.
-set_source_files_properties(${MR_EMULATED_KERNELS} PROPERTIES LANGUAGE CXX COMPILE_OPTIONS
-  "-x;c++;-fsanitize=alignment,bounds,integer-divide-by-zero;-fsanitize-undefined-trap-on-error")
+# The compiler tells tests/emulate/access.cc of every load and store; indices outside arrays trap.
+if(CMAKE_CXX_COMPILER_ID MATCHES Clang)
+  set(calls "SHELL:-mllvm -asan-instrumentation-with-call-threshold=0"
+      "SHELL:-mllvm -asan-stack=0" "SHELL:-mllvm -asan-globals=0")
+else()
+  set(calls --param=asan-instrumentation-with-call-threshold=0 --param=asan-stack=0
+      --param=asan-globals=0)
+endif()
+set(traps -fsanitize=bounds,integer-divide-by-zero -fsanitize-undefined-trap-on-error)
+set(MR_EMULATE_OPTIONS -fno-tree-vectorize -fno-tree-slp-vectorize
+    -fsanitize=kernel-address ${calls} ${traps})
+set_source_files_properties(${MR_EMULATED_KERNELS} ${MR_EMULATE_DIR}/plants.cu PROPERTIES
+  LANGUAGE CXX COMPILE_OPTIONS "${MR_EMULATE_OPTIONS}")
 # The last three are the files that ask what was compiled in; linked here, they take the place of
 # those in the library.
 add_library(mr_emulated OBJECT ${MR_EMULATED_KERNELS} ${MR_EMULATOR}
-  ${CMAKE_SOURCE_DIR}/src/kernels/cuda/table_cuda.c ${CMAKE_SOURCE_DIR}/src/tensor/device_cuda.c
+  ${CMAKE_SOURCE_DIR}/src/kernels/cuda/table_cuda.c ${CMAKE_SOURCE_DIR}/src/dist/comm_nccl.c
+  ${CMAKE_SOURCE_DIR}/src/tensor/device_cuda.c
   ${CMAKE_SOURCE_DIR}/src/tensor/device.c ${CMAKE_SOURCE_DIR}/src/kernels/kernels.c
   ${CMAKE_SOURCE_DIR}/src/train/own_device.c)
 set_target_properties(mr_emulated PROPERTIES CXX_STANDARD 17 CXX_EXTENSIONS ON)
 target_include_directories(mr_emulated BEFORE PRIVATE ${MR_EMULATE_DIR}/include ${OPENBLAS_INC})
-target_compile_definitions(mr_emulated PRIVATE MR_HAVE_CUDA=1)
+target_compile_definitions(mr_emulated PRIVATE MR_HAVE_CUDA=1 MR_HAVE_NCCL=1)
 target_compile_options(mr_emulated PRIVATE
   $<$<COMPILE_LANGUAGE:CXX>:-O2 -g -Wall -U_FORTIFY_SOURCE>)
 if(MR_WERROR)
@@ -33,19 +44,28 @@ target_link_libraries(mr_emulated PRIVATE mealrec)
 function(mr_emulate folder name library)
   set(target emulated_${name})
   add_executable(${target} ${ARGN} $<TARGET_OBJECTS:mr_emulated>)
-  set_target_properties(${target} PROPERTIES OUTPUT_NAME ${name} LINKER_LANGUAGE CXX
+  set_target_properties(${target} PROPERTIES LINKER_LANGUAGE CXX
     RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/emulated/${folder})
+  # Under its own name as a link: two files of one name would be one target for ninja.
+  add_custom_command(TARGET ${target} POST_BUILD COMMAND ${CMAKE_COMMAND} -E create_symlink
+    ${target} ${CMAKE_BINARY_DIR}/emulated/${folder}/${name})
   target_compile_definitions(${target} PRIVATE MR_HAVE_CUDA=1)
   target_link_libraries(${target} PRIVATE ${library})
 endfunction()
 mr_emulate("" mealrec-dist mealrec ${CMAKE_SOURCE_DIR}/src/cli/main.c)
 mr_emulate(tests test_kernels_cuda mr_test_support gpu/test_kernels_cuda.c gpu/twin.c gpu/cases_b.c
-           gpu/cases_c.c)
+           gpu/cases_c.c gpu/cases_d.c)
 foreach(ops kernels/test_ops_basic ops_a/test_ops_a ops_b/test_ops_b ops_c/test_ops_c)
   get_filename_component(name ${ops} NAME)
   mr_emulate(tests ${name} mr_test_support ${ops}.c)
 endforeach()
+mr_emulate(tests plants mealrec ${MR_EMULATE_DIR}/plants.cu)
+target_include_directories(emulated_plants BEFORE PRIVATE ${MR_EMULATE_DIR}/include)
+set_target_properties(emulated_plants PROPERTIES CXX_STANDARD 17 CXX_EXTENSIONS ON)
 
+# The emulator itself: it names every bug that is planted.
+add_test(NAME emulator COMMAND emulated_plants)
+mr_register(emulator "" LABELS gpu)
 # Every kernel against the CPU's: threads and blocks in three orders.
 foreach(order forward backward shuffled)
   add_test(NAME kernels_cuda_emulated_${order} COMMAND emulated_test_kernels_cuda)
@@ -53,3 +73,10 @@ foreach(order forward backward shuffled)
   set_property(TEST kernels_cuda_emulated_${order} APPEND PROPERTY ENVIRONMENT
                "MR_EMULATE=order=${order}")
 endforeach()
+# The checks of tests/gpu.sh, those that take seconds; the others by hand (docs/gpu.md).
+mr_add_script(gpu_checks_emulated gpu/gpu_checks.py ARGS ${CMAKE_BINARY_DIR}/emulated
+              --device emulated --only ops step capture repeat ranks_staged ranks_nccl LABELS gpu
+              TIMEOUT 900)
+# A GPU that is not there, too old, too small, or lost.
+mr_add_script(gpu_failures emulate/test_failures.py ARGS ${CMAKE_BINARY_DIR}/emulated LABELS gpu
+              fault TIMEOUT 600)

@@ -4,7 +4,9 @@
 Usage: gpu_checks.py BUILD [--device cuda] [--json FILE] [--only NAME ...] [--again] [--bench]
 The JSON file keeps the result of every check; a check that passed for this commit is not repeated
 unless --again is given, so a run that was cut off goes on where it stopped. --device guard runs the
-same checks on the CPU: a test of the checks, which says nothing about a GPU.
+same checks on the CPU: a test of the checks, which says nothing about a GPU. --device emulated runs
+them on the emulated GPU of tests/emulate (BUILD is then the folder emulated/ of a build): a test of
+the CUDA backend's logic, which says nothing about a GPU's speed or memory model.
 Exit: 0 all passed, 1 a failure, 77 there is no such device.
 """
 import argparse
@@ -56,6 +58,20 @@ def data(name, **sizes):
 
 def on(args, *more):
     return ["--run.device=" + args.device, *more]
+
+
+def some_steps(args):
+    """As many as a run takes here; an emulated GPU does about one a second."""
+    return 5 if args.emulated else 20
+
+
+def steps(args):
+    return "--train.max_steps=%d" % some_steps(args)
+
+
+def short(args):
+    """A run of some steps, of the smallest model where it is slow."""
+    return [steps(args)] + (["--model.name=sasrec"] if args.emulated else [])
 
 
 @check
@@ -183,32 +199,34 @@ def repeat(args):
     data("small.h5")
     for name in ("a", "b"):
         shutil.rmtree(os.path.join(h.folder, "runs", name), ignore_errors=True)
-        h.train(name, "small.h5", "--train.max_steps=20", *on(args))
+        h.train(name, "small.h5", *short(args), *on(args))
     need(h.losses("a") == h.losses("b"), "losses differ")
     bad = h.same_tensors(h.checkpoint("a")[0], h.checkpoint("b")[0])
     need(not bad, "%d tensors differ, the first is %s" % (len(bad), bad[:1]))
-    return "20 steps, %d losses equal, checkpoints equal" % len(h.losses("a"))
+    return "%d steps, all losses equal, checkpoints equal" % len(h.losses("a"))
 
 
 @check
 def capture(args):
     """a step recorded as a CUDA graph gives the bits of one that is not"""
     data("small.h5")
-    for model in h.MODELS:
+    names = h.MODELS[::3] if args.emulated else h.MODELS
+    for model in names:
         for name in ("eager", "captured"):
             shutil.rmtree(os.path.join(h.folder, "runs", name), ignore_errors=True)
-            h.train(name, "small.h5", "--train.max_steps=20", "--model.name=" + model,
+            h.train(name, "small.h5", steps(args), "--model.name=" + model,
                     "--run.capture=" + str(name == "captured").lower(), *on(args))
         need(h.losses("eager") == h.losses("captured"), model + ": losses differ")
         bad = h.same_tensors(h.checkpoint("eager")[0], h.checkpoint("captured")[0])
         need(not bad, "%s: %d tensors differ, the first is %s" % (model, len(bad), bad[:1]))
-    return "20 steps of %d models, checkpoints equal" % len(h.MODELS)
+    return "%d steps of %d models, checkpoints equal" % (some_steps(args), len(names))
 
 
 @check
 def curve(args):
     """training follows the CPU's loss curve, and scores as well"""
-    data("curve.h5", users=600, items=300, interactions=6000)
+    few = 4 if args.emulated else 1
+    data("curve.h5", users=600 // few, items=300, interactions=6000 // few)
     for name, device in (("curve-cpu", "cpu"), ("curve-device", args.device)):
         shutil.rmtree(os.path.join(h.folder, "runs", name), ignore_errors=True)
         h.train(name, "curve.h5", "--train.epochs=2", "--run.device=" + device)
@@ -229,14 +247,14 @@ def ranks_equal(args, comm, ranks, env):
         for name, n in (("one", 0), ("many", ranks)):
             shutil.rmtree(os.path.join(h.folder, "runs", name), ignore_errors=True)
             more = ["--dist.comm=" + comm] if n else []
-            h.train(name, "small.h5", "--train.max_steps=20", *on(args, *more), ranks=n)
+            h.train(name, "small.h5", *short(args), *on(args, *more), ranks=n)
     finally:
         for k, v in old.items():
             os.environ.pop(k) if v is None else os.environ.update({k: v})
     worst = h.worst_difference(h.losses("one"), h.losses("many"))
     need(worst <= 1e-5, "losses differ by %.3g" % worst)
     need(h.scores("one") == h.scores("many"), "metrics differ")
-    return "%d ranks, 20 steps within %.2g, metrics equal" % (ranks, worst)
+    return "%d ranks, %d steps within %.2g, metrics equal" % (ranks, some_steps(args), worst)
 
 
 @check
@@ -266,6 +284,8 @@ def ranks_nccl(args):
 def sanitizer(args):
     """compute-sanitizer finds nothing in a small step: memcheck, then racecheck"""
     tool = shutil.which("compute-sanitizer")
+    if args.emulated:
+        return "not applicable: the emulator looks at every load and store of every run"
     if args.device != "cuda" or not tool:
         return "only on a GPU, with compute-sanitizer"
     data("small.h5")
@@ -314,9 +334,21 @@ def commit():
     return r.stdout.strip() or "unknown"
 
 
-def gpu_name(device):
-    if device != "cuda":
-        return device
+def is_emulated():
+    r = subprocess.run([h.BINARY, "doctor", "--run.device=cuda"], text=True, cwd=h.folder,
+                       env=h.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return any(x.split()[1:3] == ["gpu", "emulated"] for x in r.stdout.splitlines())
+
+
+def gpu_name(args):
+    if args.emulated:
+        need(is_emulated(), h.BINARY + " has no emulated GPU")
+        return "emulated"
+    if args.device != "cuda":
+        return args.device
+    if is_emulated():
+        print("%s has an emulated GPU; say --device emulated" % h.BINARY)
+        sys.exit(1)
     r = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"],
                        text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
     return r.stdout.strip().splitlines()[0] if r.returncode == 0 and r.stdout else None
@@ -344,17 +376,19 @@ def run_one(f, args, results, key):
 def main():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ap.add_argument("build")
-    ap.add_argument("--device", default="cuda", choices=["cuda", "guard"])
+    ap.add_argument("--device", default="cuda", choices=["cuda", "guard", "emulated"])
     ap.add_argument("--json")
     ap.add_argument("--only", nargs="+", default=[])
     ap.add_argument("--again", action="store_true")
     ap.add_argument("--bench", action="store_true")
     ap.add_argument("--limit", type=int, default=300, help="seconds for one program")
     args = ap.parse_args()
+    args.emulated = args.device == "emulated"
+    args.device = "cuda" if args.emulated else args.device
     args.build = os.path.abspath(args.build)
     h.BINARY = os.path.join(args.build, "mealrec-dist")
     need(glob.glob(h.BINARY), h.BINARY + " is missing; build it first")
-    name = gpu_name(args.device)
+    name = gpu_name(args)
     if not name:
         print("no GPU here")
         sys.exit(77)
@@ -364,7 +398,9 @@ def main():
         with open(args.json) as f:
             results = json.load(f)
     good = True
-    for f in CHECKS + ([bench, bench_kernels] if args.bench else []):
+    if args.emulated and args.bench:
+        print("bench, bench_kernels: not applicable, an emulator's speed says nothing")
+    for f in CHECKS + ([bench, bench_kernels] if args.bench and not args.emulated else []):
         old = results.get(f.__name__, {})
         done = old.get("passed") and all(old.get(k) == key[k] for k in key)
         if (args.only and f.__name__ not in args.only) or (done and not args.again):

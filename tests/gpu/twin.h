@@ -54,5 +54,6 @@ void twin_cover(twin_world *w, const char *kernel);
 
 void cases_b(twin_world *w);
 void cases_c(twin_world *w);
+void cases_d(twin_world *w);
 
 #endif

@@ -119,7 +119,7 @@ def memory():
             "24000", "--frames", "2", "--width", "2", "--text-width", "8192"])
     peak = h.address_space(h.train_args("peak", "small.h5", *WIDE))
     if peak > 1 << 30:  # KiB: a sanitizer, which keeps what was freed
-        print("memory: not measured, the program alone takes %d GiB of address space" % (peak >> 20))
+        print("memory: not measured, the program takes %d GiB of address space" % (peak >> 20))
         return
     space = peak + 420 * 1024
     r = limited("large.h5", space)

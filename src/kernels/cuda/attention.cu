@@ -4,7 +4,12 @@
  * one; sums over queries and keys are in their order. */
 #include "kernels/cuda/common.cuh"
 
-enum { THREADS = 128, WARPS = THREADS / WARP, TILE_FLOATS = 6144, TILE_QUERIES = 16 };
+enum {
+    THREADS = 128,
+    WARPS = THREADS / WARP,
+    TILE_FLOATS = SHARED_BYTES / (2 * (int)sizeof(float)), /* of ds and w each */
+    TILE_QUERIES = 16
+};
 
 /* What a call needs; the shape's arrays are device memory. */
 struct att_args {
@@ -208,7 +213,8 @@ void attention_bwd_cuda(void *dq, void *dkv, void *dkv_first, const void *dout, 
         (float *)dq, (float *)dkv, (float *)dkv_first, (const float *)dout, (const float *)prob,
         acc_q,       acc_kv,       acc_first};
     if (s->B == 0) return;
-    /* As many queries as 48 KiB of shared memory hold; S is at most MR_ATT_MAX_KEYS. */
+    /* As many queries as shared memory holds beside that of the sums over a block; S is at most
+     * MR_ATT_MAX_KEYS. */
     int64_t tile = TILE_FLOATS / s->S < TILE_QUERIES ? TILE_FLOATS / s->S : TILE_QUERIES;
     LAUNCH(attention_bwd_kernel, (unsigned)(s->B * s->heads), THREADS,
            (size_t)(2 * tile * s->S) * sizeof(float), ex, make_args(q, kv, kv_first, s, drop, ex),

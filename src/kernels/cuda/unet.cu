@@ -171,10 +171,11 @@ void concat_bwd_cuda(void *dav, void *dbv, const void *dyv, int64_t n, int64_t w
 {
     float *da = (float *)dav, *db = (float *)dbv;
     const float *dy = (const float *)dyv;
-    cells(n, wa + wb, ex, [=] __device__(int64_t i, int64_t j) {
-        float g = dy[i * (wa + wb) + j];
-        if (j < wa && da) put(&da[i * wa + j], g, acc_a);
-        if (j >= wa && db) put(&db[i * wb + j - wa], g, acc_b);
+    /* One thread does column j of both: they may be one tensor, which then gets two terms. */
+    cells(n, wa > wb ? wa : wb, ex, [=] __device__(int64_t i, int64_t j) {
+        const float *g = dy + i * (wa + wb) + j;
+        if (j < wa && da) put(&da[i * wa + j], g[0], acc_a);
+        if (j < wb && db) put(&db[i * wb + j], g[wa], acc_b);
     });
 }
 

@@ -8,8 +8,7 @@
 #include <stdint.h>
 #include <string.h>
 
-#include <functional>
-#include <new>
+#include <memory>
 #include <tuple>
 
 #define __global__
@@ -64,26 +63,37 @@ template <class T, class Tag> T &shared(Tag, const char *name)
     return *static_cast<T *>(shared_at(&p, sizeof(T), alignof(T), name));
 }
 
-/* One kernel launch: thread() is what every thread of the grid runs. */
+/* One kernel launch. thread(values) is what every thread of the grid runs. */
 struct call {
     const char *kernel, *caller; /* as written; the function that launches, with its types */
     const void *function;        /* which kernel: a graph may change arguments, but not this */
     dim3 grid, block;
     size_t shared_bytes;
-    std::function<void()> thread;
+    void (*thread)(const void *values);
+    std::shared_ptr<const void> values; /* the kernel and its arguments */
+    size_t values_bytes;
 };
-void start(call c, struct CUstream_st *stream, const void *arguments, size_t bytes);
+void start(call c, struct CUstream_st *stream);
+
+template <class... P> struct packed {
+    void (*kernel)(P...);
+    std::tuple<P...> values;
+    static void run(const void *p)
+    {
+        const packed *self = static_cast<const packed *>(p);
+        std::apply(self->kernel, self->values);
+    }
+};
 
 template <class... P, class... A>
 void launch(const char *name, const char *caller, void (*kernel)(P...), dim3 grid, dim3 block,
-            size_t shared_bytes, struct CUstream_st *stream, const A &...args)
+            size_t shared_bytes, struct CUstream_st *stream, A... args)
 {
-    typedef std::tuple<P...> tuple;
-    alignas(tuple) char memory[sizeof(tuple)] = {};
-    const tuple *values = new (memory) tuple(args...);
-    call c = {name, caller, reinterpret_cast<const void *>(kernel), grid, block, shared_bytes, {}};
-    c.thread = [kernel, copy = *values] { std::apply(kernel, copy); };
-    start(c, stream, memory, sizeof memory);
+    typedef packed<P...> values;
+    start({name, caller, reinterpret_cast<const void *>(kernel), grid, block, shared_bytes,
+           values::run, std::make_shared<const values>(values{kernel, std::tuple<P...>(args...)}),
+           sizeof(values)},
+          stream);
 }
 } // namespace emulate
 

@@ -1,0 +1,179 @@
+/* Cases at the edges of the CUDA kernels: more columns than threads, more queries than a tile, rows
+ * too large for shared memory, a second tile of scores, half precision, nothing at all. */
+#include "twin.h"
+
+#include <math.h>
+
+/* S keys, causal: several tiles of queries, and shared memory to its limit. */
+static void long_attention(twin_world *w, int64_t S)
+{
+    enum { B = 2, D = 6 };
+    twin *len = twin_ints(w, B, 1, 0, 2), *rid = twin_ints(w, B, 3, 7, 1000);
+    for (int i = 0; i < B; i++) ((int32_t *)len->host)[i] = (int32_t)S - i;
+    w->dev->to_device(w->dev, len->dev, len->host, B * 4);
+    twin *start = twin_starts(w, len), *pos = twin_ints(w, B, 0, 0, 1);
+    int64_t T = ((int32_t *)start->host)[B];
+    mr_att_shape s[2];
+    mr_drop drop[2];
+    for (int side_ = 0; side_ < 2; side_++) {
+        s[side_] = (mr_att_shape){MR_ATT_CAUSAL, B, S, 1, D, A(start), A(len)};
+        drop[side_] = (mr_drop){0.3, 5, {A(rid), A(pos)}, 1};
+    }
+    twin *q = twin_reals(w, T * D), *kv = twin_reals(w, T * 2 * D), *out = twin_reals(w, T * D);
+    twin *prob = twin_reals(w, T * S), *dq = twin_reals(w, T * D), *dout = twin_reals(w, T * D);
+    twin *dkv = twin_reals(w, T * 2 * D);
+    BOTH(attention_fwd, A(out), A(prob), A(q), A(kv), NULL, &s[side_], &drop[side_], EX);
+    twin_same(w, "attention_fwd, long", "out", out, S);
+    BOTH(attention_bwd, A(dq), A(dkv), NULL, A(dout), A(prob), A(q), A(kv), NULL, &s[side_], 0, 0,
+         0, &drop[side_], EX);
+    twin_same(w, "attention_bwd, long", "dq", dq, S);
+    twin_same(w, "attention_bwd, long", "dkv", dkv, S);
+    twin_release(w);
+}
+
+/* More columns than four times the threads of a block, more rows than parts. */
+static void wide_norm(twin_world *w, int64_t N, int64_t W)
+{
+    twin *x = twin_reals(w, N * W), *y = twin_reals(w, N * W), *mean = twin_reals(w, N);
+    twin *rstd = twin_reals(w, N), *dx = twin_reals(w, N * W);
+    twin *gamma = twin_reals(w, W), *dg = twin_reals(w, W), *db = twin_reals(w, W);
+    BOTH(layer_norm_fwd, A(y), A(mean), A(rstd), A(x), NULL, A(gamma), NULL, N, W, 1e-5, NULL, NULL,
+         EX);
+    twin_same(w, "layer_norm_fwd, wide", "y", y, W);
+    BOTH(layer_norm_bwd, A(dx), NULL, A(dg), A(db), A(y), A(x), NULL, A(gamma), A(mean), A(rstd), N,
+         W, 0, 0, 0, 1, NULL, NULL, EX);
+    twin_same(w, "layer_norm_bwd, wide", "dx", dx, W);
+    twin_same(w, "layer_norm_bwd, wide", "dgamma", dg, N);
+    twin_same(w, "layer_norm_bwd, wide", "dbeta", db, N);
+    twin_release(w);
+}
+
+/* A row that shared memory does not hold. */
+static void wide_fusion(twin_world *w)
+{
+    enum { B = 3, L = 10, D = 516 };
+    twin *len = twin_ints(w, B, 4, 2, L + 1), *start = twin_starts(w, len);
+    int64_t N = ((int32_t *)start->host)[B], sums = (L + 2) * D + 2;
+    twin *a = twin_reals(w, B * L * D), *u = twin_reals(w, B * L * D), *k = twin_reals(w, L * D);
+    twin *wp = twin_reals(w, D), *wf = twin_reals(w, D), *bp = twin_reals(w, 1);
+    twin *h = twin_reals(w, N * D), *da = twin_reals(w, B * L * D), *du = twin_reals(w, B * L * D);
+    twin *out = twin_reals(w, sums);
+    BOTH(fuse_fwd, A(h), A(a), A(u), A(k), A(wp), A(bp), A(wf), A(bp), A(start), B, L, D, EX);
+    twin_same(w, "fuse_fwd, wide", "h", h, D);
+    BOTH(fuse_bwd, A(da), A(du), A(out), A(h), A(a), A(u), A(k), A(wp), A(bp), A(wf), A(bp),
+         A(start), B, L, D, 1, 0, EX);
+    twin_same(w, "fuse_bwd, wide", "da", da, D);
+    twin_same(w, "fuse_bwd, wide", "du", du, D);
+    twin_same(w, "fuse_bwd, wide", "sums", out, N * D);
+    twin_release(w);
+}
+
+/* Every lane has two experts; gates without noise. */
+static void many_experts(twin_world *w)
+{
+    enum { B = 4, L = 3, D = 7, E = MR_MOE_MAX_EXPERTS };
+    twin *len = twin_ints(w, B, 1, 0, L + 1), *start = twin_starts(w, len);
+    int64_t N = ((int32_t *)start->host)[B];
+    twin *rid = twin_ints(w, B, 3, 7, 1000), *clean = twin_reals(w, N * E);
+    twin *p = twin_reals(w, B * L * E), *u = twin_reals(w, B * L * D),
+         *t = twin_reals(w, E * L * D);
+    twin *y = twin_reals(w, N * E * D);
+    BOTH(moe_gate_fwd, A(p), NULL, A(clean), NULL, A(start), A(rid), B, L, E, 0, 9, EX);
+    twin_same(w, "moe_gate_fwd, 64 experts", "p", p, E);
+    BOTH(moe_gate_bwd, A(clean), NULL, A(u), A(y), A(p), A(t), NULL, A(start), B, L, E, D, EX);
+    twin_same(w, "moe_gate_bwd, 64 experts", "dclean", clean, D);
+    twin_release(w);
+}
+
+/* Two tiles into one list, with equal scores, NaN, and more places than columns. */
+static void ranking(twin_world *w)
+{
+    enum { N = 3, M = 5, K = 7 };
+    twin *s = twin_reals(w, N * M), *id = twin_ints(w, N * K, 1, 0, 9),
+         *best = twin_reals(w, N * K);
+    float *h = s->host;
+    h[0] = h[3] = 0.5f;
+    h[M] = NAN;
+    h[M + 1] = -INFINITY;
+    w->dev->to_device(w->dev, s->dev, s->host, N * M * 4);
+    for (int first = 1; first >= 0; first--) {
+        BOTH(topk_merge, A(id), A(best), A(s), N, M, K, first ? 0 : M, first, EX);
+        twin_equal(w, "topk_merge, two tiles", "ids", id);
+        twin_equal(w, "topk_merge, two tiles", "scores", best);
+    }
+    twin_release(w);
+}
+
+/* Features of half precision: all finite ones, subnormal numbers among them. */
+static void halves(twin_world *w)
+{
+    enum { ROWS = 2048, W = 31 };
+    twin *data = twin_ints(w, ROWS * W / 2, 0, 0, 1), *id = twin_ints(w, ROWS, 7, 0, ROWS + 5);
+    twin *out = twin_reals(w, ROWS * W);
+    for (int i = 0; i < ROWS * W; i++) {
+        uint16_t bits = (uint16_t)(i * 3), e = bits >> 10 & 31;
+        ((uint16_t *)data->host)[i] = e == 31 ? 0x0001 : bits; /* features are finite */
+    }
+    w->dev->to_device(w->dev, data->dev, data->host, ROWS * W * 2);
+    BOTH(feature_gather, A(out), A(data), MR_F16, A(id), ROWS, W, ROWS, EX);
+    twin_equal(w, "feature_gather of halves", "out", out);
+    twin_release(w);
+}
+
+/* Both inputs of a concatenation are one tensor: its gradient gets two terms. */
+static void one_input_twice(twin_world *w)
+{
+    enum { N = 9, W = 13 };
+    twin *dx = twin_reals(w, N * W), *dy = twin_reals(w, N * 2 * W);
+    BOTH(concat_bwd, A(dx), A(dx), A(dy), N, W, W, 0, 1, EX);
+    twin_same(w, "concat_bwd, one input twice", "dx", dx, 1);
+    twin_release(w);
+}
+
+/* Ranks without rows and tables without tokens: no launch may have an empty grid. */
+static void nothing(twin_world *w)
+{
+    enum { D = 6 };
+    twin *x = twin_reals(w, 4 * D), *i = twin_ints(w, D, 1, 0, 3), *d = twin_doubles(w, D);
+    mr_att_shape s = {MR_ATT_CAUSAL, 0, 4, 1, D, NULL, NULL};
+    mr_conv cv = {0, 3, 3, 2, 2, 1};
+    mr_gn gn = {0, 3, D, 2, 2 * D, 1e-5, {0, 9, {NULL, NULL}, 1}};
+    BOTH(gemm, A(x), A(x), A(x), 0, D, D, 0, 0, D, D, D, 1.0, 0.0, EX);
+    BOTH(attention_fwd, A(x), A(x), A(x), A(x), NULL, &s, NULL, EX);
+    BOTH(attention_bwd, A(x), A(x), NULL, A(x), A(x), A(x), A(x), NULL, &s, 1, 1, 0, NULL, EX);
+    BOTH(layer_norm_fwd, A(x), A(x), A(x), A(x), NULL, NULL, NULL, 0, D, 1e-5, NULL, NULL, EX);
+    BOTH(layer_norm_bwd, A(x), NULL, A(x), NULL, A(x), A(x), NULL, NULL, A(x), A(x), 0, D, 0, 0, 1,
+         0, NULL, NULL, EX);
+    BOTH(gather_rows, A(x), A(x), A(i), 0, D, EX);
+    BOTH(last_fwd, A(x), A(x), A(i), A(i), 0, D, EX);
+    BOTH(row_dot, A(x), A(x), A(x), 0, D, EX);
+    BOTH(conv3_fwd, A(x), A(x), A(x), NULL, NULL, NULL, &cv, EX);
+    BOTH(conv3_bwd_x, A(x), A(x), A(x), &cv, 0, EX);
+    BOTH(group_norm_fwd, A(x), A(x), A(x), A(x), A(x), A(x), NULL, &gn, EX);
+    BOTH(score_tile, A(x), A(x), A(x), NULL, 0, D, D, EX);
+    BOTH(score_target, A(x), A(x), A(x), NULL, A(i), 0, D, D, 0, EX);
+    BOTH(topk_merge, A(i), A(x), A(x), 0, D, 2, 0, 1, EX);
+    BOTH(rank_count, A(i), A(x), A(x), A(i), 0, D, 0, EX);
+    BOTH(mse_bwd, A(x), NULL, A(x), A(x), 0, D, 0.3, 0, 0, EX);
+    twin_same(w, "kernels of no rows", "x", x, 1);
+    twin_equal(w, "kernels of no rows", "i", i);
+    BOTH(ce_sum, A(x), A(d), 0, 0.5, EX);
+    twin_same(w, "ce_sum of no rows", "loss", x, 1);
+    BOTH(col_sum, A(x), A(x), 0, D, 0, EX);
+    twin_same(w, "col_sum of no rows", "out", x, 1);
+    twin_release(w);
+}
+
+void cases_d(twin_world *w)
+{
+    long_attention(w, 40);
+    long_attention(w, 512);
+    wide_norm(w, 3, 1501);
+    wide_norm(w, 700, 5);
+    wide_fusion(w);
+    many_experts(w);
+    ranking(w);
+    halves(w);
+    one_input_twice(w);
+    nothing(w);
+}
