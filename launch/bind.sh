@@ -6,6 +6,13 @@
 # Memory follows by first touch. OMP_NUM_THREADS becomes the number of cores unless it is set.
 set -u
 [ $# -ge 1 ] || { sed -n '2,6s/^# //p' "$0" >&2; exit 2; }
+case $1 in
+    -h | --help) sed -n '2,6s/^# //p' "$0"; exit 0 ;;
+    -*)
+        echo "bind.sh: unknown option '$1'; the first word is the program to start" >&2
+        exit 2
+        ;;
+esac
 
 : "${MR_BIND:=auto}"
 : "${MR_SYS:=/sys}" "${MR_PROC:=/proc}" # for tests

@@ -38,6 +38,7 @@ for arg in "$@"; do
     case $arg in
         --tests) with_tests=1 ;;
         --no-install) may_install=0 ;;
+        -h | --help) sed -n '2,7s/^# //p' "$0"; exit 0 ;;
         *) echo "deps.sh: unknown option '$arg'; known: --tests, --no-install" >&2; exit 2 ;;
     esac
 done

@@ -5,6 +5,8 @@
 # The arguments go to mealrec-dist (train --config ..., or nothing for the demo). --max-restarts:
 # checkpoint.max_restarts of the configuration unless given. --bind: each rank gets the cores near
 # its GPU, or its share of the cores (launch/bind.sh); without it nothing is bound.
+# Before the command only the options above, and keys of the configuration: --config FILE,
+# --section.key=VALUE. Another option is refused; after -- everything goes to mealrec-dist.
 # A restart continues from the last checkpoint. There is none after bad input (2, 65, 66, 78), a
 # stop on request (75, 130), a training that diverged (77), or when the last checkpoint is the one
 # that the restart before it had already: then the failure is not one that goes away.
@@ -40,8 +42,14 @@ while [ $# -gt 0 ]; do
             shift 2
             ;;
         --bind) bind=1; shift ;;
-        -h | --help) sed -n '2,14s/^# \{0,1\}//p' "$0"; exit 0 ;;
+        -h | --help) sed -n '2,16s/^# \{0,1\}//p' "$0"; exit 0 ;;
         --) shift; break ;;
+        --config | --config=* | --dry-run | --version) break ;;
+        -*)
+            case ${1%%=*} in --*.*) break ;; esac # a key of the configuration
+            wrong "unknown option '$1'; known: -n RANKS, --hostfile FILE, --max-restarts N," \
+                "--bind; after -- options go to mealrec-dist"
+            ;;
         *) break ;;
     esac
 done

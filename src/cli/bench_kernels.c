@@ -216,7 +216,8 @@ static mr_status make_exec(mr_kb *b, const mr_config *c)
     const mr_kb_sizes *z = &b->z;
     int64_t w = z->d > z->D ? z->d : z->D, wide = 4 * z->C > w ? 4 * z->C : w;
     int64_t real = (int64_t)mr_dtype_bytes(b->dev->real), need = MR_NORM_SCRATCH(wide);
-    const int64_t other[] = {mr_gn_scratch(z->B, z->K, wide), mr_conv_scratch(z->B, wide, wide),
+    const mr_conv cv = {.n = z->B, .S = z->K, .So = z->K, .ci = 2 * z->C, .co = 2 * z->C};
+    const int64_t other[] = {mr_gn_scratch(z->B, z->K, wide), mr_conv_scratch(&cv, true),
                              mr_fuse_scratch(z->B, z->L, z->d),
                              mr_score_scratch(wide, real) / real};
     for (int i = 0; i < 4; i++)

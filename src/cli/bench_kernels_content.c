@@ -7,15 +7,21 @@ static void convolution(mr_kb *b)
 {
     const mr_kb_sizes *z = &b->z;
     int64_t n = z->B, S = z->K, c = 2 * z->C; /* as in the middle of the U-Net */
-    mr_conv cv = {n, S, S, c, c, 1};
+    mr_conv cv = {n, S, S, c, c, 1, c};
     int64_t m = n * S * c;
     void *x = mr_kb_reals(b, m), *y = mr_kb_reals(b, m), *w = mr_kb_reals(b, 3 * c * c);
     void *bias = mr_kb_reals(b, c), *ctx = mr_kb_reals(b, n * c);
+    void *dx = mr_kb_reals(b, m), *dw = mr_kb_reals(b, 3 * c * c);
+    mr_conv_acc acc = {0};
     double flop = 6.0 * (double)(n * S) * (double)(c * c);
     BENCH(conv3_fwd, "", SHAPE(n, S, c, c), flop, 2 * m + 3 * c * c, y, x, w, bias, NULL, ctx, &cv);
-    BENCH(conv3_bwd_x, "", SHAPE(n, S, c, c), flop, 2 * m + 3 * c * c, x, y, w, &cv, 0);
-    BENCH(conv3_bwd_w, "", SHAPE(n, S, c, c), flop, 2 * m + 3 * c * c, w, y, x, &cv, 0);
-    BENCH(conv3_bwd_add, "", SHAPE(n, S, c), 0, 2 * m, bias, x, ctx, y, n, S, c, 0, 0, 0);
+    BENCH(conv3_bwd, "dx", SHAPE(n, S, c, c), flop, 2 * m + 3 * c * c, x, NULL, NULL, NULL, NULL, y,
+          x, w, &cv, &acc);
+    BENCH(conv3_bwd, "dw", SHAPE(n, S, c, c), flop, 2 * m + 3 * c * c, NULL, w, NULL, NULL, NULL, y,
+          x, w, &cv, &acc);
+    BENCH(conv3_bwd, "all", SHAPE(n, S, c, c), 2 * flop, 4 * m + 6 * c * c, dx, dw, bias, NULL, ctx,
+          y, x, w, &cv, &acc);
+    BENCH(conv3_bwd_add, "", SHAPE(n, S, c), 0, 2 * m, bias, x, ctx, y, n, S, c, c, 0, 0, 0);
     BENCH(frame_add, "", SHAPE(n, S, c), 0, 2 * m, y, x, ctx, n, S, c);
     mr_kb_release(b);
 }
@@ -72,7 +78,12 @@ static void experts(mr_kb *b)
     void *clean = mr_kb_reals(b, N * E), *noisy = mr_kb_reals(b, N * E);
     void *each = mr_kb_reals(b, N * E * d), *t = mr_kb_reals(b, E * L * d);
     void *u = mr_kb_reals(b, B * L * d), *one = mr_kb_reals(b, N * d);
-    BENCH(moe_drop, "", SHAPE(N, z->dh), 0, 2 * N * z->dh, y, x, rows, N, z->dh, 1, E, 0.2,
+    void *tables = mr_kb_reals(b, E * L * z->dh), *w = mr_kb_reals(b, E * d * z->dh);
+    mr_gemm_batch batch = {E, L * d, L * z->dh, d * z->dh};
+    BENCH(gemm_batch, "t = b W^T", SHAPE(E, L, d, z->dh), 2.0 * (double)(E * L * d * z->dh),
+          E * (L + d) * z->dh + E * L * d, t, tables, w, &batch, L, d, z->dh, 0, 1, z->dh, z->dh, d,
+          1.0, 0.0);
+    BENCH(moe_drop, "", SHAPE(N, z->dh), 0, 2 * N * z->dh, y, x, rows, N, z->dh, 1, 1, E, 0.2,
           MR_RNG_OP + 3);
     BENCH(moe_gate_fwd, "noise", SHAPE(B, L, E), 0, B * L * E + 3 * N * E, p, factor, clean, noisy,
           b->start, b->rid, B, L, E, 1, MR_RNG_OP + 4);
@@ -80,7 +91,7 @@ static void experts(mr_kb *b)
           L, E, d);
     BENCH(moe_gate_bwd, "", SHAPE(N, E, d), 0, N * E * d + N * d, clean, noisy, u, each, p, t,
           factor, b->start, B, L, E, d);
-    BENCH(moe_weigh, "", SHAPE(N, d), 0, 2 * N * d, one, u, p, b->start, B, L, E, 0, d, d);
+    BENCH(moe_weigh, "", SHAPE(N, d), 0, 2 * N * d, one, u, p, b->start, B, L, E, 0, 1, d);
     mr_kb_release(b);
 }
 
@@ -92,9 +103,11 @@ static void fusion(mr_kb *b)
     void *k = mr_kb_reals(b, L * d), *filter = mr_kb_reals(b, half * d * 2);
     void *wp = mr_kb_reals(b, d), *wf = mr_kb_reals(b, d), *bias = mr_kb_reals(b, 1);
     void *da = mr_kb_reals(b, m), *du = mr_kb_reals(b, m), *sums = mr_kb_reals(b, (L + 2) * d + 2);
+    void *one = mr_kb_reals(b, 1);
     double flop = 4.0 * (double)m * (double)L; /* two circular convolutions */
     BENCH(fuse_filter_fwd, "", SHAPE(L, d), 0, L * d + 2 * half * d, k, filter, L, d);
-    BENCH(fuse_filter_bwd, "", SHAPE(L, d), 0, L * d + 2 * half * d, filter, k, L, d, 0);
+    BENCH(fuse_params_bwd, "", SHAPE(L, d), 0, L * d + 2 * half * d, filter, wp, wf, bias, one,
+          sums, L, d, 0);
     BENCH(fuse_fwd, "", SHAPE(B, L, d), flop, 2 * m + z->N * d, h, a, u, k, wp, bias, wf, bias,
           b->start, B, L, d);
     BENCH(fuse_bwd, "", SHAPE(B, L, d), 3 * flop, 4 * m + z->N * d, da, du, sums, h, a, u, k, wp,

@@ -9,6 +9,7 @@ static void products(mr_kb *b)
     int64_t M = mr_softmax_chunk(V, mr_dtype_bytes(b->dev->real), b->dev->whole_products);
     if (M > z->B) M = z->B;
     void *x = mr_kb_reals(b, N * d), *y = mr_kb_reals(b, N * w), *weight = mr_kb_reals(b, w * d);
+    void *bias = mr_kb_reals(b, w);
     void *table = mr_kb_reals(b, V * d), *logits = mr_kb_reals(b, M * V);
     double flop = 2.0 * (double)(N * d * w), moved = (double)(N * d + N * w + w * d);
     double big = 2.0 * (double)(M * d * V), all = (double)(M * d + V * d + M * V);
@@ -18,6 +19,9 @@ static void products(mr_kb *b)
           0.0);
     BENCH(gemm, "dW = dy^T x", SHAPE(w, d, N), flop, moved, weight, y, x, w, d, N, 1, 0, w, d, d,
           1.0, 0.0);
+    BENCH(linear_fwd, "", SHAPE(N, w, d), flop, moved, y, NULL, x, weight, bias, N, w, d,
+          MR_ACT_NONE);
+    BENCH(linear_bwd_w, "", SHAPE(N, w, d), flop, moved, weight, bias, y, x, N, w, d, 0, 0);
     BENCH(gemm, "logits", SHAPE(M, V, d), big, all, logits, x, table, M, V, d, 0, 1, d, d, V, 1.0,
           0.0);
     BENCH(gemm, "dtable", SHAPE(V, d, M), big, all, table, logits, x, V, d, M, 1, 0, V, d, d, 1.0,

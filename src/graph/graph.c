@@ -95,11 +95,18 @@ int mr_graph_add(mr_graph *g, const mr_node *n)
         if (t->dim[i] < 1)
             return mr_graph_fail(g, "%s: dimension %d is %lld", n->op->name, i,
                                  (long long)t->dim[i]);
-    for (int i = 0; i < n->n_in; i++)
+    for (int i = 0; i < n->n_in; i++) {
         if (n->in[i] >= g->n_nodes) return mr_graph_fail(g, "%s: input %d unknown", n->op->name, i);
+        if (n->in[i] >= 0 && g->node[n->in[i]].op->is_slice && !(n->op->takes_slice >> i & 1))
+            return mr_graph_fail(g, "%s: input %d is a slice, whose rows are not contiguous",
+                                 n->op->name, i);
+    }
+    t->number = g->next_number++;
     snprintf(t->label, sizeof t->label, "%s%s%s", g->scope, g->scope[0] ? "." : "", n->op->name);
     return g->n_nodes++;
 }
+
+void mr_graph_set_number(mr_graph *g, int number) { g->next_number = number; }
 
 void mr_graph_loss(mr_graph *g, int node, double weight, const char *name)
 {
@@ -117,6 +124,10 @@ void mr_graph_loss(mr_graph *g, int node, double weight, const char *name)
 void mr_graph_output(mr_graph *g, int node, const char *name)
 {
     if (g->status != MR_OK || node < 0) return;
+    if (g->node[node].op->is_slice) {
+        mr_graph_fail(g, "output %s is a slice, whose rows are not contiguous", name);
+        return;
+    }
     if (g->n_outputs == MR_MAX_OUTPUTS) {
         mr_graph_fail(g, "more than %d outputs", MR_MAX_OUTPUTS);
         return;
@@ -144,4 +155,10 @@ int64_t mr_node_width(const mr_graph *g, int id)
 {
     const mr_node *n = &g->node[id];
     return n->dim[n->ndim - 1];
+}
+
+int64_t mr_node_ld(const mr_graph *g, int id)
+{
+    const mr_node *n = &g->node[id];
+    return mr_node_width(g, n->op->is_slice ? n->in[0] : id);
 }

@@ -50,7 +50,9 @@ typedef struct mr_op {
      * backward also writes the loss value. */
     bool fused_loss;
     bool is_alias; /* value (and gradient, unless detached) is the input's memory; no functions */
-    bool cut_grad; /* no gradient passes (detach) */
+    bool is_slice; /* an alias of columns of the input: rows are mr_node_ld elements apart */
+    unsigned takes_slice; /* bit i: input i may be a slice */
+    bool cut_grad;        /* no gradient passes (detach) */
     /* Forward is cheap, deterministic and leaves nothing else behind: a plan may run it again in
      * backward instead of keeping its value. */
     bool is_cheap;
@@ -67,6 +69,7 @@ typedef struct mr_saved_spec {
 
 struct mr_node {
     const mr_op *op;
+    int number;                             /* of its own random draws */
     int n_in, in[MR_MAX_IN];                /* node ids; -1 = absent optional input */
     int n_param, param[MR_MAX_NODE_PARAMS]; /* parameter ids; -1 = absent */
     mr_space space;
@@ -105,7 +108,8 @@ typedef struct mr_graph {
     bool train;        /* dropout and gate noise are on (off in evaluation and in a step dump) */
     mr_status status;
     int n_nodes;
-    mr_node *node; /* [MR_MAX_NODES], owned */
+    int next_number; /* of the next node's random draws: as many as nodes, unless set */
+    mr_node *node;   /* [MR_MAX_NODES], owned */
     int n_losses;
     mr_loss_term loss[MR_MAX_LOSSES];
     int n_outputs;
@@ -127,6 +131,9 @@ void mr_graph_scope(mr_graph *g, const char *fmt, ...) __attribute__((format(pri
 mr_node mr_node_make(const mr_graph *g, const mr_op *op, mr_space space, int ndim, int64_t d0,
                      int64_t d1, int64_t d2, int64_t d3);
 int mr_graph_add(mr_graph *g, const mr_node *n);
+/* Random draws go by a node's number. A model that is put together of fewer or more nodes than
+ * before says which number comes next, so that what follows draws the same. */
+void mr_graph_set_number(mr_graph *g, int number);
 /* Record a builder error; returns -1. */
 int mr_graph_fail(mr_graph *g, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
@@ -140,6 +147,7 @@ int mr_graph_find_output(const mr_graph *g, const char *name); /* node id or -1 
 const mr_node *mr_node_at(const mr_graph *g, int id);
 int64_t mr_node_inner(const mr_graph *g, int id); /* product of dim[1..] */
 int64_t mr_node_width(const mr_graph *g, int id); /* last dimension */
+int64_t mr_node_ld(const mr_graph *g, int id);    /* elements between rows: width, slices aside */
 int64_t mr_space_cap(const mr_graph *g, mr_space s);
 static inline mr_space mr_space_tok(int seq) { return (mr_space)(MR_SPACE_TOK0 + seq); }
 

@@ -7,6 +7,7 @@
 /* ---- aliases: no work at run time ---- */
 const mr_op mr_op_detach = {.name = "detach", .is_alias = true, .cut_grad = true};
 const mr_op mr_op_reshape = {.name = "reshape", .is_alias = true};
+const mr_op mr_op_slice = {.name = "slice", .is_alias = true, .is_slice = true};
 
 int mr_g_detach(mr_graph *g, int x)
 {
@@ -28,6 +29,19 @@ int mr_g_reshape(mr_graph *g, int x, int ndim, int64_t d1, int64_t d2, int64_t d
                              (long long)mr_node_inner(g, x),
                              (long long)(n.dim[1] * n.dim[2] * n.dim[3]));
     n.in[n.n_in++] = x;
+    return mr_graph_add(g, &n);
+}
+
+int mr_g_slice(mr_graph *g, int x, int64_t at, int64_t width)
+{
+    if (x < 0) return -1;
+    const mr_node *a = mr_node_at(g, x);
+    if (a->ndim != 2 || a->op->is_alias || at < 0 || width < 1 || at + width > a->dim[1])
+        return mr_graph_fail(g, "slice: columns %lld to %lld of [N,%lld]", (long long)at,
+                             (long long)(at + width - 1), (long long)mr_node_inner(g, x));
+    mr_node n = mr_node_make(g, &mr_op_slice, a->space, 2, a->dim[0], width, 1, 1);
+    n.in[n.n_in++] = x;
+    n.i[0] = at;
     return mr_graph_add(g, &n);
 }
 
@@ -71,9 +85,8 @@ static mr_status add_param_forward(mr_run *r, const mr_node *n)
 {
     int id = mr_node_id(r, n);
     int64_t w = mr_node_inner(r->g, id);
-    mr_k(r)->axpy(mr_val(r, id), mr_val(r, n->in[0]), mr_n(r, id) * w, 1.0, 0, &r->ex);
-    mr_k(r)->bias_act_fwd(mr_val(r, id), NULL, mr_pval(r, n, 0), mr_n(r, id), w, MR_ACT_NONE,
-                          &r->ex);
+    mr_k(r)->concat_fwd(mr_val(r, id), mr_val(r, n->in[0]), NULL, mr_pval(r, n, 0), mr_n(r, id), w,
+                        0, &r->ex);
     return MR_OK;
 }
 
@@ -168,8 +181,8 @@ int mr_g_probe(mr_graph *g, int x)
 /* ---- linear: y = act(act_in(x) w^T + b), x [n,i], w [o,i], y [n,o] ----
  * The pre-activation is saved when there is an activation; backward reuses dy's memory for its
  * gradient, which nobody reads afterwards. act_in(x) lives in scratch and is computed again in
- * backward: between a wide layer and the next one only one of the two is kept. i[0] act, i[1]
- * act_in. */
+ * backward: between a wide layer and the next one only one of the two is kept (both with
+ * whole_products). i[0] act, i[1] act_in, i[2] saved buffer of act_in(x) or -1. */
 typedef struct linear_size {
     int64_t n, in, out;
 } linear_size;
@@ -185,25 +198,31 @@ static linear_size linear_sizes(const mr_run *r, const mr_node *n)
     return s;
 }
 
-/* What the matrix is applied to: x, or act_in(x) in scratch. */
+/* The pre-activation, in the last saved buffer. */
+static void *linear_pre(const mr_run *r, const mr_node *n)
+{
+    return mr_saved(r, n, n->n_saved - 1);
+}
+
+/* What the matrix is applied to: x, or act_in(x). */
 static const void *linear_input(mr_run *r, const mr_node *n, const linear_size *s)
 {
     const void *x = mr_val(r, n->in[0]);
     if (n->i[1] == MR_ACT_NONE) return x;
-    mr_k(r)->act_fwd(r->ex.scratch, x, s->n * s->in, (int)n->i[1], &r->ex);
-    return r->ex.scratch;
+    void *kept = n->i[2] >= 0 ? mr_saved(r, n, (int)n->i[2]) : NULL;
+    if (kept && r->in_backward) return kept;
+    void *out = kept ? kept : r->ex.scratch;
+    mr_k(r)->act_fwd(out, x, s->n * s->in, (int)n->i[1], &r->ex);
+    return out;
 }
 
 static mr_status linear_forward(mr_run *r, const mr_node *n)
 {
     linear_size s = linear_sizes(r, n);
-    void *y = mr_val(r, mr_node_id(r, n));
     int act = (int)n->i[0];
-    mr_k(r)->gemm(y, linear_input(r, n, &s), mr_pval(r, n, 0), s.n, s.out, s.in, 0, 1, s.in, s.in,
-                  s.out, 1.0, 0.0, &r->ex);
-    if (n->param[1] >= 0 || act != MR_ACT_NONE)
-        mr_k(r)->bias_act_fwd(y, act != MR_ACT_NONE ? mr_saved(r, n, 0) : NULL, mr_pval(r, n, 1),
-                              s.n, s.out, act, &r->ex);
+    mr_k(r)->linear_fwd(mr_val(r, mr_node_id(r, n)), act != MR_ACT_NONE ? linear_pre(r, n) : NULL,
+                        linear_input(r, n, &s), mr_pval(r, n, 0), mr_pval(r, n, 1), s.n, s.out,
+                        s.in, act, &r->ex);
     return MR_OK;
 }
 
@@ -212,19 +231,17 @@ static mr_status linear_backward(mr_run *r, const mr_node *n)
     linear_size s = linear_sizes(r, n);
     void *dy = mr_grad(r, mr_node_id(r, n));
     if (n->i[0] != MR_ACT_NONE)
-        mr_k(r)->act_bwd(dy, dy, mr_saved(r, n, 0), s.n, s.out, (int)n->i[0], &r->ex);
-    mr_k(r)->gemm(mr_pgrad(r, n, 0), dy, linear_input(r, n, &s), s.out, s.in, s.n, 1, 0, s.out,
-                  s.in, s.in, 1.0, mr_pacc(r, n, 0), &r->ex);
-    if (n->param[1] >= 0)
-        mr_k(r)->col_sum(mr_pgrad(r, n, 1), dy, s.n, s.out, mr_pacc(r, n, 1), &r->ex);
+        mr_k(r)->act_bwd(dy, dy, linear_pre(r, n), s.n, s.out, (int)n->i[0], &r->ex);
+    mr_k(r)->linear_bwd_w(mr_pgrad(r, n, 0), mr_pgrad(r, n, 1), dy, linear_input(r, n, &s), s.n,
+                          s.out, s.in, mr_pacc(r, n, 0), mr_pacc(r, n, 1), &r->ex);
     if (!mr_wants(r, n, 0)) return MR_OK;
     bool act_in = n->i[1] != MR_ACT_NONE;
-    void *dx = mr_grad(r, n->in[0]), *da = act_in ? r->ex.scratch : dx;
     int acc = mr_acc(r, n, 0);
+    void *dx = mr_grad(r, n->in[0]), *da = act_in && acc ? r->ex.scratch : dx;
     mr_k(r)->gemm(da, dy, mr_pval(r, n, 0), s.n, s.in, s.out, 0, 0, s.out, s.in, s.in, 1.0,
                   act_in ? 0 : acc, &r->ex);
     if (!act_in) return MR_OK;
-    mr_k(r)->act_bwd(acc ? da : dx, da, mr_val(r, n->in[0]), s.n, s.in, (int)n->i[1], &r->ex);
+    mr_k(r)->act_bwd(da, da, mr_val(r, n->in[0]), s.n, s.in, (int)n->i[1], &r->ex);
     if (acc) mr_k(r)->axpy(dx, da, s.n * s.in, 1.0, 1, &r->ex);
     return MR_OK;
 }
@@ -252,6 +269,13 @@ static int add_linear(mr_graph *g, int x, int w, int b, int act_in, int act)
     n.i[1] = act_in;
     if (act_in != MR_ACT_NONE)
         n.scratch_bytes = (size_t)(a->dim[0] * mr_node_inner(g, x)) * g->real_bytes;
+    n.i[2] = -1;
+    if (act_in != MR_ACT_NONE && g->dims.whole_products) {
+        n.i[2] = n.n_saved;
+        n.saved_for_bwd = 1u << n.n_saved;
+        int64_t rows = a->space == MR_SPACE_FIXED ? a->dim[0] : 1;
+        n.saved[n.n_saved++] = (mr_saved_spec){a->space, rows * mr_node_inner(g, x), 0};
+    }
     if (act != MR_ACT_NONE)
         n.saved[n.n_saved++] =
             (mr_saved_spec){a->space,

@@ -1,27 +1,29 @@
 /* conv3: convolution over the frame axis with kernel 3 and zero padding 1, plus bias, residual and
  * a context vector on every frame. x [N,S,ci] -> y [N,S',co], S' = ceil(S / stride); w [co,3,ci].
  * Backward: dx, dw, and in one more pass over dy the gradients of everything added.
- * What it is not: a general convolution. The kernels read x in place, nothing is unfolded. */
+ * What it is not: a general convolution. Nothing is unfolded. */
 #include "graph/ops.h"
 #include "graph/run.h"
 
 enum { IN_X, IN_RESIDUAL, IN_CONTEXT };
 enum { P_W, P_B };
 
-static mr_conv conv_of(const mr_run *r, const mr_node *n)
+/* `rows` samples of a node. */
+static mr_conv conv_of(const mr_graph *g, const mr_node *n, int64_t rows)
 {
-    const mr_node *x = mr_node_at(r->g, n->in[IN_X]);
-    return (mr_conv){.n = mr_n(r, n->in[IN_X]),
+    const mr_node *x = mr_node_at(g, n->in[IN_X]);
+    return (mr_conv){.n = rows,
                      .S = x->dim[1],
                      .So = n->dim[1],
                      .ci = x->dim[2],
                      .co = n->dim[2],
-                     .stride = (int)n->i[0]};
+                     .stride = (int)n->i[0],
+                     .ctx_ld = n->in[IN_CONTEXT] >= 0 ? mr_node_ld(g, n->in[IN_CONTEXT]) : 0};
 }
 
 static mr_status conv3_forward(mr_run *r, const mr_node *n)
 {
-    mr_conv cv = conv_of(r, n);
+    mr_conv cv = conv_of(r->g, n, mr_n(r, n->in[IN_X]));
     mr_k(r)->conv3_fwd(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[IN_X]), mr_pval(r, n, P_W),
                        mr_pval(r, n, P_B), mr_val(r, n->in[IN_RESIDUAL]),
                        mr_val(r, n->in[IN_CONTEXT]), &cv, &r->ex);
@@ -30,25 +32,24 @@ static mr_status conv3_forward(mr_run *r, const mr_node *n)
 
 static mr_status conv3_backward(mr_run *r, const mr_node *n)
 {
-    mr_conv cv = conv_of(r, n);
+    mr_conv cv = conv_of(r->g, n, mr_n(r, n->in[IN_X]));
     void *dy = mr_grad(r, mr_node_id(r, n));
-    mr_k(r)->conv3_bwd_w(mr_pgrad(r, n, P_W), dy, mr_val(r, n->in[IN_X]), &cv, mr_pacc(r, n, P_W),
-                         &r->ex);
     /* x before residual: they may be the same node, and the acc bits count in slot order. */
-    if (mr_wants(r, n, IN_X))
-        mr_k(r)->conv3_bwd_x(mr_grad(r, n->in[IN_X]), dy, mr_pval(r, n, P_W), &cv,
-                             mr_acc(r, n, IN_X), &r->ex);
-    void *db = mr_pgrad(r, n, P_B);
-    void *dres = mr_wants(r, n, IN_RESIDUAL) ? mr_grad(r, n->in[IN_RESIDUAL]) : NULL;
-    void *dctx = mr_wants(r, n, IN_CONTEXT) ? mr_grad(r, n->in[IN_CONTEXT]) : NULL;
-    if (db || dres || dctx)
-        mr_k(r)->conv3_bwd_add(db, dres, dctx, dy, cv.n, cv.So, cv.co, mr_pacc(r, n, P_B),
-                               mr_acc(r, n, IN_RESIDUAL), mr_acc(r, n, IN_CONTEXT), &r->ex);
+    mr_conv_acc acc = {mr_acc(r, n, IN_X), mr_pacc(r, n, P_W), mr_pacc(r, n, P_B),
+                       mr_acc(r, n, IN_RESIDUAL), mr_acc(r, n, IN_CONTEXT)};
+    void *d[3];
+    for (int s = 0; s < 3; s++) d[s] = mr_wants(r, n, s) ? mr_grad(r, n->in[s]) : NULL;
+    mr_k(r)->conv3_bwd(d[IN_X], mr_pgrad(r, n, P_W), mr_pgrad(r, n, P_B), d[IN_RESIDUAL],
+                       d[IN_CONTEXT], dy, mr_val(r, n->in[IN_X]), mr_pval(r, n, P_W), &cv, &acc,
+                       &r->ex);
     return MR_OK;
 }
 
-const mr_op mr_op_conv3 = {
-    .name = "conv3", .bwd_in = 1u << IN_X, .forward = conv3_forward, .backward = conv3_backward};
+const mr_op mr_op_conv3 = {.name = "conv3",
+                           .bwd_in = 1u << IN_X,
+                           .takes_slice = 1u << IN_CONTEXT,
+                           .forward = conv3_forward,
+                           .backward = conv3_backward};
 
 int mr_g_conv3(mr_graph *g, int x, int w, int b, int stride, int residual, int context)
 {
@@ -87,6 +88,7 @@ int mr_g_conv3(mr_graph *g, int x, int w, int b, int stride, int residual, int c
     n.param[P_B] = b;
     n.n_param = 2;
     n.i[0] = stride;
-    n.scratch_bytes = (size_t)mr_conv_scratch(n.dim[0], a->dim[2], pw->dim[0]) * g->real_bytes;
+    mr_conv cv = conv_of(g, &n, n.dim[0]);
+    n.scratch_bytes = (size_t)mr_conv_scratch(&cv, g->dims.whole_products) * g->real_bytes;
     return mr_graph_add(g, &n);
 }

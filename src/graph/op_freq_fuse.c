@@ -41,21 +41,17 @@ static mr_status freq_fuse_forward(mr_run *r, const mr_node *n)
 static mr_status freq_fuse_backward(mr_run *r, const mr_node *n)
 {
     fuse f = fuse_of(r, n);
-    int64_t real = (int64_t)r->g->real_bytes;
     void *da = mr_wants(r, n, 0) ? mr_grad(r, n->in[0]) : NULL;
     void *du = mr_wants(r, n, 1) ? mr_grad(r, n->in[1]) : NULL;
     mr_k(r)->fuse_bwd(da, du, f.sums, mr_grad(r, mr_node_id(r, n)), f.a, f.u, f.k, f.wp, f.bp, f.wf,
                       f.bf, r->in.seq[0].start, f.B, f.L, f.d, mr_acc(r, n, 0), mr_acc(r, n, 1),
                       &r->ex);
-    mr_k(r)->fuse_filter_bwd(mr_pgrad(r, n, P_FILTER), f.sums, f.L, f.d, mr_pacc(r, n, P_FILTER),
-                             &r->ex);
-    const char *g = f.sums + f.L * f.d * real;
-    const int slot[] = {P_GP_W, P_GF_W, P_GP_B, P_GF_B};
-    for (int i = 0; i < 4; i++) {
-        int64_t m = i < 2 ? f.d : 1;
-        mr_k(r)->axpy(mr_pgrad(r, n, slot[i]), g, m, 1.0, mr_pacc(r, n, slot[i]), &r->ex);
-        g += m * real;
-    }
+    static const int slot[] = {P_FILTER, P_GP_W, P_GF_W, P_GP_B, P_GF_B};
+    unsigned acc = 0;
+    for (int i = 0; i < 5; i++) acc |= mr_pacc(r, n, slot[i]) ? 1u << i : 0;
+    mr_k(r)->fuse_params_bwd(mr_pgrad(r, n, P_FILTER), mr_pgrad(r, n, P_GP_W),
+                             mr_pgrad(r, n, P_GF_W), mr_pgrad(r, n, P_GP_B), mr_pgrad(r, n, P_GF_B),
+                             f.sums, f.L, f.d, acc, &r->ex);
     return MR_OK;
 }
 

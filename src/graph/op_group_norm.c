@@ -1,7 +1,7 @@
 /* group_norm: y = dropout(silu(GN(x) (1 + scale) + shift)), x [N,S,c], groups over c / groups
  * channels and all S frames, eps 1e-6. film [N,2c] (scale, then shift), or one row of a FIXED
- * [T,2c] table for all samples (evaluation: no gradient into the table), or absent. Saves mean and
- * 1/std only; everything else is recomputed from x in backward. */
+ * [T,2c] table for all samples (evaluation: no gradient into the table), or absent; it may be a
+ * slice. Saves mean and 1/std only; everything else is recomputed from x in backward. */
 #include "graph/ops.h"
 #include "graph/run.h"
 
@@ -14,7 +14,8 @@ static mr_gn gn_of(const mr_run *r, const mr_node *n)
                 .S = n->dim[1],
                 .c = n->dim[2],
                 .groups = n->i[0],
-                .film_ld = n->i[1] >= 0 ? 0 : 2 * n->dim[2],
+                .film_ld =
+                    n->i[1] >= 0 || n->in[IN_FILM] < 0 ? 0 : mr_node_ld(r->g, n->in[IN_FILM]),
                 .eps = 1e-6};
     if (n->f[0] > 0)
         gn.drop = (mr_drop){.p = n->f[0],
@@ -27,8 +28,8 @@ static mr_gn gn_of(const mr_run *r, const mr_node *n)
 static const void *film_of(const mr_run *r, const mr_node *n)
 {
     char *film = mr_val(r, n->in[IN_FILM]);
-    return film && n->i[1] >= 0 ? film + (size_t)(n->i[1] * 2 * n->dim[2]) * r->g->real_bytes
-                                : film;
+    if (!film || n->i[1] < 0) return film;
+    return film + n->i[1] * mr_node_ld(r->g, n->in[IN_FILM]) * (int64_t)r->g->real_bytes;
 }
 
 static mr_status group_norm_forward(mr_run *r, const mr_node *n)
@@ -57,6 +58,7 @@ static mr_status group_norm_backward(mr_run *r, const mr_node *n)
 
 const mr_op mr_op_group_norm = {.name = "group_norm",
                                 .is_cheap = true,
+                                .takes_slice = 1u << IN_FILM,
                                 .bwd_in = 1u << IN_X | 1u << IN_FILM,
                                 .forward = group_norm_forward,
                                 .backward = group_norm_backward};

@@ -97,10 +97,11 @@ static mr_status pass(mr_run *r, const mr_node *n, bool with_grad)
         s.x = it.x_all;
         s.target = it.target;
     }
+    bool is_direct = !it.is_shared && !it.is_cosine && mr_wants(r, n, 0) && !mr_acc(r, n, 0);
     if (with_grad) {
         s.dtable = mr_pgrad(r, n, 0);
         s.acc_table = mr_pacc(r, n, 0);
-        s.dx = it.dx_all;
+        s.dx = is_direct ? mr_grad(r, n->in[0]) : it.dx_all;
     }
     MR_TRY(mr_softmax_pass(r, &s));
     mr_k(r)->ce_sum(mr_val(r, mr_node_id(r, n)), it.ce + it.rows.first, it.B, 1.0, ex);
@@ -114,7 +115,7 @@ static mr_status pass(mr_run *r, const mr_node *n, bool with_grad)
         r->items->purpose = MR_FOR_LOSS_GRADS;
         MR_TRY(r->items->reduce_scatterv(r->items, it.dx_all, dx, it.counts, real));
     }
-    if (!mr_wants(r, n, 0)) return MR_OK;
+    if (is_direct || !mr_wants(r, n, 0)) return MR_OK;
     void *out = mr_grad(r, n->in[0]);
     if (!it.is_cosine) {
         mr_k(r)->axpy(out, dx, it.B * it.d, 1.0, mr_acc(r, n, 0), ex);

@@ -7,9 +7,10 @@
  * is computed once a step and only tokens go through the large products. Memory: y [N,E,d] without
  * t is saved. To compute it again would cost a third large product where backward has only one
  * (there is no gradient into the frozen text), half as much again; dropped x and everything else of
- * that size lives for one chunk of rows only. Invariants: the draws depend on (rid, position,
- * expert, column) alone, also for the gate noise of PAD positions; chunks change nothing but the
- * grouping of the sums in the gradients of weights. */
+ * that size lives for one chunk of rows only, and for one expert at a time (with whole_products for
+ * all, in larger chunks: then it is one product for all of them). Invariants: the draws depend on
+ * (rid, position, expert, column) alone, also for the gate noise of PAD positions; chunks change
+ * nothing but the grouping of the sums in the gradients of weights. */
 #include "graph/op_softmax.h"
 #include "graph/ops.h"
 #include "kernels/shared/dropout.h"
@@ -17,10 +18,10 @@
 enum { IN_TEXT };
 enum { P_W, P_BIAS, P_GATE, P_NOISE };
 enum { S_P, S_T, S_FACTOR, S_Y };
-enum { CHUNK_TOKENS = 1024 };
+enum { CHUNK_TOKENS = 1024, CHUNK_TOKENS_WHOLE = 4096 };
 
 typedef struct moe {
-    int E;
+    int E, group;                     /* group: experts of one product of dropped x */
     int64_t B, L, d, dh, real, chunk; /* chunk: rows of a chunk */
     bool use_noise;
     double drop;
@@ -40,14 +41,20 @@ typedef struct part {
 static void carve(mr_carve *c, moe *m)
 {
     int64_t tokens = m->chunk * m->L;
-    m->xd = mr_carve_take(c, tokens * m->dh * m->real);
+    m->xd = mr_carve_take(c, m->group * tokens * m->dh * m->real);
     m->z = mr_carve_take(c, tokens * m->E * m->d * m->real);
     m->clean = mr_carve_take(c, tokens * m->E * m->real);
     m->noisy = mr_carve_take(c, tokens * m->E * m->real);
     m->dt = mr_carve_take(c, m->E * m->L * m->d * m->real);
 }
 
-static int64_t chunk_rows(int64_t L) { return L < CHUNK_TOKENS ? CHUNK_TOKENS / L : 1; }
+/* Rows of a chunk, and experts at a time. */
+static void choose_sizes(moe *m, const mr_graph *g)
+{
+    int64_t tokens = g->dims.whole_products ? CHUNK_TOKENS_WHOLE : CHUNK_TOKENS;
+    m->chunk = m->L < tokens ? tokens / m->L : 1;
+    m->group = g->dims.whole_products ? m->E : 1;
+}
 
 static moe moe_of(mr_run *r, const mr_node *n)
 {
@@ -61,7 +68,7 @@ static moe moe_of(mr_run *r, const mr_node *n)
              .use_noise = n->i[0] != 0,
              .drop = n->f[0],
              .purpose = mr_rand_purpose(r, n)};
-    m.chunk = chunk_rows(m.L);
+    choose_sizes(&m, r->g);
     mr_carve c = {r->ex.scratch, 0};
     carve(&c, &m);
     m.p = mr_saved(r, n, S_P);
@@ -100,10 +107,12 @@ static void forward_part(const moe *m, mr_run *r, const mr_node *n, const part *
                           m->E, m->use_noise, m->purpose, ex);
     if (m->drop <= 0.0)
         mr_k(r)->gemm(y, q->x, w, q->n, E * d, dh, 0, 1, dh, dh, E * d, 1.0, 0.0, ex);
-    for (int j = 0; m->drop > 0.0 && j < m->E; j++) {
-        mr_k(r)->moe_drop(m->xd, q->x, q->rows, q->n, dh, j, m->E, m->drop, m->purpose, ex);
-        mr_k(r)->gemm(y + j * d * real, m->xd, w + j * d * dh * real, q->n, d, dh, 0, 1, dh, dh,
-                      E * d, 1.0, 0.0, ex);
+    for (int j = 0; m->drop > 0.0 && j < m->E; j += m->group) {
+        mr_gemm_batch batch = {m->group, d, q->n * dh, d * dh};
+        mr_k(r)->moe_drop(m->xd, q->x, q->rows, q->n, dh, j, m->group, m->E, m->drop, m->purpose,
+                          ex);
+        mr_k(r)->gemm_batch(y + j * d * real, m->xd, w + j * d * dh * real, &batch, q->n, d, dh, 0,
+                            1, dh, dh, E * d, 1.0, 0.0, ex);
     }
     mr_k(r)->moe_mix_fwd((char *)mr_val(r, mr_node_id(r, n)) + q->b0 * m->L * d * real, y, p, m->t,
                          q->start, q->nb, m->L, m->E, d, ex);
@@ -112,11 +121,9 @@ static void forward_part(const moe *m, mr_run *r, const mr_node *n, const part *
 static mr_status moe_forward(mr_run *r, const mr_node *n)
 {
     moe m = moe_of(r, n);
-    int64_t wj = m.d * m.dh * m.real, bj = m.L * m.dh * m.real, tj = m.L * m.d * m.real;
-    for (int j = 0; j < m.E; j++)
-        mr_k(r)->gemm(m.t + j * tj, (char *)mr_pval(r, n, P_BIAS) + j * bj,
-                      (char *)mr_pval(r, n, P_W) + j * wj, m.L, m.d, m.dh, 0, 1, m.dh, m.dh, m.d,
-                      1.0, 0.0, &r->ex);
+    mr_gemm_batch table = {m.E, m.L * m.d, m.L * m.dh, m.d * m.dh};
+    mr_k(r)->gemm_batch(m.t, mr_pval(r, n, P_BIAS), mr_pval(r, n, P_W), &table, m.L, m.d, m.dh, 0,
+                        1, m.dh, m.dh, m.d, 1.0, 0.0, &r->ex);
     for (int64_t b0 = 0; b0 < m.B; b0 += m.chunk) {
         part q = part_at(&m, r, n, b0);
         forward_part(&m, r, n, &q);
@@ -128,49 +135,51 @@ static mr_status moe_forward(mr_run *r, const mr_node *n)
 static void backward_table(const moe *m, mr_run *r, const mr_node *n, const char *du)
 {
     const mr_exec *ex = &r->ex;
-    int64_t real = m->real, L = m->L, d = m->d, dh = m->dh, E = m->E;
-    if (m->B == 0) mr_k(r)->zero(m->dt, E * L * d, ex);
-    for (int64_t l = 0; m->B > 0 && l < L; l++)
-        mr_k(r)->gemm(m->dt + l * d * real, m->p + l * E * real, du + l * d * real, E, d, m->B, 1,
-                      0, L * E, L * d, L * d, -1.0, 0.0, ex);
-    for (int64_t j = 0; j < E; j++) {
-        const char *dt = m->dt + j * L * d * real;
-        int64_t wj = j * d * dh * real, bj = j * L * dh * real;
-        mr_k(r)->gemm((char *)mr_pgrad(r, n, P_BIAS) + bj, dt, (char *)mr_pval(r, n, P_W) + wj, L,
-                      dh, d, 0, 0, d, dh, dh, 1.0, mr_pacc(r, n, P_BIAS), ex);
-        mr_k(r)->gemm((char *)mr_pgrad(r, n, P_W) + wj, dt, (char *)mr_pval(r, n, P_BIAS) + bj, d,
-                      dh, L, 1, 0, d, dh, dh, 1.0, mr_pacc(r, n, P_W), ex);
-    }
+    int64_t L = m->L, d = m->d, dh = m->dh, E = m->E;
+    mr_gemm_batch positions = {L, d, E, d}, bias = {E, L * dh, L * d, d * dh};
+    mr_gemm_batch weight = {E, d * dh, L * d, L * dh};
+    if (m->B == 0)
+        mr_k(r)->zero(m->dt, E * L * d, ex);
+    else
+        mr_k(r)->gemm_batch(m->dt, m->p, du, &positions, E, d, m->B, 1, 0, L * E, L * d, L * d,
+                            -1.0, 0.0, ex);
+    mr_k(r)->gemm_batch(mr_pgrad(r, n, P_BIAS), m->dt, mr_pval(r, n, P_W), &bias, L, dh, d, 0, 0, d,
+                        dh, dh, 1.0, mr_pacc(r, n, P_BIAS), ex);
+    mr_k(r)->gemm_batch(mr_pgrad(r, n, P_W), m->dt, mr_pval(r, n, P_BIAS), &weight, d, dh, L, 1, 0,
+                        d, dh, dh, 1.0, mr_pacc(r, n, P_W), ex);
 }
 
-static void backward_part(const moe *m, mr_run *r, const mr_node *n, const part *q, const char *du)
+/* is_first: the first chunk with tokens, which may be the first to write the gates' gradients. */
+static void backward_part(const moe *m, mr_run *r, const mr_node *n, const part *q, const char *du,
+                          bool is_first)
 {
     const mr_exec *ex = &r->ex;
     int64_t real = m->real, dh = m->dh, d = m->d, E = m->E;
     const char *p = m->p + q->b0 * m->L * E * real;
     char *dw = mr_pgrad(r, n, P_W);
-    if (q->n == 0) return;
+    double gate = is_first ? mr_pacc(r, n, P_GATE) : 1.0;
+    double noise = is_first ? mr_pacc(r, n, P_NOISE) : 1.0;
     du += q->b0 * m->L * d * real;
     mr_k(r)->moe_gate_bwd(m->clean, m->use_noise ? m->noisy : NULL, du, m->y + q->n0 * E * d * real,
                           p, m->t, m->factor + q->n0 * E * real, q->start, q->nb, m->L, m->E, d,
                           ex);
-    mr_k(r)->gemm(mr_pgrad(r, n, P_GATE), m->clean, q->x, E, dh, q->n, 1, 0, E, dh, dh, 1.0, 1.0,
+    mr_k(r)->gemm(mr_pgrad(r, n, P_GATE), m->clean, q->x, E, dh, q->n, 1, 0, E, dh, dh, 1.0, gate,
                   ex);
     if (m->use_noise)
         mr_k(r)->gemm(mr_pgrad(r, n, P_NOISE), m->noisy, q->x, E, dh, q->n, 1, 0, E, dh, dh, 1.0,
-                      1.0, ex);
+                      noise, ex);
     if (m->drop <= 0.0) {
-        for (int j = 0; j < m->E; j++)
-            mr_k(r)->moe_weigh(m->z + j * d * real, du, p, q->start, q->nb, m->L, m->E, j, d, E * d,
-                               ex);
+        mr_k(r)->moe_weigh(m->z, du, p, q->start, q->nb, m->L, m->E, 0, m->E, d, ex);
         mr_k(r)->gemm(dw, m->z, q->x, E * d, dh, q->n, 1, 0, E * d, dh, dh, 1.0, 1.0, ex);
         return;
     }
-    for (int j = 0; j < m->E; j++) {
-        mr_k(r)->moe_weigh(m->z, du, p, q->start, q->nb, m->L, m->E, j, d, d, ex);
-        mr_k(r)->moe_drop(m->xd, q->x, q->rows, q->n, dh, j, m->E, m->drop, m->purpose, ex);
-        mr_k(r)->gemm(dw + j * d * dh * real, m->z, m->xd, d, dh, q->n, 1, 0, d, dh, dh, 1.0, 1.0,
-                      ex);
+    for (int j = 0; j < m->E; j += m->group) {
+        mr_gemm_batch batch = {m->group, d * dh, d, q->n * dh};
+        mr_k(r)->moe_weigh(m->z, du, p, q->start, q->nb, m->L, m->E, j, m->group, d, ex);
+        mr_k(r)->moe_drop(m->xd, q->x, q->rows, q->n, dh, j, m->group, m->E, m->drop, m->purpose,
+                          ex);
+        mr_k(r)->gemm_batch(dw + j * d * dh * real, m->z, m->xd, &batch, d, dh, q->n, 1, 0,
+                            m->group * d, dh, dh, 1.0, 1.0, ex);
     }
 }
 
@@ -181,12 +190,17 @@ static mr_status moe_backward(mr_run *r, const mr_node *n)
     MR_CHECK(!mr_wants(r, n, IN_TEXT), MR_ERR_INTERNAL,
              "moe passes no gradient into its text, which is frozen; detach it");
     backward_table(&m, r, n, du);
-    if (!mr_pacc(r, n, P_GATE)) mr_k(r)->zero(mr_pgrad(r, n, P_GATE), m.E * m.dh, &r->ex);
-    if (!mr_pacc(r, n, P_NOISE)) mr_k(r)->zero(mr_pgrad(r, n, P_NOISE), m.E * m.dh, &r->ex);
+    bool any = false;
     for (int64_t b0 = 0; b0 < m.B; b0 += m.chunk) {
         part q = part_at(&m, r, n, b0);
-        backward_part(&m, r, n, &q, du);
+        if (q.n == 0) continue;
+        backward_part(&m, r, n, &q, du, !any);
+        any = true;
     }
+    int64_t gates = m.E * m.dh;
+    if (!any && !mr_pacc(r, n, P_GATE)) mr_k(r)->zero(mr_pgrad(r, n, P_GATE), gates, &r->ex);
+    if ((!any || !m.use_noise) && !mr_pacc(r, n, P_NOISE))
+        mr_k(r)->zero(mr_pgrad(r, n, P_NOISE), gates, &r->ex);
     return MR_OK;
 }
 
@@ -217,8 +231,8 @@ int mr_g_moe(mr_graph *g, int text, int w, int bias, int gate, int noise, double
              .L = L,
              .d = g->params->p[w].dim[1],
              .dh = dh,
-             .real = (int64_t)g->real_bytes,
-             .chunk = chunk_rows(L)};
+             .real = (int64_t)g->real_bytes};
+    choose_sizes(&m, g);
     if (m.E > MR_MOE_MAX_EXPERTS)
         return mr_graph_fail(g, "moe: %d experts, at most %d", m.E, MR_MOE_MAX_EXPERTS);
     if (!mr_drop_is_valid(dropout))

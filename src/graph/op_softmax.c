@@ -118,8 +118,20 @@ static void raw_logits(mr_run *r, const mr_softmax *s, const pieces *p, const ch
     }
 }
 
-/* Both gradients of m rows. The last chunk finishes the table's with the projection of cosine
- * scores. */
+/* After the products: the targets' part, and in the last chunk the projection of cosine scores.
+ * dx is NULL unless the block is all ids. */
+static void finish_table(mr_run *r, const mr_softmax *s, const ids *b, char *dx, int64_t at,
+                         int64_t m)
+{
+    const char *x = (const char *)s->x + at * s->w * (int64_t)r->g->real_bytes;
+    mr_k(r)->ce_target(b->dtable, dx, b->table, x, s->target + at, b->inv, m, b->m, s->w,
+                       s->lo + b->c0, s->scale, s->weight, &r->ex);
+    if (s->is_cosine && at + m == s->n)
+        mr_k(r)->norm_project(b->dtable, b->dtable, b->table, b->inv, s->acc_table ? b->dot : NULL,
+                              b->m, s->w, 0, &r->ex);
+}
+
+/* Both gradients of m rows. */
 static void gradients(mr_run *r, const mr_softmax *s, const pieces *p, int64_t at, int64_t m)
 {
     const mr_exec *ex = &r->ex;
@@ -127,20 +139,22 @@ static void gradients(mr_run *r, const mr_softmax *s, const pieces *p, int64_t a
     const char *x = (const char *)s->x + at * w * real;
     char *dx = (char *)s->dx + at * w * real;
     double beta = at > 0 || s->acc_table ? 1.0 : 0.0;
+    bool is_one = s->v > 0 && s->v <= block_of(r, s);
     mr_k(r)->row_scale(p->xs, x, p->coef, m, w, ex);
     for (int64_t c0 = 0; c0 < s->v; c0 += block_of(r, s)) {
         ids b = ids_at(r, s, p, c0);
         mr_k(r)->gemm(b.dtable, b.logits, p->xs, b.m, w, m, 1, 0, s->v, w, w, 1.0, beta, ex);
         mr_k(r)->gemm(dx, b.logits, b.table, m, w, b.m, 0, 0, s->v, w, w, 1.0, c0 > 0 ? 1.0 : 0.0,
                       ex);
-        mr_k(r)->ce_target(b.dtable, NULL, b.table, x, s->target + at, b.inv, m, b.m, w, s->lo + c0,
-                           s->scale, s->weight, ex);
-        if (s->is_cosine && at + m == s->n)
-            mr_k(r)->norm_project(b.dtable, b.dtable, b.table, b.inv, s->acc_table ? b.dot : NULL,
-                                  b.m, w, 0, ex);
+        if (!is_one) finish_table(r, s, &b, NULL, at, m);
     }
     if (s->v == 0) mr_k(r)->zero(dx, m * w, ex);
     mr_k(r)->row_scale(dx, dx, p->coef, m, w, ex);
+    if (is_one) {
+        ids b = ids_at(r, s, p, 0);
+        finish_table(r, s, &b, dx, at, m);
+        return;
+    }
     mr_k(r)->ce_target(NULL, dx, s->table, x, s->target + at, s->is_cosine ? s->inv : NULL, m, s->v,
                        w, s->lo, s->scale, s->weight, ex);
 }

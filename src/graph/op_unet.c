@@ -16,7 +16,7 @@ static mr_status add_context_backward(mr_run *r, const mr_node *n)
     void *dx = mr_wants(r, n, 0) ? mr_grad(r, n->in[0]) : NULL;
     void *dv = mr_wants(r, n, 1) ? mr_grad(r, n->in[1]) : NULL;
     mr_k(r)->conv3_bwd_add(NULL, dx, dv, mr_grad(r, mr_node_id(r, n)), mr_n(r, n->in[0]), n->dim[1],
-                           n->dim[2], 0, mr_acc(r, n, 0), mr_acc(r, n, 1), &r->ex);
+                           n->dim[2], n->dim[2], 0, mr_acc(r, n, 0), mr_acc(r, n, 1), &r->ex);
     return MR_OK;
 }
 

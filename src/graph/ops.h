@@ -11,7 +11,11 @@
 /* ---- op_basic.c ---- */
 int mr_g_detach(mr_graph *g, int x); /* same value, no gradient */
 int mr_g_reshape(mr_graph *g, int x, int ndim, int64_t d1, int64_t d2,
-                 int64_t d3);                   /* same rows and inner size */
+                 int64_t d3); /* same rows and inner size */
+/* Columns at .. at + width - 1 of x [N,w] as a node [N,width], in x's memory: for inputs that say
+ * so (film of group_norm, context of conv3). Where a gradient is wanted, x is read through slices
+ * alone, and they cover it. */
+int mr_g_slice(mr_graph *g, int x, int64_t at, int64_t width);
 int mr_g_add(mr_graph *g, int a, int b);        /* a + b, same shape */
 int mr_g_dropout(mr_graph *g, int x, double p); /* returns x itself when off */
 /* x[B, ...] + param[...], the same parameter (one row of x) for every row */
@@ -27,6 +31,15 @@ int mr_g_linear(mr_graph *g, int x, int w, int b, int act);
 /* y[.., o] = act_in(x)[.., i] w[o, i]^T + b[o]: as linear with act, then linear, but act_in(x) is
  * computed again in backward instead of being kept */
 int mr_g_act_linear(mr_graph *g, int x, int act_in, int w, int b);
+
+/* ---- op_blocks.c ---- */
+/* Blocks of one size: w [k c, c]; block j reads and makes columns first + j step .. + c - 1. */
+typedef struct mr_block_set {
+    int w;
+    int64_t first, step;
+} mr_block_set;
+/* y[N,w] = x[N,w] times a block-diagonal matrix, + b[w]; every column in one block, 1 to 3 sets */
+int mr_g_blocks(mr_graph *g, int x, int b, int n_sets, const mr_block_set *set);
 
 /* ---- op_norm.c ---- */
 /* y = dropout(LN(dropout(x) + residual)) over the last dimension; residual, gamma, beta may be -1;

@@ -20,8 +20,9 @@ int mr_param_find(const mr_params *ps, const char *name)
     return -1;
 }
 
-int mr_param_declare(mr_params *ps, const char *name, int ndim, const int64_t *dim, mr_init init,
-                     double scale, unsigned flags)
+/* The parameter of this name, made without parts if it is new. */
+static int declare(mr_params *ps, const char *name, int ndim, const int64_t *dim, mr_init init,
+                   unsigned flags)
 {
     int64_t d[4] = {1, 1, 1, 1};
     for (int i = 0; i < ndim; i++) d[i] = dim[i];
@@ -44,12 +45,42 @@ int mr_param_declare(mr_params *ps, const char *name, int ndim, const int64_t *d
     p->ndim = ndim;
     memcpy(p->dim, d, sizeof d);
     p->init = init;
-    p->scale = scale;
     p->flags = flags;
-    p->n_parts = 1;
-    snprintf(p->part[0].name, sizeof p->part[0].name, "%s", name);
-    p->part[0].rows = d[0];
     return ps->n++;
+}
+
+int mr_param_declare(mr_params *ps, const char *name, int ndim, const int64_t *dim, mr_init init,
+                     double scale, unsigned flags)
+{
+    int n = ps->n, id = declare(ps, name, ndim, dim, init, flags);
+    if (id < n) return id;
+    if (mr_param_add_part(ps, id, name, dim[0], scale) != MR_OK) return -1;
+    return id;
+}
+
+int mr_param_declare_stack(mr_params *ps, const char *name, int ndim, const int64_t *dim,
+                           mr_init init)
+{
+    return declare(ps, name, ndim, dim, init, 0);
+}
+
+mr_status mr_param_add_part(mr_params *ps, int id, const char *name, int64_t rows, double scale)
+{
+    if (id < 0) return MR_ERR_INTERNAL; /* already raised by declare */
+    mr_param *p = &ps->p[id];
+    mr_param_part *q = &p->part[p->n_parts];
+    int64_t at = 0;
+    for (int i = 0; i < p->n_parts; i++) {
+        if (!strcmp(p->part[i].name, name)) return MR_OK;
+        at += p->part[i].rows;
+    }
+    MR_CHECK(p->n_parts < MR_MAX_PARTS && at + rows <= p->dim[0] && !ps->is_frozen, MR_ERR_INTERNAL,
+             "%s: part %s of %lld rows does not fit behind %lld rows of %lld in %d parts", p->name,
+             name, (long long)rows, (long long)at, (long long)p->dim[0], p->n_parts);
+    *q = (mr_param_part){.row0 = at, .rows = rows, .number = ps->n_numbers++, .scale = scale};
+    snprintf(q->name, sizeof q->name, "%s", name);
+    p->n_parts++;
+    return MR_OK;
 }
 
 mr_status mr_param_parts(mr_params *ps, int id, int n_parts, const char *const *names,
@@ -61,6 +92,8 @@ mr_status mr_param_parts(mr_params *ps, int id, int n_parts, const char *const *
     MR_CHECK(n_parts >= 1 && n_parts <= MR_MAX_PARTS, MR_ERR_INTERNAL, "%s: %d parts", p->name,
              n_parts);
     for (int i = 0; i < n_parts; i++) {
+        p->part[i] = p->part[0];
+        p->part[i].first = at;
         snprintf(p->part[i].name, sizeof p->part[i].name, "%s", names[i]);
         p->part[i].row0 = at;
         p->part[i].rows = rows[i];
@@ -140,16 +173,34 @@ int64_t mr_params_count(const mr_params *ps)
     return n;
 }
 
-/* Element e of the whole parameter, from block e / 4 of the counter. */
-static double init_element(const mr_param *p, uint64_t seed, int id, int64_t e)
+/* Element e of a random number's sequence, from block e / 4 of the counter. */
+static double init_element(mr_init init, const mr_param_part *q, uint64_t seed, int64_t e)
 {
-    mr_u32x4 r = mr_philox(seed, MR_RNG_INIT, (uint32_t)((uint64_t)e >> 34), (uint32_t)id,
+    if (init == MR_INIT_ZERO || init == MR_INIT_ONE) return init == MR_INIT_ONE;
+    mr_u32x4 r = mr_philox(seed, MR_RNG_INIT, (uint32_t)((uint64_t)e >> 34), (uint32_t)q->number,
                            (uint32_t)(e / 4));
     int w = (int)(e & 3);
-    if (p->init == MR_INIT_UNIFORM) return p->scale * (2.0 * mr_u01(r.v[w]) - 1.0);
+    if (init == MR_INIT_UNIFORM) return q->scale * (2.0 * mr_u01(r.v[w]) - 1.0);
     double a, b;
     mr_normal2(r.v[w & 2], r.v[(w & 2) + 1], &a, &b);
-    return p->scale * (w & 1 ? b : a);
+    return q->scale * (w & 1 ? b : a);
+}
+
+/* This rank's rows of a part, in their places in host[count]; a sharded parameter has one part. */
+static void init_part(const mr_params *ps, const mr_param *p, const mr_param_part *q, uint64_t seed,
+                      char *host)
+{
+    int64_t w = row_elems(p), lo = q->row0 > p->row_lo ? q->row0 : p->row_lo;
+    int64_t end = q->row0 + q->rows, hi = end < p->row_hi ? end : p->row_hi;
+    int64_t at = (lo - p->row_lo) * w, first = (q->first + lo - q->row0) * w;
+#pragma omp parallel for schedule(static)
+    for (int64_t e = 0; e < (hi - lo) * w; e++) {
+        double x = init_element(p->init, q, seed, first + e);
+        if (ps->real_bytes == 8)
+            ((double *)host)[at + e] = (double)(float)x; /* the same start in both precisions */
+        else
+            ((float *)host)[at + e] = (float)x;
+    }
 }
 
 mr_status mr_params_init(mr_params *ps, uint64_t seed)
@@ -162,17 +213,15 @@ mr_status mr_params_init(mr_params *ps, uint64_t seed)
     mr_status st = MR_OK;
     for (int i = 0; i < ps->n && st == MR_OK; i++) {
         const mr_param *p = &ps->p[i];
-        int64_t first = p->row_lo * row_elems(p);
-#pragma omp parallel for schedule(static)
-        for (int64_t e = 0; e < p->count; e++) {
-            double x = p->init == MR_INIT_ZERO  ? 0.0
-                       : p->init == MR_INIT_ONE ? 1.0
-                                                : init_element(p, seed, i, first + e);
-            if (ps->real_bytes == 8)
-                ((double *)host)[e] = (double)(float)x; /* the same start in both precisions */
-            else
-                ((float *)host)[e] = (float)x;
+        int64_t rows = 0;
+        for (int k = 0; k < p->n_parts; k++) {
+            init_part(ps, p, &p->part[k], seed, host);
+            rows += p->part[k].rows;
         }
+        if (rows != p->dim[0])
+            st = MR_RAISE(MR_ERR_INTERNAL, "%s: parts have %lld rows of %lld", p->name,
+                          (long long)rows, (long long)p->dim[0]);
+        if (st != MR_OK) break;
         st = ps->dev->to_device(ps->dev, (char *)ps->value + p->offset * (int64_t)ps->real_bytes,
                                 host, (size_t)p->count * ps->real_bytes);
     }

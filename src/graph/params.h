@@ -15,7 +15,7 @@
 #include "tensor/device.h"
 
 #define MR_MAX_PARAMS 1280
-#define MR_MAX_PARTS 3
+#define MR_MAX_PARTS 6
 #define MR_LOSS_SLOTS 16 /* elements reserved after the dense gradients */
 
 typedef enum mr_init {
@@ -35,6 +35,11 @@ enum {
 typedef struct mr_param_part {
     char name[64];
     int64_t row0, rows; /* rows of dim[0] */
+    /* Initial values: element e of the part is element first * (elements of a row) + e of random
+     * number `number`, scaled by `scale`. */
+    int number;
+    int64_t first;
+    double scale;
 } mr_param_part;
 
 typedef struct mr_param {
@@ -42,7 +47,6 @@ typedef struct mr_param {
     int ndim;
     int64_t dim[4]; /* stored shape, global (all rows) */
     mr_init init;
-    double scale;
     unsigned flags;
     int n_parts; /* 1 = just the parameter itself under its own name */
     mr_param_part part[MR_MAX_PARTS];
@@ -52,7 +56,7 @@ typedef struct mr_param {
 } mr_param;
 
 typedef struct mr_params {
-    int n;
+    int n, n_numbers; /* parameters; random numbers given out to them */
     mr_param p[MR_MAX_PARAMS];
     bool is_frozen; /* storage exists: new names are an error */
     mr_device *dev; /* borrowed */
@@ -72,6 +76,13 @@ int mr_param_declare(mr_params *ps, const char *name, int ndim, const int64_t *d
 mr_status mr_param_parts(mr_params *ps, int id, int n_parts, const char *const *names,
                          const int64_t *rows);
 int mr_param_find(const mr_params *ps, const char *name); /* id or -1 */
+/* A parameter of several layers that one product serves: declared without parts (and without a
+ * random number); then every part is added where the layer's own parameter would be declared, so
+ * that its name and its initial values are those of a parameter of its own. Parts that are there
+ * already are left alone; in the end their rows must add up to dim[0]. */
+int mr_param_declare_stack(mr_params *ps, const char *name, int ndim, const int64_t *dim,
+                           mr_init init);
+mr_status mr_param_add_part(mr_params *ps, int id, const char *name, int64_t rows, double scale);
 
 /* Lay out and allocate; rank/n_ranks are those of the item communicator. with_optimizer = false
  * leaves grad, m, v NULL. Then initialise all values from seed, a function of the global element

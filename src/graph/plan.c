@@ -70,6 +70,52 @@ static void order_steps(const mr_graph *g, marks *m, mr_plan *p)
     }
 }
 
+/* The node that stands for the same gradient memory: the first slice of the same columns, or the
+ * root. */
+static int gradient_of(const mr_graph *g, const mr_plan *p, int id)
+{
+    const mr_node *n = &g->node[id], *o;
+    if (!n->op->is_slice) return p->root[id];
+    int first = n->in[0] + 1;
+    for (o = &g->node[first]; first < id; first++, o++)
+        if (o->op->is_slice && o->in[0] == n->in[0] && o->i[0] == n->i[0] &&
+            mr_node_width(g, first) == mr_node_width(g, id))
+            break;
+    return first;
+}
+
+/* A node of which slices want a gradient is read through slices alone, and every column by one of
+ * them: who writes first is known for each column, and none is left unwritten. */
+static mr_status check_slices(const mr_graph *g, const mr_plan *p)
+{
+    int64_t covered[MR_MAX_NODES] = {0}, whole[MR_MAX_NODES] = {0};
+    for (int id = 0; id < g->n_nodes; id++) {
+        const mr_node *n = &g->node[id];
+        for (int s = 0; s < n->n_in; s++)
+            if (!n->op->is_slice && n->in[s] >= 0 && !g->node[n->in[s]].op->is_slice &&
+                p->needs_grad[n->in[s]] && p->needs_grad[id])
+                whole[p->root[n->in[s]]]++;
+        if (!n->op->is_slice || !p->needs_grad[id] || gradient_of(g, p, id) != id) continue;
+        for (int o = n->in[0] + 1; o < id; o++) {
+            const mr_node *q = &g->node[o];
+            if (!q->op->is_slice || q->in[0] != n->in[0] || !p->needs_grad[o]) continue;
+            bool apart = q->i[0] + mr_node_width(g, o) <= n->i[0] ||
+                         n->i[0] + mr_node_width(g, id) <= q->i[0];
+            MR_CHECK(apart, MR_ERR_INTERNAL, "plan: slices %%%d and %%%d of %%%d overlap", o, id,
+                     n->in[0]);
+        }
+        covered[p->root[id]] += mr_node_width(g, id);
+    }
+    for (int id = 0; id < g->n_nodes; id++)
+        MR_CHECK(covered[id] == 0 || (!whole[id] && covered[id] == mr_node_width(g, id)),
+                 MR_ERR_INTERNAL,
+                 "plan: %lld of %lld columns of %%%d %s get a gradient through slices, and it has "
+                 "%lld other readers",
+                 (long long)covered[id], (long long)mr_node_width(g, id), id, g->node[id].label,
+                 (long long)whole[id]);
+    return MR_OK;
+}
+
 static void mark_accumulate(const mr_graph *g, mr_plan *p)
 {
     bool written[MR_MAX_NODES] = {false}, pwritten[MR_MAX_PARAMS] = {false};
@@ -77,9 +123,9 @@ static void mark_accumulate(const mr_graph *g, mr_plan *p)
         const mr_node *n = &g->node[p->bwd[j]];
         for (int s = 0; s < n->n_in; s++) {
             if (n->in[s] < 0 || !p->needs_grad[n->in[s]]) continue;
-            int root = p->root[n->in[s]];
-            if (written[root]) p->acc_in[p->bwd[j]] |= 1u << s;
-            written[root] = true;
+            int to = gradient_of(g, p, n->in[s]);
+            if (written[to]) p->acc_in[p->bwd[j]] |= 1u << s;
+            written[to] = true;
         }
         for (int s = 0; s < n->n_param; s++) {
             if (n->param[s] < 0) continue;
@@ -110,7 +156,9 @@ static bool can_redo(const mr_graph *g, const mr_plan *p, int id)
 {
     const mr_node *n = &g->node[id];
     const mr_slot *val = &p->val[id];
-    if (!n->op->is_cheap || val->first < 0 || val->last >= p->again[id].first) return false;
+    if (!n->op->is_cheap || g->dims.whole_products || val->first < 0 ||
+        val->last >= p->again[id].first)
+        return false;
     for (int s = 0; s < n->n_in; s++)
         if (n->in[s] >= 0 && p->val[p->root[n->in[s]]].last < p->again[id].first) return false;
     return true;
@@ -281,6 +329,7 @@ mr_status mr_plan_compile(mr_plan **out_p, const mr_graph *g, bool backward, boo
     mark_live(g, &m);
     mark_grads(g, &m, p);
     order_steps(g, &m, p);
+    MR_TRY_GOTO(check_slices(g, p), st, done);
     mark_accumulate(g, p);
     lifetimes(g, &m, p);
     MR_TRY_GOTO(place(g, p), st, done);

@@ -43,6 +43,15 @@ static double dense(const view *v)
     return 2 * outputs * inputs * (v->p->needs_grad[v->n->in[0]] ? 2 : 1);
 }
 
+/* The same with square blocks: o = i = width of a block. */
+static double blocks(const view *v)
+{
+    double weights = 0;
+    for (int s = 1; s < v->n->n_param; s++) weights += param_elements(v, s);
+    double one = 2 * rows_of(v, v->id) * weights;
+    return v->forward ? one : one * (v->p->needs_grad[v->n->in[0]] ? 2 : 1);
+}
+
 /* Pairs of query and key times 4 d forward (scores, mix), twice that backward. */
 static double attention(const view *v)
 {
@@ -94,13 +103,9 @@ static const struct {
     double (*flops)(const view *v);
     bool is_product;
 } flops_of[] = {
-    {"linear", dense, true},
-    {"conv3", dense, true},
-    {"moe", experts, true},
-    {"item_loss", item_loss, true},
-    {"ntxent", contrast, true},
-    {"attention", attention, false},
-    {"freq_fuse", convolutions, false},
+    {"linear", dense, true},         {"blocks", blocks, true},           {"conv3", dense, true},
+    {"moe", experts, true},          {"item_loss", item_loss, true},     {"ntxent", contrast, true},
+    {"attention", attention, false}, {"freq_fuse", convolutions, false},
 };
 
 /* Operands: forward inputs and output; backward dy, the values it reads, and every wanted dx. */

@@ -32,6 +32,13 @@ static void *at(const mr_run *r, const mr_slot *s)
     return own < 0 ? (char *)r->params->grad + s->offset : r->ws + own;
 }
 
+/* First column of a slice, in bytes. */
+static int64_t slice_at(const mr_run *r, int id)
+{
+    const mr_node *n = &r->g->node[id];
+    return n->op->is_slice ? n->i[0] * (int64_t)r->g->real_bytes : 0;
+}
+
 void *mr_val(const mr_run *r, int id)
 {
     if (id < 0) return NULL;
@@ -39,13 +46,15 @@ void *mr_val(const mr_run *r, int id)
     if (li >= 0) return loss_base(r) + (size_t)li * r->g->real_bytes;
     int root = r->plan->root[id];
     const mr_slot *again = &r->plan->again[root];
-    return at(r, r->in_backward && again->first >= 0 ? again : &r->plan->val[root]);
+    char *p = at(r, r->in_backward && again->first >= 0 ? again : &r->plan->val[root]);
+    return p ? p + slice_at(r, id) : NULL;
 }
 
 void *mr_grad(const mr_run *r, int id)
 {
     if (id < 0 || !r->plan->needs_grad[id]) return NULL;
-    return at(r, &r->plan->grad[r->plan->root[id]]);
+    char *p = at(r, &r->plan->grad[r->plan->root[id]]);
+    return p ? p + slice_at(r, id) : NULL;
 }
 
 bool mr_wants(const mr_run *r, const mr_node *n, int slot)
@@ -106,7 +115,8 @@ mr_rows_of mr_rand_rows(const mr_run *r, mr_space s)
 
 uint32_t mr_rand_purpose(const mr_run *r, const mr_node *n)
 {
-    return MR_RNG_OP + (uint32_t)mr_node_id(r, n);
+    (void)r;
+    return MR_RNG_OP + (uint32_t)n->number;
 }
 
 mr_status mr_run_create(mr_run **out_p, const mr_plan *plan, mr_device *dev, mr_params *params,
@@ -114,6 +124,8 @@ mr_status mr_run_create(mr_run **out_p, const mr_plan *plan, mr_device *dev, mr_
 {
     mr_run *r = NULL;
     mr_status st;
+    MR_CHECK(plan->g->dims.whole_products || !dev->whole_products, MR_ERR_INTERNAL,
+             "run: this graph has too little scratch for kernels of %s", dev->name);
     MR_TRY(MR_ALLOC(&r, 1, "run"));
     r->plan = plan;
     r->g = plan->g;

@@ -82,7 +82,8 @@ static inline const mr_kernels *mr_k(mr_run *r)
     return r->k;
 }
 
-/* Value of a node (device pointer); aliases resolved. id -1 gives NULL. */
+/* Value of a node (device pointer); aliases resolved. id -1 gives NULL. Rows of a slice, and of its
+ * gradient, are mr_node_ld elements apart. */
 void *mr_val(const mr_run *r, int id);
 /* Gradient of a node, or NULL when nobody needs it. */
 void *mr_grad(const mr_run *r, int id);
@@ -101,7 +102,7 @@ int mr_node_id(const mr_run *r, const mr_node *n);
 double mr_loss_weight(const mr_run *r, const mr_node *n);
 /* Random rows of a space: global row and position of each leading row. ROWS and tokens only. */
 mr_rows_of mr_rand_rows(const mr_run *r, mr_space s);
-/* Purpose word of a node's own draws. */
+/* Purpose word of a node's own draws: MR_RNG_OP and its number. */
 uint32_t mr_rand_purpose(const mr_run *r, const mr_node *n);
 
 /* A run over a compiled plan. The caller fills feat, items, schedule after create. ws is allocated

@@ -5,6 +5,11 @@
 
 enum { MR_ACT_NONE, MR_ACT_GELU, MR_ACT_SILU }; /* GELU is the erf form */
 
+/* Equal products whose operands lie a fixed number of elements apart. */
+typedef struct mr_gemm_batch {
+    int64_t count, stride_c, stride_a, stride_b;
+} mr_gemm_batch;
+
 #define MR_KERNELS_LINEAR(X)                                                                       \
     /* c[m,n] = alpha * op(a) op(b) + beta * c, row-major.                                         \
      *   ta != 0: a is stored [k,m]; tb != 0: b is stored [n,k].                                   \
@@ -12,6 +17,18 @@ enum { MR_ACT_NONE, MR_ACT_GELU, MR_ACT_SILU }; /* GELU is the erf form */
     X(gemm,                                                                                        \
       (void *c, const void *a, const void *b, int64_t m, int64_t n, int64_t k, int ta, int tb,     \
        int64_t lda, int64_t ldb, int64_t ldc, double alpha, double beta, const mr_exec *ex))       \
+    /* As gemm, for q = 0 .. count-1 with c + q * stride_c, a + q * stride_a, b + q * stride_b;    \
+     * the results do not overlap */                                                               \
+    X(gemm_batch, (void *c, const void *a, const void *b, const mr_gemm_batch *batch, int64_t m,   \
+                   int64_t n, int64_t k, int ta, int tb, int64_t lda, int64_t ldb, int64_t ldc,    \
+                   double alpha, double beta, const mr_exec *ex))                                  \
+    /* A linear layer: y[n,o] = act(x[n,i] w[o,i]^T + b[o]); b may be NULL; with act               \
+     *   pre[n,o] = what act is applied to (pre may be NULL) */                                    \
+    X(linear_fwd, (void *y, void *pre, const void *x, const void *w, const void *b, int64_t n,     \
+                   int64_t o, int64_t i, int act, const mr_exec *ex))                              \
+    /* dw[o,i] (+)= dy[n,o]^T x[n,i], db[o] (+)= sum_n dy, fixed order (db may be NULL) */         \
+    X(linear_bwd_w, (void *dw, void *db, const void *dy, const void *x, int64_t n, int64_t o,      \
+                     int64_t i, int acc_w, int acc_b, const mr_exec *ex))                          \
     /* y[n,w] += bias[w] (bias may be NULL); then, if act:                                         \
      *   pre[n,w] = y (pre may be NULL)                                                            \
      *   y = act(y) */                                                                             \

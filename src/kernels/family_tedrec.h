@@ -13,9 +13,10 @@
 #define MR_MOE_MAX_EXPERTS 64
 
 #define MR_KERNELS_TEDREC(X)                                                                       \
-    /* y[n,w] = x[n,w] with expert j's dropout mask, kept values scaled; rows: the n tokens */     \
-    X(moe_drop, (void *y, const void *x, mr_rows_of rows, int64_t n, int64_t w, int j, int E,      \
-                 double p, uint32_t purpose, const mr_exec *ex))                                   \
+    /* y[count,n,w] = x[n,w] with the dropout masks of experts j .. j+count-1, kept values scaled; \
+     * rows: the n tokens */                                                                       \
+    X(moe_drop, (void *y, const void *x, mr_rows_of rows, int64_t n, int64_t w, int j, int count,  \
+                 int E, double p, uint32_t purpose, const mr_exec *ex))                            \
     /* At every position, softmax over the experts:                                                \
      *   p[B,L,E] = softmax_j(clean + eps * (softplus(noisy) + 0.01))                              \
      *   factor[N,E] = eps * sigmoid(noisy), the derivative by noisy                               \
@@ -36,16 +37,17 @@
     X(moe_gate_bwd, (void *dclean, void *dnoisy, const void *du, const void *y, const void *p,     \
                      const void *t, const void *factor, const int32_t *start, int64_t B,           \
                      int64_t L, int E, int64_t d, const mr_exec *ex))                              \
-    /* z[n,d] = p[.,.,j] du[B,L,d] at tokens; rows of z are ldz elements apart; z row 0 is         \
-     * start[0] */                                                                                 \
+    /* z[n,count,d] = p[.,.,j .. j+count-1] du[B,L,d] at tokens; z row 0 is start[0] */            \
     X(moe_weigh, (void *z, const void *du, const void *p, const int32_t *start, int64_t B,         \
-                  int64_t L, int E, int j, int64_t d, int64_t ldz, const mr_exec *ex))             \
+                  int64_t L, int E, int j, int count, int64_t d, const mr_exec *ex))               \
     /* Time-domain kernel of the filter: k[L,d] = irfft(filter[L/2+1,d,2]) with 1/L.               \
      * The imaginary parts of bin 0 and (L even) L/2 count for nothing. */                         \
     X(fuse_filter_fwd, (void *k, const void *filter, int64_t L, int64_t d, const mr_exec *ex))     \
-    /* dfilter[L/2+1,d,2] (+)= its adjoint of dk[L,d] */                                           \
-    X(fuse_filter_bwd,                                                                             \
-      (void *dfilter, const void *dk, int64_t L, int64_t d, int acc, const mr_exec *ex))           \
+    /* From the sums of fuse_bwd: dfilter[L/2+1,d,2] (+)= its adjoint of dk[L,d], and              \
+     * dwp[d], dwf[d], dbp[1], dbf[1] (+)= what is in the sums. acc: bit 0 dfilter, 1 dwp, 2 dwf,  \
+     * 3 dbp, 4 dbf */                                                                             \
+    X(fuse_params_bwd, (void *dfilter, void *dwp, void *dwf, void *dbp, void *dbf,                 \
+                        const void *sums, int64_t L, int64_t d, unsigned acc, const mr_exec *ex))  \
     /* At tokens, with circular convolutions over all positions of a[B,L,d], u[B,L,d]:             \
      *   p[n] = sum_m a[m] k[(n-m) mod L]                                                          \
      *   f[n] = sum_m a[m] u[(n-m) mod L] / sqrt(L)                                                \

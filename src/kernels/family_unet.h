@@ -12,7 +12,13 @@
 typedef struct mr_conv {
     int64_t n, S, So, ci, co;
     int stride;
+    int64_t ctx_ld; /* elements between the contexts of samples */
 } mr_conv;
+
+/* Accumulate bits of conv3_bwd. */
+typedef struct mr_conv_acc {
+    int x, w, bias, res, ctx;
+} mr_conv_acc;
 
 /* One group norm with FiLM: c channels in `groups` groups; statistics over S x (c / groups).
  *   u = (x - mean) rstd gamma + beta;  v = u (1 + scale) + shift;  y = dropout(silu(v))
@@ -30,31 +36,42 @@ static inline int64_t mr_gn_scratch(int64_t n, int64_t S, int64_t c)
 {
     return (n + MR_GN_BLOCK - 1) / MR_GN_BLOCK * (4 + S) * c;
 }
-#define MR_SUM_BLOCK 64 /* samples of one partial sum in conv3_bwd_add */
-static inline int64_t mr_conv_scratch(int64_t n, int64_t ci, int64_t co)
+#define MR_SUM_BLOCK 64 /* samples of one partial sum in conv3_bwd_add on a CPU */
+/* Elements of scratch that any of the conv3 kernels needs. whole_products, as a GPU's kernels need
+ * it: also copies of x and dy with zero frames around them, and the weights' gradients of frames.
+ */
+static inline int64_t mr_conv_scratch(const mr_conv *cv, bool whole_products)
 {
-    int64_t flip = 3 * ci * co, part = (n + MR_SUM_BLOCK - 1) / MR_SUM_BLOCK * co;
-    return flip > part ? flip : part;
+    int64_t w = 3 * cv->ci * cv->co, part = (cv->n + MR_SUM_BLOCK - 1) / MR_SUM_BLOCK * cv->co;
+    int64_t most = w > part ? w : part;
+    if (!whole_products) return most;
+    return cv->n * (cv->S + 2) * cv->ci + cv->n * (cv->So + 2) * cv->co + (cv->So + 1) * w +
+           (cv->n + 15) / 16 * cv->co;
 }
 
 #define MR_KERNELS_UNET(X)                                                                         \
     /* y[n,So,co] = conv(x[n,S,ci], w[co,3,ci]) + bias[co] + residual[n,So,co] + context[n,co],    \
-     * the context on every frame; each of the three may be NULL. y aliases nothing. */            \
+     * the context (rows cv->ctx_ld apart) on every frame; each of the three may be NULL. y        \
+     * aliases nothing. Scratch: mr_conv_scratch reals, as for the backward kernels */             \
     X(conv3_fwd, (void *y, const void *x, const void *w, const void *bias, const void *residual,   \
                   const void *context, const mr_conv *cv, const mr_exec *ex))                      \
-    /* dx[n,S,ci] (+)= transposed convolution of dy[n,So,co]. Scratch: 3 * ci * co reals */        \
-    X(conv3_bwd_x,                                                                                 \
-      (void *dx, const void *dy, const void *w, const mr_conv *cv, int acc, const mr_exec *ex))    \
-    /* dw[co,3,ci] (+)= sum over samples and frames of dy x */                                     \
-    X(conv3_bwd_w,                                                                                 \
-      (void *dw, const void *dy, const void *x, const mr_conv *cv, int acc, const mr_exec *ex))    \
+    /* From dy[n,So,co], each by its acc bit, each may be NULL; sums in a fixed order:             \
+     *   dx[n,S,ci] (+)= transposed convolution of dy                                              \
+     *   dw[co,3,ci] (+)= sum over samples and frames of dy x                                      \
+     *   dbias, dres, dctx: as conv3_bwd_add                                                       \
+     * dres may be dx (the residual is x): dx is written before it. x and w are not read when dw   \
+     * and dx are not wanted. */                                                                   \
+    X(conv3_bwd,                                                                                   \
+      (void *dx, void *dw, void *dbias, void *dres, void *dctx, const void *dy, const void *x,     \
+       const void *w, const mr_conv *cv, const mr_conv_acc *acc, const mr_exec *ex))               \
     /* The added terms in one pass over dy[n,S,w]; each may be NULL; fixed order:                  \
      *   dbias[w] (+)= sum_{n,S} dy                                                                \
      *   dres[n,S,w] (+)= dy      (may alias dy when acc_res = 0)                                  \
-     *   dctx[n,w] (+)= sum_S dy                                                                   \
-     * Scratch: ceil(n / MR_SUM_BLOCK) * w reals when dbias is wanted */                           \
-    X(conv3_bwd_add, (void *dbias, void *dres, void *dctx, const void *dy, int64_t n, int64_t S,   \
-                      int64_t w, int acc_bias, int acc_res, int acc_ctx, const mr_exec *ex))       \
+     *   dctx[n,w] (+)= sum_S dy, rows ctx_ld apart                                                \
+     * Scratch as above when dbias is wanted */                                                    \
+    X(conv3_bwd_add,                                                                               \
+      (void *dbias, void *dres, void *dctx, const void *dy, int64_t n, int64_t S, int64_t w,       \
+       int64_t ctx_ld, int acc_bias, int acc_res, int acc_ctx, const mr_exec *ex))                 \
     /* y[n,S,c] = x[n,S,c] + v[n,c] on every frame; y may alias x */                               \
     X(frame_add,                                                                                   \
       (void *y, const void *x, const void *v, int64_t n, int64_t S, int64_t c, const mr_exec *ex)) \
@@ -62,8 +79,9 @@ static inline int64_t mr_conv_scratch(int64_t n, int64_t ci, int64_t co)
      * [c]; film may be NULL (scale = shift = 0) */                                                \
     X(group_norm_fwd, (void *y, void *mean, void *rstd, const void *x, const void *gamma,          \
                        const void *beta, const void *film, const mr_gn *gn, const mr_exec *ex))    \
-    /* dx[n,S,c] (+)=, dgamma[c], dbeta[c] (+)=, dfilm[n,2c] (+)= (NULL: not wanted; only with     \
-     * film_ld = 2c). dx may be NULL and may alias dy when acc_x = 0. Scratch: mr_gn_scratch reals \
+    /* dx[n,S,c] (+)=, dgamma[c], dbeta[c] (+)=, dfilm[n,2c] (+)= (NULL: not wanted; rows film_ld  \
+     * apart, as in film). dx may be NULL and may alias dy when acc_x = 0. Scratch: mr_gn_scratch  \
+     * reals                                                                                       \
      */                                                                                            \
     X(group_norm_bwd,                                                                              \
       (void *dx, void *dgamma, void *dbeta, void *dfilm, const void *dy, const void *x,            \
@@ -77,7 +95,7 @@ static inline int64_t mr_conv_scratch(int64_t n, int64_t ci, int64_t co)
     /* y[n,wa+wb] = [a[n,wa], b[n,wb]] + bias[wa+wb] (may be NULL); wb may be 0 */                 \
     X(concat_fwd, (void *y, const void *a, const void *b, const void *bias, int64_t n, int64_t wa, \
                    int64_t wb, const mr_exec *ex))                                                 \
-    /* da (+)= dy[:, :wa], db (+)= dy[:, wa:]; each may be NULL */                                 \
+    /* da (+)= dy[:, :wa], db (+)= dy[:, wa:]; each may be NULL; db may be da, with acc_b = 1 */   \
     X(concat_bwd, (void *da, void *db, const void *dy, int64_t n, int64_t wa, int64_t wb,          \
                    int acc_a, int acc_b, const mr_exec *ex))                                       \
     /* out[n,C] = [sin(t w_i), cos(t w_i)], w_i = 10000^(-i / (C/2 - 1)), i < C/2 (model.md        \

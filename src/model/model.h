@@ -77,8 +77,8 @@ void mr_cl4srec_loss(mr_build *m);
 int mr_tcd(mr_build *m);
 /* U-Net over the frame axis: z [B,K,D] -> [B,K,D]. films, contexts from mr_unet_condition. */
 typedef struct mr_unet_cond {
-    int film[6];    /* per block: [B,2co], or FIXED [T,2co] in evaluation */
-    int context[6]; /* per block: [B,co], -1 = none */
+    int film[6];    /* per block: a slice [B,2co], or FIXED [T,2co] in evaluation */
+    int context[6]; /* per block: a slice [B,co], -1 = none */
 } mr_unet_cond;
 void mr_unet_condition(mr_build *m, int c_v, mr_unet_cond *out);
 int mr_unet(mr_build *m, int z, const mr_unet_cond *cond, int64_t t);

@@ -20,15 +20,14 @@ static const struct {
 enum { DOWN0, DOWN1, MID0, MID1, UP1, UP0 };
 
 /* PyTorch's default initialisation of Linear and Conv1d: U(-1/sqrt(fan_in), 1/sqrt(fan_in)). */
-static mr_wb unet_linear(mr_build *m, const char *name, int64_t out, int64_t in, bool bias)
+static mr_wb unet_linear(mr_build *m, const char *name, int64_t out, int64_t in)
 {
     double edge = 1.0 / sqrt((double)in);
-    mr_wb p = {-1, -1};
+    mr_wb p;
     p.w = mr_named_param(m, 2, (int64_t[]){out, in}, MR_INIT_UNIFORM, edge, 0, "tcd.unet.%s.weight",
                          name);
-    if (bias)
-        p.b = mr_named_param(m, 1, (int64_t[]){out}, MR_INIT_UNIFORM, edge, 0, "tcd.unet.%s.bias",
-                             name);
+    p.b =
+        mr_named_param(m, 1, (int64_t[]){out}, MR_INIT_UNIFORM, edge, 0, "tcd.unet.%s.bias", name);
     return p;
 }
 
@@ -69,28 +68,95 @@ static const char *part(int block, const char *name)
     return buf;
 }
 
+/* What one product makes for several blocks: FiLM of all, W_v and W_o of those with a context. W_o
+ * is one parameter for each width of its blocks, C and 2C. */
+typedef struct stacks {
+    int film_w, film_b, v, o[2], o_b;
+    int64_t film, context;             /* columns of all blocks */
+    int64_t film_at[6], context_at[6]; /* first column of each */
+    int64_t o_first[2], o_step[2];     /* of the blocks of a width */
+    int o_count[2];
+} stacks;
+
+static int stack(mr_build *m, const char *name, int64_t rows, int64_t width)
+{
+    char full[64];
+    snprintf(full, sizeof full, "tcd.unet.%s", name);
+    int id = mr_param_declare_stack(m->g->params, full, width ? 2 : 1, (int64_t[]){rows, width},
+                                    MR_INIT_UNIFORM);
+    if (id < 0) mr_graph_fail(m->g, "parameter %s", full);
+    return id;
+}
+
+static void layer(mr_build *m, int stack, int b, const char *name, int64_t rows, int64_t fan_in)
+{
+    char full[64];
+    snprintf(full, sizeof full, "tcd.unet.%s.%s", blocks[b].name, name);
+    double edge = 1.0 / sqrt((double)fan_in);
+    if (mr_param_add_part(m->g->params, stack, full, rows, edge) != MR_OK)
+        mr_graph_fail(m->g, "parameter %s", full);
+}
+
+/* Columns of every block, then the parameters; the layers of a block follow each other. */
+static stacks declare_stacks(mr_build *m)
+{
+    int64_t C = m->cfg->tcd.unet_width, D = m->g->dims.D;
+    stacks s = {.film = 0};
+    for (int b = 0; b < 6; b++) {
+        int k = blocks[b].co - 1;
+        s.film_at[b] = s.film;
+        s.context_at[b] = s.context;
+        s.film += 2 * blocks[b].co * C;
+        if (!blocks[b].context) continue;
+        if (s.o_count[k] == 0) s.o_first[k] = s.context;
+        if (s.o_count[k] == 1) s.o_step[k] = s.context - s.o_first[k];
+        s.o_count[k]++;
+        s.context += blocks[b].co * C;
+    }
+    s.film_w = stack(m, "time.weight", s.film, 4 * C);
+    s.film_b = stack(m, "time.bias", s.film, 0);
+    s.v = stack(m, "context_v.weight", s.context, D);
+    s.o[0] = stack(m, "context_o.1.weight", s.o_count[0] * C, C);
+    s.o[1] = stack(m, "context_o.2.weight", s.o_count[1] * 2 * C, 2 * C);
+    s.o_b = stack(m, "context_o.bias", s.context, 0);
+    for (int b = 0; b < 6; b++) {
+        int64_t co = blocks[b].co * C;
+        layer(m, s.film_w, b, "time.weight", 2 * co, 4 * C);
+        layer(m, s.film_b, b, "time.bias", 2 * co, 4 * C);
+        if (!blocks[b].context) continue;
+        layer(m, s.v, b, "context_v.weight", co, D);
+        layer(m, s.o[blocks[b].co - 1], b, "context_o.weight", co, co);
+        layer(m, s.o_b, b, "context_o.bias", co, co);
+    }
+    return s;
+}
+
 void mr_unet_condition(mr_build *m, int c_v, mr_unet_cond *out)
 {
     mr_graph *g = m->g;
-    int64_t C = m->cfg->tcd.unet_width, D = g->dims.D;
+    int64_t C = m->cfg->tcd.unet_width;
     mr_graph_scope(g, "tcd.unet.time");
-    mr_wb t1 = unet_linear(m, "time1", 4 * C, C, true),
-          t2 = unet_linear(m, "time2", 4 * C, 4 * C, true);
+    mr_wb t1 = unet_linear(m, "time1", 4 * C, C), t2 = unet_linear(m, "time2", 4 * C, 4 * C);
     int t = m->phase == MR_PHASE_TRAIN ? mr_g_time_rows(g, C) : mr_g_time_all(g, C, m->sched->T);
     t = mr_g_linear(g, t, t1.w, t1.b, MR_ACT_SILU);
     t = mr_g_silu(g, mr_g_linear(g, t, t2.w, t2.b, MR_ACT_NONE));
+    int number = g->next_number;
+    stacks s = declare_stacks(m);
+    for (int b = 0; b < 6; b++) out->film[b] = out->context[b] = -1;
+    if (mr_graph_status(g) != MR_OK) return;
+    int film = mr_g_linear(g, t, s.film_w, s.film_b, MR_ACT_NONE);
+    mr_graph_scope(g, "tcd.unet.context");
+    int ctx = mr_g_linear(g, c_v, s.v, -1, MR_ACT_NONE);
+    mr_block_set sets[2];
+    for (int k = 0; k < 2; k++) sets[k] = (mr_block_set){s.o[k], s.o_first[k], s.o_step[k]};
+    ctx = mr_g_blocks(g, ctx, s.o_b, 2, sets);
     for (int b = 0; b < 6; b++) {
         int64_t co = blocks[b].co * C;
-        mr_graph_scope(g, "tcd.unet.%s", blocks[b].name);
-        mr_wb film = unet_linear(m, part(b, "time"), 2 * co, 4 * C, true);
-        out->film[b] = mr_g_linear(g, t, film.w, film.b, MR_ACT_NONE);
-        out->context[b] = -1;
-        if (!blocks[b].context) continue;
-        mr_wb v = unet_linear(m, part(b, "context_v"), co, D, false);
-        mr_wb o = unet_linear(m, part(b, "context_o"), co, co, true);
-        int ctx = mr_g_linear(g, c_v, v.w, -1, MR_ACT_NONE);
-        out->context[b] = mr_g_linear(g, ctx, o.w, o.b, MR_ACT_NONE);
+        out->film[b] = mr_g_slice(g, film, s.film_at[b], 2 * co);
+        out->context[b] = blocks[b].context ? mr_g_slice(g, ctx, s.context_at[b], co) : -1;
     }
+    /* Dropout further on draws as it did when every block had layers of its own. */
+    mr_graph_set_number(g, number + 16);
 }
 
 /* Res(ci,co) then XA. t >= 1: evaluation at that step (row t-1 of the FiLM table); 0: row by row.

@@ -3,14 +3,29 @@
 #ifndef MR_TENSOR_CUDA_QUEUE_H
 #define MR_TENSOR_CUDA_QUEUE_H
 
+#include <cublasLt.h>
 #include <cublas_v2.h>
 #include <cuda_runtime.h>
+#include <stdbool.h>
+#include <stdint.h>
 
 #include "tensor/device.h"
 
 /* Doubles of device memory for reductions that need more than one block. Kernels of one stream
  * follow each other, so one buffer serves them all. */
 #define MR_CUDA_PARTIALS 2048
+/* Device memory that the libraries of products may work in. */
+#define MR_CUDA_BLAS_BYTES (32 << 20)
+
+/* How a linear layer of some size is computed by cuBLASLt (kernels/cuda/lt.c): what was asked for,
+ * and the answer. */
+typedef struct mr_lt_choice {
+    int64_t rows, o, i; /* rows: rounded up */
+    int way, arithmetic;
+    bool is_known, works;
+    cublasLtMatmulAlgo_t algo;
+} mr_lt_choice;
+#define MR_LT_CHOICES 256
 
 typedef struct mr_cuda_queue {
     cudaStream_t stream;
@@ -18,7 +33,8 @@ typedef struct mr_cuda_queue {
     cublasStatus_t blas_status;           /* first failure of a product; sync returns it */
     double *partials;                     /* [MR_CUDA_PARTIALS] device memory */
     cudaGraphExec_t graph[MR_N_RECORDED]; /* the last of each kind, NULL before the first */
-    void *blas_space; /* device memory of the library: fixed, so results repeat */
+    void *blas_space;                     /* [MR_CUDA_BLAS_BYTES], fixed, so results repeat */
+    mr_lt_choice lt[MR_LT_CHOICES];
 } mr_cuda_queue;
 
 #endif

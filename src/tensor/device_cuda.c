@@ -14,7 +14,7 @@
 #include <stdlib.h>
 #include <string.h>
 
-enum { MIN_CHIP = 80, BLAS_SPACE_BYTES = 32 << 20 };
+enum { MIN_CHIP = 80 };
 
 /* After these the process can do nothing more with the GPU. */
 static bool is_lost(cudaError_t e)
@@ -292,11 +292,11 @@ static mr_status queue_open(mr_device *d, mr_cuda_queue *q)
     CUDA_TRY(cudaStreamCreateWithFlags(&q->stream, cudaStreamNonBlocking), "making a stream");
     MR_TRY(cuda_alloc(d, (void **)&q->partials, MR_CUDA_PARTIALS * sizeof(double),
                       "partial sums on the GPU"));
-    MR_TRY(cuda_alloc(d, &q->blas_space, BLAS_SPACE_BYTES, "workspace of cuBLAS"));
+    MR_TRY(cuda_alloc(d, &q->blas_space, MR_CUDA_BLAS_BYTES, "workspace of cuBLAS"));
     cublasStatus_t b = cublasCreate(&q->blas);
     if (b == CUBLAS_STATUS_SUCCESS) b = cublasSetStream(q->blas, q->stream);
     if (b == CUBLAS_STATUS_SUCCESS)
-        b = cublasSetWorkspace(q->blas, q->blas_space, BLAS_SPACE_BYTES);
+        b = cublasSetWorkspace(q->blas, q->blas_space, MR_CUDA_BLAS_BYTES);
     if (b == CUBLAS_STATUS_SUCCESS) b = cublasSetMathMode(q->blas, CUBLAS_DEFAULT_MATH);
     if (b == CUBLAS_STATUS_SUCCESS) b = cublasSetAtomicsMode(q->blas, CUBLAS_ATOMICS_NOT_ALLOWED);
     MR_CHECK(b == CUBLAS_STATUS_SUCCESS, MR_ERR_DEVICE, "GPU: cuBLAS does not start: %s",

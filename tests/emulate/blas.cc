@@ -2,19 +2,13 @@
  * the asked arithmetic rounds them.
  * What it is not: cuBLAS's order of additions. The kernel that a real one chooses depends on sizes;
  * here their magnitudes name it, so that a recorded step sometimes cannot take over a new one. */
-#include "core.h"
-
-#include "cublas_v2.h"
+#include "blas.h"
 
 #include <cblas.h>
 #include <cstring>
 #include <vector>
 
 using namespace emulate;
-
-struct cublasContext {
-    cudaStream_t stream;
-};
 
 namespace
 {
@@ -61,6 +55,42 @@ bool is_matrix(const void *p, int64_t rows, int64_t cols, int64_t ld)
            (uintptr_t)p % sizeof(float) == 0;
 }
 } // namespace
+
+bool emulate::is_good(const product &p)
+{
+    if (p.m < 0 || p.n < 0 || p.k < 0 || p.count < 0 || p.lda < (p.rows_a() > 1 ? p.rows_a() : 1) ||
+        p.ldb < (p.rows_b() > 1 ? p.rows_b() : 1) || p.ldc < (p.m > 1 ? p.m : 1))
+        return false;
+    if (!p.m || !p.n) return true;
+    for (int64_t q = 0; q < p.count; q++)
+        if (!is_matrix(p.a + q * p.step_a, p.rows_a(), p.cols_a(), p.lda) ||
+            !is_matrix(p.b + q * p.step_b, p.rows_b(), p.cols_b(), p.ldb) ||
+            !is_matrix(p.c + q * p.step_c, p.m, p.n, p.ldc))
+            stop(
+                "product %lld of %lld x %lld x %lld reaches outside an allocation of device memory",
+                (long long)q, (long long)p.m, (long long)p.n, (long long)p.k);
+    return true;
+}
+
+void emulate::multiply(const product &p)
+{
+    for (int64_t q = 0; q < p.count; q++) {
+        const float *a = p.a + q * p.step_a, *b = p.b + q * p.step_b;
+        std::vector<float> ra = operand(a, p.rows_a(), p.cols_a(), p.lda, p.compute);
+        std::vector<float> rb = operand(b, p.rows_b(), p.cols_b(), p.ldb, p.compute);
+        cblas_sgemm(CblasColMajor, p.ta ? CblasTrans : CblasNoTrans,
+                    p.tb ? CblasTrans : CblasNoTrans, (blasint)p.m, (blasint)p.n, (blasint)p.k,
+                    p.alpha, ra.empty() ? a : ra.data(), (blasint)p.lda, rb.empty() ? b : rb.data(),
+                    (blasint)p.ldb, p.beta, p.c + q * p.step_c, (blasint)p.ldc);
+    }
+}
+
+const void *emulate::kernel_of(const product &p)
+{
+    static const char kernels[4 * MAGNITUDES * MAGNITUDES] = {};
+    return kernels + ((p.ta ? 2 : 0) + (p.tb ? 1 : 0)) * MAGNITUDES * MAGNITUDES +
+           magnitude(p.n) * MAGNITUDES + magnitude(p.m);
+}
 
 extern "C" const char *cublasGetStatusString(cublasStatus_t s)
 {
@@ -113,42 +143,51 @@ extern "C" cublasStatus_t cublasSetAtomicsMode(cublasHandle_t h, cublasAtomicsMo
     return h ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_INITIALIZED;
 }
 
-/* c[m,n] = alpha op(a) op(b) + beta c, all column-major. A matrix that does not lie in one
- * allocation is an illegal access on a GPU; here the process ends. */
 extern "C" cublasStatus_t
-cublasGemmEx_64(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb, int64_t m, int64_t n,
-                int64_t k, const void *alpha, const void *a, cudaDataType type_a, int64_t lda,
-                const void *b, cudaDataType type_b, int64_t ldb, const void *beta, void *c,
-                cudaDataType type_c, int64_t ldc, cublasComputeType_t compute, cublasGemmAlgo_t)
+cublasGemmStridedBatchedEx_64(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb,
+                              int64_t m, int64_t n, int64_t k, const void *alpha, const void *a,
+                              cudaDataType type_a, int64_t lda, long long step_a, const void *b,
+                              cudaDataType type_b, int64_t ldb, long long step_b, const void *beta,
+                              void *c, cudaDataType type_c, int64_t ldc, long long step_c,
+                              int64_t count, cublasComputeType_t compute, cublasGemmAlgo_t)
 {
-    static const char kernels[4 * MAGNITUDES * MAGNITUDES] = {};
     locked l(lock);
     if (!h) return CUBLAS_STATUS_NOT_INITIALIZED;
     if (type_a != CUDA_R_32F || type_b != CUDA_R_32F || type_c != CUDA_R_32F)
         return CUBLAS_STATUS_NOT_SUPPORTED;
-    int64_t rows_a = ta ? k : m, cols_a = ta ? m : k, rows_b = tb ? n : k, cols_b = tb ? k : n;
-    if (m < 0 || n < 0 || k < 0 || lda < (rows_a > 1 ? rows_a : 1) ||
-        ldb < (rows_b > 1 ? rows_b : 1) || ldc < (m > 1 ? m : 1) || !alpha || !beta)
-        return CUBLAS_STATUS_INVALID_VALUE;
-    if (!m || !n) return CUBLAS_STATUS_SUCCESS;
-    if (!is_matrix(a, rows_a, cols_a, lda) || !is_matrix(b, rows_b, cols_b, ldb) ||
-        !is_matrix(c, m, n, ldc))
-        stop("a product of %lld x %lld x %lld reaches outside an allocation of device memory",
-             (long long)m, (long long)n, (long long)k);
-    float al = *(const float *)alpha, be = *(const float *)beta;
-    const float *fa = (const float *)a, *fb = (const float *)b;
-    float *fc = (float *)c;
-    const char *kernel = kernels + ((ta ? 2 : 0) + (tb ? 1 : 0)) * MAGNITUDES * MAGNITUDES +
-                         magnitude(n) * MAGNITUDES + magnitude(m);
-    cudaError_t e =
-        enqueue(h->stream, {kernel, "product", [=] {
-                                std::vector<float> ra = operand(fa, rows_a, cols_a, lda, compute);
-                                std::vector<float> rb = operand(fb, rows_b, cols_b, ldb, compute);
-                                cblas_sgemm(CblasColMajor, ta ? CblasTrans : CblasNoTrans,
-                                            tb ? CblasTrans : CblasNoTrans, (blasint)m, (blasint)n,
-                                            (blasint)k, al, ra.empty() ? fa : ra.data(),
-                                            (blasint)lda, rb.empty() ? fb : rb.data(), (blasint)ldb,
-                                            be, fc, (blasint)ldc);
-                            }});
+    if (!alpha || !beta) return CUBLAS_STATUS_INVALID_VALUE;
+    product p = {ta == CUBLAS_OP_T,
+                 tb == CUBLAS_OP_T,
+                 m,
+                 n,
+                 k,
+                 lda,
+                 ldb,
+                 ldc,
+                 (const float *)a,
+                 (const float *)b,
+                 (float *)c,
+                 *(const float *)alpha,
+                 *(const float *)beta,
+                 compute,
+                 count,
+                 step_a,
+                 step_b,
+                 step_c};
+    if (!is_good(p)) return CUBLAS_STATUS_INVALID_VALUE;
+    if (!m || !n || !count) return CUBLAS_STATUS_SUCCESS;
+    cudaError_t e = enqueue(h->stream, {kernel_of(p), "product", [p] { multiply(p); }});
     return e ? CUBLAS_STATUS_EXECUTION_FAILED : CUBLAS_STATUS_SUCCESS;
+}
+
+extern "C" cublasStatus_t cublasGemmEx_64(cublasHandle_t h, cublasOperation_t ta,
+                                          cublasOperation_t tb, int64_t m, int64_t n, int64_t k,
+                                          const void *alpha, const void *a, cudaDataType type_a,
+                                          int64_t lda, const void *b, cudaDataType type_b,
+                                          int64_t ldb, const void *beta, void *c,
+                                          cudaDataType type_c, int64_t ldc,
+                                          cublasComputeType_t compute, cublasGemmAlgo_t algo)
+{
+    return cublasGemmStridedBatchedEx_64(h, ta, tb, m, n, k, alpha, a, type_a, lda, 0, b, type_b,
+                                         ldb, 0, beta, c, type_c, ldc, 0, 1, compute, algo);
 }

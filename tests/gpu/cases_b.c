@@ -34,21 +34,33 @@ static void attention(twin_world *w, int mode, bool has_first)
     twin_release(w);
 }
 
-static void convolution(twin_world *w, int stride)
+/* n, channels; as wide in as out where `is_same`: then the residual is x itself. */
+static void convolution(twin_world *w, int64_t n, int stride, bool is_same)
 {
-    mr_conv cv = {B, S, (S + stride - 1) / stride, 6, 10, stride};
-    twin *x = twin_reals(w, B * S * 6), *wt = twin_reals(w, 10 * 3 * 6);
-    twin *y = twin_reals(w, B * cv.So * 10), *dx = twin_reals(w, B * S * 6);
-    twin *dw = twin_reals(w, 180), *bias = twin_reals(w, 10), *ctx = twin_reals(w, B * 10);
-    twin *dres = twin_reals(w, B * cv.So * 10), *res = twin_reals(w, B * cv.So * 10);
+    enum { LD = 13 };
+    int64_t ci = is_same ? 10 : 6, co = 10;
+    mr_conv cv = {n, S, (S + stride - 1) / stride, ci, co, stride, LD};
+    twin *x = twin_reals(w, n * S * ci), *wt = twin_reals(w, co * 3 * ci);
+    twin *y = twin_reals(w, n * cv.So * co), *dx = twin_reals(w, n * S * ci);
+    twin *dw = twin_reals(w, 3 * ci * co), *bias = twin_reals(w, co), *ctx = twin_reals(w, n * LD);
+    twin *dres = twin_reals(w, n * cv.So * co), *res = twin_reals(w, n * cv.So * co);
+    mr_conv_acc acc = {stride == 2, stride == 1, 1, 1, stride == 2};
     BOTH(conv3_fwd, A(y), A(x), A(wt), A(bias), A(res), A(ctx), &cv, EX);
-    BOTH(conv3_bwd_x, A(dx), A(y), A(wt), &cv, stride == 2, EX);
-    BOTH(conv3_bwd_w, A(dw), A(y), A(x), &cv, stride == 2, EX);
-    BOTH(conv3_bwd_add, A(bias), A(dres), A(ctx), A(y), B, cv.So, 10, 1, 1, 0, EX);
     twin_same(w, "conv3_fwd", "y", y, 18);
-    twin_same(w, "conv3_bwd_x", "dx", dx, 30);
-    twin_same(w, "conv3_bwd_w", "dw", dw, B * S);
-    twin_same(w, "conv3_bwd_add", "dbias", bias, B * S);
+    BOTH(conv3_bwd, A(dx), A(dw), A(bias), is_same ? A(dx) : A(dres), A(ctx), A(y), A(x), A(wt),
+         &cv, &acc, EX);
+    twin_same(w, "conv3_bwd", "dx", dx, 30);
+    twin_same(w, "conv3_bwd", "dw", dw, n * S);
+    twin_same(w, "conv3_bwd", "dbias", bias, n * S);
+    twin_same(w, "conv3_bwd", "dres", dres, 1);
+    twin_same(w, "conv3_bwd", "dctx", ctx, S);
+    acc = (mr_conv_acc){1, 0, 0, 0, 0};
+    BOTH(conv3_bwd, A(dx), NULL, NULL, NULL, NULL, A(y), A(x), A(wt), &cv, &acc, EX);
+    twin_same(w, "conv3_bwd", "dx alone", dx, 30);
+    BOTH(conv3_bwd, NULL, A(dw), NULL, NULL, NULL, A(y), A(x), A(wt), &cv, &acc, EX);
+    twin_same(w, "conv3_bwd", "dw alone", dw, n * S);
+    BOTH(conv3_bwd_add, A(bias), A(dres), A(ctx), A(y), n, cv.So, co, LD, 1, 1, 0, EX);
+    twin_same(w, "conv3_bwd_add", "dbias", bias, n * S);
     twin_same(w, "conv3_bwd_add", "dres", dres, 1);
     twin_same(w, "conv3_bwd_add", "dctx", ctx, S);
     twin_release(w);
@@ -60,13 +72,13 @@ static void group_norm(twin_world *w)
     twin *rid = twin_ints(w, B, 3, 7, 1000), *pos = twin_ints(w, B, 0, 0, 1);
     mr_gn gn[2];
     for (int side_ = 0; side_ < 2; side_++)
-        gn[side_] = (mr_gn){B, S, C, G, 2 * C, 1e-5, {0.2, 9, {A(rid), A(pos)}, 1}};
+        gn[side_] = (mr_gn){B, S, C, G, 2 * C + 3, 1e-5, {0.2, 9, {A(rid), A(pos)}, 1}};
     twin *x = twin_reals(w, B * S * C), *y = twin_reals(w, B * S * C);
-    twin *film = twin_reals(w, B * 24);
+    twin *film = twin_reals(w, B * 27);
     twin *gamma = twin_reals(w, C), *beta = twin_reals(w, C), *mean = twin_reals(w, B * G);
     twin *rstd = twin_reals(w, B * G), *dx = twin_reals(w, B * S * C);
     twin *dy = twin_reals(w, B * S * C);
-    twin *dg = twin_reals(w, C), *db = twin_reals(w, C), *dfilm = twin_reals(w, B * 24);
+    twin *dg = twin_reals(w, C), *db = twin_reals(w, C), *dfilm = twin_reals(w, B * 27);
     BOTH(group_norm_fwd, A(y), A(mean), A(rstd), A(x), A(gamma), A(beta), A(film), &gn[side_], EX);
     BOTH(group_norm_bwd, A(dx), A(dg), A(db), A(dfilm), A(dy), A(x), A(mean), A(rstd), A(gamma),
          A(beta), A(film), &gn[side_], 1, 0, 1, 0, EX);
@@ -102,8 +114,10 @@ void cases_b(twin_world *w)
 {
     for (int mode = 0; mode < 4; mode++) attention(w, mode, false);
     attention(w, MR_ATT_ONE, true);
-    convolution(w, 1);
-    convolution(w, 2);
+    convolution(w, B, 1, false);
+    convolution(w, B, 2, false);
+    convolution(w, B, 1, true);
+    convolution(w, 0, 1, false);
     group_norm(w);
     diffusion(w);
 }

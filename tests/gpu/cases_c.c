@@ -125,8 +125,13 @@ static void fusion(twin_world *w)
     twin_same(w, "fuse_bwd", "da", da, D);
     twin_same(w, "fuse_bwd", "du", du, D);
     twin_same(w, "fuse_bwd", "sums", out, N);
-    BOTH(fuse_filter_bwd, A(filter), A(out), L, D, 1, EX);
-    twin_same(w, "fuse_filter_bwd", "dfilter", filter, N);
+    twin *bf = twin_reals(w, 1);
+    BOTH(fuse_params_bwd, A(filter), A(wp), A(wf), A(bp), A(bf), A(out), L, D, 21, EX);
+    twin_same(w, "fuse_params_bwd", "dfilter", filter, N);
+    twin_same(w, "fuse_params_bwd", "dwp", wp, 1);
+    twin_same(w, "fuse_params_bwd", "dwf", wf, 1);
+    twin_same(w, "fuse_params_bwd", "dbp", bp, 1);
+    twin_same(w, "fuse_params_bwd", "dbf", bf, 1);
     twin_release(w);
 }
 
@@ -143,6 +148,7 @@ static void experts(twin_world *w)
     twin *factor = twin_reals(w, N * E), *y = twin_reals(w, N * E * D);
     twin *u = twin_reals(w, B * L * D);
     twin *t = twin_reals(w, E * L * D), *z = twin_reals(w, N * D);
+    twin *two = twin_reals(w, 2 * N * D);
     BOTH(moe_gate_fwd, A(p), A(factor), A(clean), A(noisy), A(start), A(rid), B, L, E, 1, 9, EX);
     twin_same(w, "moe_gate_fwd", "p", p, E);
     twin_same(w, "moe_gate_fwd", "factor", factor, 1);
@@ -152,10 +158,10 @@ static void experts(twin_world *w)
          EX);
     twin_same(w, "moe_gate_bwd", "dclean", clean, D);
     twin_same(w, "moe_gate_bwd", "dnoisy", noisy, D);
-    BOTH(moe_weigh, A(z), A(u), A(p), A(start), B, L, E, 3, D, D, EX);
-    twin_same(w, "moe_weigh", "z", z, 1);
-    BOTH(moe_drop, A(z), A(z), rows[side_], N, D, 2, E, 0.3, 8, EX);
-    twin_same(w, "moe_drop", "y", z, 1);
+    BOTH(moe_weigh, A(two), A(u), A(p), A(start), B, L, E, 3, 2, D, EX);
+    twin_same(w, "moe_weigh", "z", two, 1);
+    BOTH(moe_drop, A(two), A(z), rows[side_], N, D, 2, 2, E, 0.3, 8, EX);
+    twin_same(w, "moe_drop", "y", two, 1);
     twin_release(w);
 }
 

@@ -6,6 +6,30 @@
 
 #include "twin.h"
 
+/* Sizes that suit a library's fused kernels, and some that do not. */
+static void linear_layer(twin_world *w)
+{
+    static const int64_t size[][3] = {{37, 29, 53}, {64, 32, 128}, {300, 96, 64}, {1, 8, 4}};
+    for (int i = 0; i < 4; i++)
+        for (int act = MR_ACT_NONE; act <= MR_ACT_SILU; act++) {
+            int64_t n = size[i][0], o = size[i][1], k = size[i][2];
+            twin *x = twin_reals(w, n * k), *m = twin_reals(w, o * k), *b = twin_reals(w, o);
+            twin *y = twin_reals(w, n * o), *pre = twin_reals(w, n * o), *db = twin_reals(w, o);
+            twin *dm = twin_reals(w, o * k);
+            BOTH(linear_fwd, A(y), A(pre), A(x), A(m), act ? A(b) : NULL, n, o, k, act, EX);
+            twin_same(w, "linear_fwd", "y", y, k);
+            twin_same(w, "linear_fwd", "pre", pre, k);
+            BOTH(linear_fwd, A(y), NULL, A(x), A(m), A(b), n, o, k, act, EX);
+            twin_same(w, "linear_fwd", "y, biased", y, k);
+            BOTH(linear_bwd_w, A(dm), A(db), A(y), A(x), n, o, k, act & 1, act >> 1, EX);
+            twin_same(w, "linear_bwd_w", "dw", dm, n);
+            twin_same(w, "linear_bwd_w", "db", db, n);
+            BOTH(linear_bwd_w, A(dm), NULL, A(y), A(x), n, o, k, 0, 0, EX);
+            twin_same(w, "linear_bwd_w", "dw alone", dm, n);
+            twin_release(w);
+        }
+}
+
 static void linear(twin_world *w)
 {
     enum { M = 37, N = 29, K = 53 };
@@ -16,6 +40,10 @@ static void linear(twin_world *w)
              t ? 0.3 : 0.0, EX);
         twin_same(w, "gemm", "c", c, K);
     }
+    /* three products into columns that lie between each other, one operand shared */
+    mr_gemm_batch batch = {3, 7, 2 * K, 0};
+    BOTH(gemm_batch, A(c), A(a), A(b), &batch, M - 10, 7, K, 0, 1, K, K, N, 0.5, 0.3, EX);
+    twin_same(w, "gemm_batch", "c", c, K);
     for (int act = MR_ACT_NONE; act <= MR_ACT_SILU; act++) {
         BOTH(bias_act_fwd, A(c), A(pre), A(bias), M, N, act, EX);
         twin_same(w, "bias_act_fwd", "y", c, 1);
@@ -134,6 +162,7 @@ int main(int argc, char **argv)
     if (is_dry ? mr_device_open_cpu(&dev, MR_F32) : mr_device_open_cuda(&dev, 0)) return 77;
     twin_world_make(&w, dev, is_dry ? &mr_kernels_cpu32 : &mr_kernels_cuda);
     linear(&w);
+    linear_layer(&w);
     optim(&w);
     norm(&w);
     ranking(&w);

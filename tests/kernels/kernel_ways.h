@@ -5,7 +5,7 @@
 
 #include "../ops_a/kernel_pair.h"
 
-enum { MAX_OUTPUTS = 4 };
+enum { MAX_OUTPUTS = 6 };
 typedef struct outputs {
     int n, threads;
     pair *p[MAX_OUTPUTS], before[MAX_OUTPUTS], first[MAX_OUTPUTS];

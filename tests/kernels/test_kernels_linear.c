@@ -1,4 +1,4 @@
-/* Kernels of the family linear except the matrix product itself (OpenBLAS; the op tests cover its
+/* Kernels of the family linear except the single matrix product (OpenBLAS; the op tests cover its
  * use): against plain double loops, both precisions, both accumulate bits, 1 and 3 threads. */
 #include <math.h>
 #include <setjmp.h>
@@ -101,6 +101,82 @@ static void test_col_sum(void **state)
         }
 }
 
+/* c[r,j] of product q of a batch, by its definition. */
+static double product(const double *a, const double *b, int64_t k, int ta, int tb, int64_t lda,
+                      int64_t ldb, int64_t r, int64_t j)
+{
+    double s = 0;
+    for (int64_t i = 0; i < k; i++)
+        s += a[ta ? i * lda + r : r * lda + i] * b[tb ? j * ldb + i : i * ldb + j];
+    return s;
+}
+
+static void test_gemm_batch(void **state)
+{
+    (void)state;
+    mr_exec ex = {0};
+    enum { M = 5, N = 3, K = 7, COUNT_ = 4 };
+    for (int t = 0; t < 16; t++) {
+        int ta = t & 1, tb = t >> 1 & 1, acc = t >> 2 & 1, interleaved = t >> 3;
+        int64_t lda = ta ? M + 1 : K, ldb = tb ? K : N, ldc = interleaved ? COUNT_ * N + 2 : N;
+        mr_gemm_batch batch = {COUNT_, interleaved ? N : M * N, 3, tb ? 0 : K * N};
+        pair a = pair_make(64, 1), b = pair_make(COUNT_ * K * N, 2);
+        pair c = pair_make(interleaved ? M * ldc : COUNT_ * M * N, 3), want = pair_copy(&c);
+        for (int64_t e = 0; e < COUNT_ * M * N; e++) {
+            int64_t q = e / (M * N), r = e / N % M, j = e % N;
+            double *w = &want.d[q * batch.stride_c + r * ldc + j];
+            *w = (acc ? 0.5 * *w : 0) + 2 * product(a.d + q * batch.stride_a,
+                                                    b.d + q * batch.stride_b, K, ta, tb, lda, ldb,
+                                                    r, j);
+        }
+        outputs o = outputs_of(1, &c);
+        EVERY_WAY(o, k->gemm_batch(P(c), P(a), P(b), &batch, M, N, K, ta, tb, lda, ldb, ldc, 2.0,
+                                   acc ? 0.5 : 0.0, &ex));
+        pair_compare("gemm_batch", &c, want.d, K);
+        FREE_ALL(&a, &b, &c, &want);
+    }
+}
+
+static void check_linear(int64_t n, int64_t o, int64_t i, int act, bool has_bias, bool has_pre,
+                         int acc)
+{
+    mr_exec ex = {0};
+    pair x = pair_make(n * i, 1), w = pair_make(o * i, 2), b = pair_make(o, 3);
+    pair y = pair_make(n * o, 0), pre = pair_make(n * o, 0), dy = pair_make(n * o, 4);
+    pair dw = pair_make(o * i, acc ? 5 : 0), db = pair_make(o, acc ? 6 : 0);
+    pair wy = pair_copy(&y), wpre = pair_copy(&y), wdw = pair_copy(&dw), wdb = pair_copy(&db);
+    for (int64_t e = 0; e < n * o; e++) {
+        wpre.d[e] = product(x.d, w.d, i, 0, 1, i, i, e / o, e % o) + (has_bias ? b.d[e % o] : 0);
+        wy.d[e] = act_of(act, wpre.d[e]);
+    }
+    for (int64_t e = 0; e < o * i; e++)
+        wdw.d[e] = (acc ? wdw.d[e] : 0) + product(dy.d, x.d, n, 1, 0, o, i, e / i, e % i);
+    for (int64_t j = 0; j < o; j++) {
+        if (!acc) wdb.d[j] = 0;
+        for (int64_t r = 0; r < n; r++) wdb.d[j] += dy.d[r * o + j];
+    }
+    outputs f = outputs_of(2, &y, &pre), g = outputs_of(2, &dw, &db);
+    EVERY_WAY(f, k->linear_fwd(P(y), has_pre ? P(pre) : NULL, P(x), P(w), has_bias ? P(b) : NULL, n,
+                               o, i, act, &ex));
+    pair_compare("y", &y, wy.d, i);
+    if (has_pre && act != MR_ACT_NONE) pair_compare("pre", &pre, wpre.d, i);
+    EVERY_WAY(g,
+              k->linear_bwd_w(P(dw), has_bias ? P(db) : NULL, P(dy), P(x), n, o, i, acc, acc, &ex));
+    pair_compare("dw", &dw, wdw.d, n);
+    if (has_bias) pair_compare("db", &db, wdb.d, n);
+    FREE_ALL(&x, &w, &b, &y, &pre, &dy, &dw, &db, &wy, &wpre, &wdw, &wdb);
+}
+
+static void test_linear(void **state)
+{
+    (void)state;
+    static const int64_t n_o_i[][3] = {{1, 1, 1}, {0, 5, 3}, {3, 7, 5}, {131, 13, 17}, {5, 64, 33}};
+    for (int i = 0; i < COUNT(n_o_i); i++)
+        for (int t = 0; t < 12; t++)
+            check_linear(n_o_i[i][0], n_o_i[i][1], n_o_i[i][2], t / 4, (t & 1) != 0, (t & 2) != 0,
+                         t & 1);
+}
+
 static void test_flat(void **state)
 {
     (void)state;
@@ -137,8 +213,8 @@ static void test_flat(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_activation),
-        cmocka_unit_test(test_col_sum),
+        cmocka_unit_test(test_activation), cmocka_unit_test(test_col_sum),
+        cmocka_unit_test(test_gemm_batch), cmocka_unit_test(test_linear),
         cmocka_unit_test(test_flat),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

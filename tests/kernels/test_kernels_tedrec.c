@@ -48,10 +48,18 @@ static void check_drop(const moe_case *c, double p)
         for (int64_t i = 0; i < n * w; i++)
             want.d[i] = x.d[i] * drop_factor(&drop, &e.ex, i / w * c->E + j, w, i % w);
         outputs o = outputs_of(1, &y);
-        EVERY_WAY(o, k->moe_drop(P(y), P(x), rows, n, w, j, c->E, p, PURPOSE, &e.ex));
+        EVERY_WAY(o, k->moe_drop(P(y), P(x), rows, n, w, j, 1, c->E, p, PURPOSE, &e.ex));
         pair_compare("moe_drop", &y, want.d, 1);
     }
-    FREE_ALL(&x, &y, &want);
+    int count = c->E > 1 ? c->E - 1 : 1, first = c->E - count;
+    pair all = pair_make(count * n * w, 0), each = pair_make(count * n * w, 0);
+    for (int64_t i = 0; i < count * n * w; i++)
+        each.d[i] = x.d[i % (n * w)] *
+                    drop_factor(&drop, &e.ex, i / w % n * c->E + first + i / (n * w), w, i % w);
+    outputs oa = outputs_of(1, &all);
+    EVERY_WAY(oa, k->moe_drop(P(all), P(x), rows, n, w, first, count, c->E, p, PURPOSE, &e.ex));
+    pair_compare("moe_drop, several", &all, each.d, 1);
+    FREE_ALL(&x, &y, &want, &all, &each);
     pair_exec_free(&e);
 }
 
@@ -65,7 +73,9 @@ static void check_moe(const moe_case *c, bool has_noise)
     pair clean = pair_make(N * E, 1), noisy = pair_make(N * E, 2), y = pair_make(N * E * d, 3);
     pair t = pair_make(E * L * d, 4), du = pair_make(B * L * d, 5), p = pair_make(B * L * E, 0);
     pair fac = pair_make(N * E, 0), u = pair_make(B * L * d, 0), dc = pair_make(N * E, 0);
-    pair dn = pair_make(N * E, 0), z = pair_make(N * d, 0), wp = pair_copy(&p), wz = pair_copy(&z);
+    int first = E > 2 ? 1 : 0, some = E - first;
+    pair dn = pair_make(N * E, 0), z = pair_make(N * some * d, 0), wp = pair_copy(&p),
+         wz = pair_copy(&z);
     pair wf = pair_copy(&fac), wu = pair_copy(&u), wc = pair_copy(&dc), wn = pair_copy(&dn);
     for (int64_t r = 0; r < B * L; r++) {
         int64_t b = r / L, l = r % L, n = start[b] + l;
@@ -91,7 +101,8 @@ static void check_moe(const moe_case *c, bool has_noise)
                 double v = (is_token ? y.d[(n * E + j) * d + q] : 0) - t.d[(j * L + l) * d + q];
                 wu.d[r * d + q] += pj * v;
                 a[j] += du.d[r * d + q] * v;
-                if (is_token && j == E - 1) wz.d[n * d + q] = pj * du.d[r * d + q];
+                if (is_token && j >= first)
+                    wz.d[(n * some + j - first) * d + q] = pj * du.d[r * d + q];
             }
             mean += pj * a[j];
         }
@@ -109,7 +120,7 @@ static void check_moe(const moe_case *c, bool has_noise)
                                  PURPOSE, &e.ex);
               k->moe_mix_fwd(P(u), P(y), P(p), P(t), start, B, L, E, d, &e.ex);
               k->moe_gate_bwd(P(dc), NULL, P(du), P(y), P(p), P(t), NULL, start, B, L, E, d, &e.ex);
-              k->moe_weigh(P(z), P(du), P(p), start, B, L, E, E - 1, d, d, &e.ex));
+              k->moe_weigh(P(z), P(du), P(p), start, B, L, E, first, some, d, &e.ex));
     pair_compare("p", &p, wp.d, E);
     pair_compare("u", &u, wu.d, E);
     if (E > 1) pair_compare("dclean", &dc, wc.d, d); /* E = 1: zero up to rounding */
@@ -149,7 +160,16 @@ static void test_filter(void **state)
     for (int i = 0; i < COUNT(size) * 2; i++) {
         int acc = i & 1;
         int64_t L = size[i / 2][0], d = size[i / 2][1], H = L / 2 + 1;
-        pair f = pair_make(H * d * 2, 1), kk = pair_make(L * d, 0), dk = pair_make(L * d, 2);
+        pair f = pair_make(H * d * 2, 1), kk = pair_make(L * d, 0);
+        pair dk = pair_make((L + 2) * d + 2, 2); /* the sums: dk, dwp, dwf, dbp, dbf */
+        pair gate[4], wg[4];
+        for (int q = 0; q < 4; q++) {
+            gate[q] = pair_make(q < 2 ? d : 1, acc ? 4 + (uint32_t)q : 0);
+            wg[q] = pair_copy(&gate[q]);
+            for (int64_t j = 0; j < (q < 2 ? d : 1); j++)
+                wg[q].d[j] =
+                    (acc ? wg[q].d[j] : 0) + dk.d[L * d + (q < 2 ? q * d : 2 * d + q - 2) + j];
+        }
         pair df = pair_make(H * d * 2, acc ? 3 : 0), wf = pair_copy(&df), wk = pair_copy(&kk);
         for (int64_t j = 0; j < L * d; j++)
             wk.d[j] = irfft_at(f.d + j % d * 2, f.d + j % d * 2 + 1, 2 * d, L, j / d);
@@ -161,12 +181,14 @@ static void test_filter(void **state)
                      irfft_at(j % 2 ? none : unit, j % 2 ? unit : none, 1, L, m);
             wf.d[j] = (acc ? wf.d[j] : 0) + s;
         }
-        outputs o = outputs_of(2, &kk, &df);
-        EVERY_WAY(o, k->fuse_filter_fwd(P(kk), P(f), L, d, &ex);
-                  k->fuse_filter_bwd(P(df), P(dk), L, d, acc, &ex));
+        outputs o = outputs_of(6, &kk, &df, &gate[0], &gate[1], &gate[2], &gate[3]);
+        EVERY_WAY(o, k->fuse_filter_fwd(P(kk), P(f), L, d, &ex); k->fuse_params_bwd(
+            P(df), P(gate[0]), P(gate[1]), P(gate[2]), P(gate[3]), P(dk), L, d, acc ? 31 : 0, &ex));
+        for (int q = 0; q < 4; q++) pair_compare("gate", &gate[q], wg[q].d, 1);
         pair_compare("k", &kk, wk.d, L);
         pair_compare("dfilter", &df, wf.d, L);
         FREE_ALL(&f, &kk, &dk, &df, &wf, &wk);
+        for (int q = 0; q < 4; q++) FREE_ALL(&gate[q], &wg[q]);
     }
 }
 

@@ -67,6 +67,19 @@ start 0 '0\n' --max-restarts two
 expect "restarts" 2 "wants a number, not 'two'"
 start 0 '0\n' -n
 expect "no value" 2 "wants a value"
+for wrong in --ranks --max-restarts=3 --hostfile=my.hosts -x; do
+    start 0 '0\n' -n 2 "$wrong" 4 train
+    expect "$wrong" 2 "unknown option '$wrong'; known: -n RANKS"
+    expect "$wrong, nothing started" 2 "$starts" 0
+done
+start 0 '0\n' -n 2 --run.name=r --json
+expect "a key, no command" 0 '^mpirun: .* mealrec-dist --run.name=r --json$' 1
+start 0 '0\n' -n 2 --config c.yaml
+expect "a configuration, no command" 0 '^mpirun: .* mealrec-dist --config c.yaml$' 1
+start 0 '0\n' -n 2 -- --other x
+expect "after --" 0 '^mpirun: .* mealrec-dist --other x$' 1
+start 0 '0\n' -n 2 train --other
+expect "after the command" 0 '^mpirun: .* mealrec-dist train --other$' 1
 start 0 '0\n' --help
 expect "help" 0 'launch/mpirun.sh \[-n RANKS\]'
 MR_BINARY=$tmp/none PATH="$tmp/bin:$PATH" "$source_dir/launch/mpirun.sh" -n 2 >"$tmp/out" 2>&1
@@ -110,15 +123,17 @@ trap "echo got TERM; exit 143" TERM
 touch "$TMP/ready"; for ((i = 0; i < 200; i++)); do sleep 0.05; done; exit 1'
 signals() { # SIGNAL...: to mpirun.sh, once its mpirun runs
     rm -f "$tmp/ready"
+    set -m # without job control a process in the background ignores INT
     env TMP="$tmp" PATH="$tmp/bin:$PATH" MR_BINARY=mealrec-dist MR_RESTART_PAUSE=0 \
         "$source_dir/launch/mpirun.sh" -n 2 --max-restarts 3 >"$tmp/out" 2>&1 &
     local pid=$! i
+    set +m
     for ((i = 0; i < 200; i++)); do [ -e "$tmp/ready" ] && break; sleep 0.05; done
     for i; do kill -s "$i" "$pid"; sleep 0.3; done
     wait "$pid"
     code=$?
 }
-for one in TERM USR1; do
+for one in TERM INT USR1; do
     signals "$one"
     expect "$one" 75 "$starts" 1
     expect "$one reaches the ranks as USR1" 75 "got USR1" 1
@@ -185,6 +200,12 @@ expect "two of four GPUs" 0 '^bound to 8,9,10,11: x threads 4$'
 "$source_dir/launch/bind.sh" >"$tmp/out" 2>&1
 code=$?
 expect "no program" 2 "launch/bind.sh PROGRAM"
+"$source_dir/launch/bind.sh" --help >"$tmp/out" 2>&1
+code=$?
+expect "bind.sh --help" 0 "launch/bind.sh PROGRAM"
+"$source_dir/launch/bind.sh" --cores program >"$tmp/out" 2>&1
+code=$?
+expect "bind.sh, unknown option" 2 "unknown option '--cores'"
 
 [ "$failed" = 0 ] && echo "all as expected"
 exit "$failed"

@@ -46,6 +46,8 @@ expect "not Debian" 0 "OpenBLAS"
 expect "not Debian, tests" 0 "h5py"
 run "$deps" --all
 expect "unknown option" 2 "unknown option '--all'"
+run "$deps" --help
+expect "help" 0 "launch/deps.sh \[--tests\]"
 
 # dpkg-query: installed unless named in $tmp/missing; apt-get: what it was asked goes to the output.
 stub dpkg-query 'for p; do :; done
@@ -143,6 +145,32 @@ echo 1 >"$tmp/build-code"
 one quick run 0.5 | suite 0
 expect "build fails" 1
 refuse "build fails" passed
+
+# ---- launch/build.sh: its options, and what becomes of a failure of CMake ----
+cp "$source_dir/launch/build.sh" "$tmp/tree/launch/"
+stub cmake 'echo "cmake: $*" >>'"$tmp/cmake"'
+[ "$1" = --build ] || exit 0
+echo "CMake says: $*"; exit "$(cat '"$tmp/build-code"')"'
+build=$tmp/tree/launch/build.sh
+for option in --help -h; do
+    run "$build" "$option"
+    expect "build.sh $option" 0 "launch/build.sh \[TARGET\]"
+done
+for wrong in --target -j2 ''; do
+    run "$build" mealrec-dist "$wrong"
+    expect "build.sh with '$wrong'" 2 "unknown option '$wrong'"
+done
+[ ! -e "$tmp/cmake" ] || { echo "FAILED: build.sh started CMake"; failed=1; }
+for code_of_cmake in 1 7; do
+    echo "$code_of_cmake" >"$tmp/build-code"
+    run "$build" nothing-such
+    expect "a target that does not exist" "$code_of_cmake" "^CMake says: .*--target nothing-such$"
+    expect "a target that does not exist, said" "$code_of_cmake" "^build: failed"
+done
+echo 0 >"$tmp/build-code"
+run "$build" one two
+expect "two targets" 0 "^build: done"
+grep -q -- '--target one --target two$' "$tmp/cmake" || { cat "$tmp/cmake"; failed=1; }
 
 # ---- launch/demo.sh: its options ----
 demo=$source_dir/launch/demo.sh

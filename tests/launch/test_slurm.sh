@@ -80,6 +80,14 @@ job "$multi" SLURM_GPUS_ON_NODE=8 SLURM_JOB_NUM_NODES=2 --
 expect "idle GPUs" 78 '8 ranks .* but 16 GPUs'
 expect "nothing started" 78 '^srun' 0
 
+for script in "$single" "$multi" slurm-scaling.sbatch slurm-sweep.sbatch; do
+    for option in --help -h; do
+        job "$script" SLURM_JOB_ID= -- "$option" # outside SLURM
+        expect "$script $option" 0 "^  sbatch .*launch/$script --config" 1
+        expect "$script $option, nothing started" 0 '^srun' 0
+    done
+done
+
 # ---- signals ----
 for launcher in srun mpirun; do
     stub "$launcher" 'echo "'"$launcher"': $*"

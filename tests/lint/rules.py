@@ -31,7 +31,7 @@ ALSO = {
 LIBRARIES = [
     (r"mpi\.h", r"src/(dist/.*|io/.*|cli/main\.c)"),
     (r"(cuda|cublas|cufft|cusparse|curand|cooperative_groups|cub/).*",
-     r"src/(kernels/cuda/.*|tensor/(device_cuda\.c|cuda_queue\.h)|graph/capture\.c)"),
+     r"src/(kernels/cuda/.*|tensor/(device_cuda\.c|cuda_queue\.h))"),
     (r"nccl.*\.h", r"src/dist/comm_nccl\.c"),
     (r"hdf5.*\.h|H5.*\.h", r"src/io/.*"),
     (r"hwloc.*", r"src/dist/topo\.c"),

@@ -52,16 +52,17 @@ static double gemm_rate(int64_t m, int64_t n, int64_t k)
 
 static void bench_conv(int64_t S, int64_t ci, int64_t co, int stride)
 {
-    mr_conv cv = {B, S, (S + stride - 1) / stride, ci, co, stride};
+    mr_conv cv = {B, S, (S + stride - 1) / stride, ci, co, stride, co};
     int64_t nx = B * S * ci, ny = B * cv.So * co;
     float *x = fresh(nx), *y = fresh(ny), *w = fresh(3 * co * ci), *dx = fresh(nx),
           *bias = fresh(co);
     float *dw = fresh(3 * co * ci), *dy = fresh(ny), *dctx = fresh(B * co), *res = fresh(ny);
     double f, gx, gw, ga, rate = gemm_rate(B * cv.So, co, 3 * ci);
     BEST(f, K->conv3_fwd(y, x, w, bias, res, dctx, &cv, &ex));
-    BEST(gx, K->conv3_bwd_x(dx, dy, w, &cv, 0, &ex));
-    BEST(gw, K->conv3_bwd_w(dw, dy, x, &cv, 0, &ex));
-    BEST(ga, K->conv3_bwd_add(bias, res, dctx, dy, B, cv.So, co, 0, 0, 0, &ex));
+    mr_conv_acc acc = {0};
+    BEST(gx, K->conv3_bwd(dx, NULL, NULL, NULL, NULL, dy, x, w, &cv, &acc, &ex));
+    BEST(gw, K->conv3_bwd(NULL, dw, NULL, NULL, NULL, dy, x, w, &cv, &acc, &ex));
+    BEST(ga, K->conv3_bwd_add(bias, res, dctx, dy, B, cv.So, co, co, 0, 0, 0, &ex));
     /* Work counted as the unfolded product, zeros included, and as what is really multiplied. */
     double taps = 0;
     for (int64_t u = 0; u < cv.So; u++)

@@ -12,7 +12,7 @@ void naive_conv(double *y, const double *x, const double *w, const double *bias,
             for (int64_t o = 0; o < cv->co; o++) {
                 double sum = bias ? bias[o] : 0;
                 if (res) sum += res[(b * cv->So + u) * cv->co + o];
-                if (ctx) sum += ctx[b * cv->co + o];
+                if (ctx) sum += ctx[b * cv->ctx_ld + o];
                 for (int j = 0; j < 3; j++) {
                     int64_t s = u * cv->stride + j - 1;
                     if (s < 0 || s >= cv->S) continue;
@@ -106,8 +106,8 @@ static void group_bwd(double *dx, double *dgamma, double *dbeta, double *dfilm, 
         dgamma[cj] += dv * sc * xh;
         dbeta[cj] += dv * sc;
         if (dfilm) {
-            dfilm[b * 2 * gn->c + cj] += dv * u;
-            dfilm[b * 2 * gn->c + gn->c + cj] += dv;
+            dfilm[b * gn->film_ld + cj] += dv * u;
+            dfilm[b * gn->film_ld + gn->c + cj] += dv;
         }
         for (int64_t q = 0; q < m; q++) {
             int64_t i = at(gn, b, g, q, &ci);
@@ -123,7 +123,7 @@ void naive_gn_bwd(double *dx, double *dgamma, double *dbeta, double *dfilm, cons
 {
     memset(dgamma, 0, (size_t)gn->c * sizeof *dgamma);
     memset(dbeta, 0, (size_t)gn->c * sizeof *dbeta);
-    if (dfilm) memset(dfilm, 0, (size_t)(gn->n * 2 * gn->c) * sizeof *dfilm);
+    if (dfilm) memset(dfilm, 0, (size_t)(gn->n * gn->film_ld) * sizeof *dfilm);
     for (int64_t b = 0; b < gn->n; b++)
         for (int64_t g = 0; g < gn->groups; g++)
             group_bwd(dx, dgamma, dbeta, dfilm, dy, x, gamma, beta, film, mask, gn, b, g);

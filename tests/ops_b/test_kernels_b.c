@@ -150,38 +150,64 @@ static void run_conv(const void *arg)
     const mr_conv *cv = arg;
     int64_t nx = cv->n * cv->S * cv->ci, ny = cv->n * cv->So * cv->co, nw = 3 * cv->co * cv->ci;
     double *x = data(1, nx), *w = data(2, nw), *b = data(3, cv->co), *q = data(4, ny);
-    double *c = data(5, cv->n * cv->co), *dy = data(6, ny), *y = blank(ny), *dx = blank(nx);
-    double *dw = blank(nw), *old = data(7, nx + nw + ny + cv->co);
-    int64_t want = mr_conv_scratch(cv->n, cv->ci, cv->co);
+    double *c = data(5, cv->n * cv->ctx_ld), *dy = data(6, ny), *y = blank(ny), *dx = blank(nx);
+    int64_t nc = cv->n * cv->ctx_ld;
+    double *dw = blank(nw), *old = data(7, nx + nw + ny + nc + cv->co);
+    int64_t want = mr_conv_scratch(cv, false);
     mr_exec ex = exec_with(want);
     void *X = dev(x, nx), *W = dev(w, nw), *G = dev(dy, ny), *out = dev(old, ny);
     for (int t = 0; t < 8; t++) {
         const double *bb = t & 1 ? b : NULL, *qq = t & 2 ? q : NULL, *cc = t & 4 ? c : NULL;
         naive_conv(y, x, w, bb, qq, cc, cv);
-        CALL(conv3_fwd, out, X, W, dev(bb, cv->co), dev(qq, ny), dev(cc, cv->n * cv->co), cv, &ex);
+        CALL(conv3_fwd, out, X, W, dev(bb, cv->co), dev(qq, ny), dev(cc, cv->n * cv->ctx_ld), cv,
+             &ex);
         near("y", out, y, NULL, ny, 0);
     }
     naive_conv_bwd(dx, dw, dy, x, w, cv);
     for (int acc = 0; acc < 2; acc++) {
         void *DX = dev(old, nx), *DW = dev(old, nw);
-        CALL(conv3_bwd_x, DX, G, W, cv, acc, &ex);
-        CALL(conv3_bwd_w, DW, G, X, cv, acc, &ex);
+        mr_conv_acc a = {.x = acc, .w = acc};
+        CALL(conv3_bwd, DX, NULL, NULL, NULL, NULL, G, NULL, W, cv, &a, &ex);
+        CALL(conv3_bwd, NULL, DW, NULL, NULL, NULL, G, X, NULL, cv, &a, &ex);
         near("dx", DX, dx, old, nx, acc);
         near("dw", DW, dw, old, nw, acc);
     }
-    double *db = blank(cv->co), *dc = blank(cv->n * cv->co);
+    double *db = blank(cv->co), *dc = blank(nc);
     for (int64_t i = 0; i < ny; i++) {
         db[i % cv->co] += dy[i];
-        dc[i / (cv->So * cv->co) * cv->co + i % cv->co] += dy[i];
+        dc[i / (cv->So * cv->co) * cv->ctx_ld + i % cv->co] += dy[i];
     }
     for (int t = 0; t < 16; t++) {
         int acc = t & 1;
         void *DB = t & 2 ? dev(old, cv->co) : NULL, *DR = t & 4 ? dev(old, ny) : NULL;
-        void *DC = t & 8 ? dev(old, cv->n * cv->co) : NULL;
-        CALL(conv3_bwd_add, DB, DR, DC, G, cv->n, cv->So, cv->co, acc, acc, acc, &ex);
+        void *DC = t & 8 ? dev(old, nc) : NULL;
+        /* what lies between the rows is left alone */
+        for (int64_t i = 0; i < nc; i++)
+            if (i % cv->ctx_ld >= cv->co) dc[i] = acc ? 0 : old[i];
+        CALL(conv3_bwd_add, DB, DR, DC, G, cv->n, cv->So, cv->co, cv->ctx_ld, acc, acc, acc, &ex);
         if (DB) near("dbias", DB, db, old, cv->co, acc);
         if (DR) near("dres", DR, dy, old, ny, acc);
-        if (DC) near("dctx", DC, dc, old, cv->n * cv->co, acc);
+        if (DC) near("dctx", DC, dc, old, nc, acc);
+    }
+    for (int acc = 0; acc < 2; acc++) { /* all together */
+        void *DX = dev(old, nx), *DW = dev(old, nw), *DB = dev(old, cv->co), *DR = dev(old, ny);
+        void *DC = dev(old, nc);
+        mr_conv_acc a = {acc, !acc, acc, !acc, acc};
+        for (int64_t i = 0; i < nc; i++)
+            if (i % cv->ctx_ld >= cv->co) dc[i] = acc ? 0 : old[i];
+        CALL(conv3_bwd, DX, DW, DB, DR, DC, G, X, W, cv, &a, &ex);
+        near("dx", DX, dx, old, nx, acc);
+        near("dw", DW, dw, old, nw, !acc);
+        near("dbias", DB, db, old, cv->co, acc);
+        near("dres", DR, dy, old, ny, !acc);
+        near("dctx", DC, dc, old, nc, acc);
+        if (nx != ny) continue; /* the residual is x */
+        void *DS = dev(old, nx);
+        for (int64_t i = 0; i < nx; i++) dx[i] += dy[i];
+        a.res = 1;
+        CALL(conv3_bwd, DS, NULL, NULL, DS, NULL, G, X, W, cv, &a, &ex);
+        near("dx + dres", DS, dx, old, nx, acc);
+        for (int64_t i = 0; i < nx; i++) dx[i] -= dy[i];
     }
     whole("scratch", ex.scratch, want);
 }
@@ -192,11 +218,12 @@ static void test_conv(void **unused)
     static const int64_t size[][4] = {/* n, S, ci, co */
                                       {1, 5, 1, 1},  {3, 5, 7, 5}, {2, 3, 13, 3}, {131, 2, 3, 4},
                                       {5, 7, 2, 11}, {2, 1, 3, 2}, {0, 5, 3, 2},  {67, 5, 17, 19},
-                                      {2, 4, 31, 1}, {3, 6, 1, 5}, {0, 3, 2, 2},  {1, 11, 3, 3}};
+                                      {2, 4, 31, 1}, {3, 6, 1, 5}, {0, 3, 2, 2},  {1, 11, 3, 3},
+                                      {67, 4, 6, 6}};
     for (size_t i = 0; i < sizeof size / sizeof *size; i++)
         for (int stride = 1; stride <= 2; stride++) {
-            mr_conv cv = {size[i][0], size[i][1], (size[i][1] + stride - 1) / stride,
-                          size[i][2], size[i][3], stride};
+            mr_conv cv = {size[i][0], size[i][1], (size[i][1] + stride - 1) / stride, size[i][2],
+                          size[i][3], stride,     size[i][3] + (int64_t)(i % 3)};
             both(run_conv, &cv, "conv n %lld S %lld %lld->%lld stride %d", (long long)cv.n,
                  (long long)cv.S, (long long)cv.ci, (long long)cv.co, stride);
         }
@@ -205,7 +232,7 @@ static void test_conv(void **unused)
 /* ---- group norm ---- */
 typedef struct gn_case {
     int64_t n, S, c, groups;
-    int film; /* 0 none, 1 a row a sample, 2 one row for all */
+    int film; /* 0 none, 1 a row a sample, 2 one row for all, 3 as 1 with other columns behind */
     double drop;
 } gn_case;
 
@@ -227,14 +254,12 @@ static void run_gn(const void *arg)
 {
     const gn_case *c = arg;
     int64_t nx = c->n * c->S * c->c, ns = c->n * c->groups,
-            nf = c->film == 1 ? 2 * c->c * c->n : 2 * c->c;
+            ld = c->film == 1   ? 2 * c->c
+                 : c->film == 3 ? 2 * c->c + 5
+                                : 0,
+            nf = ld ? ld * c->n : 2 * c->c;
     int32_t *pos = own((size_t)(c->n + 1) * 4);
-    mr_gn gn = {.n = c->n,
-                .S = c->S,
-                .c = c->c,
-                .groups = c->groups,
-                .eps = 1e-6,
-                .film_ld = c->film == 1 ? 2 * c->c : 0};
+    mr_gn gn = {.n = c->n, .S = c->S, .c = c->c, .groups = c->groups, .eps = 1e-6, .film_ld = ld};
     if (c->drop > 0)
         gn.drop =
             (mr_drop){.p = c->drop, .purpose = 65600, .rows = {rids(c->n), pos}, .per_row = 1};
@@ -242,8 +267,7 @@ static void run_gn(const void *arg)
            *fi = c->film ? data(4, nf) : NULL;
     double *dy = data(5, nx), *old = data(6, nx + nf), *y = blank(nx), *mu = blank(ns),
            *rs = blank(ns);
-    double *dx = blank(nx), *dg = blank(c->c), *db = blank(c->c),
-           *df = c->film == 1 ? blank(nf) : NULL;
+    double *dx = blank(nx), *dg = blank(c->c), *db = blank(c->c), *df = ld ? blank(nf) : NULL;
     for (int64_t i = 0; i < nx; i++) x[i] = (double)(float)(x[i] + 3.0); /* a mean to be removed */
     double *m = mask_of(&gn);
     naive_gn(y, mu, rs, x, ga, be, fi, m, &gn);
@@ -259,6 +283,8 @@ static void run_gn(const void *arg)
     for (int acc = 0; acc < 2; acc++) {
         void *DX = dev(old, nx), *DG = dev(old, c->c), *DB = dev(old, c->c),
              *DF = df ? dev(old, nf) : NULL;
+        for (int64_t i = 0; df && i < nf; i++)
+            if (i % ld >= 2 * c->c) df[i] = acc ? 0 : old[i];
         CALL(group_norm_bwd, DX, DG, DB, DF, G, X, MU, RS, GA, BE, FI, &gn, acc, acc, acc, acc,
              &ex);
         near("dx", DX, dx, old, nx, acc);
@@ -277,11 +303,11 @@ static void run_gn(const void *arg)
 static void test_group_norm(void **unused)
 {
     (void)unused;
-    static const gn_case c[] = {{1, 5, 16, 8, 1, 0},    {3, 3, 16, 8, 1, 0.1},
-                                {17, 5, 24, 8, 1, 0.1}, {2, 2, 15, 3, 0, 0.5},
-                                {33, 7, 5, 1, 2, 0},    {2, 5, 130, 1, 1, 0.3},
-                                {0, 5, 8, 8, 1, 0.1},   {4, 3, 134, 2, 2, 0.2},
-                                {3, 11, 7, 7, 1, 0.1},  {2, 1, 64, 2, 0, 0}};
+    static const gn_case c[] = {
+        {1, 5, 16, 8, 1, 0},   {3, 3, 16, 8, 1, 0.1},  {17, 5, 24, 8, 1, 0.1},
+        {2, 2, 15, 3, 0, 0.5}, {33, 7, 5, 1, 2, 0},    {2, 5, 130, 1, 1, 0.3},
+        {0, 5, 8, 8, 1, 0.1},  {4, 3, 134, 2, 2, 0.2}, {3, 11, 7, 7, 1, 0.1},
+        {2, 1, 64, 2, 0, 0},   {19, 3, 10, 2, 3, 0.1}, {3, 5, 131, 1, 3, 0}};
     for (size_t i = 0; i < sizeof c / sizeof *c; i++)
         both(run_gn, &c[i], "group norm n %lld S %lld c %lld/%lld film %d drop %g",
              (long long)c[i].n, (long long)c[i].S, (long long)c[i].c, (long long)c[i].groups,

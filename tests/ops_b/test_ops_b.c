@@ -95,6 +95,50 @@ static void test_group_norm(void **state)
     check("group_norm, three blocks", 37, build_gn, &blocks);
 }
 
+/* ---- slices of one product's result ---- */
+/* Contexts of two convolutions and the film of two group norms, out of one node each; the slices
+ * come in another order than their columns. */
+static int build_slices(mr_graph *g, const void *arg)
+{
+    const int64_t *a = arg; /* S, channels of the first and of the second */
+    int64_t c = a[1], e = a[2];
+    int x = op_leaf(g, "x", ROWS, 3, a[0], c, 1, 1.0);
+    int film = op_leaf(g, "film", ROWS, 2, 2 * (c + e), 1, 1, 0.7);
+    int ctx = op_leaf(g, "context", ROWS, 2, c + e, 1, 1, 1.0);
+    int w1 = op_param(g, "w1", 3, e, 3, c, 0.5, 0), w2 = op_param(g, "w2", 3, c, 3, e, 0.5, 0);
+    int g1 = op_param(g, "g1", 1, c, 1, 1, 1.0, 0), g2 = op_param(g, "g2", 1, e, 1, 1, 1.0, 0);
+    int b1 = op_param(g, "b1", 1, c, 1, 1, 1.0, 0), b2 = op_param(g, "b2", 1, e, 1, 1, 1.0, 0);
+    int h = mr_g_group_norm(g, x, 1, g1, b1, mr_g_slice(g, film, 2 * e, 2 * c), -1, 0.1);
+    h = mr_g_conv3(g, h, w1, -1, 1, -1, mr_g_slice(g, ctx, c, e));
+    h = mr_g_group_norm(g, h, 1, g2, b2, mr_g_slice(g, film, 0, 2 * e), -1, 0);
+    return mr_g_conv3(g, h, w2, -1, 1, x, mr_g_slice(g, ctx, 0, c));
+}
+
+static void test_slices(void **state)
+{
+    (void)state;
+    static const int64_t size[][3] = {{3, 4, 3}, {1, 2, 7}, {5, 3, 3}};
+    for (int i = 0; i < 3; i++) check("slices", 5, build_slices, size[i]);
+}
+
+/* ---- block-diagonal products ---- */
+static int build_blocks(mr_graph *g, const void *arg)
+{
+    const int64_t *a = arg; /* widths of blocks, how many of each: big ones between two small */
+    int64_t c = a[0], e = a[2], w = c * a[1] + e * a[3];
+    int x = op_leaf(g, "x", ROWS, 2, w, 1, 1, 1.0), b = op_param(g, "b", 1, w, 1, 1, 0.5, 0);
+    mr_block_set set[2] = {{op_param(g, "small", 2, c * a[1], c, 1, 0.5, 0), 0, w - c}, {-1, c, e}};
+    if (e) set[1].w = op_param(g, "big", 2, e * a[3], e, 1, 0.5, 0);
+    return mr_g_blocks(g, x, b, e ? 2 : 1, set);
+}
+
+static void test_blocks(void **state)
+{
+    (void)state;
+    static const int64_t size[][4] = {{2, 2, 5, 3}, {1, 2, 3, 1}, {7, 1, 0, 0}, {4, 2, 0, 0}};
+    for (int i = 0; i < 4; i++) check("blocks", 5, build_blocks, size[i]);
+}
+
 /* ---- the small ones ---- */
 static int build_add_context(mr_graph *g, const void *arg)
 {
@@ -216,6 +260,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_conv3),     cmocka_unit_test(test_group_norm),
+        cmocka_unit_test(test_slices),    cmocka_unit_test(test_blocks),
         cmocka_unit_test(test_small),     cmocka_unit_test(test_noise),
         cmocka_unit_test(test_condition),
     };

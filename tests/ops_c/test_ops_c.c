@@ -56,6 +56,14 @@ static void test_item_loss(void **state)
                             .build = build_item_loss,
                             .arg = &args[2],
                             .is_loss = true});
+    /* several blocks of ids; the same in one product, as for a GPU */
+    for (int whole = 0; whole < 2; whole++)
+        for (int i = 0; i < 4; i += 3)
+            op_check(&(op_case){"item_loss of 1,100 items",
+                                {.rows = 5, .L = 2, .n_items = 1100, .whole_products = whole},
+                                .build = build_item_loss,
+                                .arg = &args[i],
+                                .is_loss = true});
 }
 
 /* ---- ntxent ---- */
@@ -109,6 +117,11 @@ static void test_moe(void **state)
     s.len = full;
     op_check(
         &(op_case){"moe without PAD", s, .build = build_moe, .arg = &args[1], .detached = "text"});
+    op_sizes whole = small;
+    whole.whole_products = true;
+    for (int i = 0; i < 3; i++)
+        op_check(&(op_case){"moe in few calls", whole, .build = build_moe, .arg = &args[i],
+                            .detached = "text"});
     /* several chunks of rows */
     op_check(&(op_case){"moe of 130 rows",
                         {.rows = 130, .L = 10, .n_items = 9},

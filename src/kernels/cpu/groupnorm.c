@@ -251,7 +251,7 @@ void MR_FN(group_norm_bwd)(void *dxv, void *dgamma, void *dbeta, void *dfilmv, c
             gn_sample s = {.dx = dx ? dx + n * w : NULL,
                            .dgamma = part_g + k * c,
                            .dbeta = part_b + k * c,
-                           .dfilm = dfilm ? dfilm + n * 2 * c : NULL,
+                           .dfilm = dfilm ? dfilm + n * gn->film_ld : NULL,
                            .dv = dv,
                            .sum0 = sum,
                            .sum1 = sum + c,

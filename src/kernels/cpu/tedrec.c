@@ -6,22 +6,23 @@
 #include "kernels/shared/act.h"
 #include "kernels/shared/dropout.h"
 
-void MR_FN(moe_drop)(void *yv, const void *xv, mr_rows_of rows, int64_t n, int64_t w, int j, int E,
-                     double p, uint32_t purpose, const mr_exec *ex)
+void MR_FN(moe_drop)(void *yv, const void *xv, mr_rows_of rows, int64_t n, int64_t w, int j,
+                     int count, int E, double p, uint32_t purpose, const mr_exec *ex)
 {
     REAL *y = yv;
     const REAL *x = xv;
     REAL scale = (REAL)mr_drop_scale(p);
     uint32_t limit = mr_drop_threshold(p), step = ex->state->step;
 #pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < n; i++) {
-        uint32_t first = mr_drop_first_block((int64_t)rows.pos[i] * E + j, w);
+    for (int64_t q = 0; q < count * n; q++) {
+        int64_t i = q % n;
+        uint32_t first = mr_drop_first_block((int64_t)rows.pos[i] * E + j + q / n, w);
         for (int64_t c0 = 0; c0 < w; c0 += MR_DROP_CHUNK) {
             uint16_t bits[MR_DROP_CHUNK];
             int64_t m = w - c0 < MR_DROP_CHUNK ? w - c0 : MR_DROP_CHUNK;
             mr_drop_chunk(bits, ex->seed, purpose, step, rows.rid[i], first + (uint32_t)(c0 / 8));
             const REAL *xi = x + i * w + c0;
-            REAL *yi = y + i * w + c0;
+            REAL *yi = y + q * w + c0;
             for (int64_t c = 0; c < m; c++) yi[c] = bits[c] >= limit ? xi[c] * scale : 0;
         }
     }
@@ -124,7 +125,7 @@ void MR_FN(moe_gate_bwd)(void *dcleanv, void *dnoisyv, const void *duv, const vo
 }
 
 void MR_FN(moe_weigh)(void *zv, const void *duv, const void *pv, const int32_t *start, int64_t B,
-                      int64_t L, int E, int j, int64_t d, int64_t ldz, const mr_exec *ex)
+                      int64_t L, int E, int j, int count, int64_t d, const mr_exec *ex)
 {
     (void)ex;
     REAL *z = zv;
@@ -132,9 +133,10 @@ void MR_FN(moe_weigh)(void *zv, const void *duv, const void *pv, const int32_t *
 #pragma omp parallel for schedule(static)
     for (int64_t b = 0; b < B; b++)
         for (int64_t l = 0; l < start[b + 1] - start[b]; l++) {
-            REAL q = p[(b * L + l) * E + j], *zn = z + (start[b] - start[0] + l) * ldz;
-            const REAL *g = du + (b * L + l) * d;
-            for (int64_t c = 0; c < d; c++) zn[c] = q * g[c];
+            const REAL *q = p + (b * L + l) * E + j, *g = du + (b * L + l) * d;
+            REAL *zn = z + (start[b] - start[0] + l) * count * d;
+            for (int i = 0; i < count; i++)
+                for (int64_t c = 0; c < d; c++) zn[i * d + c] = q[i] * g[c];
         }
 }
 
@@ -166,15 +168,25 @@ void MR_FN(fuse_filter_fwd)(void *kv, const void *filterv, int64_t L, int64_t d,
     }
 }
 
-void MR_FN(fuse_filter_bwd)(void *dfilterv, const void *dkv, int64_t L, int64_t d, int acc,
-                            const mr_exec *ex)
+/* out[n] (+)= x[n] */
+static void take(REAL *out, const REAL *x, int64_t n, bool acc)
+{
+    for (int64_t i = 0; i < n; i++) out[i] = acc ? out[i] + x[i] : x[i];
+}
+
+void MR_FN(fuse_params_bwd)(void *dfilterv, void *dwp, void *dwf, void *dbp, void *dbf,
+                            const void *sums, int64_t L, int64_t d, unsigned acc, const mr_exec *ex)
 {
     (void)ex;
     REAL *df = dfilterv;
-    const REAL *dk = dkv;
+    const REAL *dk = sums, *gates = dk + L * d;
+    take(dwp, gates, d, acc & 2);
+    take(dwf, gates + d, d, acc & 4);
+    take(dbp, gates + 2 * d, 1, acc & 8);
+    take(dbf, gates + 2 * d + 1, 1, acc & 16);
     for (int64_t b = 0; b <= L / 2; b++) {
         REAL *fb = df + b * d * 2;
-        if (!acc) memset(fb, 0, (size_t)d * 2 * sizeof *fb);
+        if (!(acc & 1)) memset(fb, 0, (size_t)d * 2 * sizeof *fb);
         for (int64_t m = 0; m < L; m++) {
             double co, si;
             bin(&co, &si, b, m, L);

@@ -28,7 +28,8 @@ static void conv_init(REAL *y, const REAL *bias, const REAL *res, const REAL *ct
     for (int64_t b = 0; b < cv->n; b++)
         for (int64_t u = 0; u < So; u++) {
             REAL *r = y + (b * So + u) * w;
-            const REAL *q = res ? res + (b * So + u) * w : NULL, *v = ctx ? ctx + b * w : NULL;
+            const REAL *q = res ? res + (b * So + u) * w : NULL,
+                       *v = ctx ? ctx + b * cv->ctx_ld : NULL;
             if (bias && q && v)
                 for (int64_t j = 0; j < w; j++) r[j] = bias[j] + q[j] + v[j];
             else {
@@ -73,8 +74,8 @@ static void flip_weights(REAL *flip, const REAL *w, const mr_conv *cv)
                    (size_t)ci * sizeof *flip);
 }
 
-void MR_FN(conv3_bwd_x)(void *dx, const void *dy, const void *w, const mr_conv *cv, int acc,
-                        const mr_exec *ex)
+static void backward_x(void *dx, const void *dy, const void *w, const mr_conv *cv, int acc,
+                       const mr_exec *ex)
 {
     REAL *flip = ex->scratch;
     int64_t ci = cv->ci, co = cv->co;
@@ -96,8 +97,8 @@ void MR_FN(conv3_bwd_x)(void *dx, const void *dy, const void *w, const mr_conv *
     }
 }
 
-void MR_FN(conv3_bwd_w)(void *dw, const void *dy, const void *x, const mr_conv *cv, int acc,
-                        const mr_exec *ex)
+static void backward_w(void *dw, const void *dy, const void *x, const mr_conv *cv, int acc,
+                       const mr_exec *ex)
 {
     int64_t ci = cv->ci, co = cv->co;
     /* A frame with a full window, if there is one, goes first and writes all taps. */
@@ -122,7 +123,7 @@ void MR_FN(conv3_bwd_w)(void *dw, const void *dy, const void *x, const mr_conv *
 
 /* One block of samples: the copies and the block's column sums into part (may be NULL). */
 static void add_block(REAL *part, REAL *dres, REAL *dctx, const REAL *dy, int64_t rows, int64_t S,
-                      int64_t w, int acc_res, int acc_ctx)
+                      int64_t w, int64_t ctx_ld, int acc_res, int acc_ctx)
 {
     if (part) memset(part, 0, (size_t)w * sizeof *part);
     for (int64_t b = 0; b < rows; b++)
@@ -138,7 +139,7 @@ static void add_block(REAL *part, REAL *dres, REAL *dctx, const REAL *dy, int64_
                     memcpy(d, g, (size_t)w * sizeof *d);
             }
             if (dctx) {
-                REAL *d = dctx + b * w;
+                REAL *d = dctx + b * ctx_ld;
                 if (acc_ctx || s)
                     for (int64_t j = 0; j < w; j++) d[j] += g[j];
                 else
@@ -148,8 +149,8 @@ static void add_block(REAL *part, REAL *dres, REAL *dctx, const REAL *dy, int64_
 }
 
 void MR_FN(conv3_bwd_add)(void *dbias, void *dresv, void *dctxv, const void *dyv, int64_t n,
-                          int64_t S, int64_t w, int acc_bias, int acc_res, int acc_ctx,
-                          const mr_exec *ex)
+                          int64_t S, int64_t w, int64_t ctx_ld, int acc_bias, int acc_res,
+                          int acc_ctx, const mr_exec *ex)
 {
     REAL *part = ex->scratch, *dres = dresv, *dctx = dctxv, *out = dbias;
     const REAL *dy = dyv;
@@ -158,9 +159,20 @@ void MR_FN(conv3_bwd_add)(void *dbias, void *dresv, void *dctxv, const void *dyv
     for (int64_t k = 0; k < n_blocks; k++) {
         int64_t b = k * MR_SUM_BLOCK, rows = n - b < MR_SUM_BLOCK ? n - b : MR_SUM_BLOCK;
         add_block(dbias ? part + k * w : NULL, dres ? dres + b * S * w : NULL,
-                  dctx ? dctx + b * w : NULL, dy + b * S * w, rows, S, w, acc_res, acc_ctx);
+                  dctx ? dctx + b * ctx_ld : NULL, dy + b * S * w, rows, S, w, ctx_ld, acc_res,
+                  acc_ctx);
     }
     if (out) MR_FN(col_sum)(out, part, n_blocks, w, acc_bias, ex);
+}
+
+void MR_FN(conv3_bwd)(void *dx, void *dw, void *dbias, void *dres, void *dctx, const void *dy,
+                      const void *x, const void *w, const mr_conv *cv, const mr_conv_acc *acc,
+                      const mr_exec *ex)
+{
+    if (dw) backward_w(dw, dy, x, cv, acc->w, ex);
+    if (dx) backward_x(dx, dy, w, cv, acc->x, ex);
+    if (dbias || dres || dctx) MR_FN(conv3_bwd_add)
+    (dbias, dres, dctx, dy, cv->n, cv->So, cv->co, cv->ctx_ld, acc->bias, acc->res, acc->ctx, ex);
 }
 
 void MR_FN(frame_add)(void *yv, const void *xv, const void *vv, int64_t n, int64_t S, int64_t c,

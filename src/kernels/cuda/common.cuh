@@ -169,4 +169,8 @@ static inline mask mask_of(const mr_drop *d, const mr_exec *ex)
     return m;
 }
 
+/* out[k][w] (+)= sum_n x[k][n,w] for k = 0, 1: col_sum twice in one kernel (linear.cu). */
+void two_col_sums(float *const out[2], const float *const x[2], const int acc[2], int64_t n,
+                  int64_t w, const mr_exec *ex);
+
 #endif

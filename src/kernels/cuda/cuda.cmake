@@ -11,7 +11,7 @@ target_compile_options(mr_cuda PRIVATE
 if(MR_WERROR)
   target_compile_options(mr_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings>)
 endif()
-target_link_libraries(mr_cuda PRIVATE mr_flags CUDA::cudart CUDA::cublas)
+target_link_libraries(mr_cuda PRIVATE mr_flags CUDA::cudart CUDA::cublas CUDA::cublasLt)
 # NCCL is optional: without it ranks talk through MPI, with copies through host memory. Where CUDA
 # came with Python packages, name their folder: -DMR_NCCL_ROOT=.../site-packages/nvidia/nccl.
 set(MR_NCCL_ROOT "" CACHE PATH "folder with include/nccl.h and lib/libnccl.so")
@@ -29,5 +29,5 @@ else()
   message(STATUS "NCCL was not found: ranks with GPUs exchange through MPI")
 endif()
 target_sources(mealrec PRIVATE $<TARGET_OBJECTS:mr_cuda>)
-target_link_libraries(mealrec PUBLIC CUDA::cudart CUDA::cublas)
+target_link_libraries(mealrec PUBLIC CUDA::cudart CUDA::cublas CUDA::cublasLt)
 target_compile_definitions(mealrec PUBLIC MR_HAVE_CUDA=1)

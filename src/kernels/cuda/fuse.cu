@@ -29,12 +29,20 @@ void fuse_filter_fwd_cuda(void *kv, const void *filterv, int64_t L, int64_t d, c
     });
 }
 
-void fuse_filter_bwd_cuda(void *dfilterv, const void *dkv, int64_t L, int64_t d, int acc,
-                          const mr_exec *ex)
+void fuse_params_bwd_cuda(void *dfilterv, void *dwpv, void *dwfv, void *dbpv, void *dbfv,
+                          const void *sums, int64_t L, int64_t d, unsigned acc, const mr_exec *ex)
 {
-    float *dfilter = (float *)dfilterv;
-    const float *dk = (const float *)dkv;
-    cells(L / 2 + 1, d, ex, [=] __device__(int64_t b, int64_t c) {
+    float *dfilter = (float *)dfilterv, *dwp = (float *)dwpv, *dwf = (float *)dwfv;
+    float *dbp = (float *)dbpv, *dbf = (float *)dbfv;
+    const float *dk = (const float *)sums, *gates = dk + L * d;
+    cells(L / 2 + 2, d, ex, [=] __device__(int64_t b, int64_t c) {
+        if (b > L / 2) { /* the row behind the filter's: the gates */
+            put(&dwp[c], gates[c], acc & 2);
+            put(&dwf[c], gates[d + c], acc & 4);
+            if (c == 0) put(dbp, gates[2 * d], acc & 8);
+            if (c == 0) put(dbf, gates[2 * d + 1], acc & 16);
+            return;
+        }
         float re = 0, im = 0;
         for (int64_t m = 0; m < L; m++) {
             float co, si;
@@ -42,8 +50,8 @@ void fuse_filter_bwd_cuda(void *dfilterv, const void *dkv, int64_t L, int64_t d,
             re += co * dk[m * d + c];
             im -= si * dk[m * d + c];
         }
-        put(&dfilter[(b * d + c) * 2], re, acc);
-        put(&dfilter[(b * d + c) * 2 + 1], im, acc);
+        put(&dfilter[(b * d + c) * 2], re, acc & 1);
+        put(&dfilter[(b * d + c) * 2 + 1], im, acc & 1);
     });
 }
 

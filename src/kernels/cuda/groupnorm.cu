@@ -134,7 +134,7 @@ __device__ static void sample_params(const gn_args &a, const gn_grads &g, int64_
         }
         Q *= ch.rs;
         if (g.dfilm) {
-            float *df = g.dfilm + i * 2 * a.c;
+            float *df = g.dfilm + i * a.film_ld;
             put(&df[j], a.gamma[j] * Q + a.beta[j] * P, g.acc_film);
             put(&df[a.c + j], P, g.acc_film);
         }
@@ -216,6 +216,8 @@ void group_norm_bwd_cuda(void *dx, void *dgamma, void *dbeta, void *dfilm, const
                   samples};
     size_t shared = (size_t)(2 * a.G + (is_shared ? 2 * c : 0)) * sizeof(float);
     if (blocks) LAUNCH(group_norm_bwd_kernel, (unsigned)blocks, BLOCK, shared, ex, a, g);
-    col_sum_cuda(dgamma, g.part_gamma, blocks, c, acc_gamma, ex);
-    col_sum_cuda(dbeta, g.part_beta, blocks, c, acc_beta, ex);
+    float *out[2] = {(float *)dgamma, (float *)dbeta};
+    const float *from[2] = {g.part_gamma, g.part_beta};
+    const int acc[2] = {acc_gamma, acc_beta};
+    two_col_sums(out, from, acc, blocks, c, ex);
 }

@@ -1,5 +1,6 @@
-/* Matrix products (cuBLAS), bias, activation, column sums. */
+/* Matrix products (cuBLAS, cuBLASLt), bias, activation, column sums. */
 #include "kernels/cuda/common.cuh"
+#include "kernels/cuda/lt.h"
 
 /* Operands and result are float32 in memory and sums are made in float32, whatever the arithmetic.
  */
@@ -25,6 +26,40 @@ void gemm_cuda(void *c, const void *a, const void *b, int64_t m, int64_t n, int6
                         m, k, &al, b, CUDA_R_32F, ldb, a, CUDA_R_32F, lda, &be, c, CUDA_R_32F, ldc,
                         arithmetic(ex), CUBLAS_GEMM_DEFAULT);
     if (q->blas_status == CUBLAS_STATUS_SUCCESS) q->blas_status = st;
+}
+
+void gemm_batch_cuda(void *c, const void *a, const void *b, const mr_gemm_batch *batch, int64_t m,
+                     int64_t n, int64_t k, int ta, int tb, int64_t lda, int64_t ldb, int64_t ldc,
+                     double alpha, double beta, const mr_exec *ex)
+{
+    mr_cuda_queue *q = queue_of(ex);
+    float al = (float)alpha, be = (float)beta;
+    if (m == 0 || n == 0 || batch->count == 0) return;
+    cublasStatus_t st = cublasGemmStridedBatchedEx_64(
+        q->blas, tb ? CUBLAS_OP_T : CUBLAS_OP_N, ta ? CUBLAS_OP_T : CUBLAS_OP_N, n, m, k, &al, b,
+        CUDA_R_32F, ldb, batch->stride_b, a, CUDA_R_32F, lda, batch->stride_a, &be, c, CUDA_R_32F,
+        ldc, batch->stride_c, batch->count, arithmetic(ex), CUBLAS_GEMM_DEFAULT);
+    if (q->blas_status == CUBLAS_STATUS_SUCCESS) q->blas_status = st;
+}
+
+void linear_fwd_cuda(void *y, void *pre, const void *x, const void *w, const void *b, int64_t n,
+                     int64_t o, int64_t i, int act, const mr_exec *ex)
+{
+    mr_lt_layer l = {MR_LT_FORWARD, y, (void *)b, x, w, n, o, i, 0.0f, arithmetic(ex)};
+    if (b && n > 0 && mr_lt_run(queue_of(ex), &l))
+        b = NULL;
+    else
+        gemm_cuda(y, x, w, n, o, i, 0, 1, i, i, o, 1.0, 0.0, ex);
+    if (b || act != MR_ACT_NONE) bias_act_fwd_cuda(y, pre, b, n, o, act, ex);
+}
+
+void linear_bwd_w_cuda(void *dw, void *db, const void *dy, const void *x, int64_t n, int64_t o,
+                       int64_t i, int acc_w, int acc_b, const mr_exec *ex)
+{
+    mr_lt_layer l = {MR_LT_BACKWARD, dw, db, x, dy, n, o, i, acc_w ? 1.0f : 0.0f, arithmetic(ex)};
+    if (db && !acc_b && n > 0 && mr_lt_run(queue_of(ex), &l)) return;
+    gemm_cuda(dw, dy, x, o, i, n, 1, 0, o, i, i, 1.0, acc_w ? 1.0 : 0.0, ex);
+    if (db) col_sum_cuda(db, dy, n, o, acc_b, ex);
 }
 
 __device__ static inline float activate(float x, int act)
@@ -67,12 +102,19 @@ void act_bwd_cuda(void *dprev, const void *dyv, const void *prev, int64_t n, int
         each(n * w, ex, [=] __device__(int64_t i) { d[i] = g[i] * activate_grad(p[i], act); });
 }
 
+struct col_sums {
+    float *out[2];
+    const float *x[2];
+    int acc[2];
+};
+
 /* 32 columns a block; thread row y sums rows y, y + 32, ..; the 32 partial sums are added in order.
- */
-__global__ static void col_sum_kernel(float *out, const float *x, int64_t n, int64_t w, int acc)
+ * Block row k of the grid does sum k. */
+__global__ static void col_sum_kernel(col_sums c, int64_t n, int64_t w)
 {
     SHARED(float, part, [WARP][WARP]);
     int64_t j = (int64_t)blockIdx.x * WARP + threadIdx.x;
+    const float *x = c.x[blockIdx.y];
     float s = 0;
     if (j < w)
         for (int64_t i = threadIdx.y; i < n; i += WARP) s += x[i * w + j];
@@ -80,14 +122,21 @@ __global__ static void col_sum_kernel(float *out, const float *x, int64_t n, int
     __syncthreads();
     if (threadIdx.y || j >= w) return;
     for (int i = 1; i < WARP; i++) s += part[i][threadIdx.x];
-    put(&out[j], s, acc);
+    put(&c.out[blockIdx.y][j], s, c.acc[blockIdx.y]);
 }
 
 void col_sum_cuda(void *out, const void *x, int64_t n, int64_t w, int acc, const mr_exec *ex)
 {
-    if (w > 0)
-        LAUNCH(col_sum_kernel, (unsigned)pieces(w, WARP), dim3(WARP, WARP), 0, ex, (float *)out,
-               (const float *)x, n, w, acc);
+    col_sums c = {{(float *)out, NULL}, {(const float *)x, NULL}, {acc, 0}};
+    if (w > 0) LAUNCH(col_sum_kernel, (unsigned)pieces(w, WARP), dim3(WARP, WARP), 0, ex, c, n, w);
+}
+
+void two_col_sums(float *const out[2], const float *const x[2], const int acc[2], int64_t n,
+                  int64_t w, const mr_exec *ex)
+{
+    col_sums c = {{out[0], out[1]}, {x[0], x[1]}, {acc[0], acc[1]}};
+    dim3 grid((unsigned)pieces(w, WARP), 2);
+    if (w > 0) LAUNCH(col_sum_kernel, grid, dim3(WARP, WARP), 0, ex, c, n, w);
 }
 
 void axpy_cuda(void *yv, const void *xv, int64_t n, double alpha, int acc, const mr_exec *ex)

@@ -3,19 +3,20 @@
  * Invariant: a thread owns its columns throughout. */
 #include "kernels/cuda/common.cuh"
 
-void moe_drop_cuda(void *yv, const void *xv, mr_rows_of rows, int64_t n, int64_t w, int e, int E,
-                   double p, uint32_t purpose, const mr_exec *ex)
+void moe_drop_cuda(void *yv, const void *xv, mr_rows_of rows, int64_t n, int64_t w, int e,
+                   int count, int E, double p, uint32_t purpose, const mr_exec *ex)
 {
     float *y = (float *)yv, scale = (float)mr_drop_scale(p);
     const float *x = (const float *)xv;
     uint32_t limit = mr_drop_threshold(p);
     uint64_t seed = ex->seed;
     const mr_step_state *state = ex->state;
-    cells(n, pieces(w, 4), ex, [=] __device__(int64_t i, int64_t q) {
-        uint32_t bits[4], first = mr_drop_first_block((int64_t)rows.pos[i] * E + e, w);
+    cells(count * n, pieces(w, 4), ex, [=] __device__(int64_t k, int64_t q) {
+        int64_t i = k % n;
+        uint32_t bits[4], first = mr_drop_first_block((int64_t)rows.pos[i] * E + e + k / n, w);
         mr_drop_bits4_at(bits, seed, purpose, state->step, rows.rid[i], first, 4 * q);
         for (int64_t c = 4 * q; c < 4 * q + 4 && c < w; c++)
-            y[i * w + c] = bits[c - 4 * q] >= limit ? x[i * w + c] * scale : 0.0f;
+            y[k * w + c] = bits[c - 4 * q] >= limit ? x[i * w + c] * scale : 0.0f;
     });
 }
 
@@ -132,13 +133,13 @@ void moe_gate_bwd_cuda(void *dclean, void *dnoisy, const void *du, const void *y
 }
 
 void moe_weigh_cuda(void *zv, const void *duv, const void *pv, const int32_t *start, int64_t B,
-                    int64_t L, int E, int e, int64_t d, int64_t ldz, const mr_exec *ex)
+                    int64_t L, int E, int e, int count, int64_t d, const mr_exec *ex)
 {
     float *z = (float *)zv;
     const float *du = (const float *)duv, *p = (const float *)pv;
-    cells(B * L, d, ex, [=] __device__(int64_t i, int64_t c) {
+    cells(B * L, count * d, ex, [=] __device__(int64_t i, int64_t c) {
         int64_t b = i / L, l = i % L;
         if (l < start[b + 1] - start[b])
-            z[(start[b] - start[0] + l) * ldz + c] = p[i * E + e] * du[i * d + c];
+            z[(start[b] - start[0] + l) * count * d + c] = p[i * E + e + c / d] * du[i * d + c % d];
     });
 }

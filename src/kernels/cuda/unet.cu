@@ -1,124 +1,219 @@
 /* U-Net kernels: convolutions over the frame axis, resizing, concatenation, time embedding.
- * As on the CPU, every frame of a convolution is one matrix product read in place: in [n,S,ci] the
- * window of an output frame is contiguous. */
+ * A convolution is one product for all frames: in a copy of x with a frame of zeros at either end,
+ * [n,S+2,ci], the window of output frame u is the 3 ci elements from frame u * stride on, so the
+ * frames are a batch of equal products with a fixed distance. Backward goes the same way over dy.
+ * The copy is in ex->scratch (mr_conv_scratch). */
 #include "kernels/cuda/common.cuh"
 #include "kernels/shared/draw.h"
 
-/* Input frames lo..hi-1 of output frame u; tap of the first one. */
-struct window {
-    int64_t lo, hi, tap;
+/* x[n,S,c] with a frame of zeros at either end of a sample: frame i of [n (S + 2)], channel j. */
+struct framed {
+    const float *x;
+    int64_t S, c;
+
+    __device__ float at(int64_t i, int64_t j) const
+    {
+        int64_t b = i / (S + 2), f = i % (S + 2) - 1;
+        return f < 0 || f >= S ? 0.0f : x[(b * S + f) * c + j];
+    }
 };
 
-static window window_of(const mr_conv *cv, int64_t u)
-{
-    int64_t mid = u * cv->stride;
-    window w = {mid > 0 ? mid - 1 : 0, mid + 2 < cv->S ? mid + 2 : cv->S, mid > 0 ? 0 : 1};
-    return w;
-}
+/* conv3_fwd: a row is a frame of y, which gets the terms that the products are added to, or behind
+ * those a frame of the copy of x. */
+struct conv_prepare {
+    float *y, *pad;
+    const float *bias, *res, *ctx;
+    framed x;
+    int64_t n_y, So, co, ctx_ld;
 
-void conv3_fwd_cuda(void *yv, const void *xv, const void *wv, const void *biasv, const void *resv,
-                    const void *ctxv, const mr_conv *cv, const mr_exec *ex)
-{
-    float *y = (float *)yv;
-    const float *x = (const float *)xv, *w = (const float *)wv, *bias = (const float *)biasv;
-    const float *res = (const float *)resv, *ctx = (const float *)ctxv;
-    int64_t ci = cv->ci, co = cv->co, So = cv->So;
-    /* The added terms first, the products accumulate onto them. */
-    cells(cv->n * So, co, ex, [=] __device__(int64_t i, int64_t j) {
+    __device__ void operator()(int64_t i, int64_t j) const
+    {
+        if (i >= n_y) {
+            if (j < x.c) pad[(i - n_y) * x.c + j] = x.at(i - n_y, j);
+            return;
+        }
+        if (j >= co) return;
         float v = bias ? bias[j] : 0.0f;
         if (res) v += res[i * co + j];
-        if (ctx) v += ctx[i / So * co + j];
+        if (ctx) v += ctx[i / So * ctx_ld + j];
         y[i * co + j] = v;
-    });
-    for (int64_t u = 0; u < So; u++) {
-        window q = window_of(cv, u);
-        gemm_cuda(y + u * co, x + q.lo * ci, w + q.tap * ci, cv->n, co, (q.hi - q.lo) * ci, 0, 1,
-                  cv->S * ci, 3 * ci, So * co, 1.0, 1.0, ex);
     }
+};
+
+void conv3_fwd_cuda(void *yv, const void *xv, const void *w, const void *bias, const void *res,
+                    const void *ctx, const mr_conv *cv, const mr_exec *ex)
+{
+    float *y = (float *)yv, *pad = (float *)ex->scratch;
+    int64_t ci = cv->ci, co = cv->co, So = cv->So, P = cv->S + 2, n_y = cv->n * So;
+    conv_prepare p = {y,
+                      pad,
+                      (const float *)bias,
+                      (const float *)res,
+                      (const float *)ctx,
+                      {(const float *)xv, cv->S, ci},
+                      n_y,
+                      So,
+                      co,
+                      cv->ctx_ld};
+    cells(n_y + cv->n * P, ci > co ? ci : co, ex, p);
+    mr_gemm_batch frames = {So, co, cv->stride * ci, 0};
+    gemm_batch_cuda(y, pad, w, &frames, cv->n, co, 3 * ci, 0, 1, P * ci, 3 * ci, So * co, 1.0, 1.0,
+                    ex);
 }
 
-/* flip[slot, o, i] = w[o, tap(slot), i]: output frames u ascending see an input frame through taps
- * 2,1,0 with stride 1; with stride 2 odd frames through 2,0 and even frames through 1. */
-static void flip_weights(float *flip, const float *w, const mr_conv *cv, const mr_exec *ex)
-{
-    int64_t ci = cv->ci, co = cv->co;
-    bool strided = cv->stride == 2;
-    cells(3 * co, ci, ex, [=] __device__(int64_t so, int64_t i) {
-        int64_t slot = so / co, o = so % co;
-        int64_t tap = !strided ? 2 - slot : slot == 0 ? 2 : slot == 1 ? 0 : 1;
-        flip[so * ci + i] = w[(o * 3 + tap) * ci + i];
-    });
-}
+enum { ADD_BLOCK = 16 }; /* samples of a block; mr_conv_scratch has room for their sums */
 
-void conv3_bwd_x_cuda(void *dx, const void *dy, const void *w, const mr_conv *cv, int acc,
-                      const mr_exec *ex)
-{
-    float *flip = (float *)ex->scratch;
-    int64_t ci = cv->ci, co = cv->co;
-    flip_weights(flip, (const float *)w, cv, ex);
-    for (int64_t s = 0; s < cv->S; s++) {
-        int64_t lo, hi, slot; /* output frames that see frame s; slot of the first one's tap */
-        if (cv->stride == 1) {
-            lo = s > 0 ? s - 1 : 0;
-            hi = s + 2 < cv->So ? s + 2 : cv->So;
-            slot = s > 0 ? 0 : 1;
-        } else {
-            lo = s / 2;
-            hi = s % 2 ? (lo + 2 < cv->So ? lo + 2 : cv->So) : lo + 1;
-            slot = s % 2 ? 0 : 2;
+/* Column j of a block of samples: partial sum, contexts, residual. */
+struct conv_add {
+    float *part, *dres, *dctx;
+    const float *dy;
+    int64_t n, S, w, ctx_ld;
+    int acc_res, acc_ctx;
+
+    __device__ void operator()(int64_t k, int64_t j) const
+    {
+        int64_t end = (k + 1) * ADD_BLOCK < n ? (k + 1) * ADD_BLOCK : n;
+        float total = 0;
+        for (int64_t b = k * ADD_BLOCK; b < end; b++) {
+            float s = 0;
+            for (int64_t f = 0; f < S; f++) {
+                int64_t e = (b * S + f) * w + j;
+                float g = dy[e];
+                s += g;
+                if (dres) put(&dres[e], g, acc_res);
+            }
+            if (dctx) put(&dctx[b * ctx_ld + j], s, acc_ctx);
+            total += s;
         }
-        gemm_cuda((float *)dx + s * ci, (const float *)dy + lo * co, flip + slot * co * ci, cv->n,
-                  ci, (hi - lo) * co, 0, 0, cv->So * co, ci, cv->S * ci, 1.0, acc ? 1.0 : 0.0, ex);
+        if (part) part[k * w + j] = total;
     }
-}
+};
 
-void conv3_bwd_w_cuda(void *dwv, const void *dy, const void *x, const mr_conv *cv, int acc,
-                      const mr_exec *ex)
-{
-    float *dw = (float *)dwv;
-    int64_t ci = cv->ci, co = cv->co, first = -1;
-    /* A frame with a full window, if there is one, goes first and writes all taps. */
-    for (int64_t u = 0; u < cv->So && first < 0; u++) {
-        window q = window_of(cv, u);
-        if (q.hi - q.lo == 3) first = u;
-    }
-    if (!acc && (first < 0 || cv->n == 0)) {
-        each(3 * ci * co, ex, [=] __device__(int64_t i) { dw[i] = 0; });
-        acc = 1;
-    }
-    if (cv->n == 0) return;
-    for (int64_t i = 0; i < cv->So; i++) {
-        int64_t u = first < 0 ? i : (i + first) % cv->So;
-        window q = window_of(cv, u);
-        gemm_cuda(dw + q.tap * ci, (const float *)dy + u * co, (const float *)x + q.lo * ci, co,
-                  (q.hi - q.lo) * ci, cv->n, 1, 0, cv->So * co, cv->S * ci, 3 * ci, 1.0,
-                  acc || i ? 1.0 : 0.0, ex);
-    }
-}
-
-void conv3_bwd_add_cuda(void *dbias, void *dresv, void *dctxv, const void *dyv, int64_t n,
-                        int64_t S, int64_t w, int acc_bias, int acc_res, int acc_ctx,
+void conv3_bwd_add_cuda(void *dbias, void *dres, void *dctx, const void *dy, int64_t n, int64_t S,
+                        int64_t w, int64_t ctx_ld, int acc_bias, int acc_res, int acc_ctx,
                         const mr_exec *ex)
 {
-    float *part = (float *)ex->scratch, *dres = (float *)dresv, *dctx = (float *)dctxv;
-    const float *dy = (const float *)dyv;
-    if (dbias) {
-        int64_t blocks = pieces(n, MR_SUM_BLOCK), rows = MR_SUM_BLOCK * S;
-        cells(blocks, w, ex, [=] __device__(int64_t k, int64_t j) {
-            int64_t end = (k + 1) * rows < n * S ? (k + 1) * rows : n * S;
-            float s = 0;
-            for (int64_t i = k * rows; i < end; i++) s += dy[i * w + j];
-            part[k * w + j] = s;
-        });
-        col_sum_cuda(dbias, part, blocks, w, acc_bias, ex);
+    float *part = dbias ? (float *)ex->scratch : NULL;
+    int64_t blocks = pieces(n, ADD_BLOCK);
+    conv_add a = {part,   (float *)dres, (float *)dctx, (const float *)dy, n, S, w,
+                  ctx_ld, acc_res,       acc_ctx};
+    cells(blocks, w, ex, a);
+    if (dbias) col_sum_cuda(dbias, part, blocks, w, acc_bias, ex);
+}
+
+/* Before the products of conv3_bwd: rows are frames of the copy of x, frames of the copy of dy,
+ * rows of the weights as flip[slot,o,i] = w[o,tap(slot),i], blocks of the added terms. Output
+ * frames ascending see an input frame through taps 2,1,0 with stride 1; with stride 2 odd frames
+ * through 2,0 and even frames through 1, so the order is 2,0,1. */
+struct conv_turn {
+    float *pad_x, *pad_y, *flip;
+    const float *w;
+    framed x, dy;
+    conv_add add;
+    int64_t n_x, n_y, n_flip;
+    bool strided;
+
+    __device__ void operator()(int64_t i, int64_t j) const
+    {
+        int64_t ci = x.c, co = dy.c;
+        if (i < n_x) {
+            if (j < ci) pad_x[i * ci + j] = x.at(i, j);
+            return;
+        }
+        i -= n_x;
+        if (i < n_y) {
+            if (j < co) pad_y[i * co + j] = dy.at(i, j);
+            return;
+        }
+        i -= n_y;
+        if (i < n_flip) {
+            int64_t slot = i / co, o = i % co;
+            int64_t tap = !strided ? 2 - slot : slot == 0 ? 2 : slot == 1 ? 0 : 1;
+            if (j < ci) flip[i * ci + j] = w[(o * 3 + tap) * ci + j];
+            return;
+        }
+        if (j < co) add(i - n_flip, j);
     }
-    if (dctx)
-        cells(n, w, ex, [=] __device__(int64_t b, int64_t j) {
-            float s = 0;
-            for (int64_t f = 0; f < S; f++) s += dy[(b * S + f) * w + j];
-            put(&dctx[b * w + j], s, acc_ctx);
-        });
-    if (dres) each(n * S * w, ex, [=] __device__(int64_t i) { put(&dres[i], dy[i], acc_res); });
+};
+
+static void product_x(float *dx, const float *pad, const float *flip, const mr_conv *cv, int acc,
+                      const mr_exec *ex)
+{
+    int64_t ci = cv->ci, co = cv->co, S = cv->S, P = cv->So + 2;
+    double beta = acc ? 1.0 : 0.0;
+    if (cv->stride == 1) { /* dx[s] = dy[s - 1 .. s + 1] flip */
+        mr_gemm_batch frames = {S, ci, co, 0};
+        gemm_batch_cuda(dx, pad, flip, &frames, cv->n, ci, 3 * co, 0, 0, P * co, ci, S * ci, 1.0,
+                        beta, ex);
+        return;
+    }
+    /* dx[2 u] = dy[u] w1; dx[2 u + 1] = dy[u] w2 + dy[u + 1] w0 */
+    mr_gemm_batch even = {(S + 1) / 2, 2 * ci, co, 0}, odd = {S / 2, 2 * ci, co, 0};
+    gemm_batch_cuda(dx, pad + co, flip + 2 * co * ci, &even, cv->n, ci, co, 0, 0, P * co, ci,
+                    S * ci, 1.0, beta, ex);
+    gemm_batch_cuda(dx + ci, pad + co, flip, &odd, cv->n, ci, 2 * co, 0, 0, P * co, ci, S * ci, 1.0,
+                    beta, ex);
+}
+
+/* dw from every frame's own product, frames ascending; dbias from the blocks' sums. */
+static void finish_sums(float *dw, float *dbias, const float *of_frames, const float *of_blocks,
+                        const mr_conv *cv, const mr_conv_acc *acc, const mr_exec *ex)
+{
+    int64_t n_w = dw ? 3 * cv->ci * cv->co : 0, frames = cv->n > 0 ? cv->So : 0, co = cv->co;
+    int64_t blocks = pieces(cv->n, ADD_BLOCK);
+    int acc_w = acc->w, acc_bias = acc->bias;
+    each(n_w + (dbias ? co : 0), ex, [=] __device__(int64_t i) {
+        float s = 0;
+        if (i < n_w) {
+            for (int64_t u = 0; u < frames; u++) s += of_frames[u * n_w + i];
+            put(&dw[i], s, acc_w);
+            return;
+        }
+        int64_t j = i - n_w;
+        for (int64_t k = 0; k < blocks; k++) s += of_blocks[k * co + j];
+        put(&dbias[j], s, acc_bias);
+    });
+}
+
+void conv3_bwd_cuda(void *dxv, void *dwv, void *dbias, void *dresv, void *dctx, const void *dy,
+                    const void *x, const void *w, const mr_conv *cv, const mr_conv_acc *acc,
+                    const mr_exec *ex)
+{
+    float *dx = (float *)dxv, *dw = (float *)dwv, *dres = (float *)dresv;
+    int64_t n = cv->n, ci = cv->ci, co = cv->co, So = cv->So, P = cv->S + 2, n_w = 3 * ci * co;
+    float *pad_x = (float *)ex->scratch, *pad_y = pad_x + n * P * ci;
+    float *flip = pad_y + n * (So + 2) * co, *of_frames = flip + n_w;
+    float *of_blocks = of_frames + So * n_w;
+    /* The residual is written first, so where it is x the product adds to it. */
+    bool is_same = dx && dres == dx;
+    conv_add add = {dbias ? of_blocks : NULL,
+                    dres,
+                    (float *)dctx,
+                    (const float *)dy,
+                    n,
+                    So,
+                    co,
+                    cv->ctx_ld,
+                    is_same ? acc->x : acc->res,
+                    acc->ctx};
+    conv_turn t = {pad_x,
+                   pad_y,
+                   flip,
+                   (const float *)w,
+                   {(const float *)x, cv->S, ci},
+                   {(const float *)dy, So, co},
+                   add,
+                   dw ? n * P : 0,
+                   dx ? n * (So + 2) : 0,
+                   dx && n > 0 ? 3 * co : 0,
+                   cv->stride == 2};
+    int64_t blocks = dbias || dres || dctx ? pieces(n, ADD_BLOCK) : 0;
+    cells(t.n_x + t.n_y + t.n_flip + blocks, ci > co ? ci : co, ex, t);
+    mr_gemm_batch frames = {n > 0 && dw ? So : 0, n_w, co, cv->stride * ci};
+    gemm_batch_cuda(of_frames, dy, pad_x, &frames, co, 3 * ci, n, 1, 0, So * co, P * ci, 3 * ci,
+                    1.0, 0.0, ex);
+    if (dx) product_x(dx, pad_y, flip, cv, is_same || acc->x, ex);
+    if (dw || dbias) finish_sums(dw, (float *)dbias, of_frames, of_blocks, cv, acc, ex);
 }
 
 void frame_add_cuda(void *yv, const void *xv, const void *vv, int64_t n, int64_t S, int64_t c,

@@ -38,6 +38,14 @@ cublasStatus_t cublasSetStream(cublasHandle_t h, cudaStream_t s);
 cublasStatus_t cublasSetWorkspace(cublasHandle_t h, void *space, size_t bytes);
 cublasStatus_t cublasSetMathMode(cublasHandle_t h, cublasMath_t mode);
 cublasStatus_t cublasSetAtomicsMode(cublasHandle_t h, cublasAtomicsMode_t mode);
+cublasStatus_t cublasGemmStridedBatchedEx_64(cublasHandle_t h, cublasOperation_t ta,
+                                             cublasOperation_t tb, int64_t m, int64_t n, int64_t k,
+                                             const void *alpha, const void *a, cudaDataType type_a,
+                                             int64_t lda, long long step_a, const void *b,
+                                             cudaDataType type_b, int64_t ldb, long long step_b,
+                                             const void *beta, void *c, cudaDataType type_c,
+                                             int64_t ldc, long long step_c, int64_t count,
+                                             cublasComputeType_t compute, cublasGemmAlgo_t algo);
 cublasStatus_t cublasGemmEx_64(cublasHandle_t h, cublasOperation_t ta, cublasOperation_t tb,
                                int64_t m, int64_t n, int64_t k, const void *alpha, const void *a,
                                cudaDataType type_a, int64_t lda, const void *b, cudaDataType type_b,

@@ -1,0 +1,39 @@
+/* What the emulated libraries of products share. */
+#ifndef MR_EMULATE_BLAS_H
+#define MR_EMULATE_BLAS_H
+
+#include "core.h"
+
+#include "cublas_v2.h"
+
+struct cublasContext {
+    cudaStream_t stream;
+};
+
+namespace emulate
+{
+/* c[m,n] = alpha op(a) op(b) + beta c, column-major, `count` times with operands a distance apart.
+ */
+struct product {
+    bool ta, tb;
+    int64_t m, n, k, lda, ldb, ldc;
+    const float *a, *b;
+    float *c;
+    float alpha, beta;
+    cublasComputeType_t compute;
+    int64_t count, step_a, step_b, step_c;
+
+    int64_t rows_a() const { return ta ? k : m; }
+    int64_t cols_a() const { return ta ? m : k; }
+    int64_t rows_b() const { return tb ? n : k; }
+    int64_t cols_b() const { return tb ? k : n; }
+};
+/* Sizes that cuBLAS accepts. A matrix that does not lie in one allocation is an illegal access on a
+ * GPU; here the process ends. */
+bool is_good(const product &p);
+void multiply(const product &p);
+/* Stands for the kernel that does it: an address for each combination of magnitudes. */
+const void *kernel_of(const product &p);
+} // namespace emulate
+
+#endif

@@ -1,0 +1,206 @@
+/* Parameters of several layers (stacks) and slices: initial values and names are those of
+ * parameters of their own; what a plan and the builders refuse. The gradients through slices are
+ * checked in tests/ops_b. */
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdint.h>
+#include <stdlib.h>
+#include <string.h>
+#include <cmocka.h>
+
+#include "base/mem.h"
+#include "graph/ops.h"
+#include "graph/plan.h"
+
+#define OK(call) assert_int_equal((call), MR_OK)
+
+typedef struct fixture {
+    mr_device *dev;
+    mr_params ps;
+    mr_graph *g;
+    mr_plan *plan;
+    int x; /* leaf [rows,6] */
+} fixture;
+
+static void begin(fixture *f)
+{
+    memset(f, 0, sizeof *f);
+    mr_graph_dims dims = {.rows_cap = 3, .L = 2, .n_items = 4, .n_ranks = 1};
+    OK(mr_device_open(&f->dev, "cpu64", 0));
+    OK(mr_graph_create(&f->g, &dims, &f->ps, 8, true));
+    int x = mr_param_declare(&f->ps, "x", 2, (int64_t[]){3, 6}, MR_INIT_NORMAL, 1, 0);
+    f->x = mr_g_leaf(f->g, x, MR_SPACE_ROWS);
+}
+
+static void end(fixture *f)
+{
+    mr_plan_free(&f->plan);
+    mr_graph_free(&f->g);
+    mr_params_free(&f->ps);
+    mr_device_close(&f->dev);
+}
+
+static double *named(mr_params *ps, const char *name, int64_t n)
+{
+    double *out = NULL;
+    OK(MR_ALLOC(&out, n, "values"));
+    for (int i = 0; i < mr_named_count(ps); i++) {
+        mr_named nm;
+        mr_named_at(ps, i, &nm);
+        if (strcmp(nm.name, name)) continue;
+        OK(mr_named_get(ps, i, MR_VALUE, out));
+        return out;
+    }
+    fail_msg("no parameter %s", name);
+    return NULL;
+}
+
+/* Two layers of three as one parameter, the third declared between them; twice, as for two graphs.
+ */
+static void test_values(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"a", "b", "c", "last"};
+    fixture one, many;
+    begin(&one);
+    begin(&many);
+    const int64_t five[] = {5, 7}, two[] = {2, 7}, all[] = {7, 7}, four[] = {4, 4};
+    mr_param_declare(&many.ps, "a", 2, five, MR_INIT_UNIFORM, 0.5, 0);
+    mr_param_declare(&many.ps, "b", 2, four, MR_INIT_NORMAL, 2, 0);
+    mr_param_declare(&many.ps, "c", 2, two, MR_INIT_UNIFORM, 0.25, 0);
+    mr_param_declare(&many.ps, "last", 2, four, MR_INIT_NORMAL, 1, 0);
+    for (int twice = 0; twice < 2; twice++) {
+        int s = mr_param_declare_stack(&one.ps, "a and c", 2, all, MR_INIT_UNIFORM);
+        OK(mr_param_add_part(&one.ps, s, "a", 5, 0.5));
+        mr_param_declare(&one.ps, "b", 2, four, MR_INIT_NORMAL, 2, 0);
+        OK(mr_param_add_part(&one.ps, s, "c", 2, 0.25));
+        mr_param_declare(&one.ps, "last", 2, four, MR_INIT_NORMAL, 1, 0);
+    }
+    assert_int_equal(one.ps.n, many.ps.n - 1);
+    assert_int_equal(one.ps.n_numbers, many.ps.n_numbers);
+    assert_int_equal(mr_named_count(&one.ps), mr_named_count(&many.ps));
+    fixture *both[] = {&one, &many};
+    for (int i = 0; i < 2; i++) {
+        OK(mr_params_alloc(&both[i]->ps, both[i]->dev, 0, 1, true));
+        OK(mr_params_init(&both[i]->ps, 5));
+    }
+    static const int64_t count[] = {35, 16, 14, 16};
+    for (int i = 0; i < 4; i++) {
+        double *p = named(&one.ps, names[i], count[i]), *q = named(&many.ps, names[i], count[i]);
+        assert_memory_equal(p, q, (size_t)count[i] * sizeof *p);
+        assert_true(p[0] != p[1]);
+        MR_FREE(p);
+        MR_FREE(q);
+    }
+    end(&one);
+    end(&many);
+}
+
+/* Rows that no part names, and parts that do not fit. */
+static void test_parts(void **state)
+{
+    (void)state;
+    fixture f;
+    begin(&f);
+    int s = mr_param_declare_stack(&f.ps, "s", 1, (int64_t[]){7}, MR_INIT_ZERO);
+    OK(mr_param_add_part(&f.ps, s, "a", 3, 1));
+    assert_int_equal(mr_param_add_part(&f.ps, s, "b", 5, 1), MR_ERR_INTERNAL);
+    OK(mr_params_alloc(&f.ps, f.dev, 0, 1, true));
+    assert_int_equal(mr_params_init(&f.ps, 5), MR_ERR_INTERNAL);
+    end(&f);
+}
+
+static void probe(fixture *f, int node, const char *name)
+{
+    mr_graph_loss(f->g, mr_g_probe(f->g, node), 1, name);
+}
+
+static int film(fixture *f, int slice)
+{
+    int v = mr_param_declare(&f->ps, "v", 3, (int64_t[]){3, 2, 1}, MR_INIT_NORMAL, 1, 0);
+    int one = mr_param_declare(&f->ps, "one", 1, (int64_t[]){1}, MR_INIT_ONE, 0, 0);
+    int x = mr_g_leaf(f->g, v, MR_SPACE_ROWS);
+    return mr_g_group_norm(f->g, x, 1, one, one, slice, -1, 0);
+}
+
+static void refused(fixture *f)
+{
+    OK(mr_graph_status(f->g));
+    mr_params_layout(&f->ps, f->dev, 0, 1, true);
+    assert_int_equal(mr_plan_compile(&f->plan, f->g, true, false, 0), MR_ERR_INTERNAL);
+    end(f);
+}
+
+/* Gradients: a column of no slice, columns of two slices, a reader of the whole. Without gradients
+ * all that is allowed. */
+static void test_plan(void **state)
+{
+    (void)state;
+    fixture f;
+    begin(&f);
+    probe(&f, film(&f, mr_g_slice(f.g, f.x, 0, 2)), "1");
+    probe(&f, film(&f, mr_g_slice(f.g, f.x, 4, 2)), "2");
+    refused(&f);
+    begin(&f);
+    static const int64_t at[] = {0, 2, 3, 4};
+    for (int i = 0; i < 4; i++) probe(&f, film(&f, mr_g_slice(f.g, f.x, at[i], 2)), "n");
+    refused(&f);
+    begin(&f);
+    for (int i = 0; i < 3; i++) probe(&f, film(&f, mr_g_slice(f.g, f.x, 2 * i, 2)), "n");
+    probe(&f, f.x, "whole");
+    refused(&f);
+    begin(&f);
+    int x = mr_g_silu(f.g, mr_g_detach(f.g, f.x));
+    probe(&f, film(&f, mr_g_slice(f.g, x, 0, 2)), "1");
+    probe(&f, film(&f, mr_g_slice(f.g, x, 1, 2)), "2");
+    OK(mr_graph_status(f.g));
+    mr_params_layout(&f.ps, f.dev, 0, 1, true);
+    OK(mr_plan_compile(&f.plan, f.g, true, false, 0));
+    end(&f);
+}
+
+/* Readers that take contiguous rows, outputs, and columns that do not exist. */
+static void test_builders(void **state)
+{
+    (void)state;
+    for (int i = 0; i < 5; i++) {
+        fixture f;
+        begin(&f);
+        int s = i < 3 ? mr_g_slice(f.g, f.x, 0, 2) : f.x;
+        OK(mr_graph_status(f.g));
+        if (i == 0) mr_g_silu(f.g, s);
+        if (i == 1) mr_graph_output(f.g, s, "slice");
+        if (i == 2) mr_g_slice(f.g, s, 0, 1);
+        if (i == 3) mr_g_slice(f.g, s, 5, 2);
+        if (i == 4) mr_g_slice(f.g, mr_g_detach(f.g, s), 0, 2);
+        assert_int_equal(mr_graph_status(f.g), MR_ERR_CONFIG);
+        end(&f);
+    }
+}
+
+/* Blocks that leave a column out, or that share one. */
+static void test_blocks(void **state)
+{
+    (void)state;
+    static const int64_t first_step[][2] = {{0, 2}, {0, 3}};
+    for (int i = 0; i < 3; i++) {
+        fixture f;
+        begin(&f);
+        int w = mr_param_declare(&f.ps, "w", 2, (int64_t[]){i < 2 ? 6 : 4, i < 2 ? 3 : 2},
+                                 MR_INIT_NORMAL, 1, 0);
+        int b = mr_param_declare(&f.ps, "b", 1, (int64_t[]){6}, MR_INIT_ZERO, 0, 0);
+        mr_block_set set = {w, first_step[i % 2][0], first_step[i % 2][1]};
+        mr_g_blocks(f.g, f.x, b, 1, &set);
+        assert_int_equal(mr_graph_status(f.g), i == 1 ? MR_OK : MR_ERR_CONFIG);
+        end(&f);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_values),   cmocka_unit_test(test_parts),  cmocka_unit_test(test_plan),
+        cmocka_unit_test(test_builders), cmocka_unit_test(test_blocks),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
