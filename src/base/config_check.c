@@ -37,7 +37,8 @@ static mr_status check_run(const mr_config *c)
     bool is_reduced = !strcmp(c->run.precision, "tf32") || !strcmp(c->run.precision, "bf16");
     MR_CHECK(!(is_cpu && is_reduced), MR_ERR_CONFIG, "%s needs a GPU but %s; use auto or fp32",
              SAY("run.precision"), SAY("run.device"));
-    MR_CHECK(!(is_cpu && c->run.capture), MR_ERR_CONFIG, "%s needs a GPU but %s; leave it out",
+    bool records = !is_cpu || !strcmp(c->run.device, "guard");
+    MR_CHECK(records || !c->run.capture, MR_ERR_CONFIG, "%s needs a GPU but %s; leave it out",
              SAY("run.capture"), SAY("run.device"));
     MR_CHECK(!(is_cpu && !strcmp(c->dist.comm, "nccl")), MR_ERR_CONFIG,
              "%s needs GPUs but %s; use auto or mpi", SAY("dist.comm"), SAY("run.device"));

@@ -250,7 +250,8 @@ static mr_status check_device(const mr_config *cfg, const char *device)
     MR_CHECK(!is_reduced || !strcmp(device, "cuda"), MR_ERR_CONFIG,
              "run.precision=%s needs a GPU and this run computes on %s; use auto or fp32", p,
              device);
-    MR_CHECK(!cfg->run.capture || !strcmp(device, "cuda"), MR_ERR_CONFIG,
+    bool records = !strcmp(device, "cuda") || !strcmp(device, "guard");
+    MR_CHECK(records || !cfg->run.capture, MR_ERR_CONFIG,
              "run.capture=true needs a GPU and this run computes on %s; leave it out", device);
     return MR_OK;
 }
