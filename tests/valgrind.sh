@@ -11,7 +11,7 @@ cd "$(dirname "$0")/.." || exit 1
 command -v valgrind >/dev/null || { echo "valgrind is not installed" && exit 77; }
 
 # What valgrind does not run, and why:
-#   ops_b, ops_c, trainer: 8 minutes and more each, run them by name
+#   ops_b, ops_c, trainer: 8 to 30 minutes each, run them by name (--limit 2400)
 #   scripts: they start the program, which the tests of its parts cover
 #   the emulated GPU: its threads are stacks that valgrind takes for one
 left=(ops_b ops_c trainer)
