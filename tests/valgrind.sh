@@ -29,7 +29,6 @@ cmake --preset cpu -B build/valgrind -DMR_NATIVE=OFF -DCMAKE_BUILD_TYPE=RelWithD
 # Every test that is a program test_NAME, alone or on the lowest number of ranks above 1.
 all() {
     ctest --test-dir build/valgrind -N -V | sed -n 's/.*Test command: //p' | tr -d '"' |
-        grep -v /emulated/ |
         sed -n 's|.*-np 2 .*/test_\([a-z0-9_]*\)$|\1:2|p; s|^/[^ ]*/test_\([a-z0-9_]*\)$|\1|p'
 }
 if [ ${#names[@]} = 0 ]; then

@@ -19,7 +19,7 @@ static att_args args_of(const mr_run *r, const mr_node *n)
                    .heads = n->i[1],
                    .d = n->dim[n->ndim - 1]},
                   {.p = n->f[0],
-                   .purpose = mr_rand_purpose(r, n),
+                   .purpose = mr_rand_purpose(n),
                    .rows = {r->in.rid, r->in.zero_pos},
                    .per_row = 1}};
     if (is_ragged(a.shape.mode)) {

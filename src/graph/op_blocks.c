@@ -10,8 +10,7 @@ enum { P_B, P_SETS };
 
 /* One set in a run; at: bytes of its first column. */
 typedef struct block_set {
-    int64_t n, w, c, step, at;
-    mr_gemm_batch batch;
+    int64_t n, w, c, count, step, at;
 } block_set;
 
 static block_set set_of(const mr_run *r, const mr_node *n, int s)
@@ -20,9 +19,9 @@ static block_set set_of(const mr_run *r, const mr_node *n, int s)
     return (block_set){.n = mr_n(r, n->in[0]),
                        .w = n->dim[1],
                        .c = c,
+                       .count = r->params->p[n->param[P_SETS + s]].dim[0] / c,
                        .step = n->i[2 + 2 * s],
-                       .at = n->i[1 + 2 * s] * (int64_t)r->g->real_bytes,
-                       .batch = {.count = r->params->p[n->param[P_SETS + s]].dim[0] / c}};
+                       .at = n->i[1 + 2 * s] * (int64_t)r->g->real_bytes};
 }
 
 static mr_status blocks_forward(mr_run *r, const mr_node *n)
@@ -30,9 +29,9 @@ static mr_status blocks_forward(mr_run *r, const mr_node *n)
     char *y = mr_val(r, mr_node_id(r, n)), *x = mr_val(r, n->in[0]);
     for (int s = 0; s < n->i[0]; s++) {
         block_set q = set_of(r, n, s);
-        q.batch = (mr_gemm_batch){q.batch.count, q.step, q.step, q.c * q.c};
-        mr_k(r)->gemm_batch(y + q.at, x + q.at, mr_pval(r, n, P_SETS + s), &q.batch, q.n, q.c, q.c,
-                            0, 1, q.w, q.c, q.w, 1.0, 0.0, &r->ex);
+        mr_gemm_batch batch = {q.count, q.step, q.step, q.c * q.c};
+        mr_k(r)->gemm_batch(y + q.at, x + q.at, mr_pval(r, n, P_SETS + s), &batch, q.n, q.c, q.c, 0,
+                            1, q.w, q.c, q.w, 1.0, 0.0, &r->ex);
     }
     mr_k(r)->bias_act_fwd(y, NULL, mr_pval(r, n, P_B), mr_n(r, n->in[0]), n->dim[1], MR_ACT_NONE,
                           &r->ex);
@@ -44,18 +43,18 @@ static mr_status blocks_backward(mr_run *r, const mr_node *n)
     char *dy = mr_grad(r, mr_node_id(r, n)), *x = mr_val(r, n->in[0]);
     for (int s = 0; s < n->i[0]; s++) {
         block_set q = set_of(r, n, s);
-        q.batch = (mr_gemm_batch){q.batch.count, q.c * q.c, q.step, q.step};
-        mr_k(r)->gemm_batch(mr_pgrad(r, n, P_SETS + s), dy + q.at, x + q.at, &q.batch, q.c, q.c,
-                            q.n, 1, 0, q.w, q.w, q.c, 1.0, mr_pacc(r, n, P_SETS + s), &r->ex);
+        mr_gemm_batch batch = {q.count, q.c * q.c, q.step, q.step};
+        mr_k(r)->gemm_batch(mr_pgrad(r, n, P_SETS + s), dy + q.at, x + q.at, &batch, q.c, q.c, q.n,
+                            1, 0, q.w, q.w, q.c, 1.0, mr_pacc(r, n, P_SETS + s), &r->ex);
     }
     mr_k(r)->col_sum(mr_pgrad(r, n, P_B), dy, mr_n(r, n->in[0]), n->dim[1], mr_pacc(r, n, P_B),
                      &r->ex);
     for (int s = 0; s < n->i[0] && mr_wants(r, n, 0); s++) {
         block_set q = set_of(r, n, s);
         char *dx = mr_grad(r, n->in[0]);
-        q.batch = (mr_gemm_batch){q.batch.count, q.step, q.step, q.c * q.c};
-        mr_k(r)->gemm_batch(dx + q.at, dy + q.at, mr_pval(r, n, P_SETS + s), &q.batch, q.n, q.c,
-                            q.c, 0, 0, q.w, q.c, q.w, 1.0, mr_acc(r, n, 0), &r->ex);
+        mr_gemm_batch batch = {q.count, q.step, q.step, q.c * q.c};
+        mr_k(r)->gemm_batch(dx + q.at, dy + q.at, mr_pval(r, n, P_SETS + s), &batch, q.n, q.c, q.c,
+                            0, 0, q.w, q.c, q.w, 1.0, mr_acc(r, n, 0), &r->ex);
     }
     return MR_OK;
 }

@@ -6,7 +6,7 @@
 static mr_drop drop_of(const mr_run *r, const mr_node *n)
 {
     return (mr_drop){.p = n->f[0],
-                     .purpose = mr_rand_purpose(r, n),
+                     .purpose = mr_rand_purpose(n),
                      .rows = mr_rand_rows(r, n->space),
                      .per_row = 1};
 }

@@ -19,7 +19,7 @@ static mr_gn gn_of(const mr_run *r, const mr_node *n)
                 .eps = 1e-6};
     if (n->f[0] > 0)
         gn.drop = (mr_drop){.p = n->f[0],
-                            .purpose = mr_rand_purpose(r, n),
+                            .purpose = mr_rand_purpose(n),
                             .rows = mr_rand_rows(r, n->space),
                             .per_row = 1};
     return gn;

@@ -67,7 +67,7 @@ static moe moe_of(mr_run *r, const mr_node *n)
              .real = (int64_t)r->g->real_bytes,
              .use_noise = n->i[0] != 0,
              .drop = n->f[0],
-             .purpose = mr_rand_purpose(r, n)};
+             .purpose = mr_rand_purpose(n)};
     choose_sizes(&m, r->g);
     mr_carve c = {r->ex.scratch, 0};
     carve(&c, &m);

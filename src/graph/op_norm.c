@@ -16,7 +16,7 @@ static norm_args args_of(const mr_run *r, const mr_node *n)
     a.w = mr_node_width(r->g, id);
     int64_t per_row = mr_node_inner(r->g, id) / a.w;
     a.n = n->ndim == 1 ? 1 : mr_n(r, id) * per_row;
-    a.in = a.out = (mr_drop){.p = n->f[1], .purpose = mr_rand_purpose(r, n), .per_row = per_row};
+    a.in = a.out = (mr_drop){.p = n->f[1], .purpose = mr_rand_purpose(n), .per_row = per_row};
     a.out.p = n->f[2];
     a.out.purpose |= MR_DROP_SECOND;
     if (n->f[1] > 0 || n->f[2] > 0) a.in.rows = a.out.rows = mr_rand_rows(r, n->space);

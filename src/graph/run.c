@@ -113,11 +113,7 @@ mr_rows_of mr_rand_rows(const mr_run *r, mr_space s)
     return (mr_rows_of){q->tok_rid, q->tok_pos};
 }
 
-uint32_t mr_rand_purpose(const mr_run *r, const mr_node *n)
-{
-    (void)r;
-    return MR_RNG_OP + (uint32_t)n->number;
-}
+uint32_t mr_rand_purpose(const mr_node *n) { return MR_RNG_OP + (uint32_t)n->number; }
 
 mr_status mr_run_create(mr_run **out_p, const mr_plan *plan, mr_device *dev, mr_params *params,
                         uint64_t seed)

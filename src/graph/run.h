@@ -103,7 +103,7 @@ double mr_loss_weight(const mr_run *r, const mr_node *n);
 /* Random rows of a space: global row and position of each leading row. ROWS and tokens only. */
 mr_rows_of mr_rand_rows(const mr_run *r, mr_space s);
 /* Purpose word of a node's own draws: MR_RNG_OP and its number. */
-uint32_t mr_rand_purpose(const mr_run *r, const mr_node *n);
+uint32_t mr_rand_purpose(const mr_node *n);
 
 /* A run over a compiled plan. The caller fills feat, items, schedule after create. ws is allocated
  * here. */

@@ -20,7 +20,7 @@ bool mr_file_name_ok(const char *name)
     static const char allowed[] =
         "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789._-";
     size_t n = strlen(name);
-    return n > 0 && n < 200 && name[0] != '.' && strspn(name, allowed) == n;
+    return n > 0 && n <= MR_FILE_NAME_MAX && name[0] != '.' && strspn(name, allowed) == n;
 }
 
 mr_status mr_file_open(int dir_fd, const char *dir, const char *name, int *fd_p, int64_t *bytes_p)

@@ -18,6 +18,7 @@
         */
 
 /* [A-Za-z0-9._-]+ and not starting with a dot: a plain file name from an untrusted manifest. */
+enum { MR_FILE_NAME_MAX = 199 }; /* bytes of a name that is ok */
 bool mr_file_name_ok(const char *name);
 /* Open an existing regular file for reading; a link, folder or device is refused. ERR_NO_INPUT when
  * absent, ERR_IO otherwise. Caller closes *fd_p. */

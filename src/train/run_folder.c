@@ -274,17 +274,15 @@ static mr_status gather_ranks(mr_comm *world, const char *device, char **out_p)
     return mr_comm_gather(world, mine, sizeof mine, out_p);
 }
 
-enum { LONGEST_NAME = 199 }; /* mr_file_name_ok's */
-
 mr_status mr_run_folder_open(mr_run_folder **out_p, const mr_config *cfg, const mr_run_info *info,
                              mr_comm *world)
 {
     mr_run_folder *f = NULL;
     char *ranks = NULL;
     size_t length = strlen(cfg->run.name);
-    MR_CHECK(length <= LONGEST_NAME, MR_ERR_CONFIG,
+    MR_CHECK(length <= MR_FILE_NAME_MAX, MR_ERR_CONFIG,
              "run.name '%.20s...' is too long: %zu bytes, at most %d are accepted", cfg->run.name,
-             length, LONGEST_NAME);
+             length, MR_FILE_NAME_MAX);
     MR_CHECK(mr_file_name_ok(cfg->run.name) && cfg->run.name[0] != '-', MR_ERR_CONFIG,
              "run.name '%.80s' is not a plain folder name (letters, digits, '.', '_', '-', "
              "the first a letter, a digit or '_')",
