@@ -83,23 +83,37 @@ static mr_status make_plan(mr_saver *s)
     return st;
 }
 
-/* Rank 0 makes the temporary folder; all learn its name. */
-static mr_status begin(mr_saver *s)
+static void set_temporary_name(mr_saver *s, int64_t pid)
 {
-    mr_comm *world = s->a.world;
-    int64_t pid = getpid();
-    mr_status st = mr_folder_open(s->a.dir, &s->dir_fd);
-    MR_TRY(world->bcast(world, &pid, 1, MR_I64, 0));
     mr_checkpoint_name(s->state.step, s->name);
     snprintf(s->tmp, sizeof s->tmp, "%s.tmp-%lld", s->name, (long long)pid);
     snprintf(s->tmp_path, sizeof s->tmp_path, "%s/%s", s->a.dir, s->tmp);
-    if (st == MR_OK && world->rank == 0) {
-        mr_checkpoint_clean(s->dir_fd, s->a.dir);
-        if (mkdirat(s->dir_fd, s->tmp, 0777) != 0)
-            st = MR_RAISE(MR_ERR_IO, "%s cannot be made: %s", s->tmp_path, strerror(errno));
+}
+
+static mr_status make_temporary(mr_saver *s)
+{
+    mr_checkpoint_clean(s->dir_fd, s->a.dir);
+    MR_CHECK(mkdirat(s->dir_fd, s->tmp, 0777) == 0, MR_ERR_IO, "%s cannot be made: %s", s->tmp_path,
+             strerror(errno));
+    return MR_OK;
+}
+
+/* Rank 0 makes the temporary folder; all learn its name when it is there, and open it. What failed
+ * on one rank is still to be agreed. */
+static mr_status begin(mr_saver *s)
+{
+    mr_comm *world = s->a.world;
+    int64_t made[2] = {getpid(), 0}; /* by rank 0: its process, is the folder there? */
+    mr_status st = mr_folder_open(s->a.dir, &s->dir_fd);
+    if (world->rank == 0) {
+        set_temporary_name(s, made[0]);
+        if (st == MR_OK) st = make_temporary(s);
+        made[1] = st == MR_OK;
     }
-    MR_TRY(mr_comm_agree(world, st));
-    return mr_folder_open(s->tmp_path, &s->tmp_fd);
+    MR_TRY(world->bcast(world, made, 2, MR_I64, 0));
+    set_temporary_name(s, made[0]);
+    if (st == MR_OK && made[1]) st = mr_folder_open(s->tmp_path, &s->tmp_fd);
+    return st;
 }
 
 static const char *const section_name[] = {"value", "m", "v"};
