@@ -5,6 +5,7 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/mem.h"
 #include "cli/bench.h"
@@ -64,15 +65,30 @@ static mr_status add_formula(const mr_trainer *t, const mr_step_shape *shape, in
     return st;
 }
 
+enum { COMMS = 5 };
+
+/* The communicators of a step, each once: on a GPU NCCL's count for themselves, and the host's
+ * plan rows beside them; every other kind counts what the host's makes for it. */
+static void list_comms(const mr_trainer *t, mr_comm *all[COMMS])
+{
+    bool has_items = t->items != t->world;
+    all[0] = t->dev_world;
+    all[1] = has_items ? t->dev_items : NULL;
+    all[2] = t->dev_replicas;
+    all[3] = !strcmp(t->dev_world->kind, "nccl") ? t->world : NULL;
+    all[4] = has_items && !strcmp(t->dev_items->kind, "nccl") ? t->items : NULL;
+}
+
 /* One step with the counters of its communicators before and after. */
 static mr_status counted_step(mr_trainer *t, int64_t batch, mr_count *mine)
 {
-    mr_comm *all[3] = {t->dev_world, t->items != t->world ? t->dev_items : NULL, t->dev_replicas};
-    mr_comm_stats before[3], used;
-    for (int i = 0; i < 3; i++)
+    mr_comm *all[COMMS];
+    mr_comm_stats before[COMMS], used;
+    list_comms(t, all);
+    for (int i = 0; i < COMMS; i++)
         if (all[i]) before[i] = all[i]->stats;
     MR_TRY(mr_trainer_step(t, 0, batch));
-    for (int i = 0; i < 3; i++) {
+    for (int i = 0; i < COMMS; i++) {
         if (!all[i]) continue;
         mr_comm_stats_since(&used, &all[i]->stats, &before[i]);
         add(mine, used.made_for);

@@ -76,8 +76,8 @@ foreach(order forward backward shuffled)
 endforeach()
 # The checks of tests/gpu.sh, those that take seconds; the others by hand (docs/gpu.md).
 mr_add_script(gpu_checks_emulated gpu/gpu_checks.py ARGS ${CMAKE_BINARY_DIR}/emulated
-              --device emulated --only ops step capture ranks_staged ranks_nccl LABELS gpu
-              TIMEOUT 900)
+              --device emulated --only ops step capture ranks_staged ranks_nccl capture_nccl
+              LABELS gpu TIMEOUT 900)
 # A GPU that is not there, too old, too small, or lost.
 mr_add_script(gpu_failures emulate/test_failures.py ARGS ${CMAKE_BINARY_DIR}/emulated LABELS gpu
               fault TIMEOUT 600)

@@ -193,11 +193,11 @@ static void test_capture(void **state)
     }
     OK(mr_device_open(&d, "guard", 0));
     mr_errors_to_log(false);
-    OK(d->capture(d, MR_RECORD_STEP, true));
+    OK(d->capture(d, MR_RECORD_STEP, MR_CAPTURE_BEGIN));
     assert_int_equal(d->alloc(d, &p, 8, "test"), MR_ERR_INTERNAL);
     assert_int_equal(d->sync(d), MR_ERR_INTERNAL);
-    assert_int_equal(d->capture(d, MR_RECORD_STEP, true), MR_ERR_INTERNAL);
-    OK(d->capture(d, MR_RECORD_STEP, false));
+    assert_int_equal(d->capture(d, MR_RECORD_STEP, MR_CAPTURE_BEGIN), MR_ERR_INTERNAL);
+    OK(d->capture(d, MR_RECORD_STEP, MR_CAPTURE_START));
     OK(d->sync(d));
     mr_errors_to_log(true);
     mr_device_close(&d);
