@@ -17,7 +17,7 @@
 #include <nccl.h>
 
 enum { START_SECONDS = 120 };
-#define ABORT_SECONDS 0.5 /* and then its thread goes on alone */
+#define ABORT_SECONDS 0.2 /* and then its thread goes on alone */
 
 typedef struct nccl {
     mr_comm *host; /* MPI, the same ranks; borrowed unless owns_host */

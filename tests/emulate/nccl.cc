@@ -70,7 +70,7 @@ struct ncclComm {
     std::atomic<cudaStream_t> busy{nullptr}; /* where a call goes that nobody asked about yet */
     std::shared_ptr<int> plans = std::make_shared<int>(0); /* held by what was recorded */
     bool is_connected = false;                             /* in rings, by the first collective */
-    bool has_met[RANKS_MOST] = {};                         /* by letters */
+    bool sent_to[RANKS_MOST] = {}, had_from[RANKS_MOST] = {};
 };
 
 namespace
@@ -250,11 +250,25 @@ void run_group(ncclComm *c, const std::vector<request> &all, int64_t recording)
 void check_connected(ncclComm *c, const std::vector<request> &all, bool is_recorded)
 {
     for (const request &r : all) {
-        bool *known = r.what >= SEND ? &c->has_met[r.root] : &c->is_connected;
+        bool *known = r.what == SEND   ? &c->sent_to[r.root]
+                      : r.what == RECV ? &c->had_from[r.root]
+                                       : &c->is_connected;
         if (is_recorded && !*known)
             stop("NCCL: the first %s of a communicator is recorded; make one before",
                  r.what >= SEND ? "call between two ranks" : "collective");
         *known = true;
+    }
+}
+
+/* By default NCCL meets the other ranks in a recording: to register buffers, and to connect ranks
+ * for an algorithm that was not used before. */
+void check_settings()
+{
+    for (const char *name : {"NCCL_GRAPH_REGISTER", "NCCL_RUNTIME_CONNECT"}) {
+        const char *said = getenv(name);
+        if (!said || strcmp(said, "0"))
+            stop("NCCL: while a collective is recorded ranks wait for each other, as %s is not 0",
+                 name);
     }
 }
 
@@ -264,6 +278,7 @@ cudaError_t record(ncclComm *c, cudaStream_t s, const void *name, const std::vec
     static int64_t n;
     int64_t recording = recording_of(s);
     auto plan = c->plans;
+    check_settings();
     if (++n == set().fail_record) return forbidden_in_capture();
     op o = {name, "collective", [c, all, recording, plan] { run_group(c, all, recording); }};
     o.chain = c->last;

@@ -343,6 +343,8 @@ static void sum_in(ncclComm_t c, cudaStream_t s)
 static void two_ranks(bool are_connected)
 {
     make_side();
+    setenv("NCCL_GRAPH_REGISTER", "0", 1);
+    setenv("NCCL_RUNTIME_CONNECT", "0", 1);
     for (ncclUniqueId &id : ids) must(!ncclGetUniqueId(&id), "a name");
     other = fork();
     rank = other == 0;
@@ -415,6 +417,12 @@ static void first_letter(void)
     begin_recording();
     settle(comm, rank ? ncclRecv(x, 1, ncclFloat32, 0, comm, stream_of(&ex))
                       : ncclSend(x, 1, ncclFloat32, 1, comm, stream_of(&ex)));
+}
+static void registering(void)
+{
+    two_ranks(true);
+    unsetenv("NCCL_GRAPH_REGISTER");
+    record_sum();
 }
 static void no_order(void)
 {
@@ -517,6 +525,7 @@ static const plant plants[] = {
     {"ranks start different recordings", another_recording, SIGABRT, "1, rank 1 of its recording"},
     {"the first collective is recorded", first_recorded, SIGABRT, "the first collective"},
     {"the first letter is recorded", first_letter, SIGABRT, "the first call between two ranks"},
+    {"ranks meet in a recording", registering, SIGABRT, "as NCCL_GRAPH_REGISTER is not 0"},
     {"two communicators in no order", no_order, SIGABRT, "may run in any order"},
     {"a stream goes on too early", not_asked, SIGABRT, "while a thread of NCCL"},
     {"a communicator ends before its graph", ends_too_early, SIGABRT, "while graphs hold 1 of"},
