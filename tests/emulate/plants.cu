@@ -49,6 +49,8 @@ static float first_of(const float *p)
 
 static void wait_for_it(void) { (void)dev->sync(dev); }
 
+static cudaStream_t own_stream(void) { return queue_of(&ex)->stream; }
+
 /* ---- kernels ---- */
 __global__ static void fill_kernel(float *p, int64_t n, float v)
 {
@@ -200,7 +202,7 @@ static void early_read(void)
 {
     float *h = pinned_floats(N);
     LAUNCH(fill_kernel, 1, N, 0, &ex, x, N, 2.0f);
-    must(!cudaMemcpyAsync(h, x, sizeof *h, cudaMemcpyDeviceToHost, stream_of(&ex)), "a copy");
+    must(!cudaMemcpyAsync(h, x, sizeof *h, cudaMemcpyDeviceToHost, next_in_stream(&ex)), "a copy");
     must(h[0] == 0, "nothing has come before the wait");
     wait_for_it();
     must(h[0] == 2, "it has come after it");
@@ -215,7 +217,7 @@ static void streams(bool has_event)
     must(!cudaEventCreateWithFlags(&e, cudaEventDisableTiming), "an event");
     must(dev->fill(dev, x, 0, sizeof *x) == MR_OK && dev->sync(dev) == MR_OK, "zeros");
     LAUNCH(fill_kernel, 1, N, 0, &ex, x, N, 2.0f);
-    must(!cudaEventRecord(e, stream_of(&ex)), "a record");
+    must(!cudaEventRecord(e, next_in_stream(&ex)), "a record");
     if (has_event) must(!cudaStreamWaitEvent(side, e, 0), "a wait");
     must(!cudaMemcpyAsync(h, x, sizeof *h, cudaMemcpyDeviceToHost, side), "a copy");
     must(!cudaStreamSynchronize(side), "a wait of the host");
@@ -266,9 +268,9 @@ static void side_recorded(void)
     for (float v = 2; v < 4; v++) {
         begin_recording();
         LAUNCH(fill_kernel, 1, N, 0, &ex, x, N, v);
-        order_streams(stream_of(&ex), side);
+        order_streams(own_stream(), side);
         must(!cudaMemcpyAsync(h, x, sizeof *h, cudaMemcpyDeviceToHost, side), "a copy");
-        order_streams(side, stream_of(&ex));
+        order_streams(side, own_stream());
         LAUNCH(fill_kernel, 1, N, 0, &ex, x, N, 10 * v);
         must(end_recording() == MR_OK, "and ends");
         must(first_of(x) == 10 * v && h[0] == v, "both streams did what was recorded, in order");
@@ -279,7 +281,7 @@ static void not_joined(void)
 {
     make_side();
     begin_recording();
-    order_streams(stream_of(&ex), side);
+    order_streams(own_stream(), side);
     must(!cudaMemsetAsync(x, 0, sizeof *x, side), "a filling");
     must(end_recording() != MR_OK, "the side stream is still out");
     begin_recording();
@@ -290,14 +292,14 @@ static void outer_event(void)
     make_side();
     must(!cudaEventRecord(mark, side), "an event outside");
     begin_recording();
-    must(cudaStreamWaitEvent(stream_of(&ex), mark, 0) == cudaErrorStreamCaptureIsolation, "a wait");
+    must(cudaStreamWaitEvent(own_stream(), mark, 0) == cudaErrorStreamCaptureIsolation, "a wait");
     must(end_recording() != MR_OK, "nothing outside can be waited for");
 }
 static void side_waited(void)
 {
     make_side();
     begin_recording();
-    order_streams(stream_of(&ex), side);
+    order_streams(own_stream(), side);
     must(cudaStreamSynchronize(side) != cudaSuccess, "no waiting for a stream that joined");
     must(end_recording() != MR_OK, "which spoils it");
 }
@@ -306,16 +308,13 @@ static void dropped(void)
     LAUNCH(fill_kernel, 1, N, 0, &ex, x, N, 1.0f);
     make_side();
     begin_recording();
-    order_streams(stream_of(&ex), side);
+    order_streams(own_stream(), side);
     LAUNCH(fill_kernel, 1, N, 0, &ex, x, N, 2.0f);
     must(dev->capture(dev, MR_RECORD_STEP, MR_CAPTURE_DROP) == MR_OK, "a recording is dropped");
     must(dev->recording == 0 && first_of(x) == 1, "and nothing of it is done");
     must(!cudaStreamSynchronize(side), "the side stream is free again");
 }
-static void other_mode(void)
-{
-    cudaStreamBeginCapture(stream_of(&ex), cudaStreamCaptureModeGlobal);
-}
+static void other_mode(void) { cudaStreamBeginCapture(own_stream(), cudaStreamCaptureModeGlobal); }
 
 /* ---- recorded collectives of two ranks ---- */
 static ncclUniqueId ids[2];
@@ -351,7 +350,7 @@ static void two_ranks(bool are_connected)
     setenv("NCCL_HOSTID", rank ? "b" : "a", 1);
     comm = join(0);
     LAUNCH(fill_kernel, 1, N, 0, &ex, x, N, 1.0f);
-    if (are_connected) sum_in(comm, stream_of(&ex));
+    if (are_connected) sum_in(comm, own_stream());
     wait_for_it();
 }
 /* Rank 1 ends here. */
@@ -365,7 +364,7 @@ static void one_rank(void)
 static void record_sum(void)
 {
     begin_recording();
-    sum_in(comm, stream_of(&ex));
+    sum_in(comm, own_stream());
     must(end_recording() == MR_OK, "and ends");
 }
 static void sums_recorded(void)
@@ -374,14 +373,14 @@ static void sums_recorded(void)
     for (float v = 1; v < 3; v++) {
         begin_recording();
         LAUNCH(fill_kernel, 1, N, 0, &ex, x, N, v + (float)rank);
-        order_streams(stream_of(&ex), side);
+        order_streams(own_stream(), side);
         sum_in(comm, side);
-        order_streams(side, stream_of(&ex));
+        order_streams(side, own_stream());
         LAUNCH(reverse_kernel, 1, N, 0, &ex, x, true);
         must(end_recording() == MR_OK, "and ends");
         must(first_of(x + N - 1) == 2 * v + 1, "the sum of both ranks");
     }
-    sum_in(comm, stream_of(&ex));
+    sum_in(comm, own_stream());
     must(first_of(x) == 5, "a sum that is not recorded, of what the ranks had, follows");
     dev->capture(dev, MR_RECORD_STEP, MR_CAPTURE_FORGET);
     settle(comm, ncclCommFinalize(comm));
@@ -391,7 +390,7 @@ static void one_records(void)
 {
     two_ranks(true);
     if (rank)
-        sum_in(comm, stream_of(&ex));
+        sum_in(comm, own_stream());
     else
         record_sum();
     wait_for_it();
@@ -415,8 +414,8 @@ static void first_letter(void)
 {
     two_ranks(true);
     begin_recording();
-    settle(comm, rank ? ncclRecv(x, 1, ncclFloat32, 0, comm, stream_of(&ex))
-                      : ncclSend(x, 1, ncclFloat32, 1, comm, stream_of(&ex)));
+    settle(comm, rank ? ncclRecv(x, 1, ncclFloat32, 0, comm, own_stream())
+                      : ncclSend(x, 1, ncclFloat32, 1, comm, own_stream()));
 }
 static void registering(void)
 {
@@ -428,19 +427,19 @@ static void no_order(void)
 {
     two_ranks(true);
     ncclComm_t second = join(1);
-    sum_in(second, stream_of(&ex));
+    sum_in(second, own_stream());
     begin_recording();
-    order_streams(stream_of(&ex), side);
+    order_streams(own_stream(), side);
     sum_in(comm, side);
-    sum_in(second, stream_of(&ex));
-    order_streams(side, stream_of(&ex));
+    sum_in(second, own_stream());
+    order_streams(side, own_stream());
     (void)end_recording();
 }
 static void not_asked(void)
 {
     two_ranks(true);
     begin_recording();
-    (void)ncclAllReduce(x, x, 1, ncclFloat32, ncclSum, comm, stream_of(&ex));
+    (void)ncclAllReduce(x, x, 1, ncclFloat32, ncclSum, comm, own_stream());
     LAUNCH(fill_kernel, 1, N, 0, &ex, x, N, 0.0f);
 }
 static void ends_too_early(void)
