@@ -194,12 +194,51 @@ static void test_grad_stats(void **unused)
     }
 }
 
+typedef struct verdict {
+    double a[2], b[2], loss[2], clip;
+    uint32_t skip;
+    double grad_scale;
+} verdict;
+
+static void test_step_decide(void **unused)
+{
+    (void)unused;
+    static const verdict cases[] = {
+        {{9, 0}, {16, 0}, {1, 2}, 0, 0, 1},   /* no clipping */
+        {{9, 0}, {16, 0}, {1, 2}, 2, 0, 0.4}, /* norm 5 */
+        {{9, 0}, {16, 0}, {1, 2}, 5, 0, 1},   /* just not */
+        {{0, 0}, {0, 0}, {0, 0}, 2, 0, 1},    /* no gradient */
+        {{9, 1}, {16, 0}, {1, 2}, 2, 1, 0.4}, /* bad elements in either part */
+        {{9, 0}, {16, 3}, {1, 2}, 0, 1, 1},
+        {{INFINITY, 0}, {16, 0}, {1, 2}, 0, 1, 1}, /* a sum that is too large */
+        {{9, 0}, {NAN, 0}, {1, 2}, 0, 1, 1},
+        {{9, 0}, {16, 0}, {NAN, 2}, 0, 1, 1},
+        {{9, 0}, {16, 0}, {1, -INFINITY}, 0, 1, 1},
+    };
+    const mr_loss_weights weights = {.n = 2, .w = {1, 0.25}};
+    for (int i = 0; i < COUNT(cases); i++) {
+        const verdict *c = &cases[i];
+        BOTH_TABLES
+        {
+            mr_step_state s = {.step = 7, .rows = 3, .lr = 0.5, .grad_scale = 9};
+            float small[2] = {(float)c->loss[0], (float)c->loss[1]};
+            bool is_double = k == &mr_kernels_cpu64;
+            k->step_decide(&s, c->a, c->b, is_double ? (const void *)c->loss : small, &weights,
+                           c->clip, &ex);
+            assert_int_equal(s.skip, c->skip);
+            assert_true(s.grad_scale == c->grad_scale);
+            assert_true(s.step == 7 && s.rows == 3 && s.lr == 0.5);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_mse),      cmocka_unit_test(test_rows),
-        cmocka_unit_test(test_pair_ids), cmocka_unit_test(test_ce_parts),
-        cmocka_unit_test(test_adam),     cmocka_unit_test(test_grad_stats),
+        cmocka_unit_test(test_mse),         cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_pair_ids),    cmocka_unit_test(test_ce_parts),
+        cmocka_unit_test(test_adam),        cmocka_unit_test(test_grad_stats),
+        cmocka_unit_test(test_step_decide),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
