@@ -88,7 +88,7 @@ def kernels(args):
 def ops(args):
     """every op forward and backward: float32 on the device against float64 on the CPU"""
     names = [os.path.join(args.build, "tests", "test_" + n)
-             for n in ("ops_basic", "ops_a", "ops_b", "ops_c")]
+             for n in ("ops_basic", "ops_a", "ops_b", "ops_c", "ops_bf16")]
     for path in names:
         program(args, path, env={"MR_TEST_DEVICE": args.device})
     return "%d programs" % len(names)
