@@ -44,6 +44,7 @@
 #include "kernels/shared/bf16.h"
 #include "op_check.h"
 #include "op_rig.h"
+#include "train/volume.h"
 
 #define U (1.0 / 256)
 static const double weights[] = {0.7, 0.3};
@@ -485,6 +486,29 @@ static void test_sizes(void **state)
     assert_int_equal(mr_softmax_way_of(true, MR_BF16_PRODUCTS), MR_SOFTMAX_BF16);
 }
 
+/* Collectives are one a chunk, in the formula as well. */
+static void test_volume(void **state)
+{
+    (void)state;
+    mr_step_shape s = {.ranks = 2,
+                       .group = 2,
+                       .real_bytes = 4,
+                       .whole_products = true,
+                       .table_rows = 2 * 8266,
+                       .width = 300,
+                       .n_item_loss = 1};
+    mr_step_rows rows = {0};
+    mr_count out[MR_FOR_COUNT];
+    assert_int_equal(mr_step_rows_alloc(&rows, &s), MR_OK);
+    rows.rows[0] = rows.rows[1] = 4050; /* 8,100: above 8,064, below 8,112 */
+    mr_volume_of_rank(out, &s, &rows, 0);
+    assert_int_equal(out[MR_FOR_LOSS_PARTIALS].calls, 1);
+    s.precision = MR_BF16_PRODUCTS;
+    mr_volume_of_rank(out, &s, &rows, 0);
+    assert_int_equal(out[MR_FOR_LOSS_PARTIALS].calls, 2);
+    mr_step_rows_free(&rows);
+}
+
 static void test_no_rows(void **state)
 {
     (void)state;
@@ -520,6 +544,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_roundings), cmocka_unit_test(test_bound),
         cmocka_unit_test(test_chunks),    cmocka_unit_test(test_sizes),
-        cmocka_unit_test(test_no_rows),   cmocka_unit_test(test_mixed)};
+        cmocka_unit_test(test_volume),    cmocka_unit_test(test_no_rows),
+        cmocka_unit_test(test_mixed)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
