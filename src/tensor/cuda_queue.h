@@ -28,6 +28,7 @@ typedef struct mr_lt_choice {
 #define MR_LT_CHOICES 256
 
 typedef struct mr_cuda_queue {
+    mr_device_counts *counts; /* the device's own: kernels count their launches */
     cudaStream_t stream;
     cublasHandle_t blas;                  /* bound to stream; every product says its arithmetic */
     cublasStatus_t blas_status;           /* first failure of a product; sync returns it */

@@ -16,6 +16,7 @@
  * that it gave the device is done. */
 typedef struct mr_device_counts {
     int64_t allocs, copies_in, copies_out, waits;
+    int64_t launches; /* kernels and library products, recorded ones too; 0 but on cuda */
 } mr_device_counts;
 
 /* Kinds of work that are recorded: forward and backward of a step, forward of a block of users. */

@@ -312,6 +312,7 @@ mr_status mr_device_open_cuda(mr_device **out_p, int index)
     MR_TRY(choose(index));
     MR_TRY(MR_ALLOC(&d, 1, "device"));
     MR_TRY_GOTO(MR_ALLOC(&q, 1, "CUDA device"), st, fail);
+    q->counts = &d->counts;
     *d = (mr_device){.name = "cuda",
                      .real = MR_F32,
                      .host_memory = false,

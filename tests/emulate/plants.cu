@@ -236,7 +236,7 @@ static void early_read(void)
 {
     float *h = pinned_floats(N);
     LAUNCH(fill_kernel, 1, N, 0, &ex, x, N, 2.0f);
-    must(!cudaMemcpyAsync(h, x, sizeof *h, cudaMemcpyDeviceToHost, stream_of(&ex)), "a copy");
+    must(!cudaMemcpyAsync(h, x, sizeof *h, cudaMemcpyDeviceToHost, next_in_stream(&ex)), "a copy");
     must(h[0] == 0, "nothing has come before the wait");
     wait_for_it();
     must(h[0] == 2, "it has come after it");
@@ -251,7 +251,7 @@ static void streams(bool has_event)
     must(!cudaEventCreateWithFlags(&e, cudaEventDisableTiming), "an event");
     must(dev->fill(dev, x, 0, sizeof *x) == MR_OK && dev->sync(dev) == MR_OK, "zeros");
     LAUNCH(fill_kernel, 1, N, 0, &ex, x, N, 2.0f);
-    must(!cudaEventRecord(e, stream_of(&ex)), "a record");
+    must(!cudaEventRecord(e, next_in_stream(&ex)), "a record");
     if (has_event) must(!cudaStreamWaitEvent(side, e, 0), "a wait");
     must(!cudaMemcpyAsync(h, x, sizeof *h, cudaMemcpyDeviceToHost, side), "a copy");
     must(!cudaStreamSynchronize(side), "a wait of the host");

@@ -79,6 +79,7 @@ endforeach()
 mr_add_script(gpu_checks_emulated gpu/gpu_checks.py ARGS ${CMAKE_BINARY_DIR}/emulated
               --device emulated --only ops step capture ranks_staged ranks_nccl LABELS gpu
               TIMEOUT 900)
+mr_add_script(gpu_launches emulate/test_launches.py ARGS ${CMAKE_BINARY_DIR}/emulated LABELS gpu)
 # A GPU that is not there, too old, too small, or lost.
 mr_add_script(gpu_failures emulate/test_failures.py ARGS ${CMAKE_BINARY_DIR}/emulated LABELS gpu
               fault TIMEOUT 600)

@@ -316,8 +316,8 @@ def bench(args):
         said.append("%s %.3f ms, product %.0f GFLOP/s" % (
             " ".join([mode] + ["captured"] * len(more)), 1e3 * o["step_s_median"],
             o["gemm_gflops"]))
-    return "a step of 2,048 rows, %d kernel calls, %.0f MiB: %s" % (
-        o["kernel_calls"], o["device_mib"], "; ".join(said))
+    return "a step of 2,048 rows, %d launches, %.0f MiB: %s" % (
+        o["launches"], o["device_mib"], "; ".join(said))
 
 
 def bench_kernels(args):

@@ -27,18 +27,25 @@ enum {
 #define ALL_LANES 0xffffffffu
 
 /* What only nvcc understands; where another compiler takes the kernels, for the emulator of the
- * tests, that one's cuda_runtime.h defines these. LAUNCH(kernel, grid, block, bytes, ex,
- * arguments): start a kernel with so many bytes of SHARED_REST. SHARED(type, name, [size]): shared
- * memory of a block; SHARED_REST(type, name): what the launch asked for. */
+ * tests, that one's cuda_runtime.h defines these. SHARED(type, name, [size]): shared memory of a
+ * block; SHARED_REST(type, name): what the launch asked for. */
 #ifdef __CUDACC__
-#define LAUNCH(kernel, grid, block, bytes, ex, ...)                                                \
-    kernel<<<grid, block, bytes, stream_of(ex)>>>(__VA_ARGS__)
+#define START(kernel, grid, block, bytes, stream, ...)                                             \
+    kernel<<<grid, block, bytes, stream>>>(__VA_ARGS__)
 #define SHARED(type, name, size) __shared__ type name size
 #define SHARED_REST(type, name) extern __shared__ type name[]
 #endif
 
 static inline mr_cuda_queue *queue_of(const mr_exec *ex) { return (mr_cuda_queue *)ex->stream; }
-static inline cudaStream_t stream_of(const mr_exec *ex) { return queue_of(ex)->stream; }
+/* The stream of something that is about to start in it. */
+static inline cudaStream_t next_in_stream(const mr_exec *ex)
+{
+    queue_of(ex)->counts->launches++;
+    return queue_of(ex)->stream;
+}
+/* Start a kernel with so many bytes of SHARED_REST. */
+#define LAUNCH(kernel, grid, block, bytes, ex, ...)                                                \
+    START(kernel, grid, block, bytes, next_in_stream(ex), __VA_ARGS__)
 static inline int64_t pieces(int64_t n, int64_t size) { return (n + size - 1) / size; }
 /* Threads for a block that walks w columns. */
 static inline unsigned threads_for(int64_t w)

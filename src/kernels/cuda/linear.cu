@@ -21,6 +21,7 @@ void gemm_cuda(void *c, const void *a, const void *b, int64_t m, int64_t n, int6
     mr_cuda_queue *q = queue_of(ex);
     float al = (float)alpha, be = (float)beta;
     if (m == 0 || n == 0) return;
+    q->counts->launches++;
     cublasStatus_t st =
         cublasGemmEx_64(q->blas, tb ? CUBLAS_OP_T : CUBLAS_OP_N, ta ? CUBLAS_OP_T : CUBLAS_OP_N, n,
                         m, k, &al, b, CUDA_R_32F, ldb, a, CUDA_R_32F, lda, &be, c, CUDA_R_32F, ldc,
@@ -35,6 +36,7 @@ void gemm_batch_cuda(void *c, const void *a, const void *b, const mr_gemm_batch 
     mr_cuda_queue *q = queue_of(ex);
     float al = (float)alpha, be = (float)beta;
     if (m == 0 || n == 0 || batch->count == 0) return;
+    q->counts->launches++;
     cublasStatus_t st = cublasGemmStridedBatchedEx_64(
         q->blas, tb ? CUBLAS_OP_T : CUBLAS_OP_N, ta ? CUBLAS_OP_T : CUBLAS_OP_N, n, m, k, &al, b,
         CUDA_R_32F, ldb, batch->stride_b, a, CUDA_R_32F, lda, batch->stride_a, &be, c, CUDA_R_32F,

@@ -124,6 +124,7 @@ bool mr_lt_run(mr_cuda_queue *q, const mr_lt_layer *l)
             CUBLAS_STATUS_SUCCESS ||
         fits.workspaceSize > MR_CUDA_BLAS_BYTES)
         return false;
+    q->counts->launches++;
     cublasStatus_t st = cublasLtMatmul(
         lt, &s.desc, &one, is_forward ? l->m : l->x, &s.a, is_forward ? l->x : l->m, &s.b, &l->beta,
         l->out, &s.out, l->out, &s.out, &c->algo, q->blas_space, MR_CUDA_BLAS_BYTES, q->stream);

@@ -111,9 +111,9 @@ void launch(const char *name, const char *caller, void (*kernel)(P...), dim3 gri
 #define SHARED(type, name, size)                                                                   \
     auto &name = emulate::shared<type size>([] {}, #name) /* a lambda is a type of its own */
 #define SHARED_REST(type, name) type *name = static_cast<type *>(emulate::shared_rest())
-#define LAUNCH(kernel, grid, block, shared_bytes, ex, ...)                                         \
-    emulate::launch(#kernel, __PRETTY_FUNCTION__, kernel, grid, block, shared_bytes,               \
-                    stream_of(ex), __VA_ARGS__)
+#define START(kernel, grid, block, shared_bytes, stream, ...)                                      \
+    emulate::launch(#kernel, __PRETTY_FUNCTION__, kernel, grid, block, shared_bytes, stream,       \
+                    __VA_ARGS__)
 
 static inline float rsqrtf(float x) { return 1.0f / sqrtf(x); }
 

@@ -1,0 +1,40 @@
+#!/usr/bin/env python3
+"""How many kernels and library products a training step starts on a GPU: never more than now.
+
+Usage: test_launches.py FOLDER: the folder with the program that has an emulated GPU, which counts
+as the CUDA backend does everywhere. Widths are tiny; the count does not depend on them.
+"""
+import json
+import os
+import sys
+
+HERE = os.path.dirname(os.path.abspath(__file__))
+sys.path.insert(0, os.path.join(HERE, "..", "train"))
+import harness as h  # noqa: E402
+
+# What docs/gpu.md tells; whoever saves launches lowers them.
+MOST = {("sasrec", "sasrec"): 81, ("mealrec", "sasrec"): 354, ("mealrec", "tedrec"): 382}
+
+
+def launches(model, backbone):
+    out = os.path.join(h.folder, "step.json")
+    h.must(["bench", "step", "--steps", "1", "--warmup", "1", "--json", out, "--run.device=cuda",
+            "--data.path=small.h5", "--model.name=" + model, "--model.backbone=" + backbone,
+            *h.SMALL])
+    with open(out) as f:
+        return json.load(f)["launches"]
+
+
+def main():
+    h.BINARY = os.path.join(os.path.abspath(sys.argv[1]), "mealrec-dist")
+    h.synth("small.h5")
+    for (model, backbone), most in MOST.items():
+        n = launches(model, backbone)
+        print("%s on %s: %d launches" % (model, backbone, n))
+        h.check(most - 10 < n <= most, "%s on %s: %d launches, at most %d (lower the number here "
+                "when it fell by 10)" % (model, backbone, n, most))
+    h.finish()
+
+
+if __name__ == "__main__":
+    sys.exit(main())
