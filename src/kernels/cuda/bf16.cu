@@ -84,6 +84,7 @@ void gemm_bf16_cuda(void *c, int c_is_bf16, const uint16_t *a, const uint16_t *b
     mr_cuda_queue *q = queue_of(ex);
     float al = (float)alpha, be = (float)beta;
     if (m == 0 || n == 0) return;
+    q->counts->launches++;
     cublasStatus_t st =
         cublasSetMathMode(q->blas, CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION);
     if (st == CUBLAS_STATUS_SUCCESS)
