@@ -317,7 +317,7 @@ static void test_precision(void **state)
     assert_int_equal(mr_own_device_precision(&c), MR_FP32); /* auto */
     mr_trainer *t = make_trainer(&c, "guard");
     assert_int_equal(t->train_run->ex.precision, MR_FP32);
-    t->dev->precision = MR_BF16_PRODUCTS;
+    t->dev->precision = t->train_graph->dims.precision = MR_BF16_PRODUCTS;
     OK(mr_trainer_run(t, &run, t->train_plan));
     assert_int_equal(run->ex.precision, MR_BF16_PRODUCTS);
     mr_run_free(&run);

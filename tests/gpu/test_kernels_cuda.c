@@ -183,6 +183,7 @@ int main(int argc, char **argv)
     cases_b(&w);
     cases_c(&w);
     cases_d(&w);
+    cases_e(&w);
     for (int i = 0; i < mr_kernels_count(); i++)
         if (!w.covered[i]) printf("%s%s", open++ ? ", " : "no case yet: ", mr_kernels_name(i));
     printf("\n%d kernels compared, %d without a case, %d differences\n", mr_kernels_count() - open,
