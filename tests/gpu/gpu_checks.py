@@ -243,6 +243,16 @@ def curve(args):
     return "%d steps, first 20 within %.2g, all within %.2g" % (len(a), worst, last)
 
 
+def byte_counts(args, comm, ranks):
+    """The bytes of a step's collectives are those of the formula, whatever carries them."""
+    for model, shared in (("sasrec", ranks), ("cl4srec", 1)):
+        r = h.run(["bench", "comm", "--check", "--steps=2", "--data.path=small.h5",
+                   "--model.name=" + model, "--dist.comm=" + comm, *h.SMALL,
+                   *on(args, "--dist.item_shard=%d" % shared)], ranks)
+        need(r.returncode == 0 and "difference 0 bytes" in r.stdout,
+             "bytes of %s: %s%s" % (model, r.stdout, r.stderr))
+
+
 def ranks_equal(args, comm, ranks, env):
     data("small.h5")
     old = {k: os.environ.get(k) for k in env}
@@ -258,7 +268,9 @@ def ranks_equal(args, comm, ranks, env):
     worst = h.worst_difference(h.losses("one"), h.losses("many"))
     need(worst <= 1e-5, "losses differ by %.3g" % worst)
     need(h.scores("one") == h.scores("many"), "metrics differ")
-    return "%d ranks, %d steps within %.2g, metrics equal" % (ranks, some_steps(args), worst)
+    byte_counts(args, comm, ranks)
+    return "%d ranks, %d steps within %.2g, metrics equal, bytes as by formula" % (
+        ranks, some_steps(args), worst)
 
 
 @check
