@@ -89,7 +89,7 @@ def kernels(args):
 def ops(args):
     """every op forward and backward: float32 on the device against float64 on the CPU"""
     names = [os.path.join(args.build, "tests", "test_" + n)
-             for n in ("ops_basic", "ops_a", "ops_b", "ops_c")]
+             for n in ("ops_basic", "ops_a", "ops_b", "ops_c", "ops_bf16")]
     for path in names:
         program(args, path, env={"MR_TEST_DEVICE": args.device})
     return "%d programs" % len(names)
@@ -223,9 +223,13 @@ def capture(args):
     """a step recorded as a CUDA graph gives the bits of one that is not"""
     data("small.h5")
     names = h.MODELS[::3] if args.emulated and not args.long else h.MODELS
-    for model in names:
-        recorded_or_not(model, "small.h5", 0, steps(args), "--model.name=" + model, *on(args))
-    return "%d steps of %d models, checkpoints equal" % (some_steps(args), len(names))
+    runs = [(model, "auto") for model in names]
+    if args.device == "cuda":
+        runs.append(("sasrec", "bf16"))
+    for model, mode in runs:
+        recorded_or_not(model, "small.h5", 0, steps(args), "--model.name=" + model,
+                        "--run.precision=" + mode, *on(args))
+    return "%d steps of %d runs, checkpoints equal" % (some_steps(args), len(runs))
 
 
 @check
@@ -245,6 +249,16 @@ def curve(args):
     return "%d steps, first 20 within %.2g, all within %.2g" % (len(a), worst, last)
 
 
+def byte_counts(args, comm, ranks):
+    """The bytes of a step's collectives are those of the formula, whatever carries them."""
+    for model, shared in (("sasrec", ranks), ("cl4srec", 1)):
+        r = h.run(["bench", "comm", "--check", "--steps=2", "--data.path=small.h5",
+                   "--model.name=" + model, "--dist.comm=" + comm, *h.SMALL,
+                   *on(args, "--dist.item_shard=%d" % shared)], ranks)
+        need(r.returncode == 0 and "difference 0 bytes" in r.stdout,
+             "bytes of %s: %s%s" % (model, r.stdout, r.stderr))
+
+
 def ranks_equal(args, comm, ranks, env):
     data("small.h5")
     old = {k: os.environ.get(k) for k in env}
@@ -260,7 +274,9 @@ def ranks_equal(args, comm, ranks, env):
     worst = h.worst_difference(h.losses("one"), h.losses("many"))
     need(worst <= 1e-5, "losses differ by %.3g" % worst)
     need(h.scores("one") == h.scores("many"), "metrics differ")
-    return "%d ranks, %d steps within %.2g, metrics equal" % (ranks, some_steps(args), worst)
+    byte_counts(args, comm, ranks)
+    return "%d ranks, %d steps within %.2g, metrics equal, bytes as by formula" % (
+        ranks, some_steps(args), worst)
 
 
 @check
