@@ -172,7 +172,8 @@ static mr_status make_sampler(mr_trainer *t)
 mr_status mr_trainer_run(mr_trainer *t, mr_run **out_p, const mr_plan *plan)
 {
     mr_run *r = NULL;
-    MR_TRY(mr_run_create(&r, plan, t->dev, &t->params, (uint64_t)t->cfg->run.seed));
+    const mr_run *lender = plan == t->eval_plan ? t->train_run : NULL; /* never both at once */
+    MR_TRY(mr_run_create_in(&r, plan, t->dev, &t->params, (uint64_t)t->cfg->run.seed, lender));
     r->feat = &t->feat;
     r->items = t->dev_items;
     r->world = t->dev_world;
