@@ -19,7 +19,7 @@ typedef struct mr_device_counts {
     int64_t launches; /* kernels and library products, recorded ones too; 0 but on cuda */
 } mr_device_counts;
 
-/* Kinds of work that are recorded: forward and backward of a step, forward of a block of users. */
+/* Kinds of work that are recorded: a step, forward of a block of users. */
 typedef enum mr_recorded { MR_RECORD_STEP, MR_RECORD_BLOCK, MR_N_RECORDED } mr_recorded;
 /* A recording begins; it ends and starts as one piece of work; it ends and nothing of it happens,
  * because something failed in it. FORGET, outside of one: what is kept of the last is given back.
