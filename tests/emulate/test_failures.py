@@ -13,7 +13,7 @@ HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "train"))
 import harness as h  # noqa: E402
 
-LAUNCHES = 900  # of kernels: more than an epoch, less than three
+LAUNCHES = 500  # of kernels: more than an epoch, less than three
 GPU = ["--run.device=cuda", "--model.name=sasrec"]
 
 
@@ -72,7 +72,7 @@ def lost():
 
 def one_of_two():
     """Rank 1 loses its GPU, or NCCL fails: the job ends, and says who and what."""
-    for fault, part in (("fail_launch=120", "rank 1"), ("fail_collective=4", "NCCL")):
+    for fault, part in (("fail_launch=60", "rank 1"), ("fail_collective=4", "NCCL")):
         wrapper = os.path.join(h.folder, "one.sh")
         with open(wrapper, "w") as f:
             f.write('#!/bin/sh\n[ "$OMPI_COMM_WORLD_RANK" = 1 ] && export MR_EMULATE=devices=2,%s\n'

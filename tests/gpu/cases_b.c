@@ -66,19 +66,20 @@ static void convolution(twin_world *w, int64_t n, int stride, bool is_same)
     twin_release(w);
 }
 
-static void group_norm(twin_world *w)
+/* n samples; with thousands, more blocks than groups of sixteen. */
+static void group_norm(twin_world *w, int64_t n)
 {
     enum { C = 12, G = 3 };
-    twin *rid = twin_ints(w, B, 3, 7, 1000), *pos = twin_ints(w, B, 0, 0, 1);
+    twin *rid = twin_ints(w, n, 3, 7, 1000), *pos = twin_ints(w, n, 0, 0, 1);
     mr_gn gn[2];
     for (int side_ = 0; side_ < 2; side_++)
-        gn[side_] = (mr_gn){B, S, C, G, 2 * C + 3, 1e-5, {0.2, 9, {A(rid), A(pos)}, 1}};
-    twin *x = twin_reals(w, B * S * C), *y = twin_reals(w, B * S * C);
-    twin *film = twin_reals(w, B * 27);
-    twin *gamma = twin_reals(w, C), *beta = twin_reals(w, C), *mean = twin_reals(w, B * G);
-    twin *rstd = twin_reals(w, B * G), *dx = twin_reals(w, B * S * C);
-    twin *dy = twin_reals(w, B * S * C);
-    twin *dg = twin_reals(w, C), *db = twin_reals(w, C), *dfilm = twin_reals(w, B * 27);
+        gn[side_] = (mr_gn){n, S, C, G, 2 * C + 3, 1e-5, {0.2, 9, {A(rid), A(pos)}, 1}};
+    twin *x = twin_reals(w, n * S * C), *y = twin_reals(w, n * S * C);
+    twin *film = twin_reals(w, n * 27);
+    twin *gamma = twin_reals(w, C), *beta = twin_reals(w, C), *mean = twin_reals(w, n * G);
+    twin *rstd = twin_reals(w, n * G), *dx = twin_reals(w, n * S * C);
+    twin *dy = twin_reals(w, n * S * C);
+    twin *dg = twin_reals(w, C), *db = twin_reals(w, C), *dfilm = twin_reals(w, n * 27);
     BOTH(group_norm_fwd, A(y), A(mean), A(rstd), A(x), A(gamma), A(beta), A(film), &gn[side_], EX);
     BOTH(group_norm_bwd, A(dx), A(dg), A(db), A(dfilm), A(dy), A(x), A(mean), A(rstd), A(gamma),
          A(beta), A(film), &gn[side_], 1, 0, 1, 0, EX);
@@ -86,8 +87,8 @@ static void group_norm(twin_world *w)
     twin_same(w, "group_norm_fwd", "mean", mean, S * C);
     twin_same(w, "group_norm_fwd", "rstd", rstd, S * C);
     twin_same(w, "group_norm_bwd", "dx", dx, S * C);
-    twin_same(w, "group_norm_bwd", "dgamma", dg, B * S);
-    twin_same(w, "group_norm_bwd", "dbeta", db, B * S);
+    twin_same(w, "group_norm_bwd", "dgamma", dg, n * S);
+    twin_same(w, "group_norm_bwd", "dbeta", db, n * S);
     twin_same(w, "group_norm_bwd", "dfilm", dfilm, S);
     twin_release(w);
 }
@@ -118,6 +119,8 @@ void cases_b(twin_world *w)
     convolution(w, B, 2, false);
     convolution(w, B, 1, true);
     convolution(w, 0, 1, false);
-    group_norm(w);
+    group_norm(w, B);
+    group_norm(w, 300);
+    group_norm(w, 3000);
     diffusion(w);
 }

@@ -45,6 +45,11 @@ static void wide_norm(twin_world *w, int64_t N, int64_t W)
     twin_same(w, "layer_norm_bwd, wide", "dx", dx, W);
     twin_same(w, "layer_norm_bwd, wide", "dgamma", dg, N);
     twin_same(w, "layer_norm_bwd, wide", "dbeta", db, N);
+    /* in place: dx where dy was, and a residual that is x */
+    BOTH(layer_norm_bwd, A(y), A(y), A(dg), NULL, A(y), A(x), A(x), A(gamma), A(mean), A(rstd), N,
+         W, 0, 1, 1, 0, NULL, NULL, EX);
+    twin_same(w, "layer_norm_bwd, in place", "dx", y, W);
+    twin_same(w, "layer_norm_bwd, in place", "dgamma", dg, N);
     twin_release(w);
 }
 
@@ -171,6 +176,8 @@ void cases_d(twin_world *w)
     long_attention(w, 512);
     wide_norm(w, 3, 1501);
     wide_norm(w, 700, 5);
+    wide_norm(w, 2600, 37);
+    wide_norm(w, 20, 5300);
     wide_fusion(w);
     many_experts(w);
     ranking(w);

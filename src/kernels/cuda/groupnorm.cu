@@ -93,9 +93,11 @@ void group_norm_fwd_cuda(void *y, void *mean, void *rstd, const void *x, const v
 
 struct gn_grads {
     float *dx, *dfilm;
-    float *part_gamma, *part_beta; /* [blocks,c] */
-    float *sums;                   /* [blocks,2,c] terms of the group means; NULL: shared memory */
-    int acc_x, acc_film;
+    float *dgamma, *dbeta;
+    float *part; /* [blocks,2,c] their sums over a block's samples */
+    float *sums; /* [blocks,2,c] terms of the group means; NULL: shared memory */
+    unsigned *counters;
+    int acc_x, acc_film, acc_gamma, acc_beta;
     int64_t samples; /* of a block */
 };
 
@@ -122,7 +124,7 @@ struct gn_channel {
 __device__ static void sample_params(const gn_args &a, const gn_grads &g, int64_t i, float *term0,
                                      float *term1)
 {
-    int64_t k = blockIdx.x;
+    float *part = g.part + blockIdx.x * 2 * a.c;
     for (int64_t j = threadIdx.x; j < a.c; j += blockDim.x) {
         gn_channel ch(a, i, j);
         float P = 0, Q = 0;
@@ -139,8 +141,8 @@ __device__ static void sample_params(const gn_args &a, const gn_grads &g, int64_
             put(&df[a.c + j], P, g.acc_film);
         }
         float up = a.scale1(i, j);
-        g.part_gamma[k * a.c + j] += up * Q;
-        g.part_beta[k * a.c + j] += up * P;
+        part[j] += up * Q;
+        part[a.c + j] += up * P;
         term0[j] = a.gamma[j] * up * P;
         term1[j] = a.gamma[j] * up * Q;
     }
@@ -154,7 +156,7 @@ __global__ static void group_norm_bwd_kernel(gn_args a, gn_grads g)
     float *term0 = g.sums ? g.sums + k * 2 * a.c : total + 2 * a.G, *term1 = term0 + a.c,
           count = (float)(a.S * a.cg);
     for (int64_t j = threadIdx.x; j < a.c; j += blockDim.x)
-        g.part_gamma[k * a.c + j] = g.part_beta[k * a.c + j] = 0;
+        g.part[k * 2 * a.c + j] = g.part[(k * 2 + 1) * a.c + j] = 0;
     for (int64_t i = k * g.samples; i < end; i++) {
         sample_params(a, g, i, term0, term1);
         __syncthreads();
@@ -182,6 +184,13 @@ __global__ static void group_norm_bwd_kernel(gn_args a, gn_grads g)
         }
         __syncthreads();
     }
+    mr_parts parts = {g.part, 2 * a.c, 2 * a.c, (int)gridDim.x, g.counters};
+    add_parts(parts, (int)k, [&](int64_t j, float s) {
+        if (j < a.c)
+            put(&g.dgamma[j], s, g.acc_gamma);
+        else
+            put(&g.dbeta[j - a.c], s, g.acc_beta);
+    });
 }
 
 /* The fewest samples a block for which two sums a block fit the scratch; MR_GN_BLOCK, with all four
@@ -203,21 +212,22 @@ void group_norm_bwd_cuda(void *dx, void *dgamma, void *dbeta, void *dfilm, const
     a.mean = (const float *)mean;
     a.rstd = (const float *)rstd;
     a.dy = (const float *)dy;
-    int64_t c = gn->c, samples = samples_of_block(gn), blocks = pieces(gn->n, samples);
+    int64_t c = gn->c, samples = samples_of_block(gn);
+    int64_t blocks = gn->n > 0 ? pieces(gn->n, samples) : 1; /* no samples: sums of nothing */
     bool is_shared = samples < MR_GN_BLOCK;
-    float *part = (float *)ex->scratch;
-    gn_grads g = {(float *)dx,
-                  (float *)dfilm,
-                  part,
-                  part + blocks * c,
-                  is_shared ? NULL : part + 2 * blocks * c,
-                  acc_x,
-                  acc_film,
-                  samples};
+    gn_grads g = {};
+    g.dx = (float *)dx;
+    g.dfilm = (float *)dfilm;
+    g.dgamma = (float *)dgamma;
+    g.dbeta = (float *)dbeta;
+    g.part = (float *)ex->scratch;
+    g.sums = is_shared ? NULL : g.part + 2 * blocks * c;
+    g.counters = queue_of(ex)->counters;
+    g.acc_x = acc_x;
+    g.acc_film = acc_film;
+    g.acc_gamma = acc_gamma;
+    g.acc_beta = acc_beta;
+    g.samples = samples;
     size_t shared = (size_t)(2 * a.G + (is_shared ? 2 * c : 0)) * sizeof(float);
-    if (blocks) LAUNCH(group_norm_bwd_kernel, (unsigned)blocks, BLOCK, shared, ex, a, g);
-    float *out[2] = {(float *)dgamma, (float *)dbeta};
-    const float *from[2] = {g.part_gamma, g.part_beta};
-    const int acc[2] = {acc_gamma, acc_beta};
-    two_col_sums(out, from, acc, blocks, c, ex);
+    LAUNCH(group_norm_bwd_kernel, (unsigned)blocks, BLOCK, shared, ex, a, g);
 }
