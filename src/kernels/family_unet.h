@@ -36,17 +36,22 @@ static inline int64_t mr_gn_scratch(int64_t n, int64_t S, int64_t c)
 {
     return (n + MR_GN_BLOCK - 1) / MR_GN_BLOCK * (4 + S) * c;
 }
+/* Rows of a sample of S frames in a copy with zeros between samples, of n of them: the window of a
+ * frame, three rows, is never longer than the distance to the next sample's. */
+MR_HD int64_t mr_framed_period(int64_t S) { return S > 1 ? S + 1 : 3; }
+MR_HD int64_t mr_framed_rows(int64_t n, int64_t S)
+{
+    return n > 0 ? n * mr_framed_period(S) + 1 : 0;
+}
 #define MR_SUM_BLOCK 64 /* samples of one partial sum in conv3_bwd_add on a CPU */
 /* Elements of scratch that any of the conv3 kernels needs. whole_products, as a GPU's kernels need
- * it: also copies of x and dy with zero frames around them, and the weights' gradients of frames.
- */
+ * it: copies of x and dy with zero frames between samples, the weights turned, partial sums. */
 static inline int64_t mr_conv_scratch(const mr_conv *cv, bool whole_products)
 {
     int64_t w = 3 * cv->ci * cv->co, part = (cv->n + MR_SUM_BLOCK - 1) / MR_SUM_BLOCK * cv->co;
     int64_t most = w > part ? w : part;
     if (!whole_products) return most;
-    return cv->n * (cv->S + 2) * cv->ci + cv->n * (cv->So + 2) * cv->co + (cv->So + 1) * w +
-           (cv->n + 15) / 16 * cv->co;
+    return mr_framed_rows(cv->n, cv->S) * (cv->ci + cv->co) + w + (cv->n + 15) / 16 * cv->co;
 }
 
 #define MR_KERNELS_UNET(X)                                                                         \

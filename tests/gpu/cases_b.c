@@ -34,14 +34,14 @@ static void attention(twin_world *w, int mode, bool has_first)
     twin_release(w);
 }
 
-/* n, channels; as wide in as out where `is_same`: then the residual is x itself. */
-static void convolution(twin_world *w, int64_t n, int stride, bool is_same)
+/* n samples of F frames; as wide in as out where `is_same`: then the residual is x itself. */
+static void convolution(twin_world *w, int64_t n, int64_t F, int stride, bool is_same)
 {
     enum { LD = 13 };
     int64_t ci = is_same ? 10 : 6, co = 10;
-    mr_conv cv = {n, S, (S + stride - 1) / stride, ci, co, stride, LD};
-    twin *x = twin_reals(w, n * S * ci), *wt = twin_reals(w, co * 3 * ci);
-    twin *y = twin_reals(w, n * cv.So * co), *dx = twin_reals(w, n * S * ci);
+    mr_conv cv = {n, F, (F + stride - 1) / stride, ci, co, stride, LD};
+    twin *x = twin_reals(w, n * F * ci), *wt = twin_reals(w, co * 3 * ci);
+    twin *y = twin_reals(w, n * cv.So * co), *dx = twin_reals(w, n * F * ci);
     twin *dw = twin_reals(w, 3 * ci * co), *bias = twin_reals(w, co), *ctx = twin_reals(w, n * LD);
     twin *dres = twin_reals(w, n * cv.So * co), *res = twin_reals(w, n * cv.So * co);
     mr_conv_acc acc = {stride == 2, stride == 1, 1, 1, stride == 2};
@@ -50,19 +50,19 @@ static void convolution(twin_world *w, int64_t n, int stride, bool is_same)
     BOTH(conv3_bwd, A(dx), A(dw), A(bias), is_same ? A(dx) : A(dres), A(ctx), A(y), A(x), A(wt),
          &cv, &acc, EX);
     twin_same(w, "conv3_bwd", "dx", dx, 30);
-    twin_same(w, "conv3_bwd", "dw", dw, n * S);
-    twin_same(w, "conv3_bwd", "dbias", bias, n * S);
+    twin_same(w, "conv3_bwd", "dw", dw, n * F);
+    twin_same(w, "conv3_bwd", "dbias", bias, n * F);
     twin_same(w, "conv3_bwd", "dres", dres, 1);
-    twin_same(w, "conv3_bwd", "dctx", ctx, S);
+    twin_same(w, "conv3_bwd", "dctx", ctx, F);
     acc = (mr_conv_acc){1, 0, 0, 0, 0};
     BOTH(conv3_bwd, A(dx), NULL, NULL, NULL, NULL, A(y), A(x), A(wt), &cv, &acc, EX);
     twin_same(w, "conv3_bwd", "dx alone", dx, 30);
     BOTH(conv3_bwd, NULL, A(dw), NULL, NULL, NULL, A(y), A(x), A(wt), &cv, &acc, EX);
-    twin_same(w, "conv3_bwd", "dw alone", dw, n * S);
+    twin_same(w, "conv3_bwd", "dw alone", dw, n * F);
     BOTH(conv3_bwd_add, A(bias), A(dres), A(ctx), A(y), n, cv.So, co, LD, 1, 1, 0, EX);
-    twin_same(w, "conv3_bwd_add", "dbias", bias, n * S);
+    twin_same(w, "conv3_bwd_add", "dbias", bias, n * F);
     twin_same(w, "conv3_bwd_add", "dres", dres, 1);
-    twin_same(w, "conv3_bwd_add", "dctx", ctx, S);
+    twin_same(w, "conv3_bwd_add", "dctx", ctx, F);
     twin_release(w);
 }
 
@@ -115,10 +115,12 @@ void cases_b(twin_world *w)
 {
     for (int mode = 0; mode < 4; mode++) attention(w, mode, false);
     attention(w, MR_ATT_ONE, true);
-    convolution(w, B, 1, false);
-    convolution(w, B, 2, false);
-    convolution(w, B, 1, true);
-    convolution(w, 0, 1, false);
+    convolution(w, B, S, 1, false);
+    convolution(w, B, S, 2, false);
+    convolution(w, 300, 5, 2, false);
+    convolution(w, B, 1, 2, false);
+    convolution(w, B, S, 1, true);
+    convolution(w, 0, S, 1, false);
     group_norm(w, B);
     group_norm(w, 300);
     group_norm(w, 3000);
