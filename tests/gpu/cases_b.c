@@ -39,7 +39,7 @@ static void convolution(twin_world *w, int64_t n, int64_t F, int stride, bool is
 {
     enum { LD = 13 };
     int64_t ci = is_same ? 10 : 6, co = 10;
-    mr_conv cv = {n, F, (F + stride - 1) / stride, ci, co, stride, LD};
+    mr_conv cv = {n, F, (F + stride - 1) / stride, ci, co, stride, LD, false};
     twin *x = twin_reals(w, n * F * ci), *wt = twin_reals(w, co * 3 * ci);
     twin *y = twin_reals(w, n * cv.So * co), *dx = twin_reals(w, n * F * ci);
     twin *dw = twin_reals(w, 3 * ci * co), *bias = twin_reals(w, co), *ctx = twin_reals(w, n * LD);
@@ -63,6 +63,37 @@ static void convolution(twin_world *w, int64_t n, int64_t F, int stride, bool is
     twin_same(w, "conv3_bwd_add", "dbias", bias, n * F);
     twin_same(w, "conv3_bwd_add", "dres", dres, 1);
     twin_same(w, "conv3_bwd_add", "dctx", ctx, F);
+    twin_release(w);
+}
+
+/* A norm joined to a convolution of CO channels, and backward from its framed rows. */
+static void norm_conv(twin_world *w, int64_t n, int64_t F, int stride)
+{
+    enum { C = 12, G = 3, CO = 7, LD = 9 };
+    twin *rid = twin_ints(w, n, 3, 7, 1000), *pos = twin_ints(w, n, 0, 0, 1);
+    mr_conv cv = {n, F, (F + stride - 1) / stride, C, CO, stride, LD, false};
+    mr_conv_acc acc = {0, 1, 0, 0, 0};
+    mr_gn gn[2];
+    for (int side_ = 0; side_ < 2; side_++)
+        gn[side_] = (mr_gn){n, F, C, G, 0, 1e-5, {0.2, 9, {A(rid), A(pos)}, 1}};
+    twin *x = twin_reals(w, n * F * C), *y = twin_reals(w, n * cv.So * CO);
+    twin *framed = twin_reals(w, mr_framed_rows(n, F) * C), *film = twin_reals(w, 2 * C);
+    twin *gamma = twin_reals(w, C), *beta = twin_reals(w, C), *mean = twin_reals(w, n * G);
+    twin *rstd = twin_reals(w, n * G), *wt = twin_reals(w, CO * 3 * C), *bias = twin_reals(w, CO);
+    twin *res = twin_reals(w, n * cv.So * CO), *ctx = twin_reals(w, n * LD);
+    twin *dw = twin_reals(w, CO * 3 * C), *db = twin_reals(w, CO), *du = twin_reals(w, n * F * C);
+    BOTH(group_norm_conv3_fwd, A(y), A(framed), A(mean), A(rstd), A(x), A(gamma), A(beta), A(film),
+         &gn[side_], A(wt), A(bias), A(res), A(ctx), &cv, EX);
+    twin_same(w, "group_norm_conv3_fwd", "y", y, 3 * C);
+    twin_same(w, "group_norm_conv3_fwd", "framed", framed, F * C);
+    twin_same(w, "group_norm_conv3_fwd", "rstd", rstd, F * C);
+    cv.x_framed = true;
+    BOTH(conv3_bwd, A(du), A(dw), A(db), NULL, NULL, A(y), A(framed), A(wt), &cv, &acc, EX);
+    twin_same(w, "conv3_bwd, framed", "dx", du, 3 * CO);
+    twin_same(w, "conv3_bwd, framed", "dw", dw, n * F);
+    twin_same(w, "conv3_bwd, framed", "dbias", db, n * F);
+    BOTH(conv3_fwd, A(y), A(framed), A(wt), NULL, A(res), NULL, &cv, EX);
+    twin_same(w, "conv3_fwd, framed", "y", y, 3 * C);
     twin_release(w);
 }
 
@@ -121,6 +152,9 @@ void cases_b(twin_world *w)
     convolution(w, B, 1, 2, false);
     convolution(w, B, S, 1, true);
     convolution(w, 0, S, 1, false);
+    norm_conv(w, B, S, 1);
+    norm_conv(w, B, 5, 2);
+    norm_conv(w, 3, 1, 1);
     group_norm(w, B);
     group_norm(w, 300);
     group_norm(w, 3000);

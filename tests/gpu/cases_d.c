@@ -141,7 +141,7 @@ static void nothing(twin_world *w)
     enum { D = 6 };
     twin *x = twin_reals(w, 4 * D), *i = twin_ints(w, D, 1, 0, 3), *d = twin_doubles(w, D);
     mr_att_shape s = {MR_ATT_CAUSAL, 0, 4, 1, D, NULL, NULL};
-    mr_conv cv = {0, 3, 3, 2, 2, 1, 2};
+    mr_conv cv = {0, 3, 3, 2, 2, 1, 2, false};
     mr_conv_acc acc = {0, 1, 1, 1, 1};
     mr_gn gn = {0, 3, D, 2, 2 * D, 1e-5, {0, 9, {NULL, NULL}, 1}};
     BOTH(gemm, A(x), A(x), A(x), 0, D, D, 0, 0, D, D, D, 1.0, 0.0, EX);
@@ -156,6 +156,8 @@ static void nothing(twin_world *w)
     BOTH(conv3_fwd, A(x), A(x), A(x), NULL, NULL, NULL, &cv, EX);
     BOTH(conv3_bwd, A(x), NULL, NULL, NULL, NULL, A(x), A(x), A(x), &cv, &acc, EX);
     BOTH(group_norm_fwd, A(x), A(x), A(x), A(x), A(x), A(x), NULL, &gn, EX);
+    BOTH(group_norm_conv3_fwd, A(x), A(x), A(x), A(x), A(x), A(x), A(x), NULL, &gn, A(x), NULL,
+         NULL, NULL, &cv, EX);
     BOTH(score_tile, A(x), A(x), A(x), NULL, 0, D, D, EX);
     BOTH(score_target, A(x), A(x), A(x), NULL, A(i), 0, D, D, 0, EX);
     BOTH(topk_merge, A(i), A(x), A(x), 0, D, 2, 0, 1, EX);

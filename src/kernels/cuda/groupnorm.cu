@@ -2,7 +2,7 @@
  * Invariants: forward does one sample a block; backward a few samples a block, as many blocks as
  * the scratch of the contract has room for, a thread owning its channels throughout, so every sum
  * has a fixed order. */
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/conv.cuh"
 
 struct gn_args {
     const float *x, *gamma, *beta, *film, *mean, *rstd, *dy;
@@ -65,10 +65,31 @@ __device__ static void sample_stats(float *mean, float *rstd, const gn_args &a, 
     }
 }
 
-__global__ static void group_norm_fwd_kernel(float *y, float *mean, float *rstd, gn_args a,
+/* Where y goes: rows of frames between samples, P; framed (P > S): zeros around a sample, and the
+ * terms of the convolution that follows. */
+struct gn_out {
+    float *y;
+    int64_t P;
+    conv_terms terms;
+
+    __device__ bool is_framed(const gn_args &a) const { return P > a.S; }
+    /* Zeros around sample i, and its part of the convolution's terms. */
+    __device__ void around(const gn_args &a, int64_t i) const
+    {
+        for (int64_t r = 0; r <= P; r++) {
+            if ((r > 0 && r <= a.S) || (r == P && i < a.n - 1)) continue;
+            for (int64_t j = threadIdx.x; j < a.c; j += blockDim.x) y[(i * P + r) * a.c + j] = 0;
+        }
+        for (int64_t e = threadIdx.x; e < terms.So * terms.co; e += blockDim.x)
+            terms.put_at(i * terms.So + e / terms.co, e % terms.co);
+    }
+};
+
+__global__ static void group_norm_fwd_kernel(gn_out out, float *mean, float *rstd, gn_args a,
                                              float eps)
 {
     int64_t i = blockIdx.x, w = a.S * a.c;
+    float *y = out.y + (i * out.P + out.is_framed(a)) * a.c;
     sample_stats(mean, rstd, a, i, eps);
     __syncthreads();
     for (int64_t j = threadIdx.x; j < a.c; j += blockDim.x) {
@@ -78,17 +99,33 @@ __global__ static void group_norm_fwd_kernel(float *y, float *mean, float *rstd,
         for (int64_t f = 0; f < a.S; f++) {
             int64_t e = f * a.c + j;
             float v = (a.x[i * w + e] - mu) * slope + add;
-            y[i * w + e] = mr_siluf(v) * a.factor(i, e);
+            y[e] = mr_siluf(v) * a.factor(i, e);
         }
     }
+    if (out.is_framed(a)) out.around(a, i);
 }
 
 void group_norm_fwd_cuda(void *y, void *mean, void *rstd, const void *x, const void *gamma,
                          const void *beta, const void *film, const mr_gn *gn, const mr_exec *ex)
 {
+    gn_out out = {(float *)y, gn->S, {}};
     if (gn->n > 0)
-        LAUNCH(group_norm_fwd_kernel, (unsigned)gn->n, BLOCK, 0, ex, (float *)y, (float *)mean,
+        LAUNCH(group_norm_fwd_kernel, (unsigned)gn->n, BLOCK, 0, ex, out, (float *)mean,
                (float *)rstd, make_args(x, gamma, beta, film, gn, ex), (float)gn->eps);
+}
+
+void group_norm_conv3_fwd_cuda(void *y, void *framed, void *mean, void *rstd, const void *x,
+                               const void *gamma, const void *beta, const void *film,
+                               const mr_gn *gn, const void *w, const void *bias,
+                               const void *residual, const void *context, const mr_conv *cv,
+                               const mr_exec *ex)
+{
+    gn_out out = {(float *)framed, mr_framed_period(gn->S),
+                  make_conv_terms(y, bias, residual, context, cv)};
+    if (gn->n > 0)
+        LAUNCH(group_norm_fwd_kernel, (unsigned)gn->n, BLOCK, 0, ex, out, (float *)mean,
+               (float *)rstd, make_args(x, gamma, beta, film, gn, ex), (float)gn->eps);
+    conv_product(y, framed, w, cv, ex);
 }
 
 struct gn_grads {

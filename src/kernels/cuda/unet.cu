@@ -4,7 +4,7 @@
  * elements from frame u * stride on, so the frames are a batch of equal products with a fixed
  * distance. Backward goes the same way over dy, where stride 2 leaves every second frame zero.
  * The copies are in ex->scratch (mr_conv_scratch). */
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/conv.cuh"
 #include "kernels/shared/draw.h"
 
 /* Row i of the copy of x[n,S / step,c]: frame f of a sample is x's frame f / step, or zeros between
@@ -25,44 +25,47 @@ struct framed {
 /* conv3_fwd: a row is a frame of y, which gets the terms that the products are added to, or behind
  * those a frame of the copy of x. */
 struct conv_prepare {
-    float *y, *pad;
-    const float *bias, *res, *ctx;
+    float *pad;
+    conv_terms terms;
     framed x;
-    int64_t n_y, So, co, ctx_ld;
+    int64_t n_y;
 
     __device__ void operator()(int64_t i, int64_t j) const
     {
         if (i >= n_y) {
             if (j < x.c) pad[(i - n_y) * x.c + j] = x.at(i - n_y, j);
-            return;
+        } else if (j < terms.co) {
+            terms.put_at(i, j);
         }
-        if (j >= co) return;
-        float v = bias ? bias[j] : 0.0f;
-        if (res) v += res[i * co + j];
-        if (ctx) v += ctx[i / So * ctx_ld + j];
-        y[i * co + j] = v;
     }
 };
 
-void conv3_fwd_cuda(void *yv, const void *xv, const void *w, const void *bias, const void *res,
+conv_terms make_conv_terms(void *y, const void *bias, const void *res, const void *ctx,
+                           const mr_conv *cv)
+{
+    return {(float *)y, (const float *)bias, (const float *)res, (const float *)ctx, cv->So,
+            cv->co,     cv->ctx_ld};
+}
+
+/* Frames of framed x times the weights, added to y. */
+void conv_product(void *y, const void *framed_x, const void *w, const mr_conv *cv,
+                  const mr_exec *ex)
+{
+    int64_t ci = cv->ci, co = cv->co, So = cv->So;
+    mr_gemm_batch frames = {So, co, cv->stride * ci, 0};
+    gemm_batch_cuda(y, framed_x, w, &frames, cv->n, co, 3 * ci, 0, 1, mr_framed_period(cv->S) * ci,
+                    3 * ci, So * co, 1.0, 1.0, ex);
+}
+
+void conv3_fwd_cuda(void *y, const void *x, const void *w, const void *bias, const void *res,
                     const void *ctx, const mr_conv *cv, const mr_exec *ex)
 {
-    float *y = (float *)yv, *pad = (float *)ex->scratch;
-    int64_t ci = cv->ci, co = cv->co, So = cv->So, P = mr_framed_period(cv->S), n_y = cv->n * So;
-    conv_prepare p = {y,
-                      pad,
-                      (const float *)bias,
-                      (const float *)res,
-                      (const float *)ctx,
-                      {(const float *)xv, cv->n, cv->S, ci, 1},
-                      n_y,
-                      So,
-                      co,
-                      cv->ctx_ld};
-    cells(n_y + mr_framed_rows(cv->n, cv->S), ci > co ? ci : co, ex, p);
-    mr_gemm_batch frames = {So, co, cv->stride * ci, 0};
-    gemm_batch_cuda(y, pad, w, &frames, cv->n, co, 3 * ci, 0, 1, P * ci, 3 * ci, So * co, 1.0, 1.0,
-                    ex);
+    int64_t ci = cv->ci, co = cv->co, n_y = cv->n * cv->So;
+    float *pad = cv->x_framed ? (float *)x : (float *)ex->scratch;
+    conv_prepare p = {
+        pad, make_conv_terms(y, bias, res, ctx, cv), {(const float *)x, cv->n, cv->S, ci, 1}, n_y};
+    cells(n_y + (cv->x_framed ? 0 : mr_framed_rows(cv->n, cv->S)), ci > co ? ci : co, ex, p);
+    conv_product(y, pad, w, cv, ex);
 }
 
 enum { ADD_BLOCK = 16 }; /* samples of a block; mr_conv_scratch has room for their sums */
@@ -177,7 +180,8 @@ void conv3_bwd_cuda(void *dx, void *dw, void *dbias, void *dres, void *dctx, con
 {
     int64_t n = cv->n, ci = cv->ci, co = cv->co, S = cv->S, P = mr_framed_period(S);
     int64_t rows = mr_framed_rows(n, S);
-    float *pad_x = (float *)ex->scratch, *pad_y = pad_x + rows * ci, *flip = pad_y + rows * co;
+    float *pad_y = (float *)ex->scratch, *flip = pad_y + rows * co, *part = flip + 3 * ci * co;
+    float *pad_x = cv->x_framed ? (float *)x : part + (n + ADD_BLOCK - 1) / ADD_BLOCK * co;
     /* The residual is written first, so where it is x the product adds to it. */
     bool is_same = dx && dres == dx;
     conv_turn t = {};
@@ -187,12 +191,12 @@ void conv3_bwd_cuda(void *dx, void *dw, void *dbias, void *dres, void *dctx, con
     t.w = (const float *)w;
     t.x = {(const float *)x, n, S, ci, 1};
     t.dy = {(const float *)dy, n, S, co, cv->stride};
-    t.add = make_add(dbias, dres, dctx, dy, n, cv->So, co, flip + 3 * ci * co, ex);
+    t.add = make_add(dbias, dres, dctx, dy, n, cv->So, co, part, ex);
     t.add.ctx_ld = cv->ctx_ld;
     t.add.acc_bias = acc->bias;
     t.add.acc_res = is_same ? acc->x : acc->res;
     t.add.acc_ctx = acc->ctx;
-    t.n_x = dw ? rows : 0;
+    t.n_x = dw && !cv->x_framed ? rows : 0;
     t.n_y = dx || dw ? rows : 0;
     t.n_flip = dx && n > 0 ? 3 * co : 0;
     turn(t, ex);
