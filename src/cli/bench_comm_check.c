@@ -5,6 +5,7 @@
 #include <jansson.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #include "base/mem.h"
 #include "cli/bench.h"
@@ -64,16 +65,33 @@ static mr_status add_formula(const mr_trainer *t, const mr_step_shape *shape, in
     return st;
 }
 
+enum { MOST_COMMS = 6 };
+
+/* The communicators of a step, each once: those of lists on the host, and those of device memory
+ * over NCCL; others are the same ones or copy through them, and have their counts. */
+static int comms_of(const mr_trainer *t, mr_comm *out[MOST_COMMS])
+{
+    mr_comm *host[3] = {t->world, t->items, t->replicas};
+    mr_comm *dev[3] = {t->dev_world, t->dev_items, t->dev_replicas};
+    int n = 0;
+    for (int i = 0; i < 3; i++) {
+        bool is_new = host[i] != NULL;
+        for (int k = 0; k < i; k++) is_new &= host[i] != host[k];
+        if (is_new) out[n++] = host[i];
+        if (dev[i] && !strcmp(dev[i]->kind, "nccl")) out[n++] = dev[i];
+    }
+    return n;
+}
+
 /* One step with the counters of its communicators before and after. */
 static mr_status counted_step(mr_trainer *t, int64_t batch, mr_count *mine)
 {
-    mr_comm *all[3] = {t->dev_world, t->items != t->world ? t->dev_items : NULL, t->dev_replicas};
-    mr_comm_stats before[3], used;
-    for (int i = 0; i < 3; i++)
-        if (all[i]) before[i] = all[i]->stats;
+    mr_comm *all[MOST_COMMS];
+    mr_comm_stats before[MOST_COMMS], used;
+    int n = comms_of(t, all);
+    for (int i = 0; i < n; i++) before[i] = all[i]->stats;
     MR_TRY(mr_trainer_step(t, 0, batch));
-    for (int i = 0; i < 3; i++) {
-        if (!all[i]) continue;
+    for (int i = 0; i < n; i++) {
         mr_comm_stats_since(&used, &all[i]->stats, &before[i]);
         add(mine, used.made_for);
     }

@@ -13,6 +13,7 @@
 #include "base/rng.h"
 #include "cli/bench.h"
 #include "data/dataset.h"
+#include "kernels/shared/bf16.h"
 #include "train/session.h"
 #include "train/trainer.h"
 
@@ -60,6 +61,18 @@ static void *filled(mr_kb *b, int64_t n, bool is_double, double lo)
 void *mr_kb_reals(mr_kb *b, int64_t n) { return filled(b, n, b->dev->real == MR_F64, -1.0); }
 double *mr_kb_doubles(mr_kb *b, int64_t n) { return filled(b, n, true, 0.01); }
 float *mr_kb_floats(mr_kb *b, int64_t n) { return filled(b, n, false, -1.0); }
+
+uint16_t *mr_kb_halves(mr_kb *b, int64_t n)
+{
+    uint16_t *host = NULL, *p;
+    if (b->st != MR_OK) return NULL;
+    b->st = MR_ALLOC(&host, n, "bench");
+    for (int64_t i = 0; b->st == MR_OK && i < n; i++)
+        host[i] = mr_float_to_bf16((float)(2.0 * mr_u01((uint32_t)i * 2654435761u) - 1.0));
+    p = device_memory(b, host, n * 2);
+    MR_FREE(host);
+    return p;
+}
 
 int32_t *mr_kb_ints(mr_kb *b, int64_t n, int64_t step, int64_t mod)
 {

@@ -51,6 +51,7 @@ typedef struct mr_kb {
 void *mr_kb_reals(mr_kb *b, int64_t n);
 double *mr_kb_doubles(mr_kb *b, int64_t n); /* in (0, 1) */
 float *mr_kb_floats(mr_kb *b, int64_t n);
+uint16_t *mr_kb_halves(mr_kb *b, int64_t n); /* bf16, as reals */
 int32_t *mr_kb_ints(mr_kb *b, int64_t n, int64_t step, int64_t mod);
 /* A copy of n bytes. */
 void *mr_kb_copy(mr_kb *b, const void *host, int64_t bytes);

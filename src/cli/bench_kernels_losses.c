@@ -1,6 +1,7 @@
 /* Cases of `bench kernels`: losses, softmax over the items, ranking, optimizer. */
 #include "cli/bench_kernels.h"
 #include "graph/op_softmax.h"
+#include "kernels/shared/bf16.h"
 
 static void small_losses(mr_kb *b)
 {
@@ -23,7 +24,7 @@ static void softmax(mr_kb *b)
 {
     const mr_kb_sizes *z = &b->z;
     int64_t d = z->d, V = z->V, real = mr_dtype_bytes(b->dev->real);
-    int64_t M = mr_softmax_chunk(V, real, b->dev->whole_products);
+    int64_t M = mr_softmax_chunk(V, real, mr_softmax_way_of(b->dev->whole_products, MR_FP32));
     if (M > z->B) M = z->B;
     void *raw = mr_kb_reals(b, M * V), *norm = mr_kb_reals(b, V), *coef = mr_kb_reals(b, M);
     void *table = mr_kb_reals(b, V * d), *dtable = mr_kb_reals(b, V * d), *one = mr_kb_reals(b, 1);
@@ -36,10 +37,41 @@ static void softmax(mr_kb *b)
     BENCH(ce_rows, "cosine", SHAPE(M, V), 0, 2 * M * V, raw, stats, target, NULL, norm, M, V, 0,
           1.0, 1.0);
     BENCH(ce_combine, "", SHAPE(M), 0, 5 * M, coef, ce, stats, M, 1, 0, 1.0);
-    BENCH(ce_target, "", SHAPE(M, d), 0, 6 * M * d, dtable, dx, table, x, target, NULL, M, V, d, 0,
-          1.0, 1.0);
+    BENCH(ce_target, "", SHAPE(M, d), 0, 6 * M * d, dtable, dx, table, x, target, NULL, NULL, M, V,
+          d, 0, 1.0, 1.0);
     BENCH(pair_ids, "", SHAPE(z->B), 0, 2 * z->B, pair, skip, z->B, 0, z->B);
     BENCH(ce_sum, "", SHAPE(M), 0, M, one, ce, M, 1.0);
+    mr_kb_release(b);
+}
+
+/* The products and rows of the same in bf16, at the sizes that it takes at once. reals: two
+ * elements of bf16 are one of float32. */
+static void softmax_bf16(mr_kb *b)
+{
+    const mr_kb_sizes *z = &b->z;
+    int64_t d = z->d, V = z->V, pd = mr_bf16_pitch(d), pv = mr_bf16_pitch(V);
+    int64_t M = mr_softmax_chunk(V, mr_dtype_bytes(b->dev->real), MR_SOFTMAX_BF16);
+    if (M > z->B) M = z->B;
+    double flop = 2.0 * (double)(M * d * V), share = 2.0 / (double)mr_dtype_bytes(b->dev->real);
+    double in = share * (double)(M * pv), xs = share * (double)(M * pd);
+    double rows = share * (double)(V * pd);
+    void *table = mr_kb_reals(b, V * d), *dx = mr_kb_reals(b, M * d), *inv = mr_kb_reals(b, V);
+    uint16_t *half = mr_kb_halves(b, pv * pd), *x = mr_kb_halves(b, M * pd);
+    uint16_t *raw = mr_kb_halves(b, M * pv);
+    double *stats = mr_kb_doubles(b, 3 * M);
+    int32_t *target = mr_kb_ints(b, M, 7919, V);
+    BENCH(rows_to_bf16, "and norms", SHAPE(V, d), 0, (double)(V * d) + rows, half, inv, table, NULL,
+          V, d);
+    BENCH(gemm_bf16, "logits", SHAPE(M, V, d), flop, xs + rows + in, raw, 1, x, half, M, V, pd, 0,
+          1, pd, pd, pv, 1.0, 0.0);
+    BENCH(gemm_bf16, "dtable", SHAPE(V, d, M), flop, in + xs + (double)(V * d), table, 0, raw, x, V,
+          d, M, 1, 0, pv, pd, d, 1.0, 0.0);
+    BENCH(gemm_bf16, "dx", SHAPE(M, d, V), flop, in + rows + (double)(M * d), dx, 0, raw, half, M,
+          d, pv, 0, 0, pv, pd, d, 1.0, 0.0);
+    BENCH(ce_rows_bf16, "", SHAPE(M, V), 0, 2 * in, raw, stats, target, NULL, M, V, 0, 1.0,
+          INFINITY);
+    BENCH(ce_rows_bf16, "cosine", SHAPE(M, V), 0, 2 * in, raw, stats, target, inv, M, V, 0, 1.0,
+          1.0);
     mr_kb_release(b);
 }
 
@@ -80,6 +112,9 @@ static void optimizer(mr_kb *b)
         b->st = b->dev->fill(b->dev, v, 0, (size_t)n * mr_dtype_bytes(b->dev->real));
     BENCH(adam, "", SHAPE(n), 0, 7 * n, p, m, v, g, n, 0.9, 0.999, 1e-8, 0.0);
     BENCH(grad_stats, "", SHAPE(n), 0, n, stats, g, n);
+    const mr_loss_weights weights = {.n = 3, .w = {1, 1, 1}};
+    mr_step_state *state = (mr_step_state *)mr_kb_doubles(b, sizeof *state / sizeof(double));
+    BENCH(step_decide, "", SHAPE(1), 0, 8, state, stats, stats, g, &weights, 5.0);
     mr_kb_release(b);
 }
 
@@ -87,6 +122,7 @@ void mr_kb_losses(mr_kb *b)
 {
     small_losses(b);
     softmax(b);
+    softmax_bf16(b);
     ranking(b);
     optimizer(b);
 }

@@ -98,6 +98,7 @@ typedef struct mr_graph_dims {
     int64_t rows_global_cap; /* rows of a global batch, at most */
     int64_t exchange_rows;   /* of every pair of ranks where their number is fixed, else 0 */
     bool whole_products;     /* over everything at once (a GPU), not in pieces that fit a cache */
+    mr_precision precision;  /* of the device: under bf16 the item loss stores operands so */
 } mr_graph_dims;
 
 typedef struct mr_loss_term {

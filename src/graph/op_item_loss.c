@@ -24,7 +24,7 @@ static void carve(mr_carve *c, item *it, int64_t rows_cap, int64_t rows_all, int
                   int size, const mr_graph *g)
 {
     int64_t real = (int64_t)g->real_bytes;
-    bool is_whole = g->dims.whole_products;
+    mr_softmax_way way = mr_softmax_way_of(g->dims.whole_products, g->dims.precision);
     int64_t own = rows_cap * it->d * real, all = rows_all * it->d * real;
     it->x_own = mr_carve_take(c, it->is_cosine ? own : 0);
     it->x_all = mr_carve_take(c, size > 1 ? all : 0);
@@ -35,8 +35,7 @@ static void carve(mr_carve *c, item *it, int64_t rows_cap, int64_t rows_all, int
     it->dot_e = mr_carve_take(c, it->is_cosine ? v_max * real : 0);
     it->target = mr_carve_take(c, rows_all * 4);
     it->ce = mr_carve_take(c, rows_all * (int64_t)sizeof(double));
-    it->work =
-        mr_carve_take(c, mr_softmax_work(rows_all, v_max, it->d, size, (size_t)real, is_whole));
+    it->work = mr_carve_take(c, mr_softmax_work(rows_all, v_max, it->d, size, (size_t)real, way));
 }
 
 static mr_status set_up(item *it, mr_run *r, const mr_node *n)
@@ -67,7 +66,9 @@ static mr_status pass(mr_run *r, const mr_node *n, bool with_grad)
     const mr_exec *ex = &r->ex;
     const void *x = mr_val(r, n->in[0]), *table = mr_pval(r, n, 0);
     mr_dtype real = r->dev->real;
-    mr_softmax s = {.x = x,
+    const mr_graph_dims *dims = &r->g->dims;
+    mr_softmax s = {.way = mr_softmax_way_of(dims->whole_products, dims->precision),
+                    .x = x,
                     .table = table,
                     .target = r->in.target,
                     .n = it.rows.total,

@@ -16,6 +16,12 @@ typedef struct views {
     double *ce;                          /* [2B] */
 } views;
 
+/* Its logits are few: they stay real in every precision. */
+static mr_softmax_way way_of(const mr_graph *g)
+{
+    return mr_softmax_way_of(g->dims.whole_products, MR_FP32);
+}
+
 static void carve(mr_carve *c, views *v, int64_t rows_cap, int64_t rows_all, const mr_graph *g)
 {
     int64_t real = (int64_t)g->real_bytes;
@@ -27,8 +33,8 @@ static void carve(mr_carve *c, views *v, int64_t rows_cap, int64_t rows_all, con
     v->target = mr_carve_take(c, 2 * rows_cap * 4);
     v->skip = mr_carve_take(c, 2 * rows_cap * 4);
     v->ce = mr_carve_take(c, 2 * rows_cap * (int64_t)sizeof(double));
-    v->work = mr_carve_take(c, mr_softmax_work(2 * rows_cap, 2 * rows_all, v->d, 1, g->real_bytes,
-                                               g->dims.whole_products));
+    v->work = mr_carve_take(
+        c, mr_softmax_work(2 * rows_cap, 2 * rows_all, v->d, 1, g->real_bytes, way_of(g)));
 }
 
 static mr_status set_up(views *v, mr_run *r, const mr_node *n)
@@ -82,7 +88,8 @@ static mr_status pass(mr_run *r, const mr_node *n, bool with_grad)
     if (with_grad && r->view_grad[0]) return pass_given(r, n);
     MR_TRY(set_up(&v, r, n));
     MR_TRY(gather(&v, r, n));
-    mr_softmax s = {.x = v.x,
+    mr_softmax s = {.way = way_of(r->g),
+                    .x = v.x,
                     .table = v.z,
                     .target = v.target,
                     .skip = v.skip,

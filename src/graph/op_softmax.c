@@ -7,6 +7,8 @@
 
 #include <math.h>
 
+#include "kernels/shared/bf16.h"
+
 void *mr_carve_take(mr_carve *c, int64_t bytes)
 {
     char *p = c->base ? c->base + c->used : NULL;
@@ -37,11 +39,25 @@ void mr_rank_rows_scaled(const mr_rank_rows *rows, int64_t width, int64_t *count
     for (int i = 0; i < rows->size; i++) counts[i] = rows->counts[i] * width;
 }
 
-int64_t mr_softmax_chunk(int64_t v_max, size_t real_bytes, bool is_whole)
+enum { TILE = 128 }; /* rows that a product in bf16 does at once */
+
+mr_softmax_way mr_softmax_way_of(bool whole_products, mr_precision precision)
 {
-    int64_t c = (is_whole ? MR_SOFTMAX_WHOLE : MR_SOFTMAX_BYTES) /
-                ((v_max > 0 ? v_max : 1) * (int64_t)real_bytes);
-    if (!is_whole && c > MR_SOFTMAX_ROWS) return MR_SOFTMAX_ROWS;
+    if (precision == MR_BF16_PRODUCTS) return MR_SOFTMAX_BF16;
+    return whole_products ? MR_SOFTMAX_WHOLE : MR_SOFTMAX_PIECES;
+}
+
+int64_t mr_softmax_chunk(int64_t v_max, size_t real_bytes, mr_softmax_way way)
+{
+    int64_t v = v_max > 0 ? v_max : 1, row = v * (int64_t)real_bytes, most = MR_SOFTMAX_BYTES;
+    if (way == MR_SOFTMAX_WHOLE) most = MR_SOFTMAX_WHOLE_BYTES;
+    if (way == MR_SOFTMAX_BF16) {
+        most = MR_SOFTMAX_BF16_BYTES;
+        row = mr_bf16_pitch(v) * 2;
+    }
+    int64_t c = most / row;
+    if (way == MR_SOFTMAX_BF16 && c >= TILE) return c / TILE * TILE;
+    if (way == MR_SOFTMAX_PIECES && c > MR_SOFTMAX_ROWS) return MR_SOFTMAX_ROWS;
     return c >= 16 ? c / 16 * 16 : (c > 0 ? c : 1);
 }
 
@@ -62,16 +78,17 @@ static pieces carve(mr_carve *c, int64_t rows, int64_t v_max, int64_t w, int siz
 }
 
 int64_t mr_softmax_work(int64_t n, int64_t v_max, int64_t w, int size, size_t real_bytes,
-                        bool is_whole)
+                        mr_softmax_way way)
 {
     mr_carve c = {NULL, 0};
-    int64_t rows = mr_softmax_chunk(v_max, real_bytes, is_whole);
-    carve(&c, rows < n ? rows : n, v_max, w, size, (int64_t)real_bytes);
+    int64_t rows = mr_softmax_chunk(v_max, real_bytes, way);
+    if (rows > n) rows = n;
+    if (way == MR_SOFTMAX_BF16) return mr_softmax_bf16_work(rows, v_max, w, size, real_bytes);
+    carve(&c, rows, v_max, w, size, (int64_t)real_bytes);
     return c.used;
 }
 
-/* This rank's statistics -> those of all ranks, in rank order. */
-static mr_status gather_stats(const mr_softmax *s, const double *mine, double *all, int64_t m)
+mr_status mr_softmax_gather(const mr_softmax *s, const double *mine, double *all, int64_t m)
 {
     int64_t counts[MR_MAX_RANKS];
     for (int i = 0; i < s->comm->size; i++) counts[i] = 3 * m;
@@ -80,9 +97,9 @@ static mr_status gather_stats(const mr_softmax *s, const double *mine, double *a
 }
 
 /* Ids of one matrix product. */
-static int64_t block_of(const mr_run *r, const mr_softmax *s)
+static int64_t block_of(const mr_softmax *s)
 {
-    return r->g->dims.whole_products && s->v > 0 ? s->v : MR_SOFTMAX_BLOCK;
+    return s->way != MR_SOFTMAX_PIECES && s->v > 0 ? s->v : MR_SOFTMAX_BLOCK;
 }
 
 /* Pointers of one block of ids c0 .. c0+m-1. */
@@ -94,7 +111,7 @@ typedef struct ids {
 
 static ids ids_at(const mr_run *r, const mr_softmax *s, const pieces *p, int64_t c0)
 {
-    int64_t real = (int64_t)r->g->real_bytes, left = s->v - c0, most = block_of(r, s);
+    int64_t real = (int64_t)r->g->real_bytes, left = s->v - c0, most = block_of(s);
     ids k = {.c0 = c0, .m = left < most ? left : most};
     k.table = (const char *)s->table + c0 * s->w * real;
     k.dtable = s->dtable ? (char *)s->dtable + c0 * s->w * real : NULL;
@@ -109,7 +126,7 @@ static ids ids_at(const mr_run *r, const mr_softmax *s, const pieces *p, int64_t
 static void raw_logits(mr_run *r, const mr_softmax *s, const pieces *p, const char *x, int64_t m,
                        bool is_first)
 {
-    for (int64_t c0 = 0; c0 < s->v; c0 += block_of(r, s)) {
+    for (int64_t c0 = 0; c0 < s->v; c0 += block_of(s)) {
         ids b = ids_at(r, s, p, c0);
         if (is_first && s->is_cosine) mr_k(r)->row_inv_norm(b.inv, b.table, b.m, s->w, &r->ex);
         if (is_first && s->is_cosine && s->dtable && s->acc_table)
@@ -124,7 +141,7 @@ static void finish_table(mr_run *r, const mr_softmax *s, const ids *b, char *dx,
                          int64_t m)
 {
     const char *x = (const char *)s->x + at * s->w * (int64_t)r->g->real_bytes;
-    mr_k(r)->ce_target(b->dtable, dx, b->table, x, s->target + at, b->inv, m, b->m, s->w,
+    mr_k(r)->ce_target(b->dtable, dx, b->table, x, s->target + at, b->inv, NULL, m, b->m, s->w,
                        s->lo + b->c0, s->scale, s->weight, &r->ex);
     if (s->is_cosine && at + m == s->n)
         mr_k(r)->norm_project(b->dtable, b->dtable, b->table, b->inv, s->acc_table ? b->dot : NULL,
@@ -139,9 +156,9 @@ static void gradients(mr_run *r, const mr_softmax *s, const pieces *p, int64_t a
     const char *x = (const char *)s->x + at * w * real;
     char *dx = (char *)s->dx + at * w * real;
     double beta = at > 0 || s->acc_table ? 1.0 : 0.0;
-    bool is_one = s->v > 0 && s->v <= block_of(r, s);
+    bool is_one = s->v > 0 && s->v <= block_of(s);
     mr_k(r)->row_scale(p->xs, x, p->coef, m, w, ex);
-    for (int64_t c0 = 0; c0 < s->v; c0 += block_of(r, s)) {
+    for (int64_t c0 = 0; c0 < s->v; c0 += block_of(s)) {
         ids b = ids_at(r, s, p, c0);
         mr_k(r)->gemm(b.dtable, b.logits, p->xs, b.m, w, m, 1, 0, s->v, w, w, 1.0, beta, ex);
         mr_k(r)->gemm(dx, b.logits, b.table, m, w, b.m, 0, 0, s->v, w, w, 1.0, c0 > 0 ? 1.0 : 0.0,
@@ -155,13 +172,13 @@ static void gradients(mr_run *r, const mr_softmax *s, const pieces *p, int64_t a
         finish_table(r, s, &b, dx, at, m);
         return;
     }
-    mr_k(r)->ce_target(NULL, dx, s->table, x, s->target + at, s->is_cosine ? s->inv : NULL, m, s->v,
-                       w, s->lo, s->scale, s->weight, ex);
+    mr_k(r)->ce_target(NULL, dx, s->table, x, s->target + at, s->is_cosine ? s->inv : NULL, NULL, m,
+                       s->v, w, s->lo, s->scale, s->weight, ex);
 }
 
 /* Cosines are at most 1, so the scale stands in for the largest score and nobody looks for it;
  * INFINITY where exponentials could vanish that far below it. */
-static double known_max(const mr_softmax *s)
+double mr_softmax_known_max(const mr_softmax *s)
 {
     return s->is_cosine && s->scale <= MR_SOFTMAX_KNOWN_MAX ? s->scale : INFINITY;
 }
@@ -174,8 +191,9 @@ static mr_status chunk_pass(mr_run *r, const mr_softmax *s, const pieces *p, int
     double *all = p->stats, *mine = is_shared ? p->stats + 3 * m * size : all;
     raw_logits(r, s, p, x, m, at == 0);
     mr_k(r)->ce_rows(p->logits, mine, s->target + at, s->skip ? s->skip + at : NULL,
-                     s->is_cosine ? s->inv : NULL, m, s->v, s->lo, s->scale, known_max(s), &r->ex);
-    if (is_shared) MR_TRY(gather_stats(s, mine, all, m));
+                     s->is_cosine ? s->inv : NULL, m, s->v, s->lo, s->scale,
+                     mr_softmax_known_max(s), &r->ex);
+    if (is_shared) MR_TRY(mr_softmax_gather(s, mine, all, m));
     mr_k(r)->ce_combine(p->coef, s->ce + at, all, m, size, rank, s->weight, &r->ex);
     if (s->dtable) gradients(r, s, p, at, m);
     return MR_OK;
@@ -183,9 +201,10 @@ static mr_status chunk_pass(mr_run *r, const mr_softmax *s, const pieces *p, int
 
 mr_status mr_softmax_pass(mr_run *r, const mr_softmax *s)
 {
+    if (s->way == MR_SOFTMAX_BF16) return mr_softmax_bf16_pass(r, s);
     mr_carve c = {s->work, 0};
     size_t real = r->g->real_bytes;
-    int64_t rows = mr_softmax_chunk(s->v_max, real, r->g->dims.whole_products);
+    int64_t rows = mr_softmax_chunk(s->v_max, real, s->way);
     pieces p = carve(&c, rows < s->n ? rows : s->n, s->v_max, s->w, s->comm ? s->comm->size : 1,
                      (int64_t)real);
     if (s->dtable && s->n == 0 && !s->acc_table) mr_k(r)->zero(s->dtable, s->v * s->w, &r->ex);

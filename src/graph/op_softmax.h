@@ -6,14 +6,25 @@
 
 #include "graph/run.h"
 
-#define MR_SOFTMAX_BYTES (30 << 20)  /* most bytes of one chunk of logits */
-#define MR_SOFTMAX_ROWS 256          /* most rows of a chunk */
-#define MR_SOFTMAX_BLOCK 1024        /* ids of one matrix product: they stay in a core's cache */
-#define MR_SOFTMAX_WHOLE (256 << 20) /* most bytes of a chunk where products are whole (a GPU) */
-#define MR_SOFTMAX_KNOWN_MAX 40.0    /* largest |score| that is taken without looking for it */
+#define MR_SOFTMAX_BYTES (30 << 20) /* most bytes of one chunk of logits */
+#define MR_SOFTMAX_ROWS 256         /* most rows of a chunk */
+#define MR_SOFTMAX_BLOCK 1024       /* ids of one matrix product: they stay in a core's cache */
+#define MR_SOFTMAX_WHOLE_BYTES (256 << 20) /* most of a chunk where products are whole (a GPU) */
+#define MR_SOFTMAX_BF16_BYTES (128 << 20)  /* and where logits are bf16 */
+#define MR_SOFTMAX_KNOWN_MAX 40.0 /* largest |score| that is taken without looking for it */
 #define MR_MAX_RANKS 4096
 
+/* How the products of a pass are cut, and what their operands and logits are. */
+typedef enum mr_softmax_way {
+    MR_SOFTMAX_PIECES, /* pieces that stay in a core's cache */
+    MR_SOFTMAX_WHOLE,  /* products over all ids of a rank */
+    MR_SOFTMAX_BF16    /* the same with operands and logits in bf16 (op_softmax_bf16.c) */
+} mr_softmax_way;
+/* For the item table, of a graph with these dims (mr_graph_dims). */
+mr_softmax_way mr_softmax_way_of(bool whole_products, mr_precision precision);
+
 typedef struct mr_softmax {
+    mr_softmax_way way;
     const void *x;     /* [n,w] rows, all ranks' in the same order */
     const void *table; /* [v,w] this rank's rows, ids lo .. lo+v-1 */
     bool is_cosine;    /* scores x . table_i / |table_i|: x is normalised by the caller */
@@ -28,17 +39,25 @@ typedef struct mr_softmax {
     void *dx;      /* [n,w] = partial gradient of this rank's ids */
     int acc_table;
     double *ce; /* [n] out */
-    void *work; /* mr_softmax_work bytes for is_whole of the run's graph */
+    void *work; /* mr_softmax_work bytes */
 } mr_softmax;
 
-/* Rows of a chunk, and bytes of work memory for at most n rows (v_max as above, size ranks).
- * is_whole: mr_graph_dims.whole_products. */
-int64_t mr_softmax_chunk(int64_t v_max, size_t real_bytes, bool is_whole);
+/* Rows of a chunk, and bytes of work memory for at most n rows (v_max as above, size ranks). */
+int64_t mr_softmax_chunk(int64_t v_max, size_t real_bytes, mr_softmax_way way);
 int64_t mr_softmax_work(int64_t n, int64_t v_max, int64_t w, int size, size_t real_bytes,
-                        bool is_whole);
+                        mr_softmax_way way);
 /* ce, and with dtable and dx the gradients of weight * sum ce / rows_global. Collective over comm;
  * the number of collectives depends on n and v_max alone. */
 mr_status mr_softmax_pass(mr_run *r, const mr_softmax *s);
+
+/* What both files of the pass share. This rank's statistics [m,3] -> those of all ranks, in rank
+ * order. */
+mr_status mr_softmax_gather(const mr_softmax *s, const double *mine, double *all, int64_t m);
+/* A bound that stands in for the largest score, or INFINITY: it is looked for. */
+double mr_softmax_known_max(const mr_softmax *s);
+/* The pass in bf16, and its work memory for chunks of `rows` rows. */
+mr_status mr_softmax_bf16_pass(mr_run *r, const mr_softmax *s);
+int64_t mr_softmax_bf16_work(int64_t rows, int64_t v_max, int64_t w, int size, size_t real_bytes);
 
 /* Hands out 64-byte aligned pieces of scratch; with base NULL it only counts. */
 typedef struct mr_carve {

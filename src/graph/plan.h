@@ -52,11 +52,11 @@ typedef struct mr_plan {
 mr_status mr_plan_compile(mr_plan **out_p, const mr_graph *g, bool backward, bool is_private,
                           int64_t bucket_elems);
 void mr_plan_free(mr_plan **p_p);
-/* Brute force: no two buffers that are live in the same step overlap. ERR_INTERNAL names the pair.
- */
 /* Elements of the value of node id for so many rows: more than its shape says where it is joined.
  */
 int64_t mr_plan_value_elements(const mr_plan *p, int id, int64_t rows);
+/* Brute force: no two buffers that are live in the same step overlap. ERR_INTERNAL names the pair.
+ */
 mr_status mr_plan_verify(const mr_plan *p);
 /* The numbered list of the step: op, label, shape, buffers, parameters. */
 void mr_plan_print(const mr_plan *p, FILE *f);

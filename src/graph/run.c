@@ -128,6 +128,9 @@ mr_status mr_run_create(mr_run **out_p, const mr_plan *plan, mr_device *dev, mr_
     mr_status st;
     MR_CHECK(plan->g->dims.whole_products || !dev->whole_products, MR_ERR_INTERNAL,
              "run: this graph has too little scratch for kernels of %s", dev->name);
+    MR_CHECK(plan->g->dims.precision == dev->precision, MR_ERR_INTERNAL,
+             "run: this graph is for precision %d and %s computes in %d",
+             (int)plan->g->dims.precision, dev->name, (int)dev->precision);
     MR_TRY(MR_ALLOC(&r, 1, "run"));
     r->plan = plan;
     r->g = plan->g;

@@ -115,7 +115,7 @@ void mr_run_free(mr_run **r_p);
 /* Set the batch, with the row exchanges that are in r->xch by now (all copied to the device where
  * kernels do not read host memory), and the step state; host fields of `state`. */
 mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *state);
-/* state_host once more: what the host decided after backward. Does not wait. */
+/* state_host once more, when the host has decided something after backward. Does not wait. */
 mr_status mr_run_send_state(mr_run *r);
 /* A plan with backward also uses the memory of params->grad: gradients of an earlier step are lost.
  */

@@ -22,6 +22,16 @@ typedef struct mr_gemm_batch {
     X(gemm_batch, (void *c, const void *a, const void *b, const mr_gemm_batch *batch, int64_t m,   \
                    int64_t n, int64_t k, int ta, int tb, int64_t lda, int64_t ldb, int64_t ldc,    \
                    double alpha, double beta, const mr_exec *ex))                                  \
+    /* x[n,w] rounded to bf16 (kernels/shared/bf16.h), in rows that are p(w) elements apart, with  \
+     * p(w) = w rounded up to a multiple of 8:                                                     \
+     *   y[p(n),p(w)] = s[n] * x, 0 behind row n and column w (s NULL = 1)                         \
+     *   inv[n] = 1 / max(|x_n|, 1e-12) (may be NULL) */                                           \
+    X(rows_to_bf16, (uint16_t * y, void *inv, const void *x, const void *s, int64_t n, int64_t w,  \
+                     const mr_exec *ex))                                                           \
+    /* gemm with a and b in bf16, sums in real arithmetic. c is bf16 if c_is_bf16, else real */    \
+    X(gemm_bf16, (void *c, int c_is_bf16, const uint16_t *a, const uint16_t *b, int64_t m,         \
+                  int64_t n, int64_t k, int ta, int tb, int64_t lda, int64_t ldb, int64_t ldc,     \
+                  double alpha, double beta, const mr_exec *ex))                                   \
     /* A linear layer: y[n,o] = act(x[n,i] w[o,i]^T + b[o]); b may be NULL; with act               \
      *   pre[n,o] = what act is applied to (pre may be NULL) */                                    \
     X(linear_fwd, (void *y, void *pre, const void *x, const void *w, const void *b, int64_t n,     \

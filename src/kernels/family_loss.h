@@ -8,7 +8,9 @@
  *   coef  = weight / rows_global * exp(max_rank - M) / Z
  * so that, with q = scale * col_scale * exp(l - max) left in place of raw, the gradients are
  *   dtable += q^T (coef x),  dx += coef (q table),  minus the target's part (ce_target).
- * Nothing of size [n,v] is read again to normalise it. */
+ * Nothing of size [n,v] is read again to normalise it.
+ * In bf16 (op_softmax_bf16.c) raw and q are rounded, and q is 0 at the target: there the derivative
+ * is the small difference of two large numbers, so ce_target takes all of it, unrounded. */
 #ifndef MR_KERNELS_FAMILY_LOSS_H
 #define MR_KERNELS_FAMILY_LOSS_H
 
@@ -43,6 +45,12 @@
     X(ce_rows, (void *raw, double *stats, const int32_t *target, const int32_t *skip,              \
                 const void *col_scale, int64_t n, int64_t v, int64_t lo, double scale,             \
                 double known_max, const mr_exec *ex))                                              \
+    /* The same for raw of bf16 in rows of pitch p(v) = v rounded up to a multiple of 8, from an   \
+     * address that is a multiple of 16 bytes, as col_scale is. Statistics and exponentials are    \
+     * real; q is bf16, and 0 at the target and behind column v */                                 \
+    X(ce_rows_bf16,                                                                                \
+      (uint16_t * raw, double *stats, const int32_t *target, const void *col_scale, int64_t n,     \
+       int64_t v, int64_t lo, double scale, double known_max, const mr_exec *ex))                  \
     /* stats[size,n,3] in rank order ->                                                            \
      *   coef[n] as above                                                                          \
      *   ce[n] = M + log Z - l_target */                                                           \
@@ -52,10 +60,11 @@
      *   g = weight / rows_global * scale * col_scale[t]                                           \
      *   dtable[t] -= g x[b]                                                                       \
      *   dx[b] -= g table[t]                                                                       \
-     * dtable, dx: either may be NULL */                                                           \
+     * dtable, dx: either may be NULL. ce[n], or NULL: q was 0 at the target, whose share of the   \
+     * softmax is exp(-ce), so g is g (1 - exp(-ce[b])) */                                         \
     X(ce_target, (void *dtable, void *dx, const void *table, const void *x, const int32_t *target, \
-                  const void *col_scale, int64_t n, int64_t v, int64_t w, int64_t lo,              \
-                  double scale, double weight, const mr_exec *ex))                                 \
+                  const void *col_scale, const double *ce, int64_t n, int64_t v, int64_t w,        \
+                  int64_t lo, double scale, double weight, const mr_exec *ex))                     \
     /* NT-Xent: own anchor i of view s (0, 1) is row s * B + i, its id s * G + first + i.          \
      *   skip[2B] = its id                                                                         \
      *   target[2B] = the id of its other view */                                                  \

@@ -2,6 +2,13 @@
 #ifndef MR_KERNELS_FAMILY_OPTIM_H
 #define MR_KERNELS_FAMILY_OPTIM_H
 
+/* Loss terms of a step and their weights. */
+enum { MR_WEIGHTED_LOSSES = 8 };
+typedef struct mr_loss_weights {
+    int n;
+    double w[MR_WEIGHTED_LOSSES];
+} mr_loss_weights;
+
 #define MR_KERNELS_OPTIM(X)                                                                        \
     /* Adam over n elements, as torch.optim.Adam; nothing if state.skip:                           \
      *   g *= state.grad_scale                                                                     \
@@ -14,6 +21,13 @@
     /* out[0] = sum g^2 (fixed order, accumulated in double)                                       \
      * out[1] = number of non-finite elements                                                      \
      * out is double device memory [2] */                                                          \
-    X(grad_stats, (double *out, const void *g, int64_t n, const mr_exec *ex))
+    X(grad_stats, (double *out, const void *g, int64_t n, const mr_exec *ex))                      \
+    /* What becomes of a step. a, b as from grad_stats, of the two parts of the gradients;         \
+     * losses[n] of all terms; norm = sqrt(a[0] + b[0]):                                           \
+     *   state.skip = a[1] + b[1] > 0, or norm or sum_i weights.w[i] losses[i] is not finite       \
+     *   state.grad_scale = clip / norm if 0 < clip < norm, else 1                                 \
+     * state is ex->state, a, b double device memory */                                            \
+    X(step_decide, (mr_step_state * state, const double *a, const double *b, const void *losses,   \
+                    const mr_loss_weights *weights, double clip, const mr_exec *ex))
 
 #endif

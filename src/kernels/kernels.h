@@ -6,6 +6,7 @@
  * Rules for all entries
  *  - outputs first, then inputs, sizes, scalars, `const mr_exec *ex` last;
  *  - `void *` is real-typed device memory (float; double on cpu64); contiguous, row-major;
+ *    `uint16_t *` is bf16 on every device (kernels/shared/bf16.h);
  *  - `acc` != 0 means `+=` into that output, else `=`: the planner decides, and nothing is zeroed
  *    first;
  *  - kernels never allocate: scratch comes from ex->scratch;

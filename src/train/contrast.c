@@ -38,7 +38,8 @@ static mr_status build(mr_contrast *c, const mr_graph *of, int64_t rows_cap)
                           .L = 1,
                           .n_ranks = 1,
                           .rows_global_cap = rows_cap,
-                          .whole_products = of->dims.whole_products};
+                          .whole_products = of->dims.whole_products,
+                          .precision = of->dims.precision};
     for (int v = 0; v < 2; v++) {
         c->id[v] = mr_param_declare(&c->z, v ? "z2" : "z1", 2, dim, MR_INIT_ZERO, 0, 0);
         MR_CHECK(c->id[v] >= 0, MR_ERR_INTERNAL, "views of %lld rows", (long long)rows_cap);

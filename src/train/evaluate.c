@@ -52,28 +52,34 @@ static mr_status make_sampler(evaluation *e)
     return mr_batch_alloc(&e->batch, cap > 0 ? cap : 1, c->data.max_len, 1, t->world->size);
 }
 
+mr_rank_spec mr_evaluation_ranking(const mr_trainer *t, int64_t top_k)
+{
+    const mr_param *p = &t->params.p[t->table];
+    return (mr_rank_spec){.dev = t->dev,
+                          .comm = t->dev_items,
+                          .row_lo = p->row_lo,
+                          .row_hi = p->row_hi,
+                          .n_items = t->data->n_items,
+                          .d = p->dim[1],
+                          .is_cosine = mr_model_is_cosine(t->cfg),
+                          .rows_cap = t->cfg->train.eval_batch,
+                          .top_k = top_k};
+}
+
 static mr_status make_ranker(evaluation *e)
 {
     mr_trainer *t = e->t;
     const mr_param *p = &t->params.p[t->table];
-    int64_t k = e->what->topk ? e->what->topk->k : 0, cap = e->batch.rows_cap;
-    mr_rank_spec spec = {.dev = t->dev,
-                         .k = t->eval_run->k,
-                         .comm = t->dev_items,
-                         .table =
-                             (char *)t->params.value + p->offset * (int64_t)t->params.real_bytes,
-                         .row_lo = p->row_lo,
-                         .row_hi = p->row_hi,
-                         .n_items = t->data->n_items,
-                         .d = p->dim[1],
-                         .is_cosine = mr_model_is_cosine(t->cfg),
-                         .rows_cap = t->cfg->train.eval_batch,
-                         .top_k = k};
+    int64_t cap = e->batch.rows_cap;
+    mr_rank_spec spec = mr_evaluation_ranking(t, e->what->topk ? e->what->topk->k : 0);
+    spec.k = t->eval_run->k;
+    spec.table = (char *)t->params.value + p->offset * (int64_t)t->params.real_bytes;
     MR_TRY(mr_ranker_create(&e->ranker, &spec));
     mr_ranker_refresh(e->ranker);
     MR_TRY(MR_ALLOC(&e->counts, t->items->size, "rows of ranks"));
     MR_TRY(MR_ALLOC(&e->rank, cap, "ranks"));
     MR_TRY(MR_ALLOC(&e->skip_start, cap + 1, "seen items"));
+    int64_t k = spec.top_k;
     if (!k) return MR_OK;
     MR_TRY(MR_ALLOC(&e->top_id, cap * k, "top items"));
     return MR_ALLOC(&e->top_score, cap * k, "top scores");

@@ -3,6 +3,7 @@
 #define MR_TRAIN_EVALUATE_H
 
 #include "train/metrics.h"
+#include "train/rank.h"
 #include "train/trainer.h"
 
 typedef struct mr_topk {
@@ -22,6 +23,9 @@ typedef struct mr_evaluation {
     int32_t *user_rank;
     mr_topk *topk;
 } mr_evaluation;
+/* The ranking that an evaluation of lists of top_k items makes; without its kernels and table. The
+ * parameters are declared, not necessarily in memory. */
+mr_rank_spec mr_evaluation_ranking(const mr_trainer *t, int64_t top_k);
 mr_status mr_evaluate(mr_trainer *t, const mr_evaluation *what, mr_metrics *out);
 
 #endif

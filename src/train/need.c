@@ -3,6 +3,7 @@
  * Invariant: nothing is allocated on the device here. */
 #include "train/need.h"
 
+#include "train/evaluate.h"
 #include "train/fetch.h"
 
 int64_t mr_need_total(const mr_need *n)
@@ -85,6 +86,8 @@ mr_status mr_need_of(mr_need *out, mr_trainer *t, bool with_optimizer)
     n.batch = 4 * n.rows * (12 * t->batch.L * t->batch.n_seq + 10);
     if (t->train_plan) n.step = t->train_plan->ws_bytes;
     MR_TRY(eval_bytes(t, n.eval_rows, &n.eval));
+    mr_rank_spec ranking = mr_evaluation_ranking(t, 0);
+    n.eval += mr_ranker_bytes(&ranking);
     *out = n;
     return MR_OK;
 }

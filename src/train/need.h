@@ -1,5 +1,5 @@
 /* Device memory that a training needs, told and compared with what is free before any is taken.
- * What it is not: exact to the byte; libraries and the tiles of a ranking come on top. */
+ * What it is not: exact to the byte; libraries, and lists that grow with the data, come on top. */
 #ifndef MR_TRAIN_NEED_H
 #define MR_TRAIN_NEED_H
 
@@ -9,7 +9,7 @@ typedef struct mr_need {
     int64_t params;    /* values, gradients, two moments */
     int64_t features;  /* frozen item features */
     int64_t step;      /* workspace of a training step */
-    int64_t eval;      /* workspace of an evaluation block */
+    int64_t eval;      /* workspace of an evaluation block, and of its ranking */
     int64_t batch;     /* rows, tokens and exchange lists of a batch */
     int64_t rows;      /* of a training batch on this rank */
     int64_t eval_rows; /* of an evaluation block on this rank */

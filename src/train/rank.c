@@ -30,37 +30,76 @@ struct mr_ranker {
     int64_t *h_start;
 };
 
-static mr_status device_mem(mr_ranker *r, void *out_p, int64_t bytes)
+typedef struct buffer {
+    void *at; /* address of a pointer to device memory */
+    int64_t bytes;
+} buffer;
+enum { N_BUFFERS = 17 };
+
+/* All device memory of fixed size. */
+static void list_buffers(mr_ranker *r, buffer out[N_BUFFERS])
 {
-    return r->s.dev->alloc(r->s.dev, out_p, (size_t)(bytes > 0 ? bytes : 1), "ranking");
+    int64_t n = r->s.rows_cap, d = r->s.d, k = r->s.top_k, real = r->real;
+    const buffer all[N_BUFFERS] = {
+        {&r->x_own, n * d * real},
+        {&r->x, n * d * real},
+        {&r->inv_x, n * real},
+        {&r->inv_e, r->v * real},
+        {&r->scores, (int64_t)TILE_ROWS * TILE_ITEMS * real},
+        {&r->target_score, n * real},
+        {&r->target_own, n * 4},
+        {&r->target, n * 4},
+        {&r->count, n * 4 + 8}, /* zeroed in whole reals */
+        {&r->len_own, n * 4},
+        {&r->len, n * 4},
+        {&r->skip_start, (n + 1) * 8},
+        {&r->top_score, n * k * real},
+        {&r->top_id, n * k * 4},
+        {&r->top_in_score, n * k * r->size * real},
+        {&r->top_in_id, n * k * r->size * 4},
+        {&r->ex.scratch, mr_score_scratch(d, real)},
+    };
+    memcpy(out, all, sizeof all);
 }
 
 static mr_status allocate(mr_ranker *r)
 {
-    int64_t n = r->s.rows_cap, d = r->s.d, k = r->s.top_k, real = r->real;
-    MR_TRY(device_mem(r, &r->x_own, n * d * real));
-    MR_TRY(device_mem(r, &r->x, n * d * real));
-    MR_TRY(device_mem(r, &r->inv_x, n * real));
-    MR_TRY(device_mem(r, &r->inv_e, r->v * real));
-    MR_TRY(device_mem(r, &r->scores, (int64_t)TILE_ROWS * TILE_ITEMS * real));
-    MR_TRY(device_mem(r, &r->target_score, n * real));
-    MR_TRY(device_mem(r, &r->target_own, n * 4));
-    MR_TRY(device_mem(r, &r->target, n * 4));
-    MR_TRY(device_mem(r, &r->count, n * 4 + 8)); /* zeroed in whole reals */
-    MR_TRY(device_mem(r, &r->len_own, n * 4));
-    MR_TRY(device_mem(r, &r->len, n * 4));
-    MR_TRY(device_mem(r, &r->skip_start, (n + 1) * 8));
-    MR_TRY(device_mem(r, &r->top_score, n * k * real));
-    MR_TRY(device_mem(r, &r->top_id, n * k * 4));
-    MR_TRY(device_mem(r, &r->top_in_score, n * k * r->size * real));
-    MR_TRY(device_mem(r, &r->top_in_id, n * k * r->size * 4));
+    int64_t n = r->s.rows_cap, k = r->s.top_k;
+    buffer b[N_BUFFERS];
+    list_buffers(r, b);
+    for (int i = 0; i < N_BUFFERS; i++) {
+        size_t bytes = (size_t)(b[i].bytes > 0 ? b[i].bytes : 1);
+        MR_TRY(r->s.dev->alloc(r->s.dev, b[i].at, bytes, "ranking"));
+    }
     r->ex.stream = r->s.dev->stream;
-    r->ex.scratch_bytes = (size_t)mr_score_scratch(d, real);
-    MR_TRY(device_mem(r, &r->ex.scratch, mr_score_scratch(d, real)));
+    r->ex.scratch_bytes = (size_t)mr_score_scratch(r->s.d, r->real);
     MR_TRY(MR_ALLOC(&r->h_count, n, "ranks"));
     MR_TRY(MR_ALLOC(&r->h_start, n + 1, "left-out items"));
     MR_TRY(MR_ALLOC(&r->h_id, n * k * r->size, "best items"));
-    return MR_ALLOC(&r->h_score, n * k * r->size * real, "best items");
+    return MR_ALLOC(&r->h_score, n * k * r->size * r->real, "best items");
+}
+
+static void set_up(mr_ranker *r, const mr_rank_spec *spec)
+{
+    r->s = *spec;
+    r->size = spec->comm ? spec->comm->size : 1;
+    r->rank = spec->comm ? spec->comm->rank : 0;
+    r->real = (int64_t)mr_dtype_bytes(spec->dev->real);
+    int64_t hi = spec->row_hi < spec->n_items + 1 ? spec->row_hi : spec->n_items + 1;
+    r->lo = spec->row_lo > 1 ? spec->row_lo : 1;
+    r->v = hi > r->lo ? hi - r->lo : 0;
+    r->table = (const char *)spec->table + (r->lo - spec->row_lo) * spec->d * r->real;
+}
+
+int64_t mr_ranker_bytes(const mr_rank_spec *spec)
+{
+    mr_ranker r = {0};
+    buffer b[N_BUFFERS];
+    int64_t sum = 0;
+    set_up(&r, spec);
+    list_buffers(&r, b);
+    for (int i = 0; i < N_BUFFERS; i++) sum += b[i].bytes;
+    return sum;
 }
 
 mr_status mr_ranker_create(mr_ranker **out_p, const mr_rank_spec *spec)
@@ -71,14 +110,7 @@ mr_status mr_ranker_create(mr_ranker **out_p, const mr_rank_spec *spec)
              (long long)spec->d, (long long)spec->n_items, (long long)spec->rows_cap,
              (long long)spec->top_k);
     MR_TRY(MR_ALLOC(&r, 1, "ranking"));
-    r->s = *spec;
-    r->size = spec->comm ? spec->comm->size : 1;
-    r->rank = spec->comm ? spec->comm->rank : 0;
-    r->real = (int64_t)mr_dtype_bytes(spec->dev->real);
-    int64_t hi = spec->row_hi < spec->n_items + 1 ? spec->row_hi : spec->n_items + 1;
-    r->lo = spec->row_lo > 1 ? spec->row_lo : 1;
-    r->v = hi > r->lo ? hi - r->lo : 0;
-    r->table = (const char *)spec->table + (r->lo - spec->row_lo) * spec->d * r->real;
+    set_up(r, spec);
     mr_status st = allocate(r);
     if (st != MR_OK) {
         mr_ranker_free(&r);
@@ -92,11 +124,11 @@ void mr_ranker_free(mr_ranker **r_p)
 {
     mr_ranker *r = r_p ? *r_p : NULL;
     if (!r) return;
-    void *dev[] = {r->x_own,        r->x,          r->inv_x,     r->inv_e,     r->scores,
-                   r->target_score, r->target_own, r->target,    r->count,     r->len_own,
-                   r->len,          r->skip_start, r->top_score, r->top_id,    r->top_in_score,
-                   r->top_in_id,    r->skip_own,   r->skip_id,   r->ex.scratch};
-    for (size_t i = 0; i < sizeof dev / sizeof *dev; i++) r->s.dev->free(r->s.dev, dev[i]);
+    buffer b[N_BUFFERS];
+    list_buffers(r, b);
+    for (int i = 0; i < N_BUFFERS; i++) r->s.dev->free(r->s.dev, *(void **)b[i].at);
+    r->s.dev->free(r->s.dev, r->skip_own);
+    r->s.dev->free(r->s.dev, r->skip_id);
     MR_FREE(r->h_count);
     MR_FREE(r->h_start);
     MR_FREE(r->h_id);
@@ -133,7 +165,7 @@ static mr_status grow(mr_ranker *r, int32_t **ptr, int64_t *cap, int64_t n)
     r->s.dev->free(r->s.dev, *ptr);
     *ptr = NULL;
     *cap = 0;
-    MR_TRY(device_mem(r, ptr, n * 4));
+    MR_TRY(r->s.dev->alloc(r->s.dev, (void **)ptr, (size_t)(n * 4), "ranking"));
     *cap = n;
     return MR_OK;
 }

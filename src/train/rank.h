@@ -25,6 +25,9 @@ typedef struct mr_rank_spec {
 typedef struct mr_ranker mr_ranker;
 mr_status mr_ranker_create(mr_ranker **out_p, const mr_rank_spec *spec);
 void mr_ranker_free(mr_ranker **r_p);
+/* Device memory that such a ranker takes, without the lists of left-out items. spec->table and
+ * spec->k may be NULL. Local. */
+int64_t mr_ranker_bytes(const mr_rank_spec *spec);
 /* Note the table's present values (inverse norms): once before the first block and after each
  * change. */
 void mr_ranker_refresh(mr_ranker *r);

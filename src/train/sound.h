@@ -5,8 +5,9 @@
 
 #include "train/trainer.h"
 
-/* After the gradients: decides whether the update is skipped, the same on all ranks. n_bad:
- * elements of all gradients that are not finite. ERR_DIVERGED when the fourth step in a row is
+/* Whether this step's update is skipped (state_host.skip; the device has decided the same, kernel
+ * step_decide), the same on all ranks. n_bad: elements of all gradients, which are still in memory,
+ * that are not finite. ERR_DIVERGED when the fourth step in a row is
  * skipped; the sentence names the first such element of the first such tensor over all ranks. */
 mr_status mr_sound_finite(mr_trainer *t, double n_bad);
 /* Compare checksums of values and moments over the ranks that hold the same of them. ERR_INTERNAL

@@ -8,6 +8,8 @@
 #include "train/sound.h"
 #include "train/trainer.h"
 
+_Static_assert(MR_WEIGHTED_LOSSES >= MR_MAX_LOSSES, "every loss has a weight");
+
 enum { EAGER = 2 };
 
 mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, mr_feed *feed, const mr_batch *b)
@@ -74,26 +76,34 @@ mr_status mr_trainer_gradients(mr_trainer *t)
     return st;
 }
 
-/* Losses, squared norm and number of non-finite elements of all gradients: the one wait of a step.
- * Equal on all ranks. */
-static mr_status device_report(mr_trainer *t, double *sum, double *bad)
+/* Losses, squared norm and number of non-finite elements of all gradients, on the device. Equal on
+ * all ranks. */
+static mr_status put_report(mr_trainer *t)
 {
     mr_run *r = t->train_run;
     mr_params *ps = &t->params;
-    mr_step_report *dev = t->report_dev, *own = t->report;
+    mr_step_report *dev = t->report_dev;
+    mr_status st = MR_OK;
     char *g = ps->grad;
     t->dev->enter(t->dev);
     mr_k(r)->grad_stats(dev->dense, g, ps->n_dense, &r->ex);
     mr_k(r)->grad_stats(dev->shard, g + shard_begin(t) * (int64_t)ps->real_bytes,
                         ps->n_total - shard_begin(t), &r->ex);
     mr_run_put_losses(r, dev->losses);
-    t->dev->leave(t->dev);
-    MR_TRY(t->dev->to_host(t->dev, own, dev, sizeof *own));
-    mr_run_read_losses(r, t->losses, own->losses);
     if (t->items->size > 1) {
-        t->items->purpose = MR_FOR_TABLE_NORM;
-        MR_TRY(t->items->allreduce(t->items, own->shard, 2, MR_F64, MR_SUM));
+        t->dev_items->purpose = MR_FOR_TABLE_NORM;
+        st = t->dev_items->allreduce(t->dev_items, dev->shard, 2, MR_F64, MR_SUM);
     }
+    t->dev->leave(t->dev);
+    return st;
+}
+
+/* It comes to the host: the one wait of a step, at its end. */
+static mr_status take_report(mr_trainer *t, double *sum, double *bad)
+{
+    const mr_step_report *own = t->report;
+    MR_TRY(t->dev->to_host(t->dev, t->report, t->report_dev, sizeof *own));
+    mr_run_read_losses(t->train_run, t->losses, own->losses);
     *sum = own->dense[0] + own->shard[0];
     *bad = own->dense[1] + own->shard[1];
     return MR_OK;
@@ -101,23 +111,17 @@ static mr_status device_report(mr_trainer *t, double *sum, double *bad)
 
 mr_status mr_trainer_report(mr_trainer *t, double *sum, double *bad)
 {
-    return t->exact ? mr_exact_stats(t, sum, bad) : device_report(t, sum, bad);
+    if (t->exact) return mr_exact_stats(t, sum, bad);
+    MR_TRY(put_report(t));
+    return take_report(t, sum, bad);
 }
 
-mr_status mr_trainer_update(mr_trainer *t)
+static void apply(mr_trainer *t)
 {
     const mr_config *c = t->cfg;
     mr_run *r = t->train_run;
     mr_params *ps = &t->params;
-    double sum, bad;
-    mr_ring_at("update");
-    MR_TRY(mr_trainer_report(t, &sum, &bad));
-    t->grad_norm = sqrt(sum);
-    MR_TRY(mr_sound_finite(t, bad));
-    if (c->train.clip > 0 && t->grad_norm > c->train.clip)
-        r->state_host.grad_scale = c->train.clip / t->grad_norm;
-    MR_TRY(mr_run_send_state(r));
-    int64_t lo[2] = {0, shard_begin(t)}, hi[2] = {ps->n_dense, ps->n_total};
+    const int64_t lo[2] = {0, shard_begin(t)}, hi[2] = {ps->n_dense, ps->n_total};
     t->dev->enter(t->dev);
     for (int i = 0; i < 2; i++) {
         int64_t at = lo[i] * (int64_t)ps->real_bytes;
@@ -126,7 +130,55 @@ mr_status mr_trainer_update(mr_trainer *t)
                       c->train.eps, c->train.weight_decay, &r->ex);
     }
     t->dev->leave(t->dev);
+}
+
+/* The device decides whether the update is skipped and how far it is clipped; the host learns it
+ * afterwards. */
+static mr_status update_on_device(mr_trainer *t)
+{
+    mr_run *r = t->train_run;
+    const mr_graph *g = t->train_graph;
+    const mr_step_report *dev = t->report_dev;
+    mr_loss_weights weights = {.n = g->n_losses};
+    for (int i = 0; i < g->n_losses; i++) weights.w[i] = g->loss[i].weight;
+    MR_TRY(put_report(t));
+    t->dev->enter(t->dev);
+    mr_k(r)->step_decide(r->state_dev, dev->dense, dev->shard, dev->losses, &weights,
+                         t->cfg->train.clip, &r->ex);
+    t->dev->leave(t->dev);
+    apply(t);
     return MR_OK;
+}
+
+/* dist.deterministic=world: gradients and losses are the host's. */
+static mr_status exact_update(mr_trainer *t)
+{
+    mr_run *r = t->train_run;
+    double sum, bad, clip = t->cfg->train.clip;
+    MR_TRY(mr_exact_stats(t, &sum, &bad));
+    t->grad_norm = sqrt(sum);
+    MR_TRY(mr_sound_finite(t, bad));
+    if (clip > 0 && t->grad_norm > clip) r->state_host.grad_scale = clip / t->grad_norm;
+    MR_TRY(mr_run_send_state(r));
+    apply(t);
+    return MR_OK;
+}
+
+/* The gradients are still there, so that what is not finite can be named. */
+static mr_status judge(mr_trainer *t)
+{
+    double sum, bad;
+    MR_TRY(take_report(t, &sum, &bad));
+    t->grad_norm = sqrt(sum);
+    return mr_sound_finite(t, bad);
+}
+
+mr_status mr_trainer_update(mr_trainer *t)
+{
+    mr_ring_at("update");
+    if (t->exact) return exact_update(t);
+    MR_TRY(update_on_device(t));
+    return judge(t);
 }
 
 static void mark(mr_trainer *t, const char *name)
@@ -144,22 +196,34 @@ mr_status mr_trainer_recorded(mr_trainer *t, mr_recorded kind, mr_status (*work)
     return st != MR_OK ? st : end;
 }
 
-static mr_status own_gradients(mr_trainer *t, int64_t epoch, int64_t i)
+/* All that the device does, with no word of the host in between. */
+static mr_status gradients_and_update(mr_trainer *t)
 {
+    mark(t, "gradients");
+    mr_status st = mr_trainer_gradients(t);
+    mark(t, NULL);
+    MR_TRY(st);
+    mr_ring_at("update");
+    mark(t, "update");
+    st = update_on_device(t);
+    mark(t, NULL);
+    return st;
+}
+
+static mr_status one_step(mr_trainer *t, int64_t epoch, int64_t i)
+{
+    if (t->exact) {
+        MR_TRY(mr_exact_gradients(t, epoch, i));
+        return mr_trainer_update(t);
+    }
     MR_TRY(mr_trainer_load(t, t->train_run, epoch, i));
-    return mr_trainer_recorded(t, MR_RECORD_STEP, mr_trainer_gradients);
+    MR_TRY(mr_trainer_recorded(t, MR_RECORD_STEP, gradients_and_update));
+    return judge(t);
 }
 
 mr_status mr_trainer_step(mr_trainer *t, int64_t epoch, int64_t i)
 {
-    mark(t, "gradients");
-    mr_status st = t->exact ? mr_exact_gradients(t, epoch, i) : own_gradients(t, epoch, i);
-    mark(t, NULL);
-    MR_TRY(st);
-    mark(t, "update");
-    st = mr_trainer_update(t);
-    mark(t, NULL);
-    MR_TRY(st);
+    MR_TRY(one_step(t, epoch, i));
     t->step++;
     return MR_OK;
 }

@@ -35,6 +35,7 @@ static void table_shape(const mr_trainer *t, mr_step_shape *out)
                            .group = 1,
                            .real_bytes = (int64_t)mr_dtype_bytes(t->dev->real),
                            .whole_products = t->dev->whole_products,
+                           .precision = t->dev->precision,
                            .table_rows = mr_model_table_rows(t->cfg, t->data->n_items),
                            .width = t->cfg->model.hidden,
                            .n_seq = t->batch.n_seq,
@@ -139,7 +140,8 @@ static mr_graph_dims dims_for(const mr_trainer *t, int64_t rows_cap, int64_t row
                            .dh = d->text.data ? d->text.width : 0,
                            .n_ranks = t->items->size,
                            .rows_global_cap = rows_global,
-                           .whole_products = t->dev->whole_products};
+                           .whole_products = t->dev->whole_products,
+                           .precision = t->dev->precision};
 }
 
 mr_sampler_spec mr_trainer_sampling(const mr_trainer *t, int rank, int n_ranks)

@@ -91,7 +91,8 @@ mr_sampler_spec mr_trainer_sampling(const mr_trainer *t, int rank, int n_ranks);
  * row, naming the first such parameter. */
 mr_status mr_trainer_step(mr_trainer *t, int64_t epoch, int64_t i);
 /* Its parts, for checks and dumps: take the batch; gradients (reduced over ranks); losses and
- * statistics to the host; all of that and the update. Only the report waits for the device. */
+ * statistics to the host; the update, and losses and statistics to the host. Only the last two wait
+ * for the device. */
 mr_status mr_trainer_load(mr_trainer *t, mr_run *run, int64_t epoch, int64_t i);
 mr_status mr_trainer_gradients(mr_trainer *t);
 /* work(t), with run.capture recorded and started as one piece, except for the first ones of a

@@ -14,7 +14,8 @@ mr_status mr_volume_shape(mr_step_shape *out, const mr_plan *plan, int table, in
     mr_step_shape s = {.ranks = 1,
                        .group = 1,
                        .real_bytes = (int64_t)plan->g->real_bytes,
-                       .whole_products = plan->g->dims.whole_products};
+                       .whole_products = plan->g->dims.whole_products,
+                       .precision = plan->g->dims.precision};
     MR_CHECK(plan->n_buckets <= MR_VOLUME_BUCKETS && n_seq <= MR_MAX_SEQ, MR_ERR_INTERNAL,
              "a step of %d buckets and %d sequence sets", plan->n_buckets, n_seq);
     s.table_rows = p->dim[0];
@@ -206,7 +207,8 @@ static void add_item_loss(mr_count *out, const mr_step_shape *s, const mr_step_r
     int64_t own = r->rows[rank], all = 0, row = s->width * s->real_bytes, others = s->group - 1;
     for (int i = 0; i < s->group; i++) all += r->rows[group0 + i];
     int64_t v_max = (s->table_rows + s->group - 1) / s->group;
-    int64_t chunk = mr_softmax_chunk(v_max, (size_t)s->real_bytes, s->whole_products);
+    mr_softmax_way way = mr_softmax_way_of(s->whole_products, s->precision);
+    int64_t chunk = mr_softmax_chunk(v_max, (size_t)s->real_bytes, way);
     add(&out[MR_FOR_LOSS_ROWS], 1, (all - own) * row, others * own * row);
     add(&out[MR_FOR_LOSS_TARGETS], 1, (all - own) * 4, others * own * 4);
     add(&out[MR_FOR_LOSS_PARTIALS], (all + chunk - 1) / chunk, others * all * 24,

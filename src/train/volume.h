@@ -16,7 +16,8 @@ enum { MR_VOLUME_BUCKETS = 256 };
 typedef struct mr_step_shape {
     int ranks, group;            /* P, and G ranks that share one copy of the item table */
     int64_t real_bytes;          /* b */
-    bool whole_products;         /* as in mr_graph_dims */
+    bool whole_products;         /* as in mr_graph_dims, */
+    mr_precision precision;      /* and so is this */
     int64_t table_rows, width;   /* of item.weight: V, d */
     int n_seq;                   /* sequence sets with a row exchange each */
     int lookups[MR_MAX_SEQ];     /* look-ups of a sequence set, forward */

@@ -1,5 +1,5 @@
 /* Products of the emulated GPU: OpenBLAS on a CPU, column-major as cuBLAS, with operands rounded as
- * the asked arithmetic rounds them.
+ * the asked arithmetic rounds them, or widened where they are bf16.
  * What it is not: cuBLAS's order of additions. The kernel that a real one chooses depends on sizes;
  * here their magnitudes name it, so that a recorded step sometimes cannot take over a new one. */
 #include "blas.h"
@@ -26,19 +26,68 @@ float rounded(float x, int bits)
     return x;
 }
 
-/* The operand, [cols][ld] with `rows` of a column in use, rounded; empty: not to be rounded. */
-std::vector<float> operand(const float *a, int64_t rows, int64_t cols, int64_t ld,
-                           cublasComputeType_t compute)
+size_t bytes_of(cudaDataType t) { return t == CUDA_R_16BF ? 2 : 4; }
+
+float element(const void *a, int64_t at, cudaDataType t)
 {
-    std::vector<float> r;
-    int bits = compute == CUBLAS_COMPUTE_32F_FAST_16BF   ? 7
-               : compute == CUBLAS_COMPUTE_32F_FAST_TF32 ? 10
-                                                         : 0;
-    if (!bits) return r;
-    r.resize((size_t)(cols * ld));
+    uint32_t u;
+    float x;
+    if (t == CUDA_R_32F) return ((const float *)a)[at];
+    u = (uint32_t)((const uint16_t *)a)[at] << 16;
+    memcpy(&x, &u, sizeof x);
+    return x;
+}
+
+/* The operand, [cols][ld] with `rows` of a column in use, as the products take it. */
+std::vector<float> operand(const void *a, int64_t rows, int64_t cols, int64_t ld, const product &p)
+{
+    std::vector<float> r((size_t)(cols * ld));
+    int bits = p.compute == CUBLAS_COMPUTE_32F_FAST_16BF   ? 7
+               : p.compute == CUBLAS_COMPUTE_32F_FAST_TF32 ? 10
+                                                           : 23;
     for (int64_t j = 0; j < cols; j++)
-        for (int64_t i = 0; i < rows; i++) r[(size_t)(j * ld + i)] = rounded(a[j * ld + i], bits);
+        for (int64_t i = 0; i < rows; i++) {
+            float x = element(a, j * ld + i, p.type);
+            r[(size_t)(j * ld + i)] = bits < 23 ? rounded(x, bits) : x;
+        }
     return r;
+}
+
+const void *moved(const void *a, int64_t elements, cudaDataType t)
+{
+    return (const char *)a + elements * (int64_t)bytes_of(t);
+}
+
+/* c = alpha op(a) op(b) + beta c over `k` of the sum's terms, from k0 on. */
+void add_terms(const product &p, float *c, const float *a, const float *b, int64_t k0, int64_t k,
+               float beta)
+{
+    a += p.ta ? k0 : k0 * p.lda;
+    b += p.tb ? k0 * p.ldb : k0;
+    cblas_sgemm(CblasColMajor, p.ta ? CblasTrans : CblasNoTrans, p.tb ? CblasTrans : CblasNoTrans,
+                (blasint)p.m, (blasint)p.n, (blasint)k, p.alpha, a, (blasint)p.lda, b,
+                (blasint)p.ldb, beta, c, (blasint)p.ldc);
+}
+
+/* The result in bf16. */
+void multiply_to_bf16(const product &p, uint16_t *c, const float *a, const float *b)
+{
+    std::vector<float> whole((size_t)(p.n * p.ldc)), part(whole.size());
+    for (int64_t j = 0; p.beta != 0 && j < p.n; j++)
+        for (int64_t i = 0; i < p.m; i++)
+            whole[(size_t)(j * p.ldc + i)] = element(c, j * p.ldc + i, CUDA_R_16BF);
+    int64_t half = p.in_parts ? p.k / 2 : 0;
+    if (half) add_terms(p, part.data(), a, b, 0, half, 0);
+    add_terms(p, whole.data(), a, b, half, p.k - half, p.beta);
+    for (int64_t j = 0; j < p.n; j++)
+        for (int64_t i = 0; i < p.m; i++) {
+            size_t at = (size_t)(j * p.ldc + i);
+            float x = half ? rounded(part[at], 7) + rounded(whole[at], 7) : whole[at];
+            uint32_t u;
+            x = rounded(x, 7);
+            memcpy(&u, &x, sizeof u);
+            c[at] = (uint16_t)(u >> 16);
+        }
 }
 
 int magnitude(int64_t n)
@@ -48,11 +97,19 @@ int magnitude(int64_t n)
     return bits;
 }
 
-bool is_matrix(const void *p, int64_t rows, int64_t cols, int64_t ld)
+bool is_matrix(const void *p, int64_t rows, int64_t cols, int64_t ld, cudaDataType t)
 {
     if (!rows || !cols) return true;
-    return where_is(p, (size_t)((cols - 1) * ld + rows) * sizeof(float)) == DEVICE &&
-           (uintptr_t)p % sizeof(float) == 0;
+    return where_is(p, (size_t)((cols - 1) * ld + rows) * bytes_of(t)) == DEVICE &&
+           (uintptr_t)p % bytes_of(t) == 0;
+}
+
+/* The combinations of CUDA's table that this program may ask for. */
+bool is_supported(const product &p)
+{
+    if (p.type == CUDA_R_32F) return p.type_c == CUDA_R_32F;
+    return p.type == CUDA_R_16BF && p.compute == CUBLAS_COMPUTE_32F &&
+           (p.type_c == CUDA_R_16BF || p.type_c == CUDA_R_32F);
 }
 } // namespace
 
@@ -63,9 +120,9 @@ bool emulate::is_good(const product &p)
         return false;
     if (!p.m || !p.n) return true;
     for (int64_t q = 0; q < p.count; q++)
-        if (!is_matrix(p.a + q * p.step_a, p.rows_a(), p.cols_a(), p.lda) ||
-            !is_matrix(p.b + q * p.step_b, p.rows_b(), p.cols_b(), p.ldb) ||
-            !is_matrix(p.c + q * p.step_c, p.m, p.n, p.ldc))
+        if (!is_matrix(moved(p.a, q * p.step_a, p.type), p.rows_a(), p.cols_a(), p.lda, p.type) ||
+            !is_matrix(moved(p.b, q * p.step_b, p.type), p.rows_b(), p.cols_b(), p.ldb, p.type) ||
+            !is_matrix(moved(p.c, q * p.step_c, p.type_c), p.m, p.n, p.ldc, p.type_c))
             stop(
                 "product %lld of %lld x %lld x %lld reaches outside an allocation of device memory",
                 (long long)q, (long long)p.m, (long long)p.n, (long long)p.k);
@@ -75,20 +132,29 @@ bool emulate::is_good(const product &p)
 void emulate::multiply(const product &p)
 {
     for (int64_t q = 0; q < p.count; q++) {
-        const float *a = p.a + q * p.step_a, *b = p.b + q * p.step_b;
-        std::vector<float> ra = operand(a, p.rows_a(), p.cols_a(), p.lda, p.compute);
-        std::vector<float> rb = operand(b, p.rows_b(), p.cols_b(), p.ldb, p.compute);
-        cblas_sgemm(CblasColMajor, p.ta ? CblasTrans : CblasNoTrans,
-                    p.tb ? CblasTrans : CblasNoTrans, (blasint)p.m, (blasint)p.n, (blasint)p.k,
-                    p.alpha, ra.empty() ? a : ra.data(), (blasint)p.lda, rb.empty() ? b : rb.data(),
-                    (blasint)p.ldb, p.beta, p.c + q * p.step_c, (blasint)p.ldc);
+        const void *a = moved(p.a, q * p.step_a, p.type), *b = moved(p.b, q * p.step_b, p.type);
+        void *c = (void *)moved(p.c, q * p.step_c, p.type_c);
+        bool is_plain = p.type == CUDA_R_32F && p.compute != CUBLAS_COMPUTE_32F_FAST_16BF &&
+                        p.compute != CUBLAS_COMPUTE_32F_FAST_TF32;
+        std::vector<float> ra, rb;
+        if (!is_plain) {
+            ra = operand(a, p.rows_a(), p.cols_a(), p.lda, p);
+            rb = operand(b, p.rows_b(), p.cols_b(), p.ldb, p);
+        }
+        const float *fa = is_plain ? (const float *)a : ra.data();
+        const float *fb = is_plain ? (const float *)b : rb.data();
+        if (p.type_c == CUDA_R_16BF)
+            multiply_to_bf16(p, (uint16_t *)c, fa, fb);
+        else
+            add_terms(p, (float *)c, fa, fb, 0, p.k, p.beta);
     }
 }
 
 const void *emulate::kernel_of(const product &p)
 {
-    static const char kernels[4 * MAGNITUDES * MAGNITUDES] = {};
-    return kernels + ((p.ta ? 2 : 0) + (p.tb ? 1 : 0)) * MAGNITUDES * MAGNITUDES +
+    static const char kernels[12 * MAGNITUDES * MAGNITUDES] = {};
+    int types = p.type == CUDA_R_32F ? 0 : p.type_c == CUDA_R_32F ? 4 : 8;
+    return kernels + (types + (p.ta ? 2 : 0) + (p.tb ? 1 : 0)) * MAGNITUDES * MAGNITUDES +
            magnitude(p.n) * MAGNITUDES + magnitude(p.m);
 }
 
@@ -108,7 +174,7 @@ extern "C" cublasStatus_t cublasCreate(cublasHandle_t *h)
 {
     locked l(lock);
     if (forbidden_in_capture() || refused()) return CUBLAS_STATUS_NOT_INITIALIZED;
-    *h = new cublasContext{nullptr};
+    *h = new cublasContext{nullptr, CUBLAS_DEFAULT_MATH};
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -133,9 +199,11 @@ extern "C" cublasStatus_t cublasSetWorkspace(cublasHandle_t h, void *space, size
     return is_good ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;
 }
 
-extern "C" cublasStatus_t cublasSetMathMode(cublasHandle_t h, cublasMath_t)
+extern "C" cublasStatus_t cublasSetMathMode(cublasHandle_t h, cublasMath_t mode)
 {
-    return h ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_NOT_INITIALIZED;
+    if (!h) return CUBLAS_STATUS_NOT_INITIALIZED;
+    h->mode = mode;
+    return CUBLAS_STATUS_SUCCESS;
 }
 
 extern "C" cublasStatus_t cublasSetAtomicsMode(cublasHandle_t h, cublasAtomicsMode_t)
@@ -153,8 +221,6 @@ cublasGemmStridedBatchedEx_64(cublasHandle_t h, cublasOperation_t ta, cublasOper
 {
     locked l(lock);
     if (!h) return CUBLAS_STATUS_NOT_INITIALIZED;
-    if (type_a != CUDA_R_32F || type_b != CUDA_R_32F || type_c != CUDA_R_32F)
-        return CUBLAS_STATUS_NOT_SUPPORTED;
     if (!alpha || !beta) return CUBLAS_STATUS_INVALID_VALUE;
     product p = {ta == CUBLAS_OP_T,
                  tb == CUBLAS_OP_T,
@@ -164,16 +230,20 @@ cublasGemmStridedBatchedEx_64(cublasHandle_t h, cublasOperation_t ta, cublasOper
                  lda,
                  ldb,
                  ldc,
-                 (const float *)a,
-                 (const float *)b,
-                 (float *)c,
+                 a,
+                 b,
+                 c,
                  *(const float *)alpha,
                  *(const float *)beta,
                  compute,
                  count,
                  step_a,
                  step_b,
-                 step_c};
+                 step_c,
+                 type_a,
+                 type_c,
+                 h->mode != CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION};
+    if (type_a != type_b || !is_supported(p)) return CUBLAS_STATUS_NOT_SUPPORTED;
     if (!is_good(p)) return CUBLAS_STATUS_INVALID_VALUE;
     if (!m || !n || !count) return CUBLAS_STATUS_SUCCESS;
     cudaError_t e = enqueue(h->stream, {kernel_of(p), "product", [p] { multiply(p); }});

@@ -8,20 +8,24 @@
 
 struct cublasContext {
     cudaStream_t stream;
+    cublasMath_t mode;
 };
 
 namespace emulate
 {
 /* c[m,n] = alpha op(a) op(b) + beta c, column-major, `count` times with operands a distance apart.
- */
+ * a and b are of one type, float32 or bf16, c of the same or float32; sums are float32. in_parts: a
+ * result of bf16 is added up from parts that were rounded to bf16 already, as cuBLAS may do. */
 struct product {
     bool ta, tb;
     int64_t m, n, k, lda, ldb, ldc;
-    const float *a, *b;
-    float *c;
+    const void *a, *b;
+    void *c;
     float alpha, beta;
     cublasComputeType_t compute;
     int64_t count, step_a, step_b, step_c;
+    cudaDataType type = CUDA_R_32F, type_c = CUDA_R_32F;
+    bool in_parts = false;
 
     int64_t rows_a() const { return ta ? k : m; }
     int64_t cols_a() const { return ta ? m : k; }

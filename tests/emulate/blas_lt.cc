@@ -72,7 +72,10 @@ bool fits(product *p, const desc &d, const layout &a, const layout &b, const lay
           1,
           0,
           0,
-          0};
+          0,
+          CUDA_R_32F,
+          CUDA_R_32F,
+          false};
     return p->rows_a() == (int64_t)a.rows && p->cols_a() == (int64_t)a.cols &&
            p->rows_b() == (int64_t)b.rows && p->cols_b() == (int64_t)b.cols;
 }
@@ -87,12 +90,13 @@ bool is_aligned(const void *p) { return (uintptr_t)p % ALIGN == 0; }
 
 void finish(const desc &d, const product &p)
 {
-    float *bias = (float *)d.bias;
+    float *bias = (float *)d.bias, *c = (float *)p.c;
+    const float *b = (const float *)p.b;
     for (int64_t j = 0; d.end == CUBLASLT_EPILOGUE_BIAS && j < p.n; j++)
-        for (int64_t i = 0; i < p.m; i++) p.c[j * p.ldc + i] += bias[i];
+        for (int64_t i = 0; i < p.m; i++) c[j * p.ldc + i] += bias[i];
     for (int64_t j = 0; d.end == CUBLASLT_EPILOGUE_BGRADB && j < p.n; j++) {
         float s = 0;
-        for (int64_t i = 0; i < p.k; i++) s += p.tb ? p.b[i * p.ldb + j] : p.b[j * p.ldb + i];
+        for (int64_t i = 0; i < p.k; i++) s += p.tb ? b[i * p.ldb + j] : b[j * p.ldb + i];
         bias[j] = s;
     }
 }
@@ -206,9 +210,9 @@ cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t opaque, const void *alph
     if (cublasLtMatmulAlgoCheck(h, opaque, la, lb, lo, lo, algo, &result) != CUBLAS_STATUS_SUCCESS)
         return CUBLAS_STATUS_NOT_SUPPORTED;
     fits(&p, d, take<layout>(la), take<layout>(lb), take<layout>(lo));
-    p.a = (const float *)a;
-    p.b = (const float *)b;
-    p.c = (float *)out;
+    p.a = a;
+    p.b = b;
+    p.c = out;
     p.alpha = *(const float *)alpha;
     p.beta = *(const float *)beta;
     if (!is_aligned(a) || !is_aligned(b) || !is_aligned(out) || !is_aligned(d.bias) || c != out ||

@@ -44,6 +44,13 @@ static float first_of(const float *p)
     return v;
 }
 
+static int result(const uint16_t *p)
+{
+    uint16_t v;
+    must(dev->to_host(dev, &v, p, sizeof v) == MR_OK, "a copy");
+    return v;
+}
+
 static void wait_for_it(void) { (void)dev->sync(dev); }
 
 /* ---- kernels ---- */
@@ -198,6 +205,11 @@ static void product(void)
     gemm_cuda(x, x, x, 9, 9, 9, 0, 0, 9, 9, 9, 1.0, 0.0, &ex);
     wait_for_it();
 }
+static void product_bf16(void) /* 12 x 12 elements of 2 bytes */
+{
+    gemm_bf16_cuda(x, 1, (uint16_t *)x, (uint16_t *)x, 12, 8, 8, 0, 0, 8, 8, 12, 1.0, 0.0, &ex);
+    wait_for_it();
+}
 static void after_free(void)
 {
     float *y = device_floats(N);
@@ -234,6 +246,33 @@ static void last_block(void)
         blocks_sum(RIGHT);
         must(first_of(x) == 3 * N, "the block that comes last sees what all have left");
     }
+}
+/* 512 + 3 - 512 in float32; in bf16 the parts of such a sum lose the 3, unless that is forbidden.
+ */
+static void sums_bf16(void)
+{
+    const uint16_t terms[3] = {0x4400, 0x4040, 0xC400}, one[3] = {0x3F80, 0x3F80, 0x3F80};
+    uint16_t *a = (uint16_t *)x, *b = a + 8, *c = a + 16;
+    float al = 1, be = 0;
+    cublasHandle_t h = queue_of(&ex)->blas;
+    must(dev->to_device(dev, a, terms, sizeof terms) == MR_OK, "a copy");
+    must(dev->to_device(dev, b, one, sizeof one) == MR_OK, "a copy");
+    gemm_bf16_cuda(c, 1, a, b, 1, 1, 3, 0, 0, 3, 1, 1, 1.0, 0.0, &ex);
+    must(result(c) == 0x4040, "sums stay float32");
+    must(!cublasSetMathMode(h, CUBLAS_DEFAULT_MATH), "a mode");
+    must(!cublasGemmEx_64(h, CUBLAS_OP_N, CUBLAS_OP_N, 1, 1, 3, &al, b, CUDA_R_16BF, 1, a,
+                          CUDA_R_16BF, 3, &be, c, CUDA_R_16BF, 1, CUBLAS_COMPUTE_32F,
+                          CUBLAS_GEMM_DEFAULT),
+         "a product");
+    must(result(c) != 0x4040, "and may not, where nobody forbids it");
+    must(cublasGemmEx_64(h, CUBLAS_OP_N, CUBLAS_OP_N, 1, 1, 3, &al, b, CUDA_R_16BF, 1, a,
+                         CUDA_R_32F, 3, &be, c, CUDA_R_32F, 1, CUBLAS_COMPUTE_32F,
+                         CUBLAS_GEMM_DEFAULT) == CUBLAS_STATUS_NOT_SUPPORTED,
+         "operands of two types are refused");
+    must(cublasGemmEx_64(h, CUBLAS_OP_N, CUBLAS_OP_N, 1, 1, 3, &al, b, CUDA_R_16BF, 1, a,
+                         CUDA_R_16BF, 3, &be, c, CUDA_R_16BF, 1, CUBLAS_COMPUTE_32F_FAST_16BF,
+                         CUBLAS_GEMM_DEFAULT) == CUBLAS_STATUS_NOT_SUPPORTED,
+         "what is bf16 already is not rounded");
 }
 /* A copy from pinned memory happens when it happens. */
 static void early_change(void)
@@ -319,6 +358,8 @@ static const plant plants[] = {
     {"too large a grid", large_grid, SIGABRT, "a grid of 1 x 70000"},
     {"an empty grid", no_grid, SIGABRT, "a grid of 0"},
     {"a product outside its memory", product, SIGABRT, "reaches outside"},
+    {"a bf16 product outside its memory", product_bf16, SIGABRT, "reaches outside"},
+    {"sums of bf16", sums_bf16, 0, "as it should"},
     {"nothing wrong", good, 0, "as it should"},
     {"the block that comes last", last_block, 0, "as it should"},
     {"a pinned block changed too early", early_change, 0, "as it should"},

@@ -55,8 +55,9 @@ function(mr_emulate folder name library)
 endfunction()
 mr_emulate("" mealrec-dist mealrec ${CMAKE_SOURCE_DIR}/src/cli/main.c)
 mr_emulate(tests test_kernels_cuda mr_test_support gpu/test_kernels_cuda.c gpu/twin.c gpu/cases_b.c
-           gpu/cases_c.c gpu/cases_d.c)
-foreach(ops kernels/test_ops_basic ops_a/test_ops_a ops_b/test_ops_b ops_c/test_ops_c)
+           gpu/cases_c.c gpu/cases_d.c gpu/cases_e.c)
+foreach(ops kernels/test_ops_basic ops_a/test_ops_a ops_b/test_ops_b ops_c/test_ops_c
+            ops_c/test_ops_bf16)
   get_filename_component(name ${ops} NAME)
   mr_emulate(tests ${name} mr_test_support ${ops}.c)
 endforeach()

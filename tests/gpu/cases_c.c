@@ -69,7 +69,8 @@ static void losses(twin_world *w)
     BOTH(ce_combine, A(coef), A(ce), A(stats), B, 1, 0, 0.5, EX);
     twin_same(w, "ce_combine", "coef", coef, V);
     twin_same(w, "ce_combine", "ce", ce, V);
-    BOTH(ce_target, A(dtable), A(z), A(table), A(x), A(target), A(cs), B, V, D, LO, 2.0, 0.5, EX);
+    BOTH(ce_target, A(dtable), A(z), A(table), A(x), A(target), A(cs), NULL, B, V, D, LO, 2.0, 0.5,
+         EX);
     twin_same(w, "ce_target", "dtable", dtable, B);
     twin_same(w, "ce_target", "dx", z, 1);
     BOTH(ce_sum, A(one), A(ce), B, 0.5, EX);

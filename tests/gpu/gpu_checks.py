@@ -88,7 +88,7 @@ def kernels(args):
 def ops(args):
     """every op forward and backward: float32 on the device against float64 on the CPU"""
     names = [os.path.join(args.build, "tests", "test_" + n)
-             for n in ("ops_basic", "ops_a", "ops_b", "ops_c")]
+             for n in ("ops_basic", "ops_a", "ops_b", "ops_c", "ops_bf16")]
     for path in names:
         program(args, path, env={"MR_TEST_DEVICE": args.device})
     return "%d programs" % len(names)
@@ -211,15 +211,19 @@ def capture(args):
     """a step recorded as a CUDA graph gives the bits of one that is not"""
     data("small.h5")
     names = h.MODELS[::3] if args.emulated else h.MODELS
-    for model in names:
+    runs = [(model, "auto") for model in names]
+    if args.device == "cuda":
+        runs.append(("sasrec", "bf16"))
+    for model, mode in runs:
         for name in ("eager", "captured"):
             shutil.rmtree(os.path.join(h.folder, "runs", name), ignore_errors=True)
             h.train(name, "small.h5", steps(args), "--model.name=" + model,
+                    "--run.precision=" + mode,
                     "--run.capture=" + str(name == "captured").lower(), *on(args))
         need(h.losses("eager") == h.losses("captured"), model + ": losses differ")
         bad = h.same_tensors(h.checkpoint("eager")[0], h.checkpoint("captured")[0])
         need(not bad, "%s: %d tensors differ, the first is %s" % (model, len(bad), bad[:1]))
-    return "%d steps of %d models, checkpoints equal" % (some_steps(args), len(names))
+    return "%d steps of %d runs, checkpoints equal" % (some_steps(args), len(runs))
 
 
 @check
@@ -239,6 +243,16 @@ def curve(args):
     return "%d steps, first 20 within %.2g, all within %.2g" % (len(a), worst, last)
 
 
+def byte_counts(args, comm, ranks):
+    """The bytes of a step's collectives are those of the formula, whatever carries them."""
+    for model, shared in (("sasrec", ranks), ("cl4srec", 1)):
+        r = h.run(["bench", "comm", "--check", "--steps=2", "--data.path=small.h5",
+                   "--model.name=" + model, "--dist.comm=" + comm, *h.SMALL,
+                   *on(args, "--dist.item_shard=%d" % shared)], ranks)
+        need(r.returncode == 0 and "difference 0 bytes" in r.stdout,
+             "bytes of %s: %s%s" % (model, r.stdout, r.stderr))
+
+
 def ranks_equal(args, comm, ranks, env):
     data("small.h5")
     old = {k: os.environ.get(k) for k in env}
@@ -254,7 +268,9 @@ def ranks_equal(args, comm, ranks, env):
     worst = h.worst_difference(h.losses("one"), h.losses("many"))
     need(worst <= 1e-5, "losses differ by %.3g" % worst)
     need(h.scores("one") == h.scores("many"), "metrics differ")
-    return "%d ranks, %d steps within %.2g, metrics equal" % (ranks, some_steps(args), worst)
+    byte_counts(args, comm, ranks)
+    return "%d ranks, %d steps within %.2g, metrics equal, bytes as by formula" % (
+        ranks, some_steps(args), worst)
 
 
 @check

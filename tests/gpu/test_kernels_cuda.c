@@ -79,6 +79,20 @@ static void optim(twin_world *w)
     twin_same(w, "adam", "v", v, 1);
     BOTH(grad_stats, A(stats), A(g), N, EX);
     twin_same(w, "grad_stats", "out", stats, 1);
+    /* The state as doubles: step and skip are the first, grad_scale is the last. */
+    enum { STATE = sizeof(mr_step_state) / sizeof(double) };
+    twin *a = twin_doubles(w, 2), *b = twin_doubles(w, 2), *loss = twin_reals(w, 3);
+    const mr_loss_weights weights = {.n = 3, .w = {1, 0.5, 2}};
+    for (int i = 0; i < 3; i++) {
+        twin *s = twin_doubles(w, STATE);
+        BOTH(grad_stats, A(a), A(g), N - i, EX);
+        BOTH(grad_stats, A(b), A(p), N - i, EX);
+        BOTH(step_decide, A(s), A(a), A(b), A(loss), &weights, i ? 1e9 * (i - 1) + 3.0 : 0.0, EX);
+        twin_same(w, "step_decide", "grad_scale", s, 1);
+        BOTH(step_decide, A(s), A(a), A(g), A(loss), &weights, 0.0,
+             EX); /* g[1] > 0: bad elements */
+        twin_equal(w, "step_decide", "skip", s);
+    }
     twin_release(w);
 }
 
@@ -169,6 +183,7 @@ int main(int argc, char **argv)
     cases_b(&w);
     cases_c(&w);
     cases_d(&w);
+    cases_e(&w);
     for (int i = 0; i < mr_kernels_count(); i++)
         if (!w.covered[i]) printf("%s%s", open++ ? ", " : "no case yet: ", mr_kernels_name(i));
     printf("\n%d kernels compared, %d without a case, %d differences\n", mr_kernels_count() - open,

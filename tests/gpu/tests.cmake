@@ -2,7 +2,7 @@
 # nothing to compare. The dry run checks the test itself: the CPU table against itself.
 if(MR_HAVE_CUDA)
   mr_add_test(kernels_cuda SOURCES gpu/test_kernels_cuda.c gpu/twin.c gpu/cases_b.c gpu/cases_c.c
-              gpu/cases_d.c
+              gpu/cases_d.c gpu/cases_e.c
               LABELS gpu TIMEOUT 300)
   add_test(NAME kernels_cuda_dry COMMAND test_kernels_cuda dry)
   mr_register(kernels_cuda_dry "" LABELS gpu)

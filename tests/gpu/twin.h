@@ -27,6 +27,8 @@ void twin_world_free(twin_world *w);
 twin *twin_reals(twin_world *w, int64_t n);
 twin *twin_positive(twin_world *w, int64_t n); /* in [0.1, 1.1) */
 twin *twin_doubles(twin_world *w, int64_t n);
+/* n of bf16 in [-scale, scale) */
+twin *twin_halves(twin_world *w, int64_t n, double scale);
 /* n 4-byte integers, f(i) = (mul * i + add) % mod */
 twin *twin_ints(twin_world *w, int64_t n, int64_t mul, int64_t add, int64_t mod);
 /* [n + 1] starts of rows with the lengths of `len` */
@@ -36,6 +38,8 @@ void twin_release(twin_world *w);
 void twin_same(twin_world *w, const char *kernel, const char *what, const twin *t, int64_t K);
 /* As bytes: integers, and what must be exact. */
 void twin_equal(twin_world *w, const char *kernel, const char *what, const twin *t);
+/* bf16 that was rounded from nearly the same numbers: the neighbour at most, and that seldom. */
+void twin_near(twin_world *w, const char *kernel, const char *what, const twin *t);
 void twin_cover(twin_world *w, const char *kernel);
 
 /* Calls kernel `name` of both tables. Inside, A(t) is the address of a twin on the side at hand and
@@ -55,5 +59,6 @@ void twin_cover(twin_world *w, const char *kernel);
 void cases_b(twin_world *w);
 void cases_c(twin_world *w);
 void cases_d(twin_world *w);
+void cases_e(twin_world *w);
 
 #endif

@@ -105,13 +105,14 @@ static void test_pair_ids(void **unused)
     }
 }
 
-/* ce_sum and ce_target; two rows share a target, one has its target on another rank. */
+/* ce_sum and ce_target, with and without the targets' share of the softmax; rows share a target,
+ * one has its target on another rank. */
 static void test_ce_parts(void **unused)
 {
     (void)unused;
     enum { N = 7, V = 5, W = 13, LO = 4 };
     const int32_t target[N] = {4, 8, 9, 3, 6, 8, 8};
-    for (int t = 0; t < 8; t++) {
+    for (int t = 0; t < 16; t++) {
         pair table = pair_make(V * W, 1), x = pair_make(N * W, 2), cs = pair_make(V, 3);
         pair dt = pair_make(V * W, 4), dx = pair_make(N * W, 5), loss = pair_make(1, 0);
         pair wt = pair_copy(&dt), wx = pair_copy(&dx);
@@ -120,15 +121,16 @@ static void test_ce_parts(void **unused)
             sum += 1.5 * (ce[b] = 0.1 * b * b + 1) / 37;
             int c = target[b] - LO;
             if (c < 0 || c >= V) continue;
-            double g = 0.3 / 37 * 14 * (t & 1 ? cs.d[c] : 1);
+            double g = 0.3 / 37 * 14 * (t & 1 ? cs.d[c] : 1) * (t & 8 ? 1 - exp(-ce[b]) : 1);
             for (int j = 0; j < W; j++) {
                 if (t & 2) wt.d[c * W + j] -= g * x.d[b * W + j];
                 if (t & 4) wx.d[b * W + j] -= g * table.d[c * W + j];
             }
         }
         outputs o = outputs_of(3, &dt, &dx, &loss);
-        EVERY_WAY(o, k->ce_target(t & 2 ? P(dt) : NULL, t & 4 ? P(dx) : NULL, P(table), P(x),
-                                  target, t & 1 ? P(cs) : NULL, N, V, W, LO, 14, 0.3, &ex);
+        EVERY_WAY(o,
+                  k->ce_target(t & 2 ? P(dt) : NULL, t & 4 ? P(dx) : NULL, P(table), P(x), target,
+                               t & 1 ? P(cs) : NULL, t & 8 ? ce : NULL, N, V, W, LO, 14, 0.3, &ex);
                   k->ce_sum(P(loss), ce, N, 1.5, &ex));
         pair_compare("dtable", &dt, wt.d, N);
         pair_compare("dx", &dx, wx.d, 1);
@@ -194,12 +196,51 @@ static void test_grad_stats(void **unused)
     }
 }
 
+typedef struct verdict {
+    double a[2], b[2], loss[2], clip;
+    uint32_t skip;
+    double grad_scale;
+} verdict;
+
+static void test_step_decide(void **unused)
+{
+    (void)unused;
+    static const verdict cases[] = {
+        {{9, 0}, {16, 0}, {1, 2}, 0, 0, 1},   /* no clipping */
+        {{9, 0}, {16, 0}, {1, 2}, 2, 0, 0.4}, /* norm 5 */
+        {{9, 0}, {16, 0}, {1, 2}, 5, 0, 1},   /* just not */
+        {{0, 0}, {0, 0}, {0, 0}, 2, 0, 1},    /* no gradient */
+        {{9, 1}, {16, 0}, {1, 2}, 2, 1, 0.4}, /* bad elements in either part */
+        {{9, 0}, {16, 3}, {1, 2}, 0, 1, 1},
+        {{INFINITY, 0}, {16, 0}, {1, 2}, 0, 1, 1}, /* a sum that is too large */
+        {{9, 0}, {NAN, 0}, {1, 2}, 0, 1, 1},
+        {{9, 0}, {16, 0}, {NAN, 2}, 0, 1, 1},
+        {{9, 0}, {16, 0}, {1, -INFINITY}, 0, 1, 1},
+    };
+    const mr_loss_weights weights = {.n = 2, .w = {1, 0.25}};
+    for (int i = 0; i < COUNT(cases); i++) {
+        const verdict *c = &cases[i];
+        BOTH_TABLES
+        {
+            mr_step_state s = {.step = 7, .rows = 3, .lr = 0.5, .grad_scale = 9};
+            float small[2] = {(float)c->loss[0], (float)c->loss[1]};
+            bool is_double = k == &mr_kernels_cpu64;
+            k->step_decide(&s, c->a, c->b, is_double ? (const void *)c->loss : small, &weights,
+                           c->clip, &ex);
+            assert_int_equal(s.skip, c->skip);
+            assert_true(s.grad_scale == c->grad_scale);
+            assert_true(s.step == 7 && s.rows == 3 && s.lr == 0.5);
+        }
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_mse),      cmocka_unit_test(test_rows),
-        cmocka_unit_test(test_pair_ids), cmocka_unit_test(test_ce_parts),
-        cmocka_unit_test(test_adam),     cmocka_unit_test(test_grad_stats),
+        cmocka_unit_test(test_mse),         cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_pair_ids),    cmocka_unit_test(test_ce_parts),
+        cmocka_unit_test(test_adam),        cmocka_unit_test(test_grad_stats),
+        cmocka_unit_test(test_step_decide),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

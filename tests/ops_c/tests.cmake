@@ -1,5 +1,6 @@
 # Losses, TedRec's adaptor and fusion, ranking.
 mr_add_test(ops_c SOURCES ops_c/test_ops_c.c LABELS op TIMEOUT 300)
+mr_add_test(ops_bf16 SOURCES ops_c/test_ops_bf16.c LABELS op)
 mr_add_test(ops_c_formulas SOURCES ops_c/test_formulas.c LABELS op)
 mr_add_test(metrics SOURCES ops_c/test_metrics.c LABELS train)
 mr_add_test(ops_c_dist SOURCES ops_c/test_ops_c_dist.c NPROCS 1 2 3 4 LABELS op dist)

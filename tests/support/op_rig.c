@@ -10,6 +10,7 @@ void op_rig_open(op_rig *r, const char *device, bool train)
 {
     assert_int_equal(mr_device_open(&r->dev, device, 0), MR_OK);
     r->w.dims.whole_products |= r->dev->whole_products;
+    r->dev->precision = r->w.dims.precision;
     size_t real = mr_dtype_bytes(r->dev->real);
     assert_int_equal(mr_graph_create(&r->g, &r->w.dims, &r->ps, real, train), MR_OK);
 }

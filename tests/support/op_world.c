@@ -211,7 +211,8 @@ void op_world_make(op_world *w, const op_sizes *s)
                               .dh = s->dh,
                               .n_ranks = 1,
                               .rows_global_cap = w->batch.rows_cap,
-                              .whole_products = s->whole_products};
+                              .whole_products = s->whole_products,
+                              .precision = s->precision};
     w->comm = (mr_comm){.kind = "self",
                         .size = 1,
                         .allreduce = same,

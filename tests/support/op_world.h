@@ -13,6 +13,7 @@ typedef struct op_sizes {
     const int32_t *len;       /* [rows] history lengths of every set; NULL = mixed 1..L */
     int64_t T;                /* diffusion steps; 0 = 5 */
     bool whole_products;      /* as on a GPU */
+    mr_precision precision;   /* of the device; a CPU takes bf16 here, for its kernels' sake */
     mr_dtype feature;         /* MR_F32 (0) or MR_F16 */
 } op_sizes;
 

@@ -121,6 +121,7 @@ def before_the_run_folder(job):
 
 
 def main():
+    random.seed(1)
     h.synth("small.h5")
     h.synth("users.h5", users=30000, interactions=150000)
     h.train("r", "users.h5", "--model.name=sasrec", "--train.max_steps=1", "--train.batch=512",

@@ -204,8 +204,9 @@ void MR_FN(ce_combine)(void *coefv, double *ce, const double *stats, int64_t n, 
 }
 
 void MR_FN(ce_target)(void *dtablev, void *dxv, const void *tablev, const void *xv,
-                      const int32_t *target, const void *col_scale, int64_t n, int64_t v, int64_t w,
-                      int64_t lo, double scale, double weight, const mr_exec *ex)
+                      const int32_t *target, const void *col_scale, const double *ce, int64_t n,
+                      int64_t v, int64_t w, int64_t lo, double scale, double weight,
+                      const mr_exec *ex)
 {
     REAL *dtable = dtablev, *dx = dxv;
     const REAL *table = tablev, *x = xv, *cs = col_scale;
@@ -213,7 +214,8 @@ void MR_FN(ce_target)(void *dtablev, void *dxv, const void *tablev, const void *
     for (int64_t b = 0; b < n; b++) { /* rows may share a target: in order */
         int64_t t = target[b] - lo;
         if (t < 0 || t >= v) continue;
-        REAL g = (REAL)(cs ? g0 * (double)cs[t] : g0);
+        double g1 = cs ? g0 * (double)cs[t] : g0;
+        REAL g = (REAL)(ce ? g1 * -expm1(-ce[b]) : g1);
         if (dtable)
             for (int64_t j = 0; j < w; j++) dtable[t * w + j] -= g * x[b * w + j];
         if (dx)

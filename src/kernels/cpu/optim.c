@@ -1,4 +1,4 @@
-/* Adam and gradient statistics over flat buffers. */
+/* Adam, gradient statistics over flat buffers, and what follows from them. */
 #include "kernels/cpu/real.h"
 
 void MR_FN(adam)(void *pv, void *mv, void *vv, const void *gv, int64_t n, double beta1,
@@ -39,4 +39,15 @@ void MR_FN(grad_stats)(double *out, const void *gv, int64_t n, const mr_exec *ex
     }
     out[0] = sum;
     out[1] = (double)bad;
+}
+
+void MR_FN(step_decide)(mr_step_state *state, const double *a, const double *b, const void *losses,
+                        const mr_loss_weights *weights, double clip, const mr_exec *ex)
+{
+    (void)ex;
+    const REAL *loss = losses;
+    double norm = sqrt(a[0] + b[0]), total = 0;
+    for (int i = 0; i < weights->n; i++) total += weights->w[i] * (double)loss[i];
+    state->skip = a[1] + b[1] > 0 || !isfinite(norm) || !isfinite(total);
+    state->grad_scale = clip > 0 && norm > clip ? clip / norm : 1.0;
 }

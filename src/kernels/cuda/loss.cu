@@ -194,13 +194,14 @@ void ce_combine_cuda(void *coefv, double *ce, const double *stats, int64_t n, in
 /* Rows may share a target. The block of the first such row does them all, in order. */
 __global__ static void ce_target_kernel(float *dtable, float *dx, const float *table,
                                         const float *x, const int32_t *target, const float *cs,
-                                        int64_t n, int64_t v, int64_t w, int64_t lo, double g0,
-                                        const mr_step_state *state)
+                                        const double *ce, int64_t n, int64_t v, int64_t w,
+                                        int64_t lo, double g0, const mr_step_state *state)
 {
     int64_t b = blockIdx.x, t = target[b] - lo;
     if (t < 0 || t >= v) return;
     double scaled = g0 / (double)state->rows_global;
-    float g = (float)(cs ? scaled * (double)cs[t] : scaled);
+    double whole = cs ? scaled * (double)cs[t] : scaled;
+    float g = (float)(ce ? whole * -expm1(-ce[b]) : whole);
     int earlier = 0;
     for (int64_t i = threadIdx.x; i < b; i += blockDim.x) earlier |= target[i] == target[b];
     bool is_first = !__syncthreads_or(earlier);
@@ -208,20 +209,23 @@ __global__ static void ce_target_kernel(float *dtable, float *dx, const float *t
         if (dx) dx[b * w + j] -= g * table[t * w + j];
         if (!dtable || !is_first) continue;
         float s = dtable[t * w + j];
-        for (int64_t i = b; i < n; i++)
-            if (target[i] == target[b]) s -= g * x[i * w + j];
+        for (int64_t i = b; i < n; i++) {
+            if (target[i] != target[b]) continue;
+            float gi = ce ? (float)(whole * -expm1(-ce[i])) : g;
+            s -= gi * x[i * w + j];
+        }
         dtable[t * w + j] = s;
     }
 }
 
 void ce_target_cuda(void *dtable, void *dx, const void *table, const void *x, const int32_t *target,
-                    const void *col_scale, int64_t n, int64_t v, int64_t w, int64_t lo,
-                    double scale, double weight, const mr_exec *ex)
+                    const void *col_scale, const double *ce, int64_t n, int64_t v, int64_t w,
+                    int64_t lo, double scale, double weight, const mr_exec *ex)
 {
     if (n > 0)
         LAUNCH(ce_target_kernel, (unsigned)n, threads_for(w), 0, ex, (float *)dtable, (float *)dx,
-               (const float *)table, (const float *)x, target, (const float *)col_scale, n, v, w,
-               lo, weight * scale, ex->state);
+               (const float *)table, (const float *)x, target, (const float *)col_scale, ce, n, v,
+               w, lo, weight * scale, ex->state);
 }
 
 void ce_sum_cuda(void *loss, const double *ce, int64_t n, double alpha, const mr_exec *ex)

@@ -1,4 +1,4 @@
-/* Adam and gradient statistics over flat buffers. */
+/* Adam, gradient statistics over flat buffers, and what follows from them. */
 #include "kernels/cuda/common.cuh"
 
 void adam_cuda(void *pv, void *mv, void *vv, const void *gv, int64_t n, double beta1, double beta2,
@@ -56,4 +56,19 @@ void grad_stats_cuda(double *out, const void *g, int64_t n, const mr_exec *ex)
     mr_cuda_queue *q = queue_of(ex);
     LAUNCH(stats_kernel, STAT_BLOCKS, BLOCK, 0, ex, out, q->partials, q->counters, (const float *)g,
            n);
+}
+
+__global__ static void decide_kernel(mr_step_state *state, const double *a, const double *b,
+                                     const float *loss, mr_loss_weights weights, double clip)
+{
+    double norm = sqrt(a[0] + b[0]), total = 0;
+    for (int i = 0; i < weights.n; i++) total += weights.w[i] * (double)loss[i];
+    state->skip = a[1] + b[1] > 0 || !isfinite(norm) || !isfinite(total);
+    state->grad_scale = clip > 0 && norm > clip ? clip / norm : 1.0;
+}
+
+void step_decide_cuda(mr_step_state *state, const double *a, const double *b, const void *losses,
+                      const mr_loss_weights *weights, double clip, const mr_exec *ex)
+{
+    LAUNCH(decide_kernel, 1, 1, 0, ex, state, a, b, (const float *)losses, *weights, clip);
 }
