@@ -157,6 +157,6 @@ void cases_b(twin_world *w)
     norm_conv(w, 3, 1, 1);
     group_norm(w, B);
     group_norm(w, 300);
-    group_norm(w, 3000);
+    group_norm(w, 4000);
     diffusion(w);
 }

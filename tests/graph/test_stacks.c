@@ -200,7 +200,7 @@ static void test_blocks(void **state)
 static void test_joined(void **state)
 {
     (void)state;
-    enum { PLAIN, SMALL_PRODUCTS, OUTPUT, TWO_READERS, CASES };
+    enum { PLAIN, SMALL_PRODUCTS, OUTPUT, OTHER_OP, OTHER_READER, TWO_READERS, CASES };
     for (int i = 0; i < CASES; i++) {
         fixture f;
         begin(&f);
@@ -210,7 +210,9 @@ static void test_joined(void **state)
         int x = mr_g_reshape(f.g, f.x, 3, 2, 3, 1);
         int norm = mr_g_group_norm(f.g, x, 1, one, one, -1, -1, 0);
         int y = mr_g_conv3(f.g, norm, w, -1, 1, x, -1);
-        if (i == TWO_READERS) y = mr_g_add(f.g, y, norm);
+        if (i == OTHER_OP) y = mr_g_add(f.g, x, norm);
+        if (i == OTHER_READER) y = mr_g_add(f.g, y, norm);
+        if (i == TWO_READERS) y = mr_g_conv3(f.g, norm, w, -1, 1, y, -1);
         mr_graph_output(f.g, i == OUTPUT ? norm : y, "out");
         mr_graph_loss(f.g, mr_g_mse(f.g, y, x, false), 1.0, "loss");
         OK(mr_plan_compile(&f.plan, f.g, true, false, 0));
