@@ -42,10 +42,12 @@ int mr_exit_code(mr_status st)
 
 mr_status mr_raise(mr_status st, const char *file, int line, const char *fmt, ...)
 {
+    char text[sizeof last_error]; /* the last error may be among what is printed */
     va_list ap;
     va_start(ap, fmt);
-    vsnprintf(last_error, sizeof last_error, fmt, ap);
+    vsnprintf(text, sizeof text, fmt, ap);
     va_end(ap);
+    memcpy(last_error, text, sizeof text);
     if (!errors_to_log || errors_to_thread) return st;
     pthread_mutex_lock(&held_lock);
     bool hold = holding;

@@ -2,21 +2,27 @@
  * return at once; overlapped sums run in a stream of their own.
  * What it is not: a way to start ranks; it is made from an MPI communicator of the same ranks,
  * which also carries its barrier and splits. Invariants: every rank makes the same calls in the
- * same order; the communicator is non-blocking, so a lost peer shows as an asynchronous error here
- * and never as a hang in a library call. */
+ * same order, and records the same of them (mr_device.capture); collectives of all communicators
+ * follow each other on the GPU; the communicator is non-blocking, so a lost peer shows as an
+ * asynchronous error here and never as a hang in a library call. */
+#include "base/clock.h"
 #include "base/mem.h"
 #include "dist/comm_impl.h"
 #include "dist/comm_nccl.h"
 
+#include <pthread.h>
+#include <stdlib.h>
 #include <time.h>
 
 #include <nccl.h>
 
 enum { START_SECONDS = 120 };
+#define ABORT_SECONDS 0.2 /* and then its thread goes on alone */
 
 typedef struct nccl {
     mr_comm *host; /* MPI, the same ranks; borrowed unless owns_host */
     bool owns_host;
+    mr_nccl_use use;
     mr_device *dev;
     cudaStream_t stream, side; /* the device's own; that of overlapped sums */
     cudaEvent_t mark;          /* orders the two streams */
@@ -41,8 +47,33 @@ static mr_status nccl_failed(const mr_comm *c, const nccl *s, ncclResult_t e, co
                     c->size, ncclGetErrorString(e), s->comm ? ncclGetLastError(s->comm) : "");
 }
 
+/* Where this process made its last collective, in which recording (0: in none). */
+static struct {
+    cudaStream_t stream;
+    int64_t recording;
+} last;
+
+/* NCCL's manual ("Using multiple NCCL communicators concurrently") wants the collectives of all
+ * communicators of a GPU in one order, the same on all ranks, else kernels that wait for each other
+ * may not all fit: a collective follows the one before it, whatever their streams. What was there
+ * before a recording is in order with it, since sums have been waited for by then. */
+static mr_status take_turn(const nccl *s, cudaStream_t on)
+{
+    cudaStream_t before = last.stream;
+    bool is_after = before == on || (on == s->side && before == s->stream); /* iallreduce */
+    bool follows = before && !is_after && last.recording == s->dev->recording;
+    last.stream = on;
+    last.recording = s->dev->recording;
+    if (!follows) return MR_OK;
+    CUDA_TRY(cudaEventRecord(s->mark, before), "an event");
+    CUDA_TRY(cudaStreamWaitEvent(on, s->mark, 0), "waiting for an event");
+    return MR_OK;
+}
+
 /* Wait until the communicator has taken the last call; a lost peer or a bad network is found here.
- */
+ * Not before that may anything else go into the stream, also during a recording: a thread of NCCL
+ * puts the call there. It waits for no other rank then, as the ranks are connected and NCCL
+ * registers no buffers (start). */
 static mr_status settle(const mr_comm *c, const char *what, ncclResult_t e)
 {
     nccl *s = c->impl;
@@ -75,17 +106,20 @@ static mr_status nccl_allreduce(mr_comm *c, void *buf, int64_t n, mr_dtype t, mr
 {
     static const ncclRedOp_t ops[] = {[MR_SUM] = ncclSum, [MR_MAX] = ncclMax, [MR_MIN] = ncclMin};
     nccl *s = c->impl;
+    MR_TRY(take_turn(s, s->stream));
     mr_account_allreduce(c, n, t);
     return settle(c, "allreduce",
                   ncclAllReduce(buf, buf, (size_t)n, type_of[t], ops[op], s->comm, s->stream));
 }
 
-/* The side stream starts when the stream has made the numbers, and goes on beside it. */
+/* The side stream starts when the stream has made the numbers, and goes on beside it. The two
+ * events also take it into a recording and end it there. */
 static mr_status nccl_iallreduce(mr_comm *c, void *buf, int64_t n, mr_dtype t)
 {
     nccl *s = c->impl;
     CUDA_TRY(cudaEventRecord(s->mark, s->stream), "an event");
     CUDA_TRY(cudaStreamWaitEvent(s->side, s->mark, 0), "waiting for an event");
+    MR_TRY(take_turn(s, s->side));
     mr_account_allreduce(c, n, t);
     s->pending++;
     return settle(c, "allreduce",
@@ -106,6 +140,7 @@ static mr_status nccl_allgatherv(mr_comm *c, const void *send, void *recv, const
                                  mr_dtype t)
 {
     nccl *s = c->impl;
+    MR_TRY(take_turn(s, s->stream));
     ncclResult_t e = ncclGroupStart();
     int64_t first = 0;
     for (int r = 0; r < c->size; r++) {
@@ -123,6 +158,7 @@ static mr_status nccl_reduce_scatterv(mr_comm *c, const void *send, void *recv,
                                       const int64_t *counts, mr_dtype t)
 {
     nccl *s = c->impl;
+    MR_TRY(take_turn(s, s->stream));
     ncclResult_t e = ncclGroupStart();
     int64_t first = 0;
     for (int r = 0; r < c->size; r++) {
@@ -140,6 +176,7 @@ static mr_status nccl_alltoallv(mr_comm *c, const void *send, const int64_t *sen
                                 void *recv, const int64_t *recv_counts, mr_dtype t)
 {
     nccl *s = c->impl;
+    MR_TRY(take_turn(s, s->stream));
     ncclResult_t e = ncclGroupStart();
     int64_t out = 0, in = 0;
     for (int r = 0; r < c->size; r++) {
@@ -160,6 +197,7 @@ static mr_status nccl_alltoallv(mr_comm *c, const void *send, const int64_t *sen
 static mr_status nccl_bcast(mr_comm *c, void *buf, int64_t n, mr_dtype t, int root)
 {
     nccl *s = c->impl;
+    MR_TRY(take_turn(s, s->stream));
     mr_account_bcast(c, n, t, root);
     return settle(c, "broadcast",
                   ncclBroadcast(buf, buf, (size_t)n, type_of[t], root, s->comm, s->stream));
@@ -177,7 +215,7 @@ static mr_status wrap_part(mr_comm *c, mr_status st, mr_comm *part, mr_comm **ou
 {
     nccl *s = c->impl;
     MR_TRY(st);
-    st = mr_comm_nccl(part, s->dev, s->stream, out_p);
+    st = mr_comm_nccl(part, s->dev, s->stream, s->use, out_p);
     if (st != MR_OK) {
         mr_comm_destroy(&part);
         return st;
@@ -200,12 +238,40 @@ static mr_status nccl_split_host(mr_comm *c, mr_comm **out_p)
     return wrap_part(c, st, part, out_p);
 }
 
-/* From the watchdog's thread. Later calls find no communicator, which NCCL refuses. */
+typedef struct ending {
+    ncclComm_t comm;
+    int is_done; /* or left: the second of two threads to say so frees it */
+} ending;
+
+static void *abort_it(void *arg)
+{
+    ending *a = arg;
+    (void)ncclCommAbort(a->comm);
+    if (__atomic_exchange_n(&a->is_done, 1, __ATOMIC_ACQ_REL)) MR_FREE(a);
+    return NULL;
+}
+
+/* From the watchdog's thread. Later calls find no communicator, which NCCL refuses. NCCL tells
+ * kernels to end, then waits until nothing recorded holds a call of the communicator; who has to
+ * forget that may itself wait for ever, so after a while a thread is left with it. */
 static void nccl_abort(mr_comm *c)
 {
     nccl *s = c->impl;
+    const struct timespec tick = {0, 10000000};
+    pthread_t thread;
+    ending *a = NULL;
     ncclComm_t comm = __atomic_exchange_n(&s->comm, NULL, __ATOMIC_ACQ_REL);
-    if (comm) (void)ncclCommAbort(comm);
+    if (!comm || MR_ALLOC(&a, 1, "end of a communicator") != MR_OK) return;
+    a->comm = comm;
+    if (pthread_create(&thread, NULL, abort_it, a) != 0) {
+        MR_FREE(a);
+        return;
+    }
+    (void)pthread_detach(thread);
+    double limit = mr_seconds() + ABORT_SECONDS;
+    while (!__atomic_load_n(&a->is_done, __ATOMIC_ACQUIRE) && mr_seconds() < limit)
+        nanosleep(&tick, NULL);
+    if (__atomic_exchange_n(&a->is_done, 1, __ATOMIC_ACQ_REL)) MR_FREE(a);
 }
 
 /* What went wrong in a stream while nobody asked. */
@@ -223,6 +289,7 @@ static void nccl_destroy(mr_comm *c)
 {
     nccl *s = c->impl;
     ncclResult_t e = ncclSuccess;
+    if (last.stream == s->side || last.stream == s->stream) last.stream = NULL;
     if (s->side) (void)cudaStreamSynchronize(s->side);
     if (s->comm) {
         if (ncclCommGetAsyncError(s->comm, &e) != ncclSuccess || e != ncclSuccess ||
@@ -255,12 +322,56 @@ static mr_status same_version(mr_comm *host)
     return MR_OK;
 }
 
+/* NCCL's settings, unless the environment has others. Buffers are not registered when a collective
+ * is recorded: every step is recorded anew, and ranks wait for each other to register. Rings and
+ * trees are connected at the start and not by the first call, which might be a recorded one. */
+static void choose_settings(void)
+{
+    (void)setenv("NCCL_GRAPH_REGISTER", "0", 0);
+    (void)setenv("NCCL_RUNTIME_CONNECT", "0", 0);
+}
+
+/* Each kind of call once, counted nowhere: a rank that had no rows for another one so far may have
+ * some in a recording. ones [size]: 1. */
+static mr_status call_each(mr_comm *c, char *p, const int64_t *ones)
+{
+    nccl *s = c->impl;
+    char *q = p + c->size;
+    MR_TRY(s->dev->fill(s->dev, p, 0, 2 * (size_t)c->size));
+    MR_TRY(nccl_allreduce(c, p, 1, MR_U8, MR_MAX));
+    MR_TRY(nccl_iallreduce(c, p, 1, MR_U8));
+    MR_TRY(nccl_wait_all(c));
+    MR_TRY(nccl_allgatherv(c, p, q, ones, MR_U8));
+    MR_TRY(nccl_reduce_scatterv(c, p, q, ones, MR_U8));
+    MR_TRY(nccl_bcast(c, p, 1, MR_U8, 0));
+    if (s->use == MR_NCCL_RECORDED_ROWS) MR_TRY(nccl_alltoallv(c, p, ones, q, ones, MR_U8));
+    MR_TRY(s->dev->sync(s->dev));
+    c->stats = (mr_comm_stats){0};
+    return MR_OK;
+}
+
+static mr_status connect_all(mr_comm *c)
+{
+    nccl *s = c->impl;
+    void *p = NULL;
+    int64_t *ones = NULL;
+    mr_status st = MR_ALLOC(&ones, c->size, "connections of ranks");
+    if (st == MR_OK) st = s->dev->alloc(s->dev, &p, 2 * (size_t)c->size, "connections of ranks");
+    st = mr_comm_agree(s->host, st);
+    for (int r = 0; st == MR_OK && r < c->size; r++) ones[r] = 1;
+    if (st == MR_OK) st = call_each(c, p, ones);
+    if (p) s->dev->free(s->dev, p);
+    MR_FREE(ones);
+    return st;
+}
+
 static mr_status start(mr_comm *c)
 {
     nccl *s = c->impl;
     ncclUniqueId id = {0};
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
+    if (s->use != MR_NCCL_EAGER) choose_settings();
     MR_TRY(same_version(s->host));
     ncclResult_t e = c->rank == 0 ? ncclGetUniqueId(&id) : ncclSuccess;
     MR_TRY(mr_comm_agree(s->host, e == ncclSuccess ? MR_OK : nccl_failed(c, s, e, "starting")));
@@ -268,10 +379,12 @@ static mr_status start(mr_comm *c)
     CUDA_TRY(cudaStreamCreateWithFlags(&s->side, cudaStreamNonBlocking), "making a stream");
     CUDA_TRY(cudaEventCreateWithFlags(&s->mark, cudaEventDisableTiming), "making an event");
     e = ncclCommInitRankConfig(&s->comm, c->size, id, c->rank, &config);
-    return mr_comm_agree(s->host, settle(c, "starting", e));
+    MR_TRY(mr_comm_agree(s->host, settle(c, "starting", e)));
+    return s->use != MR_NCCL_EAGER ? mr_comm_agree(s->host, connect_all(c)) : MR_OK;
 }
 
-mr_status mr_comm_nccl(mr_comm *host, mr_device *dev, void *stream, mr_comm **out_p)
+mr_status mr_comm_nccl(mr_comm *host, mr_device *dev, void *stream, mr_nccl_use use,
+                       mr_comm **out_p)
 {
     mr_comm *c = NULL;
     nccl *s = NULL;
@@ -281,7 +394,7 @@ mr_status mr_comm_nccl(mr_comm *host, mr_device *dev, void *stream, mr_comm **ou
         MR_FREE(c);
         return st;
     }
-    *s = (nccl){.host = host, .dev = dev, .stream = stream};
+    *s = (nccl){.host = host, .dev = dev, .stream = stream, .use = use};
     *c = (mr_comm){.kind = "nccl",
                    .rank = host->rank,
                    .size = host->size,

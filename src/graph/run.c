@@ -121,8 +121,26 @@ mr_rows_of mr_rand_rows(const mr_run *r, mr_space s)
 
 uint32_t mr_rand_purpose(const mr_node *n) { return MR_RNG_OP + (uint32_t)n->number; }
 
+static mr_status make_workspace(mr_run *r, const mr_run *lender)
+{
+    int64_t bytes = r->plan->ws_bytes;
+    /* red zones and poison of a private plan are its own */
+    bool is_private = r->plan->is_private || (lender && lender->plan->is_private);
+    r->borrows_ws = lender && !is_private && lender->plan->ws_bytes >= bytes;
+    if (!r->borrows_ws)
+        return r->dev->alloc(r->dev, (void **)&r->ws, (size_t)bytes, "step workspace");
+    r->ws = lender->ws;
+    return MR_OK;
+}
+
 mr_status mr_run_create(mr_run **out_p, const mr_plan *plan, mr_device *dev, mr_params *params,
                         uint64_t seed)
+{
+    return mr_run_create_in(out_p, plan, dev, params, seed, NULL);
+}
+
+mr_status mr_run_create_in(mr_run **out_p, const mr_plan *plan, mr_device *dev, mr_params *params,
+                           uint64_t seed, const mr_run *lender)
 {
     mr_run *r = NULL;
     mr_status st;
@@ -140,8 +158,7 @@ mr_status mr_run_create(mr_run **out_p, const mr_plan *plan, mr_device *dev, mr_
     r->ex.stream = dev->stream;
     r->ex.precision = dev->precision;
     MR_TRY_GOTO(mr_kernels_for(&r->k, dev->name), st, fail);
-    MR_TRY_GOTO(dev->alloc(dev, (void **)&r->ws, (size_t)plan->ws_bytes, "step workspace"), st,
-                fail);
+    MR_TRY_GOTO(make_workspace(r, lender), st, fail);
     MR_TRY_GOTO(dev->alloc(dev, (void **)&r->state_dev, sizeof *r->state_dev, "step state"), st,
                 fail);
     for (int i = 0; i < 2; i++)
@@ -166,7 +183,7 @@ void mr_run_free(mr_run **r_p)
 {
     mr_run *r = r_p ? *r_p : NULL;
     if (!r) return;
-    r->dev->free(r->dev, r->ws);
+    if (!r->borrows_ws) r->dev->free(r->dev, r->ws);
     r->dev->free(r->dev, r->state_dev);
     r->dev->free(r->dev, r->loss_slots);
     r->dev->free(r->dev, r->block);

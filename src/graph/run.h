@@ -65,6 +65,7 @@ struct mr_run {
     int64_t t_max;
     const mr_int_list *t_set; /* n = 0: t uniform in 1..T */
     char *ws;                 /* workspace block */
+    bool borrows_ws;          /* another run's */
     char *loss_slots;         /* NULL: the slots behind the dense gradients */
     /* Where kernels do not read host memory: in's arrays, lists and abar, on the device and as the
      * host sends them (memory of dev->alloc_host). */
@@ -111,6 +112,10 @@ uint32_t mr_rand_purpose(const mr_node *n);
  * here. */
 mr_status mr_run_create(mr_run **out_p, const mr_plan *plan, mr_device *dev, mr_params *params,
                         uint64_t seed);
+/* The same in the workspace of `lender` (borrowed; may be NULL) if that is large enough: for two
+ * runs of which one is done, and its values are wanted no more, whenever the other begins. */
+mr_status mr_run_create_in(mr_run **out_p, const mr_plan *plan, mr_device *dev, mr_params *params,
+                           uint64_t seed, const mr_run *lender);
 void mr_run_free(mr_run **r_p);
 /* Set the batch, with the row exchanges that are in r->xch by now (all copied to the device where
  * kernels do not read host memory), and the step state; host fields of `state`. */

@@ -39,6 +39,7 @@ typedef struct mr_cuda_queue {
     double *partials;                     /* [MR_CUDA_PARTIALS] device memory */
     unsigned *counters;                   /* [MR_CUDA_COUNTERS] behind partials, zeros */
     cudaGraphExec_t graph[MR_N_RECORDED]; /* the last of each kind, NULL before the first */
+    int64_t recordings;                   /* begun */
     void *blas_space;                     /* [MR_CUDA_BLAS_BYTES], fixed, so results repeat */
     mr_lt_choice lt[MR_LT_CHOICES];
 } mr_cuda_queue;

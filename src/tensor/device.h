@@ -21,6 +21,15 @@ typedef struct mr_device_counts {
 
 /* Kinds of work that are recorded: forward and backward of a step, forward of a block of users. */
 typedef enum mr_recorded { MR_RECORD_STEP, MR_RECORD_BLOCK, MR_N_RECORDED } mr_recorded;
+/* A recording begins; it ends and starts as one piece of work; it ends and nothing of it happens,
+ * because something failed in it. FORGET, outside of one: what is kept of the last is given back.
+ */
+typedef enum mr_capture {
+    MR_CAPTURE_BEGIN,
+    MR_CAPTURE_START,
+    MR_CAPTURE_DROP,
+    MR_CAPTURE_FORGET
+} mr_capture;
 
 typedef struct mr_device mr_device;
 struct mr_device {
@@ -48,10 +57,12 @@ struct mr_device {
     void (*enter)(mr_device *d);
     void (*leave)(mr_device *d);
     mr_status (*sync)(mr_device *d);
-    /* What is asked of the device between begin and its end is recorded, and starts as one piece of
+    /* What is asked of the device between BEGIN and START is recorded, and starts as one piece of
      * work at the end. In between nothing may wait, allocate, or copy from or to the host. Work of
-     * one kind is much the same every time. Devices that cannot record do everything at once. */
-    mr_status (*capture)(mr_device *d, mr_recorded kind, bool is_begin);
+     * one kind is much the same every time. DROP and FORGET do not fail. Devices that cannot record
+     * do everything at once. */
+    mr_status (*capture)(mr_device *d, mr_recorded kind, mr_capture what);
+    int64_t recording; /* number of the recording under way, from 1; 0: none */
     /* Name what follows for a profiler, until the matching call with NULL; may nest. NULL where no
      * profiler could listen. Costs next to nothing while none does. */
     void (*mark)(mr_device *d, const char *name);

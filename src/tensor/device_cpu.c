@@ -52,10 +52,10 @@ static mr_status cpu_sync(mr_device *d)
     return MR_OK;
 }
 
-static mr_status cpu_capture(mr_device *d, mr_recorded kind, bool is_begin)
+static mr_status cpu_capture(mr_device *d, mr_recorded kind, mr_capture what)
 {
     (void)kind;
-    (void)d, (void)is_begin;
+    (void)d, (void)what;
     return MR_OK;
 }
 

@@ -157,29 +157,57 @@ static mr_status cuda_memory(mr_device *d, int64_t *free_p, int64_t *total_p)
     return MR_OK;
 }
 
-/* The recorded work as a graph. Shapes change from batch to batch, but not which kernels follow
- * which, as long as no count is 0: then the graph at hand takes over the new arguments. */
-static cudaError_t take_graph(cudaGraphExec_t *exec, cudaGraph_t graph)
+static void forget(mr_cuda_queue *q, mr_recorded kind)
 {
-    cudaGraphExecUpdateResultInfo info;
-    if (*exec && cudaGraphExecUpdate(*exec, graph, &info) == cudaSuccess) return cudaSuccess;
-    (void)cudaGetLastError(); /* another order of kernels is no error */
-    if (*exec) (void)cudaGraphExecDestroy(*exec);
-    *exec = NULL;
-    return cudaGraphInstantiate(exec, graph, 0);
+    if (q->graph[kind]) (void)cudaGraphExecDestroy(q->graph[kind]);
+    q->graph[kind] = NULL;
 }
 
-static mr_status cuda_capture(mr_device *d, mr_recorded kind, bool is_begin)
+/* The recorded work as a graph. Shapes change from batch to batch, but not which kernels follow
+ * which, as long as no count is 0: then the graph at hand takes over the new arguments. Else it is
+ * made anew; so it is where CUDA does not let NCCL's nodes be taken over. Each rank does what it
+ * can: NCCL asks that all ranks start what they recorded together, not that they keep it alike, and
+ * waits for nobody when a graph goes. What a graph held of NCCL's (plans, work lists) is given back
+ * by CUDA when its last start is done, which the host has waited for by now. */
+static cudaError_t take_graph(mr_cuda_queue *q, mr_recorded kind, cudaGraph_t graph)
+{
+    cudaGraphExecUpdateResultInfo info;
+    cudaGraphExec_t at_hand = q->graph[kind];
+    if (at_hand && cudaGraphExecUpdate(at_hand, graph, &info) == cudaSuccess) return cudaSuccess;
+    (void)cudaGetLastError(); /* another order of kernels is no error */
+    forget(q, kind);
+    return cudaGraphInstantiate(&q->graph[kind], graph, 0);
+}
+
+/* ThreadLocal: NCCL's communicators are non-blocking, so that a thread of its own puts a collective
+ * into the recording (and may allocate) while this one waits in settle() of dist/comm_nccl.c; in
+ * the global mode CUDA would forbid that thread what it does. */
+static mr_status begin_capture(mr_device *d, mr_cuda_queue *q)
+{
+    CUDA_TRY(cudaStreamBeginCapture(q->stream, cudaStreamCaptureModeThreadLocal),
+             "beginning to record");
+    d->recording = ++q->recordings;
+    return MR_OK;
+}
+
+static mr_status cuda_capture(mr_device *d, mr_recorded kind, mr_capture what)
 {
     mr_cuda_queue *q = d->impl;
     cudaGraph_t graph = NULL;
-    if (is_begin) {
-        CUDA_TRY(cudaStreamBeginCapture(q->stream, cudaStreamCaptureModeThreadLocal),
-                 "beginning to record");
+    if (what == MR_CAPTURE_BEGIN) return begin_capture(d, q);
+    if (what == MR_CAPTURE_FORGET) {
+        forget(q, kind);
         return MR_OK;
     }
-    CUDA_TRY(cudaStreamEndCapture(q->stream, &graph), "recording");
-    cudaError_t e = take_graph(&q->graph[kind], graph);
+    d->recording = 0;
+    cudaError_t e = cudaStreamEndCapture(q->stream, &graph);
+    if (what == MR_CAPTURE_DROP) { /* what failed has been said */
+        if (graph) (void)cudaGraphDestroy(graph);
+        (void)cudaGetLastError();
+        return MR_OK;
+    }
+    CUDA_TRY(e, "recording");
+    e = take_graph(q, kind, graph);
     (void)cudaGraphDestroy(graph);
     CUDA_TRY(e, "making a graph");
     CUDA_TRY(cudaGraphLaunch(q->graph[kind], q->stream), "starting recorded work");
@@ -201,8 +229,7 @@ static void cuda_close(mr_device *d)
 {
     mr_cuda_queue *q = d->impl;
     if (q->stream) (void)cudaStreamSynchronize(q->stream);
-    for (int i = 0; i < MR_N_RECORDED; i++)
-        if (q->graph[i]) (void)cudaGraphExecDestroy(q->graph[i]);
+    for (int i = 0; i < MR_N_RECORDED; i++) forget(q, (mr_recorded)i);
     if (q->blas) (void)cublasDestroy(q->blas);
     cuda_free(d, q->blas_space);
     cuda_free(d, q->partials);

@@ -25,7 +25,7 @@ typedef struct guard_block {
 
 typedef struct guard_impl {
     int n, depth;
-    bool is_capturing;
+    int64_t recordings; /* begun */
     guard_block block[MAX_BLOCKS];
 } guard_impl;
 
@@ -62,17 +62,18 @@ static void guard_leave(mr_device *d)
 /* For what a recording cannot hold. */
 static mr_status outside(const mr_device *d, const char *what)
 {
-    const guard_impl *g = d->impl;
-    return g->is_capturing ? MR_RAISE(MR_ERR_INTERNAL, "%s while work is recorded", what) : MR_OK;
+    return d->recording ? MR_RAISE(MR_ERR_INTERNAL, "%s while work is recorded", what) : MR_OK;
 }
 
-static mr_status guard_capture(mr_device *d, mr_recorded kind, bool is_begin)
+static mr_status guard_capture(mr_device *d, mr_recorded kind, mr_capture what)
 {
     (void)kind;
     guard_impl *g = d->impl;
-    MR_CHECK(g->is_capturing != is_begin, MR_ERR_INTERNAL, "recording %s twice",
+    bool is_begin = what == MR_CAPTURE_BEGIN;
+    if (what == MR_CAPTURE_FORGET) return outside(d, "giving back a recording");
+    MR_CHECK((d->recording != 0) != is_begin, MR_ERR_INTERNAL, "recording %s twice",
              is_begin ? "begins" : "ends");
-    g->is_capturing = is_begin;
+    d->recording = is_begin ? ++g->recordings : 0;
     return MR_OK;
 }
 

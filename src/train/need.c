@@ -87,6 +87,7 @@ mr_status mr_need_of(mr_need *out, mr_trainer *t, bool with_optimizer)
     if (t->train_plan) n.step = t->train_plan->ws_bytes;
     MR_TRY(eval_bytes(t, n.eval_rows, &n.eval));
     mr_rank_spec ranking = mr_evaluation_ranking(t, 0);
+    if (n.eval <= n.step) n.eval = 0; /* it works in the step's workspace */
     n.eval += mr_ranker_bytes(&ranking);
     *out = n;
     return MR_OK;

@@ -9,7 +9,7 @@ typedef struct mr_need {
     int64_t params;    /* values, gradients, two moments */
     int64_t features;  /* frozen item features */
     int64_t step;      /* workspace of a training step */
-    int64_t eval;      /* workspace of an evaluation block, and of its ranking */
+    int64_t eval;      /* workspace of an evaluation block beyond a step's, and its ranking */
     int64_t batch;     /* rows, tokens and exchange lists of a batch */
     int64_t rows;      /* of a training batch on this rank */
     int64_t eval_rows; /* of an evaluation block on this rank */

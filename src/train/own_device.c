@@ -61,7 +61,8 @@ mr_status mr_own_device_open(mr_device **out_p, const char *name, const mr_confi
     return MR_OK;
 }
 
-mr_status mr_own_device_comm(mr_comm **out_p, const mr_config *cfg, mr_comm *comm, mr_device *dev)
+mr_status mr_own_device_comm(mr_comm **out_p, const mr_config *cfg, mr_comm *comm, mr_device *dev,
+                             bool moves_rows)
 {
     *out_p = comm;
     if (!comm || dev->host_memory) return MR_OK;
@@ -71,11 +72,16 @@ mr_status mr_own_device_comm(mr_comm **out_p, const mr_config *cfg, mr_comm *com
     bool may = comm->size > 1 && dev->native_stream && !strcmp(cfg->dist.comm, "auto");
     if (wants_nccl || may) {
         mr_comm *inner = NULL;
-        MR_TRY(mr_comm_nccl(comm, dev, dev->native_stream, &inner));
+        mr_nccl_use use = !cfg->run.capture ? MR_NCCL_EAGER
+                          : moves_rows      ? MR_NCCL_RECORDED_ROWS
+                                            : MR_NCCL_RECORDED;
+        MR_TRY(mr_comm_nccl(comm, dev, dev->native_stream, use, &inner));
         mr_status st = mr_comm_traced(inner, out_p);
         if (st != MR_OK) mr_comm_destroy(&inner);
         return st;
     }
+#else
+    (void)moves_rows;
 #endif
     MR_CHECK(!wants_nccl, MR_ERR_CONFIG,
              "dist.comm=nccl: NCCL is not compiled into this program; use auto or mpi");

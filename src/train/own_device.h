@@ -14,8 +14,10 @@ mr_status mr_own_device_open(mr_device **out_p, const char *name, const mr_confi
 /* run.precision as products take it. */
 mr_precision mr_own_device_precision(const mr_config *cfg);
 /* comm for buffers in the memory of dev: comm itself where kernels work on host memory, else NCCL
- * (dist.comm auto or nccl, several ranks) or copies through the host (mpi). NULL gives NULL. The
- * caller destroys *out_p unless it is comm. Collective over comm. */
-mr_status mr_own_device_comm(mr_comm **out_p, const mr_config *cfg, mr_comm *comm, mr_device *dev);
+ * (dist.comm auto or nccl, several ranks) or copies through the host (mpi). NULL gives NULL.
+ * moves_rows: it will be asked for alltoallv. The caller destroys *out_p unless it is comm.
+ * Collective over comm. */
+mr_status mr_own_device_comm(mr_comm **out_p, const mr_config *cfg, mr_comm *comm, mr_device *dev,
+                             bool moves_rows);
 
 #endif

@@ -189,10 +189,13 @@ static void mark(mr_trainer *t, const char *name)
 mr_status mr_trainer_recorded(mr_trainer *t, mr_recorded kind, mr_status (*work)(mr_trainer *t))
 {
     mr_device *d = t->dev;
-    /* The first ones let libraries choose and allocate what they need. */
+    /* The first ones let libraries choose and allocate what they need. All ranks do as many steps
+     * and blocks, so a collective is recorded by all of them or by none. */
     if (!t->cfg->run.capture || t->done_here[kind]++ < EAGER) return work(t);
-    MR_TRY(d->capture(d, kind, true));
-    mr_status st = work(t), end = d->capture(d, kind, false);
+    MR_TRY(d->capture(d, kind, MR_CAPTURE_BEGIN));
+    mr_status st = work(t);
+    /* Half of the work is not started: its collectives might wait for ever. */
+    mr_status end = d->capture(d, kind, st == MR_OK ? MR_CAPTURE_START : MR_CAPTURE_DROP);
     return st != MR_OK ? st : end;
 }
 

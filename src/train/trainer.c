@@ -94,9 +94,9 @@ static mr_status make_groups(mr_trainer *t)
  * under way at the same time. */
 static mr_status make_device_comms(mr_trainer *t)
 {
-    MR_TRY(mr_own_device_comm(&t->dev_world, t->cfg, t->world, t->dev));
-    MR_TRY(mr_own_device_comm(&t->dev_items, t->cfg, t->items, t->dev));
-    return mr_own_device_comm(&t->dev_replicas, t->cfg, t->replicas, t->dev);
+    MR_TRY(mr_own_device_comm(&t->dev_world, t->cfg, t->world, t->dev, false));
+    MR_TRY(mr_own_device_comm(&t->dev_items, t->cfg, t->items, t->dev, true));
+    return mr_own_device_comm(&t->dev_replicas, t->cfg, t->replicas, t->dev, false);
 }
 
 static void free_device_comms(mr_trainer *t)
@@ -172,7 +172,8 @@ static mr_status make_sampler(mr_trainer *t)
 mr_status mr_trainer_run(mr_trainer *t, mr_run **out_p, const mr_plan *plan)
 {
     mr_run *r = NULL;
-    MR_TRY(mr_run_create(&r, plan, t->dev, &t->params, (uint64_t)t->cfg->run.seed));
+    const mr_run *lender = plan == t->eval_plan ? t->train_run : NULL; /* never both at once */
+    MR_TRY(mr_run_create_in(&r, plan, t->dev, &t->params, (uint64_t)t->cfg->run.seed, lender));
     r->feat = &t->feat;
     r->items = t->dev_items;
     r->world = t->dev_world;
@@ -236,11 +237,15 @@ static mr_status make_training(mr_trainer *t, const mr_trainer_opts *o)
     return mr_trainer_run(t, &t->train_run, t->train_plan);
 }
 
-/* Collectives of several ranks are not recorded. */
+/* Collectives can be recorded where the device makes them. */
 static mr_status check_capture(const mr_trainer *t)
 {
-    MR_CHECK(!t->cfg->run.capture || t->world->size == 1, MR_ERR_CONFIG,
-             "run.capture works with one rank, this job has %d; leave it out", t->world->size);
+    bool is_staged = !strcmp(t->dev_world->kind, "staged");
+    MR_CHECK(!t->cfg->run.capture || t->world->size == 1 || !is_staged, MR_ERR_CONFIG,
+             "run.capture=true on %d ranks needs NCCL, and these exchange through host memory "
+             "(run.device=%s, dist.comm=%s); use --dist.comm=nccl with one GPU a rank, or leave "
+             "run.capture out",
+             t->world->size, t->dev->name, t->cfg->dist.comm);
     return MR_OK;
 }
 
@@ -270,12 +275,12 @@ mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_d
     t->world = world;
     t->is_dry = opts->is_dry;
     MR_TRY_GOTO(check_ranks(t), st, fail);
-    MR_TRY_GOTO(check_capture(t), st, fail);
     const char *device = opts->device ? opts->device : mr_trainer_device(cfg);
     MR_TRY_GOTO(mr_own_device_open(&t->dev, device, cfg, world), st, fail);
     MR_TRY_GOTO(make_sampler(t), st, fail);
     MR_TRY_GOTO(make_groups(t), st, fail);
     MR_TRY_GOTO(make_device_comms(t), st, fail);
+    MR_TRY_GOTO(check_capture(t), st, fail);
     MR_TRY_GOTO(mr_feed_create(&t->feed, t->batch.rows_cap, cfg->data.max_len, t->batch.n_seq,
                                is_exact(t, opts) ? 1 : t->items->size),
                 st, fail);
@@ -312,6 +317,9 @@ void mr_trainer_free(mr_trainer **t_p)
 {
     mr_trainer *t = t_p ? *t_p : NULL;
     if (!t) return;
+    /* Before the communicators: NCCL ends one only when nothing recorded holds its calls. */
+    for (int i = 0; t->dev && i < MR_N_RECORDED; i++)
+        (void)t->dev->capture(t->dev, (mr_recorded)i, MR_CAPTURE_FORGET);
     mr_run_free(&t->eval_run);
     mr_plan_free(&t->eval_plan);
     mr_graph_free(&t->eval_graph);

@@ -96,7 +96,8 @@ mr_status mr_trainer_step(mr_trainer *t, int64_t epoch, int64_t i);
 mr_status mr_trainer_load(mr_trainer *t, mr_run *run, int64_t epoch, int64_t i);
 mr_status mr_trainer_gradients(mr_trainer *t);
 /* work(t), with run.capture recorded and started as one piece, except for the first ones of a
- * process. work must not wait, allocate, or copy from or to the host. */
+ * process. work must not wait, allocate, or copy from or to the host; when it fails nothing of it
+ * is started. Collective: the ranks record the same calls together. */
 mr_status mr_trainer_recorded(mr_trainer *t, mr_recorded kind, mr_status (*work)(mr_trainer *t));
 mr_status mr_trainer_report(mr_trainer *t, double *sum, double *bad);
 mr_status mr_trainer_update(mr_trainer *t);

@@ -21,7 +21,9 @@ struct settings {
     int64_t fail_alloc = 0;      /* the n-th cudaMalloc has no memory; 0: none */
     int64_t fail_launch = 0;     /* the n-th kernel that runs makes an illegal access */
     int64_t fail_collective = 0; /* the n-th collective of NCCL fails while it runs */
+    int64_t fail_record = 0;     /* the n-th that is recorded fails at that */
     bool has_driver = true, finds_races = true;
+    bool keeps_collectives = false; /* no graph takes over new arguments of a collective */
     int devices = 1, chip = 90;
     size_t memory = (size_t)4 << 30;
 };
@@ -78,8 +80,12 @@ struct op {
     const void *function;
     std::string name;
     std::function<void()> run;
+    cudaEvent_t chain = nullptr; /* of a communicator, whose calls follow each other */
 };
 cudaError_t enqueue(cudaStream_t s, op o);
+/* Nothing may go into a held stream. */
+void hold(cudaStream_t s, bool is_held);
+void check_held(cudaStream_t s);
 /* What an API call returns when the process lost its GPU, or calls what a recording forbids. */
 cudaError_t refused();
 cudaError_t forbidden_in_capture();
@@ -88,6 +94,10 @@ cudaError_t drain_all();
 /* Everything that is asked for fails from now on. */
 void lose(cudaError_t e);
 cudaError_t note(cudaError_t e); /* for cudaGetLastError; returns e */
+
+/* ---- record.cc ---- */
+/* Number of the recording that s takes part in, from 1; 0: none. */
+int64_t recording_of(cudaStream_t s);
 } // namespace emulate
 
 #endif

@@ -1,8 +1,10 @@
 /* Collectives of emulated GPUs: ranks of one host exchange through shared memory, in the order of
  * their streams, when the host waits for them.
  * What it is not: NCCL's order of additions (here: the order of ranks), or fast. A communicator is
- * non-blocking: every call says ncclInProgress first. A rank that died, an abort, or
- * MR_EMULATE=fail_collective=n is an asynchronous error, after which nothing more happens. */
+ * non-blocking: every call says ncclInProgress first, and until its caller has asked again nothing
+ * may go into the stream. A rank that died, an abort, or MR_EMULATE=fail_collective=n is an
+ * asynchronous error, after which nothing more happens. A call may be recorded once its ranks are
+ * connected; all of them record it, and start what they recorded together. */
 #include "core.h"
 
 #include "nccl.h"
@@ -40,10 +42,12 @@ struct request {
 struct saying {
     int what, type, op, root;
     size_t bytes;
+    int64_t recording; /* number of the recording that it was put into, 0: none */
 };
 
 struct letter {
     std::atomic<int> is_full;
+    int64_t recording;
     char data[LETTER];
 };
 
@@ -63,6 +67,10 @@ struct ncclComm {
     int rank = 0, size = 0;
     std::atomic<int> error{ncclSuccess}, asked{0};
     cudaEvent_t last = nullptr; /* a communicator's calls follow each other, in whatever stream */
+    std::atomic<cudaStream_t> busy{nullptr}; /* where a call goes that nobody asked about yet */
+    std::shared_ptr<int> plans = std::make_shared<int>(0); /* held by what was recorded */
+    bool is_connected = false;                             /* in rings, by the first collective */
+    bool sent_to[RANKS_MOST] = {}, had_from[RANKS_MOST] = {};
 };
 
 namespace
@@ -138,11 +146,23 @@ void combine_as(ncclDataType_t t, void *into, const void *from, size_t bytes, nc
     }
 }
 
+/* Both have made the call as part of the same recording, or of none. */
+void check_recording(int rank, int64_t mine, int other, int64_t theirs)
+{
+    if (mine == theirs) return;
+    if (mine && theirs)
+        stop("NCCL: rank %d starts a collective of its recording %ld, rank %d of its recording "
+             "%ld; they have to start what they recorded together",
+             rank, (long)mine, other, (long)theirs);
+    stop("NCCL: rank %d has recorded a collective that rank %d has not", mine ? rank : other,
+         mine ? other : rank);
+}
+
 /* Do all ranks make the same collective? */
-bool agree(ncclComm *c, const request &r)
+bool agree(ncclComm *c, const request &r, int64_t recording)
 {
     segment *s = c->seg;
-    s->said[c->rank] = {r.what, r.type, r.op, r.root, r.bytes};
+    s->said[c->rank] = {r.what, r.type, r.op, r.root, r.bytes, recording};
     if (!meet(c)) return false;
     for (int i = 0; i < c->size; i++) {
         const saying &a = s->said[i], &b = s->said[c->rank];
@@ -151,17 +171,18 @@ bool agree(ncclComm *c, const request &r)
             stop("NCCL: rank %d makes collective %d of %zu bytes (root %d), rank %d makes %d of "
                  "%zu bytes (root %d)",
                  c->rank, b.what, b.bytes, b.root, i, a.what, a.bytes, a.root);
+        check_recording(c->rank, b.recording, i, a.recording);
     }
     return meet(c);
 }
 
-bool run_collective(ncclComm *c, const request &r)
+bool run_collective(ncclComm *c, const request &r, int64_t recording)
 {
     segment *s = c->seg;
     bool gives = r.what != BROADCAST || c->rank == r.root;
     bool takes = r.what != REDUCE || c->rank == r.root;
     std::vector<char> sum(PIECE);
-    if (!agree(c, r)) return false;
+    if (!agree(c, r, recording)) return false;
     for (size_t at = 0; at < r.bytes; at += PIECE) {
         size_t n = r.bytes - at < PIECE ? r.bytes - at : (size_t)PIECE;
         if (gives) memcpy(s->piece[c->rank], r.send + at, n);
@@ -176,7 +197,7 @@ bool run_collective(ncclComm *c, const request &r)
 }
 
 /* Sends and receives of one group go on beside each other. */
-bool run_letters(ncclComm *c, const std::vector<request> &all)
+bool run_letters(ncclComm *c, const std::vector<request> &all, int64_t recording)
 {
     std::vector<size_t> at(all.size(), 0);
     size_t left = all.size();
@@ -190,10 +211,13 @@ bool run_letters(ncclComm *c, const std::vector<request> &all)
                 r.what == SEND ? c->seg->mail[c->rank][r.root] : c->seg->mail[r.root][c->rank];
             if (l.is_full == (r.what == SEND)) continue;
             size_t n = r.bytes - at[i] < LETTER ? r.bytes - at[i] : (size_t)LETTER;
-            if (r.what == SEND)
+            if (r.what == SEND) {
                 memcpy(l.data, r.send + at[i], n);
-            else
+                l.recording = recording;
+            } else {
+                check_recording(c->rank, recording, r.root, l.recording);
                 memcpy(r.recv + at[i], l.data, n);
+            }
             l.is_full = r.what == SEND;
             at[i] += n;
             left -= at[i] == r.bytes;
@@ -204,7 +228,7 @@ bool run_letters(ncclComm *c, const std::vector<request> &all)
     return true;
 }
 
-void run_group(ncclComm *c, const std::vector<request> &all)
+void run_group(ncclComm *c, const std::vector<request> &all, int64_t recording)
 {
     static int64_t n;
     std::vector<request> letters;
@@ -216,10 +240,61 @@ void run_group(ncclComm *c, const std::vector<request> &all)
     for (const request &r : all)
         if (r.what >= SEND)
             letters.push_back(r);
-        else if (!run_collective(c, r))
+        else if (!run_collective(c, r, recording))
             return;
-    (void)run_letters(c, letters);
+    (void)run_letters(c, letters, recording);
 }
+
+/* Ranks are connected by the first call that needs it. In a recording it would allocate, and wait
+ * for the others. */
+void check_connected(ncclComm *c, const std::vector<request> &all, bool is_recorded)
+{
+    for (const request &r : all) {
+        bool *known = r.what == SEND   ? &c->sent_to[r.root]
+                      : r.what == RECV ? &c->had_from[r.root]
+                                       : &c->is_connected;
+        if (is_recorded && !*known)
+            stop("NCCL: the first %s of a communicator is recorded; make one before",
+                 r.what >= SEND ? "call between two ranks" : "collective");
+        *known = true;
+    }
+}
+
+/* By default NCCL meets the other ranks in a recording: to register buffers, and to connect ranks
+ * for an algorithm that was not used before. */
+void check_settings()
+{
+    for (const char *name : {"NCCL_GRAPH_REGISTER", "NCCL_RUNTIME_CONNECT"}) {
+        const char *said = getenv(name);
+        if (!said || strcmp(said, "0"))
+            stop("NCCL: while a collective is recorded ranks wait for each other, as %s is not 0",
+                 name);
+    }
+}
+
+/* Into a recording; what is kept of it counts as the communicator's. */
+cudaError_t record(ncclComm *c, cudaStream_t s, const void *name, const std::vector<request> &all)
+{
+    static int64_t n;
+    int64_t recording = recording_of(s);
+    auto plan = c->plans;
+    check_settings();
+    if (++n == set().fail_record) return forbidden_in_capture();
+    op o = {name, "collective", [c, all, recording, plan] { run_group(c, all, recording); }};
+    o.chain = c->last;
+    return enqueue(s, std::move(o));
+}
+
+cudaError_t enqueue_now(ncclComm *c, cudaStream_t s, const void *name,
+                        const std::vector<request> &all)
+{
+    cudaError_t e = cudaStreamWaitEvent(s, c->last, 0);
+    if (!e) e = enqueue(s, {name, "collective", [c, all] { run_group(c, all, 0); }});
+    return e ? e : cudaEventRecord(c->last, s);
+}
+
+/* A communicator ends when nothing recorded holds its calls. */
+long held_plans(const ncclComm *c) { return c->plans.use_count() - 1; }
 
 /* The calls of a group, which belong to one communicator and stream. */
 ncclResult_t submit()
@@ -237,11 +312,14 @@ ncclResult_t submit()
     if (c->error) return last_error = (ncclResult_t)c->error.load();
     static const char name = 0;
     cudaStream_t s = calls[0].stream;
-    cudaError_t e = cudaStreamWaitEvent(s, c->last, 0);
-    if (!e) e = enqueue(s, {&name, "collective", [c, all] { run_group(c, all); }});
-    if (!e) e = cudaEventRecord(c->last, s);
+    bool is_recorded = recording_of(s) != 0;
+    check_connected(c, all, is_recorded);
+    cudaError_t e = is_recorded ? record(c, s, &name, all) : enqueue_now(c, s, &name, all);
     c->asked = 0;
-    return e ? last_error = ncclUnhandledCudaError : ncclInProgress;
+    if (e) return last_error = ncclUnhandledCudaError;
+    c->busy = s;
+    hold(s, true);
+    return ncclInProgress;
 }
 
 ncclResult_t call_nccl(ncclComm *c, cudaStream_t s, request r)
@@ -284,6 +362,7 @@ extern "C" ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int ranks, nccl
                                                int rank, ncclConfig_t *config)
 {
     locked l(lock);
+    if (forbidden_in_capture()) return last_error = ncclUnhandledCudaError;
     if (ranks > RANKS_MOST || config->blocking) return last_error = ncclInvalidArgument;
     int f = shm_open(id.internal, O_CREAT | O_RDWR, 0600);
     if (f < 0 || ftruncate(f, sizeof(segment))) return last_error = ncclSystemError;
@@ -316,6 +395,7 @@ extern "C" ncclResult_t ncclCommGetAsyncError(ncclComm_t c, ncclResult_t *e)
         sched_yield();
         return ncclSuccess;
     }
+    if (cudaStream_t s = c->busy.exchange(nullptr)) hold(s, false);
     if (!c->name.empty()) {
         if (c->rank == 0) shm_unlink(c->name.c_str());
         c->name.clear();
@@ -329,6 +409,11 @@ extern "C" ncclResult_t ncclCommGetAsyncError(ncclComm_t c, ncclResult_t *e)
 extern "C" ncclResult_t ncclCommFinalize(ncclComm_t c)
 {
     locked l(lock);
+    if (forbidden_in_capture()) return last_error = ncclUnhandledCudaError;
+    if (held_plans(c))
+        stop("NCCL: a communicator ends while graphs hold %ld of its collectives; it waits for "
+             "ever, destroy them before",
+             held_plans(c));
     (void)drain_all();
     c->asked = 0;
     return c->error ? (ncclResult_t)c->error.load() : ncclInProgress;
@@ -337,12 +422,14 @@ extern "C" ncclResult_t ncclCommFinalize(ncclComm_t c)
 /* Streams may still hold calls of it, so it is kept. */
 extern "C" ncclResult_t ncclCommDestroy(ncclComm_t) { return ncclSuccess; }
 
-/* Ends what this rank waits in, and what the others wait for. */
+/* Ends what this rank waits in, and what the others wait for; then waits itself, without the lock,
+ * until nothing recorded is left. */
 extern "C" ncclResult_t ncclCommAbort(ncclComm_t c)
 {
     fail(c, ncclRemoteError);
     c->seg->is_aborted = 1;
     if (c->rank == 0 && !c->name.empty()) shm_unlink(c->name.c_str());
+    while (held_plans(c)) usleep(1000);
     return ncclSuccess;
 }
 

@@ -1,10 +1,13 @@
 /* The emulator can see: each plant is a bug of a kernel or of its host, and must be named. A child
- * process makes the bug; its sentence and its signal are looked at. */
+ * process makes the bug; its sentence and its signal are looked at. Two ranks of NCCL are this
+ * child and one of its own. */
 extern "C" {
 #include "tensor/device.h"
 }
 #include "kernels/cuda/common.cuh"
 
+#include <nccl.h>
+#include <pthread.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/wait.h>
@@ -52,6 +55,8 @@ static int result(const uint16_t *p)
 }
 
 static void wait_for_it(void) { (void)dev->sync(dev); }
+
+static cudaStream_t own_stream(void) { return queue_of(&ex)->stream; }
 
 /* ---- kernels ---- */
 __global__ static void fill_kernel(float *p, int64_t n, float v)
@@ -315,17 +320,19 @@ static void two_streams(void)
 }
 static void recording(void)
 {
-    must(dev->capture(dev, MR_RECORD_STEP, true) == MR_OK, "a recording begins");
+    must(dev->capture(dev, MR_RECORD_STEP, MR_CAPTURE_BEGIN) == MR_OK, "a recording begins");
     LAUNCH(fill_kernel, 1, N, 0, &ex, x, N, 5.0f);
-    must(dev->capture(dev, MR_RECORD_STEP, false) == MR_OK, "and ends");
+    must(dev->capture(dev, MR_RECORD_STEP, MR_CAPTURE_START) == MR_OK, "and ends");
     must(first_of(x) == 5, "what was recorded was done");
-    must(dev->capture(dev, MR_RECORD_STEP, true) == MR_OK, "a second one");
+    must(dev->capture(dev, MR_RECORD_STEP, MR_CAPTURE_BEGIN) == MR_OK, "a second one");
     LAUNCH(fill_kernel, 1, N, 0, &ex, x, N, 6.0f);
     must(dev->sync(dev) != MR_OK, "waiting is not allowed in it");
-    must(dev->capture(dev, MR_RECORD_STEP, false) != MR_OK, "and spoils it");
+    must(dev->capture(dev, MR_RECORD_STEP, MR_CAPTURE_START) != MR_OK, "and spoils it");
     wait_for_it(); /* tells of the last error once more */
     must(first_of(x) == 5, "nothing of it was done");
 }
+
+#include "plants_record.h"
 
 typedef struct plant {
     const char *name;
@@ -365,7 +372,24 @@ static const plant plants[] = {
     {"a pinned block changed too early", early_change, 0, "as it should"},
     {"a pinned block read too early", early_read, 0, "as it should"},
     {"two streams", two_streams, 0, "as it should"},
-    {"a recording", recording, 0, "as it should"}};
+    {"a recording", recording, 0, "as it should"},
+    {"a recording of two streams", side_recorded, 0, "as it should"},
+    {"a stream that nobody waits for", not_joined, 0, "has unjoined work"},
+    {"an event from outside", outer_event, 0, "due to a previous error during capture"},
+    {"the host waits for a stream that joined", side_waited, 0, "previous error during capture"},
+    {"a recording that is dropped", dropped, 0, "as it should"},
+    {"a recording that stops NCCL's threads", other_mode, SIGABRT, "a recording in the mode 0"},
+    {"recorded collectives", sums_recorded, 0, "as it should"},
+    {"one rank records", one_records, SIGABRT, "rank 0 has recorded a collective that rank 1 has"},
+    {"ranks start different recordings", another_recording, SIGABRT, "1, rank 1 of its recording"},
+    {"the first collective is recorded", first_recorded, SIGABRT, "the first collective"},
+    {"the first letter is recorded", first_letter, SIGABRT, "the first call between two ranks"},
+    {"ranks meet in a recording", registering, SIGABRT, "as NCCL_GRAPH_REGISTER is not 0"},
+    {"two communicators in no order", no_order, SIGABRT, "may run in any order"},
+    {"a stream goes on too early", not_asked, SIGABRT, "while a thread of NCCL"},
+    {"a communicator ends before its graph", ends_too_early, SIGABRT, "while graphs hold 1 of"},
+    {"a communicator is made in a recording", made_in_recording, 0, "as it should"},
+    {"an abort waits for a graph", aborted, 0, "as it should"}};
 
 static void begin(void)
 {

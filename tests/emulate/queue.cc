@@ -3,38 +3,9 @@
  * block too early, or reads one too early, gets other numbers than it expects.
  * Invariants: a stream is in order; streams are ordered by events only, and where they are not, the
  * one that nobody waits for stays behind. During a recording nothing runs. */
-#include "core.h"
+#include "streams.h"
 
 #include <cstring>
-#include <deque>
-#include <set>
-#include <vector>
-
-namespace emulate
-{
-struct item {
-    std::shared_ptr<const op> work; /* or an event: */
-    std::shared_ptr<uint64_t> done; /* the last record of it that happened */
-    uint64_t record = 0;
-    bool is_wait = false;
-};
-} // namespace emulate
-
-struct CUstream_st {
-    std::deque<emulate::item> items;
-    bool is_capturing = false, is_spoilt = false;
-    std::vector<std::shared_ptr<const emulate::op>> captured;
-};
-struct CUevent_st {
-    std::shared_ptr<uint64_t> done = std::make_shared<uint64_t>(0);
-    uint64_t records = 0;
-};
-struct CUgraph_st {
-    std::vector<std::shared_ptr<const emulate::op>> ops;
-};
-struct CUgraphExec_st {
-    std::vector<std::shared_ptr<const emulate::op>> ops;
-};
 
 namespace emulate
 {
@@ -43,7 +14,6 @@ std::recursive_mutex lock;
 namespace
 {
 std::set<cudaStream_t> streams;
-cudaStream_t capturing; /* one at a time is enough for this program */
 cudaError_t lost, last;
 
 bool is_blocked(const item &i) { return i.is_wait && *i.done < i.record; }
@@ -94,17 +64,36 @@ void go_on(cudaStream_t s)
     if (set().work == MIXED && !draw(4)) drain(s, draw(s->items.size() + 1));
 }
 
+} // namespace
+
 bool is_stream(cudaStream_t s) { return streams.count(s) != 0; }
+
+std::set<cudaStream_t> parts_of(const std::shared_ptr<recording> &r)
+{
+    std::set<cudaStream_t> out;
+    for (cudaStream_t s : streams)
+        if (s->in == r) out.insert(s);
+    return out;
+}
+
+void hold(cudaStream_t s, bool is_held) { s->is_held = is_held; }
+
+void check_held(cudaStream_t s)
+{
+    if (s->is_held)
+        stop("something goes into a stream while a thread of NCCL puts a collective there; ask "
+             "ncclCommGetAsyncError first");
+}
 
 cudaError_t push(cudaStream_t s, item i)
 {
     if (!is_stream(s)) return note(cudaErrorInvalidResourceHandle);
     if (lost) return note(lost);
+    check_held(s);
     s->items.push_back(std::move(i));
     go_on(s);
     return cudaSuccess;
 }
-} // namespace
 
 cudaError_t note(cudaError_t e)
 {
@@ -119,23 +108,12 @@ void lose(cudaError_t e)
 
 cudaError_t refused() { return lost; }
 
-/* A call that a recording does not allow spoils it. */
-cudaError_t forbidden_in_capture()
-{
-    if (!capturing) return cudaSuccess;
-    capturing->is_spoilt = true;
-    return cudaErrorStreamCaptureUnsupported;
-}
-
 cudaError_t enqueue(cudaStream_t s, op o)
 {
     auto work = std::make_shared<const op>(std::move(o));
     if (!is_stream(s)) return note(cudaErrorInvalidResourceHandle);
-    if (s->is_capturing) {
-        if (s->is_spoilt) return note(cudaErrorStreamCaptureInvalidated);
-        s->captured.push_back(work);
-        return cudaSuccess;
-    }
+    check_held(s);
+    if (s->in) return record_op(s, work);
     item i;
     i.work = work;
     return push(s, i);
@@ -154,11 +132,12 @@ void start(call c, cudaStream_t s)
     locked l(lock);
     check_launch(c);
     auto kept = std::make_shared<call>(std::move(c));
-    (void)enqueue(s, {kept->function, kept->kernel, [kept] {
-                          static int64_t n;
-                          if (++n == set().fail_launch) return lose(cudaErrorIllegalAddress);
-                          run_grid(*kept);
-                      }});
+    op o = {kept->function, kept->kernel, [kept] {
+                static int64_t n;
+                if (++n == set().fail_launch) return lose(cudaErrorIllegalAddress);
+                run_grid(*kept);
+            }};
+    (void)enqueue(s, std::move(o));
 }
 } // namespace emulate
 
@@ -193,7 +172,7 @@ extern "C" cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes,
     if (lost) return note(lost);
     if (!is_possible(dst, src, bytes, kind)) return note(cudaErrorInvalidValue);
     bool is_paged = where_is(dst, bytes) == HOST || where_is(src, bytes) == HOST;
-    if (is_paged && is_stream(s) && s->is_capturing) return note(forbidden_in_capture());
+    if (is_paged && is_recording(s)) return note(forbidden_in_capture());
     op o = {names + kind, "copy", [=] { memcpy(dst, src, bytes); }};
     if (where_is(src, bytes) == HOST) {
         auto kept = std::make_shared<std::string>((const char *)src, bytes);
@@ -226,7 +205,7 @@ extern "C" cudaError_t cudaStreamDestroy(cudaStream_t s)
 {
     locked l(lock);
     if (!is_stream(s)) return note(cudaErrorInvalidResourceHandle);
-    if (capturing == s) capturing = nullptr;
+    if (s->in && s->in->origin == s) current = nullptr;
     drain(s, 0);
     streams.erase(s);
     delete s;
@@ -237,7 +216,7 @@ extern "C" cudaError_t cudaStreamSynchronize(cudaStream_t s)
 {
     locked l(lock);
     if (!is_stream(s)) return note(cudaErrorInvalidResourceHandle);
-    if (s->is_capturing) return note(forbidden_in_capture());
+    if (s->in) return note(forbidden_in_capture());
     drain(s, 0);
     return note(lost);
 }
@@ -260,6 +239,8 @@ extern "C" cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
 {
     locked l(lock);
     item i;
+    if (is_stream(s)) check_held(s);
+    if (record_event(e, s)) return cudaSuccess;
     i.done = e->done;
     i.record = ++e->records;
     return push(s, i);
@@ -270,87 +251,12 @@ extern "C" cudaError_t cudaStreamWaitEvent(cudaStream_t s, cudaEvent_t e, unsign
 {
     locked l(lock);
     item i;
+    cudaError_t said;
+    if (!is_stream(s)) return note(cudaErrorInvalidResourceHandle);
+    check_held(s);
+    if (record_wait(s, e, &said)) return said;
     i.done = e->done;
     i.record = e->records;
     i.is_wait = true;
     return push(s, i);
-}
-
-extern "C" cudaError_t cudaStreamBeginCapture(cudaStream_t s, enum cudaStreamCaptureMode)
-{
-    locked l(lock);
-    if (lost) return note(lost);
-    if (!is_stream(s) || capturing) return note(cudaErrorIllegalState);
-    capturing = s;
-    s->is_capturing = true;
-    s->is_spoilt = false;
-    s->captured.clear();
-    return cudaSuccess;
-}
-
-extern "C" cudaError_t cudaStreamEndCapture(cudaStream_t s, cudaGraph_t *graph)
-{
-    locked l(lock);
-    *graph = nullptr;
-    if (!is_stream(s) || !s->is_capturing) return note(cudaErrorIllegalState);
-    capturing = nullptr;
-    s->is_capturing = false;
-    if (s->is_spoilt) return note(cudaErrorStreamCaptureInvalidated);
-    *graph = new CUgraph_st{std::move(s->captured)};
-    s->captured.clear();
-    return note(lost);
-}
-
-extern "C" cudaError_t cudaGraphInstantiate(cudaGraphExec_t *exec, cudaGraph_t graph,
-                                            unsigned long long)
-{
-    locked l(lock);
-    if (!graph) return note(cudaErrorInvalidValue);
-    *exec = new CUgraphExec_st{graph->ops};
-    return note(lost);
-}
-
-/* New arguments for the same kernels in the same order. */
-extern "C" cudaError_t cudaGraphExecUpdate(cudaGraphExec_t exec, cudaGraph_t graph,
-                                           cudaGraphExecUpdateResultInfo *info)
-{
-    locked l(lock);
-    if (!exec || !graph) return note(cudaErrorInvalidValue);
-    *info = {};
-    bool is_same = exec->ops.size() == graph->ops.size();
-    if (!is_same) info->result = cudaGraphExecUpdateErrorTopologyChanged;
-    for (size_t i = 0; is_same && i < exec->ops.size(); i++) {
-        is_same = exec->ops[i]->function == graph->ops[i]->function;
-        if (!is_same) info->result = cudaGraphExecUpdateErrorFunctionChanged;
-    }
-    if (!is_same) return note(cudaErrorGraphExecUpdateFailure);
-    exec->ops = graph->ops;
-    return note(lost);
-}
-
-extern "C" cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t s)
-{
-    locked l(lock);
-    if (!exec) return note(cudaErrorInvalidValue);
-    if (!is_stream(s)) return note(cudaErrorInvalidResourceHandle);
-    if (s->is_capturing) return note(forbidden_in_capture());
-    for (const auto &o : exec->ops) {
-        item i;
-        i.work = o;
-        if (cudaError_t e = push(s, i)) return e;
-    }
-    return cudaSuccess;
-}
-
-extern "C" cudaError_t cudaGraphDestroy(cudaGraph_t graph)
-{
-    delete graph;
-    return cudaSuccess;
-}
-
-extern "C" cudaError_t cudaGraphExecDestroy(cudaGraphExec_t exec)
-{
-    locked l(lock);
-    delete exec;
-    return cudaSuccess;
 }

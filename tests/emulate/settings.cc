@@ -1,8 +1,8 @@
 /* How the emulator behaves, from the environment, and how it ends a process.
  * MR_EMULATE is a list of key=value with commas; an unknown key ends the process. Keys: order
  * (forward, backward, shuffled), when (late, early, mixed), races (ignore), seed, devices, chip
- * (75), memory (MiB), driver (none), fail_alloc, fail_launch, fail_collective (the n-th one fails).
- */
+ * (75), memory (MiB), driver (none), fail_alloc, fail_launch, fail_collective, fail_record (the
+ * n-th one fails), update (refused: of collectives in a graph). */
 #include "core.h"
 
 #include <cstdarg>
@@ -56,6 +56,10 @@ void take(settings *s, const std::string &key, const std::string &v)
         s->fail_launch = number(key, v);
     } else if (key == "fail_collective") {
         s->fail_collective = number(key, v);
+    } else if (key == "fail_record") {
+        s->fail_record = number(key, v);
+    } else if (key == "update") {
+        s->keeps_collectives = v == "refused";
     } else {
         stop("MR_EMULATE: there is no setting '%s'", key.c_str());
     }
@@ -94,11 +98,11 @@ uint64_t draw(uint64_t n)
 
 void stop(const char *format, ...)
 {
+    char text[1024]; /* in one piece: two ranks may speak at once */
     va_list args;
     va_start(args, format);
-    fputs("emulated GPU: ", stderr);
-    vfprintf(stderr, format, args);
-    fputc('\n', stderr);
+    vsnprintf(text, sizeof text, format, args);
+    fprintf(stderr, "emulated GPU: %s\n", text);
     fflush(nullptr);
     abort();
 }

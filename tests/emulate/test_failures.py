@@ -7,11 +7,15 @@ docs/exit-codes.md.
 """
 import os
 import shutil
+import signal
+import subprocess
 import sys
+import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "train"))
 import harness as h  # noqa: E402
+import test_hang_commands as hang  # noqa: E402
 
 LAUNCHES = 500  # of kernels: more than an epoch, less than three
 GPU = ["--run.device=cuda", "--model.name=sasrec"]
@@ -70,20 +74,70 @@ def lost():
     h.check(not bad, "%d tensors differ after going on" % len(bad))
 
 
+def two_ranks(name, fault, *args, both=False):
+    """The program as it runs when rank 1, or both, has this fault."""
+    wrapper = os.path.join(h.folder, "one.sh")
+    rank = "$OMPI_COMM_WORLD_RANK" if not both else "1"
+    with open(wrapper, "w") as f:
+        f.write('#!/bin/sh\n[ "%s" = 1 ] && export MR_EMULATE=devices=2%s\nexec "%s" "$@"\n'
+                % (rank, fault, REAL))
+    os.chmod(wrapper, 0o755)
+    h.BINARY = wrapper
+    shutil.rmtree(os.path.join(h.folder, "runs", name), ignore_errors=True)
+    os.environ["MR_EMULATE"] = "devices=2"
+    return h.train_args(name, "small.h5", *GPU, "--dist.comm=nccl", *args)
+
+
+def alone():
+    h.BINARY = REAL
+    del os.environ["MR_EMULATE"]
+
+
 def one_of_two():
     """Rank 1 loses its GPU, or NCCL fails: the job ends, and says who and what."""
-    for fault, part in (("fail_launch=60", "rank 1"), ("fail_collective=4", "NCCL")):
-        wrapper = os.path.join(h.folder, "one.sh")
-        with open(wrapper, "w") as f:
-            f.write('#!/bin/sh\n[ "$OMPI_COMM_WORLD_RANK" = 1 ] && export MR_EMULATE=devices=2,%s\n'
-                    'exec "%s" "$@"\n' % (fault, REAL))
-        os.chmod(wrapper, 0o755)
-        h.BINARY = wrapper
-        shutil.rmtree(os.path.join(h.folder, "runs", "x"), ignore_errors=True)
-        r = run("devices=2", "x", "--train.max_steps=2", "--dist.comm=nccl", ranks=2)
-        h.BINARY = REAL
+    for fault, part in ((",fail_launch=60", "rank 1"), (",fail_collective=4", "NCCL")):
+        r = h.run(two_ranks("x", fault, "--train.max_steps=2"), 2)
+        alone()
         h.check(r.returncode == 70, "%s: exit %s: %s" % (fault, r.returncode, r.stderr[-300:]))
         h.check(any(part in x for x in errors(r)), "%s: %s" % (fault, errors(r)))
+
+
+def recording_fails():
+    """On one rank, while the other starts what it recorded and waits for it; or on both."""
+    more = ("--run.capture=true", "--train.max_steps=6", "--train.batch=16",
+            "--dist.item_shard=all")
+    for fault, both in ((",fail_record=4", True), (",fail_record=9", False)):
+        r = h.run(two_ranks("x", fault, *more, both=both), 2)
+        alone()
+        said = errors(r)
+        what = "%s on %s: " % (fault, "both" if both else "one")
+        h.check(r.returncode == 70, what + "exit %s: %s" % (r.returncode, r.stderr[-300:]))
+        h.check(any("NCCL: " in x and "unhandled cuda error" in x for x in said), what + str(said))
+        h.check(len(said) == 1 or not both, what + str(said))
+    refused_staged()
+
+
+def refused_staged():
+    """Exchange through host memory cannot be recorded."""
+    args = two_ranks("x", "", "--run.capture=true")
+    r = h.run(args + ["--dist.comm=mpi"], 2)
+    alone()
+    h.check(r.returncode == 78 and len(errors(r)) == 1 and "needs NCCL" in errors(r)[0]
+            and "--dist.comm=nccl" in errors(r)[0], "staged: exit %s: %s" % (
+                r.returncode, errors(r)))
+
+
+def stopped_while_recorded():
+    """Rank 1 stops between steps that both record: rank 0 waits for its GPU, or for MPI."""
+    args = two_ranks("x", "", "--run.capture=true", "--train.batch=4", "--train.max_steps=100000",
+                     "--train.epochs=100000", "--train.patience=100000", hang.hang_limit(1))
+    p = subprocess.Popen(h.words(args, 2), cwd=h.folder, env=h.environment(), text=True,
+                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    path = os.path.join(h.folder, "runs", "x", "metrics.jsonl")
+    hang.wait_until(lambda: os.path.exists(path) and len(h.losses("x")) > 9)
+    os.kill(hang.rank_pids(p)[1], signal.SIGSTOP)
+    hang.judge("recorded, rank 1 stopped", p, 1, "training step", "", time.time(), late=6)
+    alone()
 
 
 REAL = h.BINARY = os.path.join(os.path.abspath(sys.argv[1]), "mealrec-dist")
@@ -94,4 +148,6 @@ not_there()
 too_small()
 lost()
 one_of_two()
+recording_fails()
+stopped_while_recorded()
 h.finish()

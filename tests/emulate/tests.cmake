@@ -61,6 +61,7 @@ foreach(ops kernels/test_ops_basic ops_a/test_ops_a ops_b/test_ops_b ops_c/test_
   get_filename_component(name ${ops} NAME)
   mr_emulate(tests ${name} mr_test_support ${ops}.c)
 endforeach()
+mr_emulate(tests test_comm_nccl mr_test_support ${MR_EMULATE_DIR}/test_comm_nccl.c)
 mr_emulate(tests plants mealrec ${MR_EMULATE_DIR}/plants.cu)
 target_include_directories(emulated_plants BEFORE PRIVATE ${MR_EMULATE_DIR}/include)
 set_target_properties(emulated_plants PROPERTIES CXX_STANDARD 17 CXX_EXTENSIONS ON)
@@ -68,6 +69,17 @@ set_target_properties(emulated_plants PROPERTIES CXX_STANDARD 17 CXX_EXTENSIONS 
 # The emulator itself: it names every bug that is planted.
 add_test(NAME emulator COMMAND emulated_plants)
 mr_register(emulator "" LABELS gpu)
+# NCCL's communicator against MPI, also recorded; pieces of a graph in three orders.
+set(when_np1 late)
+set(when_np2 early)
+set(when_np3 mixed)
+foreach(np 1 2 3)
+  add_test(NAME comm_nccl_emulated_np${np} COMMAND ${MPIEXEC_EXECUTABLE} -np ${np}
+           $<TARGET_FILE:emulated_test_comm_nccl>)
+  mr_register(comm_nccl_emulated_np${np} "" LABELS gpu dist)
+  set_property(TEST comm_nccl_emulated_np${np} APPEND PROPERTY ENVIRONMENT
+               "MR_EMULATE=when=${when_np${np}}")
+endforeach()
 # Every kernel against the CPU's: threads and blocks in three orders.
 foreach(order forward backward shuffled)
   add_test(NAME kernels_cuda_emulated_${order} COMMAND emulated_test_kernels_cuda)
@@ -77,8 +89,8 @@ foreach(order forward backward shuffled)
 endforeach()
 # The checks of tests/gpu.sh, those that take seconds; the others by hand (docs/gpu.md).
 mr_add_script(gpu_checks_emulated gpu/gpu_checks.py ARGS ${CMAKE_BINARY_DIR}/emulated
-              --device emulated --only ops step capture ranks_staged ranks_nccl LABELS gpu
-              TIMEOUT 900)
+              --device emulated --only ops step capture ranks_staged ranks_nccl capture_nccl
+              LABELS gpu TIMEOUT 900)
 mr_add_script(gpu_launches emulate/test_launches.py ARGS ${CMAKE_BINARY_DIR}/emulated LABELS gpu)
 # A GPU that is not there, too old, too small, or lost.
 mr_add_script(gpu_failures emulate/test_failures.py ARGS ${CMAKE_BINARY_DIR}/emulated LABELS gpu

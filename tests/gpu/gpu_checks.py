@@ -10,6 +10,7 @@ the CUDA backend's logic, which says nothing about a GPU's speed or memory model
 Exit: 0 all passed, 1 a failure, 77 there is no such device.
 """
 import argparse
+import contextlib
 import glob
 import json
 import os
@@ -206,23 +207,28 @@ def repeat(args):
     return "%d steps, all losses equal, checkpoints equal" % len(h.losses("a"))
 
 
+def recorded_or_not(what, path, ranks, *keys):
+    """The same bits with run.capture and without."""
+    for name in ("eager", "captured"):
+        shutil.rmtree(os.path.join(h.folder, "runs", name), ignore_errors=True)
+        h.train(name, path, *keys, "--run.capture=" + str(name == "captured").lower(), ranks=ranks)
+    need(h.losses("eager") == h.losses("captured"), what + ": losses differ")
+    need(h.scores("eager") == h.scores("captured"), what + ": metrics differ")
+    bad = h.same_tensors(h.checkpoint("eager")[0], h.checkpoint("captured")[0])
+    need(not bad, "%s: %d tensors differ, the first is %s" % (what, len(bad), bad[:1]))
+
+
 @check
 def capture(args):
     """a step recorded as a CUDA graph gives the bits of one that is not"""
     data("small.h5")
-    names = h.MODELS[::3] if args.emulated else h.MODELS
+    names = h.MODELS[::3] if args.emulated and not args.long else h.MODELS
     runs = [(model, "auto") for model in names]
     if args.device == "cuda":
         runs.append(("sasrec", "bf16"))
     for model, mode in runs:
-        for name in ("eager", "captured"):
-            shutil.rmtree(os.path.join(h.folder, "runs", name), ignore_errors=True)
-            h.train(name, "small.h5", steps(args), "--model.name=" + model,
-                    "--run.precision=" + mode,
-                    "--run.capture=" + str(name == "captured").lower(), *on(args))
-        need(h.losses("eager") == h.losses("captured"), model + ": losses differ")
-        bad = h.same_tensors(h.checkpoint("eager")[0], h.checkpoint("captured")[0])
-        need(not bad, "%s: %d tensors differ, the first is %s" % (model, len(bad), bad[:1]))
+        recorded_or_not(model, "small.h5", 0, steps(args), "--model.name=" + model,
+                        "--run.precision=" + mode, *on(args))
     return "%d steps of %d runs, checkpoints equal" % (some_steps(args), len(runs))
 
 
@@ -279,11 +285,9 @@ def ranks_staged(args):
     return ranks_equal(args, "mpi", 3, {})
 
 
-@check
-def ranks_nccl(args):
-    """two ranks on one GPU through NCCL, which takes them for different hosts"""
-    if args.device != "cuda":
-        return "only on a GPU"
+@contextlib.contextmanager
+def own_hosts():
+    """Ranks that NCCL takes for different hosts, so that they may share a GPU."""
     wrapper = os.path.join(h.folder, "own-host.sh")
     with open(wrapper, "w") as f:
         f.write('#!/bin/sh\nexport NCCL_HOSTID=host$OMPI_COMM_WORLD_RANK\nexec "%s" "$@"\n'
@@ -291,9 +295,67 @@ def ranks_nccl(args):
     os.chmod(wrapper, 0o755)
     real, h.BINARY = h.BINARY, wrapper
     try:
-        return ranks_equal(args, "nccl", 2, {"NCCL_HOSTID": "host0"})
+        yield
     finally:
         h.BINARY = real
+
+
+@check
+def ranks_nccl(args):
+    """two ranks on one GPU through NCCL, which takes them for different hosts"""
+    if args.device != "cuda":
+        return "only on a GPU"
+    with own_hosts():
+        return ranks_equal(args, "nccl", 2, {"NCCL_HOSTID": "host0"})
+
+
+@contextlib.contextmanager
+def emulating(args, how):
+    """MR_EMULATE for the runs inside, where there is an emulated GPU."""
+    if args.emulated:
+        os.environ["MR_EMULATE"] = how
+    try:
+        yield
+    finally:
+        if args.emulated:
+            del os.environ["MR_EMULATE"]
+
+
+def counts_recorded(*keys):
+    """Recorded collectives are counted as they are made: exactly what the formulas say."""
+    out = os.path.join(h.folder, "counts.json")
+    h.must(["bench", "comm", "--check", "--steps", "4", "--json", out, "--data.path=pair.h5",
+            "--run.capture=true"] + h.SMALL + list(keys), 2)
+    with open(out) as f:
+        o = json.load(f)
+    need(o["difference"] == 0, "counts of collectives differ by %d" % o["difference"])
+    made = {c["purpose"] for c in o["counts"] if c["calls"]}
+    need({"ROWS", "ROW_GRADS", "DENSE_GRADS", "LOSS_ROWS"} <= made, "counted are only %s" % made)
+
+
+@check
+def capture_nccl(args):
+    """two ranks through NCCL: a step recorded by both gives the bits of one that is not"""
+    if args.device != "cuda":
+        return "only on a GPU"
+    data("pair.h5", users=16, items=30, interactions=128)
+    both = on(args, "--dist.comm=nccl", "--dist.virtual_shards=2")
+    some = ["--train.max_steps=%d" % (4 if args.emulated else 20), "--train.batch=16",
+            "--train.eval_batch=6"]
+    names = h.MODELS[1:2] if args.emulated and not args.long else h.MODELS
+    with own_hosts():
+        # One row a step: the other ranks have none, their graphs change, and two of four exchange
+        # rows for the first time in a recording.
+        with emulating(args, "when=mixed,seed=3,update=refused"):
+            recorded_or_not("ranks without rows", "pair.h5", 4 if args.emulated else 2,
+                            "--train.max_steps=4", "--train.batch=1", "--train.eval_batch=2",
+                            "--model.name=sasrec", "--dist.item_shard=all",
+                            *on(args, "--dist.comm=nccl", "--dist.virtual_shards=4"))
+        for i, model in enumerate(names):
+            recorded_or_not(model, "pair.h5", 2, "--model.name=" + model,
+                            "--dist.item_shard=%s" % (1, "all")[i % 2], *some, *both)
+        counts_recorded("--model.name=sasrec", "--train.batch=16", "--dist.item_shard=all", *both)
+    return "2 ranks, %d models, checkpoints and metrics equal, counts exact" % len(names)
 
 
 @check
@@ -397,6 +459,7 @@ def main():
     ap.add_argument("--only", nargs="+", default=[])
     ap.add_argument("--again", action="store_true")
     ap.add_argument("--bench", action="store_true")
+    ap.add_argument("--long", action="store_true", help="all models on an emulated GPU")
     ap.add_argument("--limit", type=int, default=300, help="seconds for one program")
     args = ap.parse_args()
     args.emulated = args.device == "emulated"

@@ -165,6 +165,31 @@ static void compare_scores(mr_trainer *t, mr_trainer *eager)
     }
 }
 
+static mr_status fail_it(mr_trainer *t)
+{
+    assert_true(t->dev->recording > 0);
+    return MR_RAISE(MR_ERR_INTERNAL, "on purpose");
+}
+
+/* What fails inside a recording ends it, and the next step is as ever. */
+static void test_failed_recording(void **state)
+{
+    static mr_config c;
+    (void)state;
+    configure(&c, "sasrec", "sasrec");
+    OK(mr_config_set(&c, "run.capture", "true", "test"));
+    mr_trainer *t = make_trainer(&c, "guard");
+    for (int i = 0; i < 2; i++) OK(mr_trainer_step(t, 0, i));
+    mr_errors_to_log(false);
+    assert_int_equal(mr_trainer_recorded(t, MR_RECORD_STEP, fail_it), MR_ERR_INTERNAL);
+    assert_string_equal(mr_last_error(), "on purpose");
+    mr_errors_to_log(true);
+    assert_int_equal(t->dev->recording, 0);
+    OK(mr_trainer_step(t, 0, 2));
+    assert_int_equal(t->dev->recording, 0);
+    mr_trainer_free(&t);
+}
+
 /* A recorded step asks for nothing that a recording cannot hold, and gives the same bits. */
 static void test_capture(void **state)
 {
@@ -193,11 +218,11 @@ static void test_capture(void **state)
     }
     OK(mr_device_open(&d, "guard", 0));
     mr_errors_to_log(false);
-    OK(d->capture(d, MR_RECORD_STEP, true));
+    OK(d->capture(d, MR_RECORD_STEP, MR_CAPTURE_BEGIN));
     assert_int_equal(d->alloc(d, &p, 8, "test"), MR_ERR_INTERNAL);
     assert_int_equal(d->sync(d), MR_ERR_INTERNAL);
-    assert_int_equal(d->capture(d, MR_RECORD_STEP, true), MR_ERR_INTERNAL);
-    OK(d->capture(d, MR_RECORD_STEP, false));
+    assert_int_equal(d->capture(d, MR_RECORD_STEP, MR_CAPTURE_BEGIN), MR_ERR_INTERNAL);
+    OK(d->capture(d, MR_RECORD_STEP, MR_CAPTURE_START));
     OK(d->sync(d));
     mr_errors_to_log(true);
     mr_device_close(&d);
@@ -278,7 +303,8 @@ static void test_need(void **state)
     assert_int_equal(n.step, t->train_plan->ws_bytes);
     assert_int_equal(n.features, 30 * (10 + 16 + 3 * 16) * 4);
     OK(mr_trainer_eval_ready(t, n.eval_rows));
-    assert_int_equal(n.eval, t->eval_plan->ws_bytes + taken_by_ranking(t));
+    assert_true(t->eval_run->borrows_ws && t->eval_plan->ws_bytes <= t->train_plan->ws_bytes);
+    assert_int_equal(n.eval, taken_by_ranking(t));
     /* exchange lists of one rank and the schedule are the rest of the block */
     assert_true(n.batch > t->train_run->block_bytes / 2);
     OK(mr_need_fits(t, true));
@@ -363,11 +389,15 @@ static void test_marks(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_steps),     cmocka_unit_test(test_two_batches),
-        cmocka_unit_test(test_staging),   cmocka_unit_test(test_capture),
-        cmocka_unit_test(test_need),      cmocka_unit_test(test_failures),
-        cmocka_unit_test(test_precision), cmocka_unit_test(test_marks)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_steps),
+                                       cmocka_unit_test(test_two_batches),
+                                       cmocka_unit_test(test_staging),
+                                       cmocka_unit_test(test_capture),
+                                       cmocka_unit_test(test_failed_recording),
+                                       cmocka_unit_test(test_need),
+                                       cmocka_unit_test(test_failures),
+                                       cmocka_unit_test(test_precision),
+                                       cmocka_unit_test(test_marks)};
     mr_synth_spec s;
     mr_log_init(0, MR_LOG_ERROR);
     if (mr_comm_self(&world) != MR_OK || mr_synth_spec_for("demo", &s) != MR_OK) return 1;

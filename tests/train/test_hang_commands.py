@@ -57,8 +57,9 @@ def wait_until(condition):
         time.sleep(0.001)
 
 
-def judge(what, p, rank, phase, text, since):
-    """Ended by the watchdog within the limit that it tells; `rank` alone is to blame."""
+def judge(what, p, rank, phase, text, since, late=2):
+    """Ended by the watchdog within the limit that it tells and so many seconds; `rank` alone is to
+    blame."""
     try:
         text += p.communicate(timeout=h.LIMIT)[1]
     except subprocess.TimeoutExpired:
@@ -74,7 +75,7 @@ def judge(what, p, rank, phase, text, since):
     named = re.search(r": (?:behind: )?ranks? ([0-9, ]+)", said[0])
     ranks = [int(x) for x in named.group(1).split(",") if x.strip()] if named else []
     h.check(ranks == [rank], "%s: rank %d is not named: %s" % (what, rank, said[0]))
-    h.check(told and told.group(2) == phase and took <= float(told.group(1)) + 2 * h.SCALE,
+    h.check(told and told.group(2) == phase and took <= float(told.group(1)) + late * h.SCALE,
             "%s: after %.1f s: %s" % (what, took, said[0]))
     print("%s: %.1f s: %s" % (what, took, said[0]), flush=True)
 

@@ -105,6 +105,9 @@ def configuration():
     if "cuda' is not compiled" in h.run(["plan", "--run.device=cuda"]).stderr:
         no_train(CONFIG, ["run.capture=true needs a GPU and this run computes on cpu"],
                  "--run.capture=true")
+    no_train(CONFIG, ["run.capture=true on 2 ranks needs NCCL", "dist.comm=auto",
+                      "--dist.comm=nccl", "leave run.capture out"],
+             "--run.device=guard", "--run.capture=true", ranks=(2,))
     no_train(INTERNAL, ["run.device", "cuda"], "--run.device=cuda", ranks=(0,)) \
         if "cuda' is not compiled" in h.run(["plan", "--run.device=cuda"]).stderr else None
 

@@ -25,6 +25,19 @@ static void test_exit_codes(void **state)
     assert_int_equal(mr_exit_code(MR_ERR_CONFIG), 78);
 }
 
+/* Raised again, perhaps in other words, by those that it passes. */
+static void test_last_error(void **state)
+{
+    (void)state;
+    mr_errors_to_log(false);
+    assert_int_equal(MR_RAISE(MR_ERR_IO, "disk %d is full", 7), MR_ERR_IO);
+    assert_int_equal(MR_RAISE(MR_ERR_COMM, "%s", mr_last_error()), MR_ERR_COMM);
+    assert_string_equal(mr_last_error(), "disk 7 is full");
+    (void)MR_RAISE(MR_ERR_COMM, "saving: %s", mr_last_error());
+    assert_string_equal(mr_last_error(), "saving: disk 7 is full");
+    mr_errors_to_log(true);
+}
+
 static void test_memory(void **state)
 {
     (void)state;
@@ -83,9 +96,8 @@ static void test_normals(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_exit_codes),
-        cmocka_unit_test(test_memory),
-        cmocka_unit_test(test_philox),
+        cmocka_unit_test(test_exit_codes), cmocka_unit_test(test_last_error),
+        cmocka_unit_test(test_memory),     cmocka_unit_test(test_philox),
         cmocka_unit_test(test_normals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
