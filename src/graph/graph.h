@@ -56,6 +56,11 @@ typedef struct mr_op {
     /* Forward is cheap, deterministic and leaves nothing else behind: a plan may run it again in
      * backward instead of keeping its value. */
     bool is_cheap;
+    /* On a device where few launches count, a plan joins a node that may be joined to its only
+     * reader, if that can take it as input i (takes_joined, bit i): the reader's forward does both,
+     * and the value, [N,S,c], lies in framed rows (kernels/family_unet.h). Backward stays apart. */
+    bool may_join;
+    unsigned takes_joined;
     mr_status (*forward)(mr_run *r, const mr_node *n);
     mr_status (*backward)(mr_run *r, const mr_node *n); /* NULL: no gradient passes */
 } mr_op;

@@ -2,6 +2,7 @@
  * a context vector on every frame. x [N,S,ci] -> y [N,S',co], S' = ceil(S / stride); w [co,3,ci].
  * Backward: dx, dw, and in one more pass over dy the gradients of everything added.
  * What it is not: a general convolution. Nothing is unfolded. */
+#include "graph/norm_conv.h"
 #include "graph/ops.h"
 #include "graph/run.h"
 
@@ -24,6 +25,15 @@ static mr_conv conv_of(const mr_graph *g, const mr_node *n, int64_t rows)
 static mr_status conv3_forward(mr_run *r, const mr_node *n)
 {
     mr_conv cv = conv_of(r->g, n, mr_n(r, n->in[IN_X]));
+    const mr_node *norm = mr_joined(r, n, IN_X);
+    if (norm) {
+        mr_gn_forward f = mr_gn_forward_of(r, norm);
+        mr_k(r)->group_norm_conv3_fwd(
+            mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[IN_X]), f.mean, f.rstd, f.x, f.gamma,
+            f.beta, f.film, &f.gn, mr_pval(r, n, P_W), mr_pval(r, n, P_B),
+            mr_val(r, n->in[IN_RESIDUAL]), mr_val(r, n->in[IN_CONTEXT]), &cv, &r->ex);
+        return MR_OK;
+    }
     mr_k(r)->conv3_fwd(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[IN_X]), mr_pval(r, n, P_W),
                        mr_pval(r, n, P_B), mr_val(r, n->in[IN_RESIDUAL]),
                        mr_val(r, n->in[IN_CONTEXT]), &cv, &r->ex);
@@ -33,6 +43,7 @@ static mr_status conv3_forward(mr_run *r, const mr_node *n)
 static mr_status conv3_backward(mr_run *r, const mr_node *n)
 {
     mr_conv cv = conv_of(r->g, n, mr_n(r, n->in[IN_X]));
+    cv.x_framed = mr_joined(r, n, IN_X) != NULL;
     void *dy = mr_grad(r, mr_node_id(r, n));
     /* x before residual: they may be the same node, and the acc bits count in slot order. */
     mr_conv_acc acc = {mr_acc(r, n, IN_X), mr_pacc(r, n, P_W), mr_pacc(r, n, P_B),
@@ -48,6 +59,7 @@ static mr_status conv3_backward(mr_run *r, const mr_node *n)
 const mr_op mr_op_conv3 = {.name = "conv3",
                            .bwd_in = 1u << IN_X,
                            .takes_slice = 1u << IN_CONTEXT,
+                           .takes_joined = 1u << IN_X,
                            .forward = conv3_forward,
                            .backward = conv3_backward};
 

@@ -1,7 +1,9 @@
 /* group_norm: y = dropout(silu(GN(x) (1 + scale) + shift)), x [N,S,c], groups over c / groups
  * channels and all S frames, eps 1e-6. film [N,2c] (scale, then shift), or one row of a FIXED
  * [T,2c] table for all samples (evaluation: no gradient into the table), or absent; it may be a
- * slice. Saves mean and 1/std only; everything else is recomputed from x in backward. */
+ * slice. A plan may join it to the convolution that follows. Saves mean and 1/std only; everything
+ * else is recomputed from x in backward. */
+#include "graph/norm_conv.h"
 #include "graph/ops.h"
 #include "graph/run.h"
 
@@ -32,12 +34,22 @@ static const void *film_of(const mr_run *r, const mr_node *n)
     return film + n->i[1] * mr_node_ld(r->g, n->in[IN_FILM]) * (int64_t)r->g->real_bytes;
 }
 
+mr_gn_forward mr_gn_forward_of(const mr_run *r, const mr_node *n)
+{
+    return (mr_gn_forward){gn_of(r, n),
+                           mr_saved(r, n, 0),
+                           mr_saved(r, n, 1),
+                           mr_val(r, n->in[IN_X]),
+                           mr_pval(r, n, P_GAMMA),
+                           mr_pval(r, n, P_BETA),
+                           film_of(r, n)};
+}
+
 static mr_status group_norm_forward(mr_run *r, const mr_node *n)
 {
-    mr_gn gn = gn_of(r, n);
-    mr_k(r)->group_norm_fwd(mr_val(r, mr_node_id(r, n)), mr_saved(r, n, 0), mr_saved(r, n, 1),
-                            mr_val(r, n->in[IN_X]), mr_pval(r, n, P_GAMMA), mr_pval(r, n, P_BETA),
-                            film_of(r, n), &gn, &r->ex);
+    mr_gn_forward f = mr_gn_forward_of(r, n);
+    mr_k(r)->group_norm_fwd(mr_val(r, mr_node_id(r, n)), f.mean, f.rstd, f.x, f.gamma, f.beta,
+                            f.film, &f.gn, &r->ex);
     return MR_OK;
 }
 
@@ -58,6 +70,7 @@ static mr_status group_norm_backward(mr_run *r, const mr_node *n)
 
 const mr_op mr_op_group_norm = {.name = "group_norm",
                                 .is_cheap = true,
+                                .may_join = true,
                                 .takes_slice = 1u << IN_FILM,
                                 .bwd_in = 1u << IN_X | 1u << IN_FILM,
                                 .forward = group_norm_forward,

@@ -7,6 +7,7 @@
 
 #include "base/mem.h"
 #include "graph/plan_memory.h"
+#include "kernels/family_unet.h"
 
 /* Scratch marks of one compilation. */
 typedef struct marks {
@@ -52,6 +53,30 @@ static void mark_grads(const mr_graph *g, marks *m, mr_plan *p)
         p->needs_grad[id] = p->backward && m->reach[id] && m->depends[id];
 }
 
+static bool is_output(const mr_graph *g, int id)
+{
+    for (int i = 0; i < g->n_outputs; i++)
+        if (g->output[i].node == id) return true;
+    return false;
+}
+
+/* The nodes whose forward is done by their only reader. */
+static void choose_joined(const mr_graph *g, const marks *m, mr_plan *p)
+{
+    for (int id = 0; g->dims.whole_products && id < g->n_nodes; id++) {
+        int readers = 0;
+        bool takes = true;
+        if (!g->node[id].op->may_join || is_output(g, id)) continue;
+        for (int to = id + 1; to < g->n_nodes; to++)
+            for (int s = 0; m->live[to] && s < g->node[to].n_in; s++) {
+                if (g->node[to].in[s] != id) continue;
+                readers++;
+                takes &= (g->node[to].op->takes_joined >> s & 1u) != 0;
+            }
+        p->is_joined[id] = readers == 1 && takes;
+    }
+}
+
 static void order_steps(const mr_graph *g, marks *m, mr_plan *p)
 {
     for (int id = 0; id < g->n_nodes; id++) {
@@ -59,7 +84,10 @@ static void order_steps(const mr_graph *g, marks *m, mr_plan *p)
         m->fwd_at[id] = m->bwd_at[id] = -1;
         if (!m->live[id] || op->is_alias || (op->fused_loss && p->backward)) continue;
         m->fwd_at[id] = p->n_fwd;
-        p->fwd[p->n_fwd++] = id;
+        for (int s = 0; s < g->node[id].n_in; s++) /* in the same step */
+            if (g->node[id].in[s] >= 0 && p->is_joined[g->node[id].in[s]])
+                m->fwd_at[g->node[id].in[s]] = p->n_fwd;
+        if (!p->is_joined[id]) p->fwd[p->n_fwd++] = id;
     }
     for (int id = g->n_nodes - 1; id >= 0; id--) {
         const mr_op *op = g->node[id].op;
@@ -218,6 +246,13 @@ static void lifetimes(const mr_graph *g, const marks *m, mr_plan *p)
         p->val[g->loss[i].node].first = -1; /* in the loss slots */
 }
 
+int64_t mr_plan_value_elements(const mr_plan *p, int id, int64_t rows)
+{
+    const mr_node *n = &p->g->node[id];
+    return p->is_joined[id] ? mr_framed_rows(rows, n->dim[1]) * n->dim[2]
+                            : rows * mr_node_inner(p->g, id);
+}
+
 /* Sizes, then places. */
 static mr_status place(const mr_graph *g, mr_plan *p)
 {
@@ -227,7 +262,8 @@ static mr_status place(const mr_graph *g, mr_plan *p)
     for (int id = 0; id < g->n_nodes; id++) {
         const mr_node *nd = &g->node[id];
         int64_t bytes = nd->dim[0] * mr_node_inner(g, id) * (int64_t)g->real_bytes;
-        p->val[id].bytes = p->grad[id].bytes = bytes;
+        p->grad[id].bytes = bytes;
+        p->val[id].bytes = mr_plan_value_elements(p, id, nd->dim[0]) * (int64_t)g->real_bytes;
         p->val[id].is_partial = p->grad[id].is_partial = nd->space >= MR_SPACE_TOK0;
         if (p->val[id].first >= 0) list[n++] = &p->val[id];
         if (p->grad[id].first >= 0) list[n++] = &p->grad[id];
@@ -298,6 +334,7 @@ static mr_status alloc_plan(mr_plan *p, marks *m, int n)
     MR_TRY(MR_ALLOC(&p->scratch, n, "plan"));
     MR_TRY(MR_ALLOC(&p->acc_in, n, "plan"));
     MR_TRY(MR_ALLOC(&p->acc_param, n, "plan"));
+    MR_TRY(MR_ALLOC(&p->is_joined, n, "plan"));
     MR_TRY(MR_ALLOC(&m->live, n, "plan"));
     MR_TRY(MR_ALLOC(&m->depends, n, "plan"));
     MR_TRY(MR_ALLOC(&m->reach, n, "plan"));
@@ -328,6 +365,7 @@ mr_status mr_plan_compile(mr_plan **out_p, const mr_graph *g, bool backward, boo
         p->root[id] = g->node[id].op->is_alias ? p->root[g->node[id].in[0]] : id;
     mark_live(g, &m);
     mark_grads(g, &m, p);
+    choose_joined(g, &m, p);
     order_steps(g, &m, p);
     MR_TRY_GOTO(check_slices(g, p), st, done);
     mark_accumulate(g, p);
@@ -362,5 +400,6 @@ void mr_plan_free(mr_plan **p_p)
     MR_FREE(p->scratch);
     MR_FREE(p->acc_in);
     MR_FREE(p->acc_param);
+    MR_FREE(p->is_joined);
     MR_FREE(*p_p);
 }

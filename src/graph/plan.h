@@ -39,6 +39,7 @@ typedef struct mr_plan {
     mr_slot (*saved)[MR_MAX_SAVED];
     mr_slot (*scratch)[2];           /* [n_nodes] of forward and backward, each live in one step */
     unsigned *acc_in, *acc_param;    /* [n_nodes] bit masks */
+    bool *is_joined;                 /* [n_nodes] forward is done by the only reader */
     int n_zero, zero[MR_MAX_PARAMS]; /* parameters without any gradient: zeroed before backward */
     int n_buckets;
     mr_bucket bucket[256];
@@ -51,6 +52,9 @@ typedef struct mr_plan {
 mr_status mr_plan_compile(mr_plan **out_p, const mr_graph *g, bool backward, bool is_private,
                           int64_t bucket_elems);
 void mr_plan_free(mr_plan **p_p);
+/* Elements of the value of node id for so many rows: more than its shape says where it is joined.
+ */
+int64_t mr_plan_value_elements(const mr_plan *p, int id, int64_t rows);
 /* Brute force: no two buffers that are live in the same step overlap. ERR_INTERNAL names the pair.
  */
 mr_status mr_plan_verify(const mr_plan *p);

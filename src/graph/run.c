@@ -57,6 +57,12 @@ void *mr_grad(const mr_run *r, int id)
     return p ? p + slice_at(r, id) : NULL;
 }
 
+const mr_node *mr_joined(const mr_run *r, const mr_node *n, int slot)
+{
+    int id = n->in[slot];
+    return id >= 0 && r->plan->is_joined[id] ? &r->g->node[id] : NULL;
+}
+
 bool mr_wants(const mr_run *r, const mr_node *n, int slot)
 {
     return slot < n->n_in && n->in[slot] >= 0 && r->plan->needs_grad[n->in[slot]];

@@ -88,6 +88,8 @@ static inline const mr_kernels *mr_k(mr_run *r)
 void *mr_val(const mr_run *r, int id);
 /* Gradient of a node, or NULL when nobody needs it. */
 void *mr_grad(const mr_run *r, int id);
+/* The node whose forward n does as well, or NULL: input slot i was joined to n. */
+const mr_node *mr_joined(const mr_run *r, const mr_node *n, int slot);
 /* Must backward of n write the gradient of input slot i? And as `+=`? */
 bool mr_wants(const mr_run *r, const mr_node *n, int slot);
 int mr_acc(const mr_run *r, const mr_node *n, int slot);

@@ -13,6 +13,7 @@ typedef struct mr_conv {
     int64_t n, S, So, ci, co;
     int stride;
     int64_t ctx_ld; /* elements between the contexts of samples */
+    bool x_framed;  /* x lies in framed rows (mr_framed_rows), with zeros between samples */
 } mr_conv;
 
 /* Accumulate bits of conv3_bwd. */
@@ -36,17 +37,23 @@ static inline int64_t mr_gn_scratch(int64_t n, int64_t S, int64_t c)
 {
     return (n + MR_GN_BLOCK - 1) / MR_GN_BLOCK * (4 + S) * c;
 }
+/* Framed rows: frames of samples with a row of zeros in front of every sample and behind the last.
+ * Rows from one sample to the next, and of n samples: the window of a frame, three rows, is never
+ * longer than the distance to the next sample's. */
+MR_HD int64_t mr_framed_period(int64_t S) { return S > 1 ? S + 1 : 3; }
+MR_HD int64_t mr_framed_rows(int64_t n, int64_t S)
+{
+    return n > 0 ? n * mr_framed_period(S) + 1 : 0;
+}
 #define MR_SUM_BLOCK 64 /* samples of one partial sum in conv3_bwd_add on a CPU */
 /* Elements of scratch that any of the conv3 kernels needs. whole_products, as a GPU's kernels need
- * it: also copies of x and dy with zero frames around them, and the weights' gradients of frames.
- */
+ * it: copies of x and dy with zero frames between samples, the weights turned, partial sums. */
 static inline int64_t mr_conv_scratch(const mr_conv *cv, bool whole_products)
 {
     int64_t w = 3 * cv->ci * cv->co, part = (cv->n + MR_SUM_BLOCK - 1) / MR_SUM_BLOCK * cv->co;
     int64_t most = w > part ? w : part;
     if (!whole_products) return most;
-    return cv->n * (cv->S + 2) * cv->ci + cv->n * (cv->So + 2) * cv->co + (cv->So + 1) * w +
-           (cv->n + 15) / 16 * cv->co;
+    return mr_framed_rows(cv->n, cv->S) * (cv->ci + cv->co) + w + (cv->n + 15) / 16 * cv->co;
 }
 
 #define MR_KERNELS_UNET(X)                                                                         \
@@ -79,6 +86,13 @@ static inline int64_t mr_conv_scratch(const mr_conv *cv, bool whole_products)
      * [c]; film may be NULL (scale = shift = 0) */                                                \
     X(group_norm_fwd, (void *y, void *mean, void *rstd, const void *x, const void *gamma,          \
                        const void *beta, const void *film, const mr_gn *gn, const mr_exec *ex))    \
+    /* Both in one: u = group_norm_fwd(x), then y = conv3_fwd(u). u goes into framed rows          \
+     * framed[mr_framed_rows(n,S),ci], zeros included, as conv3_bwd takes it with x_framed; gn and \
+     * cv agree in n, S and channels; cv->x_framed is not looked at. framed aliases nothing */     \
+    X(group_norm_conv3_fwd,                                                                        \
+      (void *y, void *framed, void *mean, void *rstd, const void *x, const void *gamma,            \
+       const void *beta, const void *film, const mr_gn *gn, const void *w, const void *bias,       \
+       const void *residual, const void *context, const mr_conv *cv, const mr_exec *ex))           \
     /* dx[n,S,c] (+)=, dgamma[c], dbeta[c] (+)=, dfilm[n,2c] (+)= (NULL: not wanted; rows film_ld  \
      * apart, as in film). dx may be NULL and may alias dy when acc_x = 0. Scratch: mr_gn_scratch  \
      * reals                                                                                       \

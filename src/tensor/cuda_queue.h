@@ -14,6 +14,10 @@
 /* Doubles of device memory for reductions that need more than one block. Kernels of one stream
  * follow each other, so one buffer serves them all. */
 #define MR_CUDA_PARTIALS 2048
+/* Counters behind them, for blocks that have done their part (is_last_block in kernels/cuda). They
+ * are 0 between kernels: the kernel that counts leaves them so. One that was ended by an error does
+ * not, but then this process does nothing more with the GPU. */
+#define MR_CUDA_COUNTERS 65
 /* Device memory that the libraries of products may work in. */
 #define MR_CUDA_BLAS_BYTES (32 << 20)
 
@@ -33,6 +37,7 @@ typedef struct mr_cuda_queue {
     cublasHandle_t blas;                  /* bound to stream; every product says its arithmetic */
     cublasStatus_t blas_status;           /* first failure of a product; sync returns it */
     double *partials;                     /* [MR_CUDA_PARTIALS] device memory */
+    unsigned *counters;                   /* [MR_CUDA_COUNTERS] behind partials, zeros */
     cudaGraphExec_t graph[MR_N_RECORDED]; /* the last of each kind, NULL before the first */
     int64_t recordings;                   /* begun */
     void *blas_space;                     /* [MR_CUDA_BLAS_BYTES], fixed, so results repeat */

@@ -317,8 +317,11 @@ mr_status mr_device_cuda_text(int index, char *text, size_t bytes, bool *is_free
 static mr_status queue_open(mr_device *d, mr_cuda_queue *q)
 {
     CUDA_TRY(cudaStreamCreateWithFlags(&q->stream, cudaStreamNonBlocking), "making a stream");
-    MR_TRY(cuda_alloc(d, (void **)&q->partials, MR_CUDA_PARTIALS * sizeof(double),
-                      "partial sums on the GPU"));
+    size_t of_sums = MR_CUDA_PARTIALS * sizeof(double),
+           of_counters = MR_CUDA_COUNTERS * sizeof(int);
+    MR_TRY(cuda_alloc(d, (void **)&q->partials, of_sums + of_counters, "partial sums on the GPU"));
+    q->counters = (unsigned *)(q->partials + MR_CUDA_PARTIALS);
+    MR_TRY(cuda_fill(d, q->counters, 0, of_counters));
     MR_TRY(cuda_alloc(d, &q->blas_space, MR_CUDA_BLAS_BYTES, "workspace of cuBLAS"));
     cublasStatus_t b = cublasCreate(&q->blas);
     if (b == CUBLAS_STATUS_SUCCESS) b = cublasSetStream(q->blas, q->stream);

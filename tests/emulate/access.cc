@@ -48,7 +48,8 @@ word *history_of(uintptr_t first, size_t bytes)
 bool is_race(const touch &t, bool is_shared)
 {
     if (t.launch != view.launch || (is_shared && t.block != view.block)) return false;
-    if (t.block != view.block || t.by_blocks) return true;
+    if (t.by_blocks) return true;
+    if (t.block != view.block) return !is_published(t.block, t.epoch);
     return t.epoch == view.epoch && (t.thread != view.thread || t.by_threads);
 }
 
@@ -56,6 +57,8 @@ void remember_read(touch *t, bool is_shared)
 {
     bool is_same = t->launch == view.launch, other_block = is_same && t->block != view.block;
     is_same &= !(is_shared && other_block);
+    /* What came before in order, and all that came before it, this touch stands for. */
+    is_same &= !(other_block && !t->by_blocks && is_published(t->block, t->epoch));
     other_block &= is_same;
     bool is_epoch = is_same && !other_block && t->epoch == view.epoch;
     bool by_threads = is_epoch && (t->by_threads || t->thread != view.thread);
@@ -93,30 +96,38 @@ bool in_shared(uintptr_t at, size_t bytes)
     return true;
 }
 
+/* Aligned, and inside shared memory or an allocation of the GPU, which `area` then is. True: shared
+ * memory. */
+bool look_up(uintptr_t at, size_t bytes, const char *what)
+{
+    if (at % bytes && (bytes & (bytes - 1)) == 0 && bytes <= 16)
+        stop("%s touches %zu bytes at an address that is no multiple of that: %p", running(), bytes,
+             (void *)at);
+    if (in_shared(at, bytes)) return true;
+    if (at - area >= area_bytes && !find_area((const void *)at, &area, &area_bytes)) {
+        area_bytes = 0;
+        stop("%s %s %zu bytes of memory that is not the GPU's: %p", running(), what, bytes,
+             (void *)at);
+    }
+    if (at - area + bytes > area_bytes || at < area)
+        stop("%s %s %zu bytes at byte %lld of an allocation of %zu bytes", running(), what, bytes,
+             (long long)(at - area), area_bytes);
+    return false;
+}
+
 void check(uintptr_t at, size_t bytes, bool is_write)
 {
     if (!view.is_on || at - view.stack < view.stack_bytes) return;
     if (at - view.values < view.values_bytes && !is_write) return;
-    if (at % bytes && (bytes & (bytes - 1)) == 0 && bytes <= 16)
-        stop("%s touches %zu bytes at an address that is no multiple of that: %p", running(), bytes,
-             (void *)at);
-    if (in_shared(at, bytes)) {
-        if (set().finds_races) find_races(at, bytes, is_write, view.arena, view.arena_bytes);
-        return;
-    }
-    if (at - area >= area_bytes && !find_area((const void *)at, &area, &area_bytes)) {
-        area_bytes = 0;
-        stop("%s %s %zu bytes of memory that is not the GPU's: %p", running(),
-             is_write ? "writes" : "reads", bytes, (void *)at);
-    }
-    if (at - area + bytes > area_bytes || at < area)
-        stop("%s %s %zu bytes at byte %lld of an allocation of %zu bytes", running(),
-             is_write ? "writes" : "reads", bytes, (long long)(at - area), area_bytes);
-    if (set().finds_races) find_races(at, bytes, is_write, area, area_bytes);
+    bool is_shared = look_up(at, bytes, is_write ? "writes" : "reads");
+    if (!set().finds_races) return;
+    find_races(at, bytes, is_write, is_shared ? view.arena : area,
+               is_shared ? view.arena_bytes : area_bytes);
 }
 } // namespace
 
 void forget_areas() { area_bytes = 0; }
+void check_access(uintptr_t at, size_t bytes) { (void)look_up(at, bytes, "counts in"); }
 } // namespace emulate
 
 /* Names that the compiler chose. */

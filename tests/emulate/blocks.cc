@@ -258,6 +258,8 @@ const char *running()
     return where_text;
 }
 
+const char *running_kernel() { return now ? now->kernel : ""; }
+
 void barrier(const site *at) { (void)barrier_or(at, 0); }
 
 int barrier_or(const site *at, int value)
@@ -375,6 +377,7 @@ void run_grid(const call &c)
         run_block();
     }
     view.is_on = false;
+    end_counting();
     now = nullptr;
 }
 } // namespace emulate

@@ -37,6 +37,7 @@ uint64_t draw(uint64_t n);
 void run_grid(const call &c);
 /* "kernel K (block 3, thread 17)" while one runs, else "". */
 const char *running();
+const char *running_kernel(); /* the kernel alone */
 
 /* ---- access.cc ---- */
 /* What the running thread may touch beside the GPU's memory, and who it is. access.cc is told of
@@ -48,7 +49,13 @@ struct thread_view {
     uint32_t launch = 0, block = 0, epoch = 0, thread = 0;
 };
 extern thread_view view;
-void forget_areas(); /* an allocation has gone */
+void forget_areas();                           /* an allocation has gone */
+void check_access(uintptr_t at, size_t bytes); /* may the running thread touch it at all? */
+
+/* ---- fences.cc ---- */
+/* Has the other block of this launch published its writes of that epoch to the running thread? */
+bool is_published(uint32_t block, uint32_t epoch);
+void end_counting(); /* the launch is over */
 
 /* ---- memory.cc ---- */
 enum where { HOST, PINNED, DEVICE, NOWHERE };

@@ -112,6 +112,37 @@ __global__ static void large_kernel(float *p)
 
 __global__ static void wide_kernel(float *p) { *(double *)(p + 1) = 1; }
 
+enum way { RIGHT, NO_COUNTER, NO_FENCE, NO_RESET, WRONG_COUNT, TWICE };
+
+/* As is_last_block should be, or with a bug of its own. */
+__device__ static bool comes_last(unsigned *counter, way how)
+{
+    if (how == RIGHT) return is_last_block(counter, gridDim.x);
+    if (how == NO_COUNTER) return blockIdx.x == gridDim.x - 1;
+    if (how == WRONG_COUNT) return is_last_block(counter, gridDim.x + 1) || blockIdx.x == 1;
+    if (how == TWICE && is_last_block(counter, gridDim.x)) return false;
+    SHARED(unsigned, before, [1]);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        if (how != NO_FENCE) __threadfence();
+        before[0] = atomicInc(counter, how == NO_RESET ? 1000 : gridDim.x - 1);
+        if (how != NO_FENCE) __threadfence();
+    }
+    __syncthreads();
+    return before[0] == gridDim.x - 1;
+}
+
+/* p[0] = sum of what N threads of every block left in part[grid][N] */
+__global__ static void blocks_sum_kernel(float *p, float *part, unsigned *counter, way how)
+{
+    part[blockIdx.x * N + threadIdx.x] = 1;
+    if (!comes_last(counter, how) || threadIdx.x) return;
+    float s = 0;
+    for (unsigned i = 0; i < gridDim.x * N; i++) s += part[i];
+    p[0] = s;
+    part[0] += s; /* block 0 has written it, this one read it */
+}
+
 /* ---- plants ---- */
 static void no_barrier(void)
 {
@@ -192,6 +223,18 @@ static void after_free(void)
     wait_for_it();
 }
 
+static void blocks_sum(way how)
+{
+    float *part = device_floats(3 * N);
+    LAUNCH(blocks_sum_kernel, 3, N, 0, &ex, x, part, queue_of(&ex)->counters, how);
+    wait_for_it();
+}
+static void no_counter(void) { blocks_sum(NO_COUNTER); }
+static void no_fence(void) { blocks_sum(NO_FENCE); }
+static void no_reset(void) { blocks_sum(NO_RESET); }
+static void wrong_count(void) { blocks_sum(WRONG_COUNT); }
+static void counted_twice(void) { blocks_sum(TWICE); }
+
 /* ---- what must be as it is on a GPU; ends with "as it should" ---- */
 static void good(void)
 {
@@ -200,6 +243,14 @@ static void good(void)
     LAUNCH(reverse_kernel, 1, N, 0, &ex, x, true);
     must(first_of(x) == 2, "a kernel's result");
     must(dev->fill(dev, x, 0, (N + 1) * sizeof(float)) != MR_OK, "too long a filling is refused");
+}
+static void last_block(void)
+{
+    for (int i = 0; i < 2; i++) { /* the counter is ready for the next launch */
+        LAUNCH(fill_kernel, 1, N, 0, &ex, x, N, 0.0f);
+        blocks_sum(RIGHT);
+        must(first_of(x) == 3 * N, "the block that comes last sees what all have left");
+    }
 }
 /* 512 + 3 - 512 in float32; in bf16 the parts of such a sum lose the 3, unless that is forbidden.
  */
@@ -300,6 +351,11 @@ static const plant plants[] = {
     {"threads wait at two barriers", other_barrier, SIGABRT, "while others wait at"},
     {"a lane does not come to a shuffle", no_lane, SIGABRT, "only lanes fffffff7"},
     {"two blocks write one word", blocks_meet, SIGABRT, "of block 0 writes without a barrier"},
+    {"a block reads what others left, uncounted", no_counter, SIGABRT, "without a barrier"},
+    {"blocks count without a fence", no_fence, SIGABRT, "without a barrier"},
+    {"a counter that is not reset", no_reset, SIGABRT, "leaves a counter of blocks at 3"},
+    {"a counter of another number of blocks", wrong_count, SIGABRT, "without a barrier"},
+    {"a counter used twice in a launch", counted_twice, SIGABRT, "a second time"},
     {"shared memory that was not asked for", no_rest, SIGABRT, "outside its variables"},
     {"shared memory that is too short", short_rest, SIGABRT, "outside its variables"},
     {"too much shared memory asked for", large_rest, SIGABRT, "bytes of shared memory"},
@@ -312,6 +368,7 @@ static const plant plants[] = {
     {"a bf16 product outside its memory", product_bf16, SIGABRT, "reaches outside"},
     {"sums of bf16", sums_bf16, 0, "as it should"},
     {"nothing wrong", good, 0, "as it should"},
+    {"the block that comes last", last_block, 0, "as it should"},
     {"a pinned block changed too early", early_change, 0, "as it should"},
     {"a pinned block read too early", early_read, 0, "as it should"},
     {"two streams", two_streams, 0, "as it should"},

@@ -17,7 +17,7 @@ sys.path.insert(0, os.path.join(HERE, "..", "train"))
 import harness as h  # noqa: E402
 import test_hang_commands as hang  # noqa: E402
 
-LAUNCHES = 900  # of kernels: more than an epoch, less than three
+LAUNCHES = 500  # of kernels: more than an epoch, less than three
 GPU = ["--run.device=cuda", "--model.name=sasrec"]
 
 
@@ -95,7 +95,7 @@ def alone():
 
 def one_of_two():
     """Rank 1 loses its GPU, or NCCL fails: the job ends, and says who and what."""
-    for fault, part in ((",fail_launch=120", "rank 1"), (",fail_collective=4", "NCCL")):
+    for fault, part in ((",fail_launch=60", "rank 1"), (",fail_collective=4", "NCCL")):
         r = h.run(two_ranks("x", fault, "--train.max_steps=2"), 2)
         alone()
         h.check(r.returncode == 70, "%s: exit %s: %s" % (fault, r.returncode, r.stderr[-300:]))

@@ -34,14 +34,14 @@ static void attention(twin_world *w, int mode, bool has_first)
     twin_release(w);
 }
 
-/* n, channels; as wide in as out where `is_same`: then the residual is x itself. */
-static void convolution(twin_world *w, int64_t n, int stride, bool is_same)
+/* n samples of F frames; as wide in as out where `is_same`: then the residual is x itself. */
+static void convolution(twin_world *w, int64_t n, int64_t F, int stride, bool is_same)
 {
     enum { LD = 13 };
     int64_t ci = is_same ? 10 : 6, co = 10;
-    mr_conv cv = {n, S, (S + stride - 1) / stride, ci, co, stride, LD};
-    twin *x = twin_reals(w, n * S * ci), *wt = twin_reals(w, co * 3 * ci);
-    twin *y = twin_reals(w, n * cv.So * co), *dx = twin_reals(w, n * S * ci);
+    mr_conv cv = {n, F, (F + stride - 1) / stride, ci, co, stride, LD, false};
+    twin *x = twin_reals(w, n * F * ci), *wt = twin_reals(w, co * 3 * ci);
+    twin *y = twin_reals(w, n * cv.So * co), *dx = twin_reals(w, n * F * ci);
     twin *dw = twin_reals(w, 3 * ci * co), *bias = twin_reals(w, co), *ctx = twin_reals(w, n * LD);
     twin *dres = twin_reals(w, n * cv.So * co), *res = twin_reals(w, n * cv.So * co);
     mr_conv_acc acc = {stride == 2, stride == 1, 1, 1, stride == 2};
@@ -50,35 +50,67 @@ static void convolution(twin_world *w, int64_t n, int stride, bool is_same)
     BOTH(conv3_bwd, A(dx), A(dw), A(bias), is_same ? A(dx) : A(dres), A(ctx), A(y), A(x), A(wt),
          &cv, &acc, EX);
     twin_same(w, "conv3_bwd", "dx", dx, 30);
-    twin_same(w, "conv3_bwd", "dw", dw, n * S);
-    twin_same(w, "conv3_bwd", "dbias", bias, n * S);
+    twin_same(w, "conv3_bwd", "dw", dw, n * F);
+    twin_same(w, "conv3_bwd", "dbias", bias, n * F);
     twin_same(w, "conv3_bwd", "dres", dres, 1);
-    twin_same(w, "conv3_bwd", "dctx", ctx, S);
+    twin_same(w, "conv3_bwd", "dctx", ctx, F);
     acc = (mr_conv_acc){1, 0, 0, 0, 0};
     BOTH(conv3_bwd, A(dx), NULL, NULL, NULL, NULL, A(y), A(x), A(wt), &cv, &acc, EX);
     twin_same(w, "conv3_bwd", "dx alone", dx, 30);
     BOTH(conv3_bwd, NULL, A(dw), NULL, NULL, NULL, A(y), A(x), A(wt), &cv, &acc, EX);
-    twin_same(w, "conv3_bwd", "dw alone", dw, n * S);
+    twin_same(w, "conv3_bwd", "dw alone", dw, n * F);
     BOTH(conv3_bwd_add, A(bias), A(dres), A(ctx), A(y), n, cv.So, co, LD, 1, 1, 0, EX);
-    twin_same(w, "conv3_bwd_add", "dbias", bias, n * S);
+    twin_same(w, "conv3_bwd_add", "dbias", bias, n * F);
     twin_same(w, "conv3_bwd_add", "dres", dres, 1);
-    twin_same(w, "conv3_bwd_add", "dctx", ctx, S);
+    twin_same(w, "conv3_bwd_add", "dctx", ctx, F);
     twin_release(w);
 }
 
-static void group_norm(twin_world *w)
+/* A norm joined to a convolution of CO channels, and backward from its framed rows. */
+static void norm_conv(twin_world *w, int64_t n, int64_t F, int stride)
 {
-    enum { C = 12, G = 3 };
-    twin *rid = twin_ints(w, B, 3, 7, 1000), *pos = twin_ints(w, B, 0, 0, 1);
+    enum { C = 12, G = 3, CO = 7, LD = 9 };
+    twin *rid = twin_ints(w, n, 3, 7, 1000), *pos = twin_ints(w, n, 0, 0, 1);
+    mr_conv cv = {n, F, (F + stride - 1) / stride, C, CO, stride, LD, false};
+    mr_conv_acc acc = {0, 1, 0, 0, 0};
     mr_gn gn[2];
     for (int side_ = 0; side_ < 2; side_++)
-        gn[side_] = (mr_gn){B, S, C, G, 2 * C + 3, 1e-5, {0.2, 9, {A(rid), A(pos)}, 1}};
-    twin *x = twin_reals(w, B * S * C), *y = twin_reals(w, B * S * C);
-    twin *film = twin_reals(w, B * 27);
-    twin *gamma = twin_reals(w, C), *beta = twin_reals(w, C), *mean = twin_reals(w, B * G);
-    twin *rstd = twin_reals(w, B * G), *dx = twin_reals(w, B * S * C);
-    twin *dy = twin_reals(w, B * S * C);
-    twin *dg = twin_reals(w, C), *db = twin_reals(w, C), *dfilm = twin_reals(w, B * 27);
+        gn[side_] = (mr_gn){n, F, C, G, 0, 1e-5, {0.2, 9, {A(rid), A(pos)}, 1}};
+    twin *x = twin_reals(w, n * F * C), *y = twin_reals(w, n * cv.So * CO);
+    twin *framed = twin_reals(w, mr_framed_rows(n, F) * C), *film = twin_reals(w, 2 * C);
+    twin *gamma = twin_reals(w, C), *beta = twin_reals(w, C), *mean = twin_reals(w, n * G);
+    twin *rstd = twin_reals(w, n * G), *wt = twin_reals(w, CO * 3 * C), *bias = twin_reals(w, CO);
+    twin *res = twin_reals(w, n * cv.So * CO), *ctx = twin_reals(w, n * LD);
+    twin *dw = twin_reals(w, CO * 3 * C), *db = twin_reals(w, CO), *du = twin_reals(w, n * F * C);
+    BOTH(group_norm_conv3_fwd, A(y), A(framed), A(mean), A(rstd), A(x), A(gamma), A(beta), A(film),
+         &gn[side_], A(wt), A(bias), A(res), A(ctx), &cv, EX);
+    twin_same(w, "group_norm_conv3_fwd", "y", y, 3 * C);
+    twin_same(w, "group_norm_conv3_fwd", "framed", framed, F * C);
+    twin_same(w, "group_norm_conv3_fwd", "rstd", rstd, F * C);
+    cv.x_framed = true;
+    BOTH(conv3_bwd, A(du), A(dw), A(db), NULL, NULL, A(y), A(framed), A(wt), &cv, &acc, EX);
+    twin_same(w, "conv3_bwd, framed", "dx", du, 3 * CO);
+    twin_same(w, "conv3_bwd, framed", "dw", dw, n * F);
+    twin_same(w, "conv3_bwd, framed", "dbias", db, n * F);
+    BOTH(conv3_fwd, A(y), A(framed), A(wt), NULL, A(res), NULL, &cv, EX);
+    twin_same(w, "conv3_fwd, framed", "y", y, 3 * C);
+    twin_release(w);
+}
+
+/* n samples; with thousands, more blocks than groups of sixteen. */
+static void group_norm(twin_world *w, int64_t n)
+{
+    enum { C = 12, G = 3 };
+    twin *rid = twin_ints(w, n, 3, 7, 1000), *pos = twin_ints(w, n, 0, 0, 1);
+    mr_gn gn[2];
+    for (int side_ = 0; side_ < 2; side_++)
+        gn[side_] = (mr_gn){n, S, C, G, 2 * C + 3, 1e-5, {0.2, 9, {A(rid), A(pos)}, 1}};
+    twin *x = twin_reals(w, n * S * C), *y = twin_reals(w, n * S * C);
+    twin *film = twin_reals(w, n * 27);
+    twin *gamma = twin_reals(w, C), *beta = twin_reals(w, C), *mean = twin_reals(w, n * G);
+    twin *rstd = twin_reals(w, n * G), *dx = twin_reals(w, n * S * C);
+    twin *dy = twin_reals(w, n * S * C);
+    twin *dg = twin_reals(w, C), *db = twin_reals(w, C), *dfilm = twin_reals(w, n * 27);
     BOTH(group_norm_fwd, A(y), A(mean), A(rstd), A(x), A(gamma), A(beta), A(film), &gn[side_], EX);
     BOTH(group_norm_bwd, A(dx), A(dg), A(db), A(dfilm), A(dy), A(x), A(mean), A(rstd), A(gamma),
          A(beta), A(film), &gn[side_], 1, 0, 1, 0, EX);
@@ -86,8 +118,8 @@ static void group_norm(twin_world *w)
     twin_same(w, "group_norm_fwd", "mean", mean, S * C);
     twin_same(w, "group_norm_fwd", "rstd", rstd, S * C);
     twin_same(w, "group_norm_bwd", "dx", dx, S * C);
-    twin_same(w, "group_norm_bwd", "dgamma", dg, B * S);
-    twin_same(w, "group_norm_bwd", "dbeta", db, B * S);
+    twin_same(w, "group_norm_bwd", "dgamma", dg, n * S);
+    twin_same(w, "group_norm_bwd", "dbeta", db, n * S);
     twin_same(w, "group_norm_bwd", "dfilm", dfilm, S);
     twin_release(w);
 }
@@ -114,10 +146,17 @@ void cases_b(twin_world *w)
 {
     for (int mode = 0; mode < 4; mode++) attention(w, mode, false);
     attention(w, MR_ATT_ONE, true);
-    convolution(w, B, 1, false);
-    convolution(w, B, 2, false);
-    convolution(w, B, 1, true);
-    convolution(w, 0, 1, false);
-    group_norm(w);
+    convolution(w, B, S, 1, false);
+    convolution(w, B, S, 2, false);
+    convolution(w, 300, 5, 2, false);
+    convolution(w, B, 1, 2, false);
+    convolution(w, B, S, 1, true);
+    convolution(w, 0, S, 1, false);
+    norm_conv(w, B, S, 1);
+    norm_conv(w, B, 5, 2);
+    norm_conv(w, 3, 1, 1);
+    group_norm(w, B);
+    group_norm(w, 300);
+    group_norm(w, 4000);
     diffusion(w);
 }

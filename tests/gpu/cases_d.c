@@ -45,6 +45,11 @@ static void wide_norm(twin_world *w, int64_t N, int64_t W)
     twin_same(w, "layer_norm_bwd, wide", "dx", dx, W);
     twin_same(w, "layer_norm_bwd, wide", "dgamma", dg, N);
     twin_same(w, "layer_norm_bwd, wide", "dbeta", db, N);
+    /* in place: dx where dy was, and a residual that is x */
+    BOTH(layer_norm_bwd, A(y), A(y), A(dg), NULL, A(y), A(x), A(x), A(gamma), A(mean), A(rstd), N,
+         W, 0, 1, 1, 0, NULL, NULL, EX);
+    twin_same(w, "layer_norm_bwd, in place", "dx", y, W);
+    twin_same(w, "layer_norm_bwd, in place", "dgamma", dg, N);
     twin_release(w);
 }
 
@@ -136,7 +141,7 @@ static void nothing(twin_world *w)
     enum { D = 6 };
     twin *x = twin_reals(w, 4 * D), *i = twin_ints(w, D, 1, 0, 3), *d = twin_doubles(w, D);
     mr_att_shape s = {MR_ATT_CAUSAL, 0, 4, 1, D, NULL, NULL};
-    mr_conv cv = {0, 3, 3, 2, 2, 1, 2};
+    mr_conv cv = {0, 3, 3, 2, 2, 1, 2, false};
     mr_conv_acc acc = {0, 1, 1, 1, 1};
     mr_gn gn = {0, 3, D, 2, 2 * D, 1e-5, {0, 9, {NULL, NULL}, 1}};
     BOTH(gemm, A(x), A(x), A(x), 0, D, D, 0, 0, D, D, D, 1.0, 0.0, EX);
@@ -151,6 +156,8 @@ static void nothing(twin_world *w)
     BOTH(conv3_fwd, A(x), A(x), A(x), NULL, NULL, NULL, &cv, EX);
     BOTH(conv3_bwd, A(x), NULL, NULL, NULL, NULL, A(x), A(x), A(x), &cv, &acc, EX);
     BOTH(group_norm_fwd, A(x), A(x), A(x), A(x), A(x), A(x), NULL, &gn, EX);
+    BOTH(group_norm_conv3_fwd, A(x), A(x), A(x), A(x), A(x), A(x), A(x), NULL, &gn, A(x), NULL,
+         NULL, NULL, &cv, EX);
     BOTH(score_tile, A(x), A(x), A(x), NULL, 0, D, D, EX);
     BOTH(score_target, A(x), A(x), A(x), NULL, A(i), 0, D, D, 0, EX);
     BOTH(topk_merge, A(i), A(x), A(x), 0, D, 2, 0, 1, EX);
@@ -171,6 +178,8 @@ void cases_d(twin_world *w)
     long_attention(w, 512);
     wide_norm(w, 3, 1501);
     wide_norm(w, 700, 5);
+    wide_norm(w, 2600, 37);
+    wide_norm(w, 20, 5300);
     wide_fusion(w);
     many_experts(w);
     ranking(w);

@@ -196,11 +196,45 @@ static void test_blocks(void **state)
     }
 }
 
+/* A group norm is joined to the convolution that alone reads it, where few launches count. */
+static void test_joined(void **state)
+{
+    (void)state;
+    enum { PLAIN, SMALL_PRODUCTS, OUTPUT, OTHER_OP, OTHER_READER, TWO_READERS, CASES };
+    for (int i = 0; i < CASES; i++) {
+        fixture f;
+        begin(&f);
+        f.g->dims.whole_products = i != SMALL_PRODUCTS;
+        int one = mr_param_declare(&f.ps, "one", 1, (int64_t[]){3}, MR_INIT_ONE, 0, 0);
+        int w = mr_param_declare(&f.ps, "w", 3, (int64_t[]){3, 3, 3}, MR_INIT_NORMAL, 1, 0);
+        int x = mr_g_reshape(f.g, f.x, 3, 2, 3, 1);
+        int norm = mr_g_group_norm(f.g, x, 1, one, one, -1, -1, 0);
+        int y = mr_g_conv3(f.g, norm, w, -1, 1, x, -1);
+        if (i == OTHER_OP) y = mr_g_add(f.g, x, norm);
+        if (i == OTHER_READER) y = mr_g_add(f.g, y, norm);
+        if (i == TWO_READERS) y = mr_g_conv3(f.g, norm, w, -1, 1, y, -1);
+        mr_graph_output(f.g, i == OUTPUT ? norm : y, "out");
+        mr_graph_loss(f.g, mr_g_mse(f.g, y, x, false), 1.0, "loss");
+        OK(mr_plan_compile(&f.plan, f.g, true, false, 0));
+        assert_int_equal(f.plan->is_joined[norm], i == PLAIN);
+        int runs = 0, backs = 0;
+        for (int k = 0; k < f.plan->n_fwd; k++) runs += f.plan->fwd[k] == norm;
+        for (int k = 0; k < f.plan->n_bwd; k++) backs += f.plan->bwd[k] == norm;
+        assert_int_equal(runs, i != PLAIN);
+        assert_int_equal(backs, 1);
+        /* three samples of two frames: a row of zeros before each and behind the last */
+        assert_int_equal(f.plan->val[norm].bytes, (i == PLAIN ? 10 : 6) * 3 * 8);
+        OK(mr_plan_verify(f.plan));
+        end(&f);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_values),   cmocka_unit_test(test_parts),  cmocka_unit_test(test_plan),
-        cmocka_unit_test(test_builders), cmocka_unit_test(test_blocks),
+        cmocka_unit_test(test_values), cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_plan),   cmocka_unit_test(test_builders),
+        cmocka_unit_test(test_blocks), cmocka_unit_test(test_joined),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

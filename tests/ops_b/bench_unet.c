@@ -52,7 +52,7 @@ static double gemm_rate(int64_t m, int64_t n, int64_t k)
 
 static void bench_conv(int64_t S, int64_t ci, int64_t co, int stride)
 {
-    mr_conv cv = {B, S, (S + stride - 1) / stride, ci, co, stride, co};
+    mr_conv cv = {B, S, (S + stride - 1) / stride, ci, co, stride, co, false};
     int64_t nx = B * S * ci, ny = B * cv.So * co;
     float *x = fresh(nx), *y = fresh(ny), *w = fresh(3 * co * ci), *dx = fresh(nx),
           *bias = fresh(co);

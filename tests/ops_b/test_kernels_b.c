@@ -223,7 +223,7 @@ static void test_conv(void **unused)
     for (size_t i = 0; i < sizeof size / sizeof *size; i++)
         for (int stride = 1; stride <= 2; stride++) {
             mr_conv cv = {size[i][0], size[i][1], (size[i][1] + stride - 1) / stride, size[i][2],
-                          size[i][3], stride,     size[i][3] + (int64_t)(i % 3)};
+                          size[i][3], stride,     size[i][3] + (int64_t)(i % 3),      false};
             both(run_conv, &cv, "conv n %lld S %lld %lld->%lld stride %d", (long long)cv.n,
                  (long long)cv.S, (long long)cv.ci, (long long)cv.co, stride);
         }
@@ -248,6 +248,37 @@ static double *mask_of(const mr_gn *gn)
         m[i] = gn->drop.p > 0 ? bits >= thr ? mr_drop_scale(gn->drop.p) : 0 : 1;
     }
     return m;
+}
+
+/* The norm and a convolution in one: y, framed rows with their zeros, and dw from those rows. */
+static void run_gn_conv(const mr_gn *gn, const double *u, void *X, void *GA, void *BE, void *FI)
+{
+    enum { CO = 3 };
+    int64_t n = gn->n, S = gn->S, c = gn->c, P = mr_framed_period(S), nr = mr_framed_rows(n, S) * c;
+    mr_conv cv = {n, S, S, c, CO, 1, CO, false};
+    mr_conv_acc acc = {0};
+    double *w = data(11, 3 * c * CO), *bias = data(12, CO), *res = data(13, n * S * CO);
+    double *ctx = data(14, n * CO), *dy = data(15, n * S * CO), *dw = blank(3 * c * CO);
+    double *y = blank(n * S * CO), *rows = blank(nr), *dx = blank(n * S * c);
+    naive_conv(y, u, w, bias, res, ctx, &cv);
+    naive_conv_bwd(dx, dw, dy, u, w, &cv);
+    for (int64_t i = 0; i < n * S * c; i++) rows[(i / (S * c) * P + 1) * c + i % (S * c)] = u[i];
+    int64_t want = mr_conv_scratch(&cv, false);
+    mr_exec ex = exec_with(want);
+    void *Y = dev(dy, n * S * CO), *R = dev(data(16, nr), nr), *W = dev(w, 3 * c * CO);
+    void *MU = dev(data(17, n * gn->groups), n * gn->groups);
+    void *RS = dev(data(17, n * gn->groups), n * gn->groups);
+    CALL(group_norm_conv3_fwd, Y, R, MU, RS, X, GA, BE, FI, gn, W, dev(bias, CO),
+         dev(res, n * S * CO), dev(ctx, n * CO), &cv, &ex);
+    near("y of norm and convolution", Y, y, NULL, n * S * CO, 0);
+    near("framed rows", R, rows, NULL, nr, 0);
+    cv.x_framed = true;
+    void *DW = dev(w, 3 * c * CO);
+    CALL(conv3_bwd, NULL, DW, NULL, NULL, NULL, dev(dy, n * S * CO), R, W, &cv, &acc, &ex);
+    near("dw from framed rows", DW, dw, NULL, 3 * c * CO, 0);
+    CALL(conv3_fwd, Y, R, W, dev(bias, CO), dev(res, n * S * CO), dev(ctx, n * CO), &cv, &ex);
+    near("y from framed rows", Y, y, NULL, n * S * CO, 0);
+    whole("scratch", ex.scratch, want);
 }
 
 static void run_gn(const void *arg)
@@ -280,6 +311,7 @@ static void run_gn(const void *arg)
     near("y", Y, y, NULL, nx, 0);
     near("mean", MU, mu, NULL, ns, 0);
     near("rstd", RS, rs, NULL, ns, 0);
+    run_gn_conv(&gn, y, X, GA, BE, FI);
     for (int acc = 0; acc < 2; acc++) {
         void *DX = dev(old, nx), *DG = dev(old, c->c), *DB = dev(old, c->c),
              *DF = df ? dev(old, nf) : NULL;

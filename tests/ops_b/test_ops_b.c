@@ -119,6 +119,12 @@ static void test_slices(void **state)
     (void)state;
     static const int64_t size[][3] = {{3, 4, 3}, {1, 2, 7}, {5, 3, 3}};
     for (int i = 0; i < 3; i++) check("slices", 5, build_slices, size[i]);
+    /* as for a GPU: every norm is joined to the convolution that reads it */
+    for (int i = 0; i < 3; i++)
+        op_check(&(op_case){.name = "norms joined to convolutions",
+                            .s = {.rows = 5, .L = 2, .n_items = 9, .whole_products = true},
+                            .build = build_slices,
+                            .arg = size[i]});
 }
 
 /* ---- block-diagonal products ---- */

@@ -101,16 +101,16 @@ static void drop_sample(REAL *out, const REAL *in, int64_t w, const mr_gn *gn, i
     }
 }
 
-void MR_FN(group_norm_fwd)(void *yv, void *meanv, void *rstdv, const void *xv, const void *gammav,
-                           const void *betav, const void *filmv, const mr_gn *gn, const mr_exec *ex)
+/* rows: from a sample of y to the next. */
+static void norm_samples(REAL *y, int64_t rows, REAL *mean, REAL *rstd, const REAL *x,
+                         const REAL *gamma, const REAL *beta, const REAL *film, const mr_gn *gn,
+                         const mr_exec *ex)
 {
-    REAL *y = yv, *mean = meanv, *rstd = rstdv;
-    const REAL *x = xv, *gamma = gammav, *beta = betav, *film = filmv;
     int64_t c = gn->c, S = gn->S, G = gn->groups;
 #pragma omp parallel for schedule(static)
     for (int64_t n = 0; n < gn->n; n++) {
         const REAL *restrict xs = x + n * S * c;
-        REAL *restrict ys = y + n * S * c;
+        REAL *restrict ys = y + n * rows * c;
         affine t;
         sample_stats(mean + n * G, rstd + n * G, xs, gn);
         for (int64_t p = 0; p < c; p += PIECE) {
@@ -123,6 +123,26 @@ void MR_FN(group_norm_fwd)(void *yv, void *meanv, void *rstdv, const void *xv, c
         }
         if (gn->drop.p > 0) drop_sample(ys, ys, S * c, gn, n, ex);
     }
+}
+
+void MR_FN(group_norm_fwd)(void *y, void *mean, void *rstd, const void *x, const void *gamma,
+                           const void *beta, const void *film, const mr_gn *gn, const mr_exec *ex)
+{
+    norm_samples(y, gn->S, mean, rstd, x, gamma, beta, film, gn, ex);
+}
+
+void MR_FN(group_norm_conv3_fwd)(void *y, void *framed, void *mean, void *rstd, const void *x,
+                                 const void *gamma, const void *beta, const void *film,
+                                 const mr_gn *gn, const void *w, const void *bias,
+                                 const void *residual, const void *context, const mr_conv *cv,
+                                 const mr_exec *ex)
+{
+    int64_t c = gn->c, rows = mr_framed_period(gn->S);
+    mr_conv q = *cv;
+    q.x_framed = true;
+    memset(framed, 0, (size_t)(mr_framed_rows(gn->n, gn->S) * c) * sizeof(REAL));
+    norm_samples((REAL *)framed + c, rows, mean, rstd, x, gamma, beta, film, gn, ex);
+    MR_FN(conv3_fwd)(y, framed, w, bias, residual, context, &q, ex);
 }
 
 /* What one sample's backward pass reads and writes; rows are already offset to the sample. */

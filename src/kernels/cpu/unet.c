@@ -20,6 +20,16 @@ static window window_of(const mr_conv *cv, int64_t u)
     return w;
 }
 
+/* Elements between samples of x, and its first one. */
+static int64_t x_ld(const mr_conv *cv)
+{
+    return (cv->x_framed ? mr_framed_period(cv->S) : cv->S) * cv->ci;
+}
+static const REAL *first_x(const void *x, const mr_conv *cv)
+{
+    return (const REAL *)x + (cv->x_framed ? cv->ci : 0);
+}
+
 static void conv_init(REAL *y, const REAL *bias, const REAL *res, const REAL *ctx,
                       const mr_conv *cv)
 {
@@ -55,8 +65,8 @@ void MR_FN(conv3_fwd)(void *y, const void *x, const void *w, const void *bias, c
     for (int64_t u = 0; u < cv->So; u++) {
         window q = window_of(cv, u);
         MR_FN(gemm)
-        ((REAL *)y + u * co, (const REAL *)x + q.lo * ci, (const REAL *)w + q.tap * ci, cv->n, co,
-         (q.hi - q.lo) * ci, 0, 1, cv->S * ci, 3 * ci, cv->So * co, 1.0, 1.0, ex);
+        ((REAL *)y + u * co, first_x(x, cv) + q.lo * ci, (const REAL *)w + q.tap * ci, cv->n, co,
+         (q.hi - q.lo) * ci, 0, 1, x_ld(cv), 3 * ci, cv->So * co, 1.0, 1.0, ex);
     }
 }
 
@@ -115,9 +125,9 @@ static void backward_w(void *dw, const void *dy, const void *x, const mr_conv *c
         int64_t u = first < 0 ? i : (i + first) % cv->So;
         window q = window_of(cv, u);
         MR_FN(gemm)
-        ((REAL *)dw + q.tap * ci, (const REAL *)dy + u * co, (const REAL *)x + q.lo * ci, co,
-         (q.hi - q.lo) * ci, cv->n, 1, 0, cv->So * co, cv->S * ci, 3 * ci, 1.0,
-         acc || i ? 1.0 : 0.0, ex);
+        ((REAL *)dw + q.tap * ci, (const REAL *)dy + u * co, first_x(x, cv) + q.lo * ci, co,
+         (q.hi - q.lo) * ci, cv->n, 1, 0, cv->So * co, x_ld(cv), 3 * ci, 1.0, acc || i ? 1.0 : 0.0,
+         ex);
     }
 }
 

@@ -120,6 +120,61 @@ template <class T> __device__ static inline T block_max(T v)
     return s;
 }
 
+/* True, for the whole block alike, in the one of `count` blocks that comes here last: what the
+ * others wrote before they came, it may read. Who is last is chance, so it adds what all of them
+ * left in memory, in an order of its own. counter: one of mr_cuda_queue.counters; it goes from
+ * count - 1 back to 0, ready for the next kernel. All threads of a block come, once a launch for
+ * each counter. The barriers make the fences of one thread speak for its block. */
+__device__ static inline bool is_last_block(unsigned *counter, unsigned count)
+{
+    SHARED(unsigned, before, [1]);
+    __syncthreads();
+    if (threadIdx.x == 0) {
+        __threadfence();
+        before[0] = atomicInc(counter, count - 1);
+        __threadfence();
+    }
+    __syncthreads();
+    return before[0] == count - 1;
+}
+
+enum { SUM_GROUP = 16 };
+
+/* Partial sums of `count` blocks: w of each, rows ld apart. */
+struct mr_parts {
+    float *part;
+    int64_t w, ld;
+    int count;
+    unsigned *counters; /* mr_cuda_queue.counters */
+};
+
+/* out(j, sum over rows of column j); block p has written row p and calls this. The last block of
+ * every group adds the group's rows (in place of its first), and the last of these the groups': so
+ * no block reads all rows alone while the others have long ended. */
+template <class F> __device__ static void add_parts(const mr_parts &a, int p, F out)
+{
+    int size = SUM_GROUP;
+    while ((a.count + size - 1) / size >= MR_CUDA_COUNTERS) size++;
+    int groups = (a.count + size - 1) / size, group = p / size;
+    int own = group < groups - 1 ? size : a.count - group * size;
+    float *first = a.part + (int64_t)group * size * a.ld;
+    if (!is_last_block(&a.counters[1 + group], (unsigned)own)) return;
+    for (int64_t j = threadIdx.x; j < a.w; j += blockDim.x) {
+        float s = 0;
+        for (int k = 0; k < own; k++) s += first[k * a.ld + j];
+        if (groups == 1)
+            out(j, s);
+        else
+            first[j] = s;
+    }
+    if (groups == 1 || !is_last_block(&a.counters[0], (unsigned)groups)) return;
+    for (int64_t j = threadIdx.x; j < a.w; j += blockDim.x) {
+        float s = 0;
+        for (int g = 0; g < groups; g++) s += a.part[(int64_t)g * size * a.ld + j];
+        out(j, s);
+    }
+}
+
 /* mr_drop with everything that is constant over a call resolved; passed to kernels by value. */
 struct mask {
     bool is_on;
@@ -175,9 +230,5 @@ static inline mask mask_of(const mr_drop *d, const mr_exec *ex)
     m.per_row = d->per_row;
     return m;
 }
-
-/* out[k][w] (+)= sum_n x[k][n,w] for k = 0, 1: col_sum twice in one kernel (linear.cu). */
-void two_col_sums(float *const out[2], const float *const x[2], const int acc[2], int64_t n,
-                  int64_t w, const mr_exec *ex);
 
 #endif

@@ -184,14 +184,15 @@ struct fuse_blocks {
     bool is_shared; /* p, f, dp, df of a row lie in shared memory, else behind the block's sums */
 };
 
-__global__ static void fuse_bwd_kernel(float *da, float *du, float *scratch, const float *dh,
-                                       fuse_args q, fuse_blocks s, int acc_a, int acc_u)
+__global__ static void fuse_bwd_kernel(float *da, float *du, float *sums, mr_parts parts,
+                                       const float *dh, fuse_args q, fuse_blocks s, int acc_a,
+                                       int acc_u)
 {
     SHARED_REST(float, own);
     int64_t Ld = q.L * q.d, first = (int64_t)blockIdx.x * s.rows;
     int64_t end = first + s.rows < q.B ? first + s.rows : q.B;
     fuse_work t;
-    t.dk = scratch + blockIdx.x * s.stride;
+    t.dk = parts.part + blockIdx.x * parts.ld;
     t.dwp = t.dk + Ld;
     t.dwf = t.dwp + q.d;
     t.db = t.dwf + q.d;
@@ -210,9 +211,11 @@ __global__ static void fuse_bwd_kernel(float *da, float *du, float *scratch, con
         for (int64_t c = threadIdx.x; c < q.d; c += blockDim.x)
             convolve_back(da, du, t, q, b, len, c, acc_a, acc_u);
     }
-    if (threadIdx.x) return;
-    t.db[0] = dbp;
-    t.db[1] = dbf;
+    if (threadIdx.x == 0) {
+        t.db[0] = dbp;
+        t.db[1] = dbf;
+    }
+    add_parts(parts, (int)blockIdx.x, [&](int64_t j, float v) { sums[j] = v; });
 }
 
 static int64_t row_reals(int64_t L, int64_t d) { return 2 * (L + 1) * d; }
@@ -228,22 +231,17 @@ static fuse_blocks blocks_of(int64_t B, int64_t L, int64_t d)
     return s;
 }
 
-void fuse_bwd_cuda(void *da, void *du, void *sumsv, const void *dh, const void *a, const void *u,
+void fuse_bwd_cuda(void *da, void *du, void *sums, const void *dh, const void *a, const void *u,
                    const void *k, const void *wp, const void *bp, const void *wf, const void *bf,
                    const int32_t *start, int64_t B, int64_t L, int64_t d, int acc_a, int acc_u,
                    const mr_exec *ex)
 {
-    float *sums = (float *)sumsv, *scratch = (float *)ex->scratch;
     fuse_blocks s = blocks_of(B, L, d);
-    int64_t blocks = pieces(B, s.rows), stride = s.stride;
+    int64_t blocks = B > 0 ? pieces(B, s.rows) : 1; /* no rows: sums of nothing */
     size_t shared = s.is_shared ? (size_t)row_reals(L, d) * sizeof(float) : 0;
-    if (blocks)
-        LAUNCH(fuse_bwd_kernel, (unsigned)blocks, threads_for(d), shared, ex, (float *)da,
-               (float *)du, scratch, (const float *)dh,
-               make_args(a, u, k, wp, bp, wf, bf, start, B, L, d), s, acc_a, acc_u);
-    each((L + 2) * d + 2, ex, [=] __device__(int64_t c) {
-        float s = 0;
-        for (int64_t i = 0; i < blocks; i++) s += scratch[i * stride + c];
-        sums[c] = s;
-    });
+    mr_parts parts = {(float *)ex->scratch, (L + 2) * d + 2, s.stride, (int)blocks,
+                      queue_of(ex)->counters};
+    LAUNCH(fuse_bwd_kernel, (unsigned)blocks, threads_for(d), shared, ex, (float *)da, (float *)du,
+           (float *)sums, parts, (const float *)dh,
+           make_args(a, u, k, wp, bp, wf, bf, start, B, L, d), s, acc_a, acc_u);
 }

@@ -2,7 +2,7 @@
  * Invariants: forward does one sample a block; backward a few samples a block, as many blocks as
  * the scratch of the contract has room for, a thread owning its channels throughout, so every sum
  * has a fixed order. */
-#include "kernels/cuda/common.cuh"
+#include "kernels/cuda/conv.cuh"
 
 struct gn_args {
     const float *x, *gamma, *beta, *film, *mean, *rstd, *dy;
@@ -65,10 +65,31 @@ __device__ static void sample_stats(float *mean, float *rstd, const gn_args &a, 
     }
 }
 
-__global__ static void group_norm_fwd_kernel(float *y, float *mean, float *rstd, gn_args a,
+/* Where y goes: rows of frames between samples, P; framed (P > S): zeros around a sample, and the
+ * terms of the convolution that follows. */
+struct gn_out {
+    float *y;
+    int64_t P;
+    conv_terms terms;
+
+    __device__ bool is_framed(const gn_args &a) const { return P > a.S; }
+    /* Zeros around sample i, and its part of the convolution's terms. */
+    __device__ void around(const gn_args &a, int64_t i) const
+    {
+        for (int64_t r = 0; r <= P; r++) {
+            if ((r > 0 && r <= a.S) || (r == P && i < a.n - 1)) continue;
+            for (int64_t j = threadIdx.x; j < a.c; j += blockDim.x) y[(i * P + r) * a.c + j] = 0;
+        }
+        for (int64_t e = threadIdx.x; e < terms.So * terms.co; e += blockDim.x)
+            terms.put_at(i * terms.So + e / terms.co, e % terms.co);
+    }
+};
+
+__global__ static void group_norm_fwd_kernel(gn_out out, float *mean, float *rstd, gn_args a,
                                              float eps)
 {
     int64_t i = blockIdx.x, w = a.S * a.c;
+    float *y = out.y + (i * out.P + out.is_framed(a)) * a.c;
     sample_stats(mean, rstd, a, i, eps);
     __syncthreads();
     for (int64_t j = threadIdx.x; j < a.c; j += blockDim.x) {
@@ -78,24 +99,42 @@ __global__ static void group_norm_fwd_kernel(float *y, float *mean, float *rstd,
         for (int64_t f = 0; f < a.S; f++) {
             int64_t e = f * a.c + j;
             float v = (a.x[i * w + e] - mu) * slope + add;
-            y[i * w + e] = mr_siluf(v) * a.factor(i, e);
+            y[e] = mr_siluf(v) * a.factor(i, e);
         }
     }
+    if (out.is_framed(a)) out.around(a, i);
 }
 
 void group_norm_fwd_cuda(void *y, void *mean, void *rstd, const void *x, const void *gamma,
                          const void *beta, const void *film, const mr_gn *gn, const mr_exec *ex)
 {
+    gn_out out = {(float *)y, gn->S, {}};
     if (gn->n > 0)
-        LAUNCH(group_norm_fwd_kernel, (unsigned)gn->n, BLOCK, 0, ex, (float *)y, (float *)mean,
+        LAUNCH(group_norm_fwd_kernel, (unsigned)gn->n, BLOCK, 0, ex, out, (float *)mean,
                (float *)rstd, make_args(x, gamma, beta, film, gn, ex), (float)gn->eps);
+}
+
+void group_norm_conv3_fwd_cuda(void *y, void *framed, void *mean, void *rstd, const void *x,
+                               const void *gamma, const void *beta, const void *film,
+                               const mr_gn *gn, const void *w, const void *bias,
+                               const void *residual, const void *context, const mr_conv *cv,
+                               const mr_exec *ex)
+{
+    gn_out out = {(float *)framed, mr_framed_period(gn->S),
+                  make_conv_terms(y, bias, residual, context, cv)};
+    if (gn->n > 0)
+        LAUNCH(group_norm_fwd_kernel, (unsigned)gn->n, BLOCK, 0, ex, out, (float *)mean,
+               (float *)rstd, make_args(x, gamma, beta, film, gn, ex), (float)gn->eps);
+    conv_product(y, framed, w, cv, ex);
 }
 
 struct gn_grads {
     float *dx, *dfilm;
-    float *part_gamma, *part_beta; /* [blocks,c] */
-    float *sums;                   /* [blocks,2,c] terms of the group means; NULL: shared memory */
-    int acc_x, acc_film;
+    float *dgamma, *dbeta;
+    float *part; /* [blocks,2,c] their sums over a block's samples */
+    float *sums; /* [blocks,2,c] terms of the group means; NULL: shared memory */
+    unsigned *counters;
+    int acc_x, acc_film, acc_gamma, acc_beta;
     int64_t samples; /* of a block */
 };
 
@@ -122,7 +161,7 @@ struct gn_channel {
 __device__ static void sample_params(const gn_args &a, const gn_grads &g, int64_t i, float *term0,
                                      float *term1)
 {
-    int64_t k = blockIdx.x;
+    float *part = g.part + blockIdx.x * 2 * a.c;
     for (int64_t j = threadIdx.x; j < a.c; j += blockDim.x) {
         gn_channel ch(a, i, j);
         float P = 0, Q = 0;
@@ -139,8 +178,8 @@ __device__ static void sample_params(const gn_args &a, const gn_grads &g, int64_
             put(&df[a.c + j], P, g.acc_film);
         }
         float up = a.scale1(i, j);
-        g.part_gamma[k * a.c + j] += up * Q;
-        g.part_beta[k * a.c + j] += up * P;
+        part[j] += up * Q;
+        part[a.c + j] += up * P;
         term0[j] = a.gamma[j] * up * P;
         term1[j] = a.gamma[j] * up * Q;
     }
@@ -154,7 +193,7 @@ __global__ static void group_norm_bwd_kernel(gn_args a, gn_grads g)
     float *term0 = g.sums ? g.sums + k * 2 * a.c : total + 2 * a.G, *term1 = term0 + a.c,
           count = (float)(a.S * a.cg);
     for (int64_t j = threadIdx.x; j < a.c; j += blockDim.x)
-        g.part_gamma[k * a.c + j] = g.part_beta[k * a.c + j] = 0;
+        g.part[k * 2 * a.c + j] = g.part[(k * 2 + 1) * a.c + j] = 0;
     for (int64_t i = k * g.samples; i < end; i++) {
         sample_params(a, g, i, term0, term1);
         __syncthreads();
@@ -182,6 +221,13 @@ __global__ static void group_norm_bwd_kernel(gn_args a, gn_grads g)
         }
         __syncthreads();
     }
+    mr_parts parts = {g.part, 2 * a.c, 2 * a.c, (int)gridDim.x, g.counters};
+    add_parts(parts, (int)k, [&](int64_t j, float s) {
+        if (j < a.c)
+            put(&g.dgamma[j], s, g.acc_gamma);
+        else
+            put(&g.dbeta[j - a.c], s, g.acc_beta);
+    });
 }
 
 /* The fewest samples a block for which two sums a block fit the scratch; MR_GN_BLOCK, with all four
@@ -203,21 +249,22 @@ void group_norm_bwd_cuda(void *dx, void *dgamma, void *dbeta, void *dfilm, const
     a.mean = (const float *)mean;
     a.rstd = (const float *)rstd;
     a.dy = (const float *)dy;
-    int64_t c = gn->c, samples = samples_of_block(gn), blocks = pieces(gn->n, samples);
+    int64_t c = gn->c, samples = samples_of_block(gn);
+    int64_t blocks = gn->n > 0 ? pieces(gn->n, samples) : 1; /* no samples: sums of nothing */
     bool is_shared = samples < MR_GN_BLOCK;
-    float *part = (float *)ex->scratch;
-    gn_grads g = {(float *)dx,
-                  (float *)dfilm,
-                  part,
-                  part + blocks * c,
-                  is_shared ? NULL : part + 2 * blocks * c,
-                  acc_x,
-                  acc_film,
-                  samples};
+    gn_grads g = {};
+    g.dx = (float *)dx;
+    g.dfilm = (float *)dfilm;
+    g.dgamma = (float *)dgamma;
+    g.dbeta = (float *)dbeta;
+    g.part = (float *)ex->scratch;
+    g.sums = is_shared ? NULL : g.part + 2 * blocks * c;
+    g.counters = queue_of(ex)->counters;
+    g.acc_x = acc_x;
+    g.acc_film = acc_film;
+    g.acc_gamma = acc_gamma;
+    g.acc_beta = acc_beta;
+    g.samples = samples;
     size_t shared = (size_t)(2 * a.G + (is_shared ? 2 * c : 0)) * sizeof(float);
-    if (blocks) LAUNCH(group_norm_bwd_kernel, (unsigned)blocks, BLOCK, shared, ex, a, g);
-    float *out[2] = {(float *)dgamma, (float *)dbeta};
-    const float *from[2] = {g.part_gamma, g.part_beta};
-    const int acc[2] = {acc_gamma, acc_beta};
-    two_col_sums(out, from, acc, blocks, c, ex);
+    LAUNCH(group_norm_bwd_kernel, (unsigned)blocks, BLOCK, shared, ex, a, g);
 }

@@ -104,19 +104,12 @@ void act_bwd_cuda(void *dprev, const void *dyv, const void *prev, int64_t n, int
         each(n * w, ex, [=] __device__(int64_t i) { d[i] = g[i] * activate_grad(p[i], act); });
 }
 
-struct col_sums {
-    float *out[2];
-    const float *x[2];
-    int acc[2];
-};
-
 /* 32 columns a block; thread row y sums rows y, y + 32, ..; the 32 partial sums are added in order.
- * Block row k of the grid does sum k. */
-__global__ static void col_sum_kernel(col_sums c, int64_t n, int64_t w)
+ */
+__global__ static void col_sum_kernel(float *out, const float *x, int64_t n, int64_t w, int acc)
 {
     SHARED(float, part, [WARP][WARP]);
     int64_t j = (int64_t)blockIdx.x * WARP + threadIdx.x;
-    const float *x = c.x[blockIdx.y];
     float s = 0;
     if (j < w)
         for (int64_t i = threadIdx.y; i < n; i += WARP) s += x[i * w + j];
@@ -124,21 +117,14 @@ __global__ static void col_sum_kernel(col_sums c, int64_t n, int64_t w)
     __syncthreads();
     if (threadIdx.y || j >= w) return;
     for (int i = 1; i < WARP; i++) s += part[i][threadIdx.x];
-    put(&c.out[blockIdx.y][j], s, c.acc[blockIdx.y]);
+    put(&out[j], s, acc);
 }
 
 void col_sum_cuda(void *out, const void *x, int64_t n, int64_t w, int acc, const mr_exec *ex)
 {
-    col_sums c = {{(float *)out, NULL}, {(const float *)x, NULL}, {acc, 0}};
-    if (w > 0) LAUNCH(col_sum_kernel, (unsigned)pieces(w, WARP), dim3(WARP, WARP), 0, ex, c, n, w);
-}
-
-void two_col_sums(float *const out[2], const float *const x[2], const int acc[2], int64_t n,
-                  int64_t w, const mr_exec *ex)
-{
-    col_sums c = {{out[0], out[1]}, {x[0], x[1]}, {acc[0], acc[1]}};
-    dim3 grid((unsigned)pieces(w, WARP), 2);
-    if (w > 0) LAUNCH(col_sum_kernel, grid, dim3(WARP, WARP), 0, ex, c, n, w);
+    if (w > 0)
+        LAUNCH(col_sum_kernel, (unsigned)pieces(w, WARP), dim3(WARP, WARP), 0, ex, (float *)out,
+               (const float *)x, n, w, acc);
 }
 
 void axpy_cuda(void *yv, const void *xv, int64_t n, double alpha, int acc, const mr_exec *ex)

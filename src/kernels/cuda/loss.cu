@@ -13,7 +13,10 @@ void zero_cuda(void *y, int64_t n, const mr_exec *ex)
 
 enum { MSE_BLOCKS = 512 }; /* fixed: the order depends on n w alone */
 
-__global__ static void mse_parts(double *part, const float *pred, const float *target, int64_t n)
+/* loss = sum of (target - pred)^2 of n elements / (rows_global * w) */
+__global__ static void mse_kernel(float *loss, double *part, unsigned *counter, const float *pred,
+                                  const float *target, int64_t n, int64_t w,
+                                  const mr_step_state *state)
 {
     double s = 0;
     for (int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x; i < n;
@@ -23,6 +26,11 @@ __global__ static void mse_parts(double *part, const float *pred, const float *t
     }
     s = block_sum(s);
     if (threadIdx.x == 0) part[blockIdx.x] = s;
+    if (!is_last_block(counter, MSE_BLOCKS)) return;
+    s = 0;
+    for (int64_t i = threadIdx.x; i < MSE_BLOCKS; i += BLOCK) s += part[i];
+    s = block_sum(s);
+    if (threadIdx.x == 0) *loss = (float)(s / ((double)state->rows_global * (double)w));
 }
 
 /* loss = factor * sum of v[n] / (rows_global * w) */
@@ -38,10 +46,9 @@ __global__ static void sum_kernel(float *loss, const double *v, int64_t n, doubl
 void mse_fwd_cuda(void *loss, const void *pred, const void *target, int64_t n, int64_t w,
                   const mr_exec *ex)
 {
-    double *part = queue_of(ex)->partials;
-    LAUNCH(mse_parts, MSE_BLOCKS, BLOCK, 0, ex, part, (const float *)pred, (const float *)target,
-           n * w);
-    LAUNCH(sum_kernel, 1, BLOCK, 0, ex, (float *)loss, part, MSE_BLOCKS, 1.0, w, ex->state);
+    mr_cuda_queue *q = queue_of(ex);
+    LAUNCH(mse_kernel, MSE_BLOCKS, BLOCK, 0, ex, (float *)loss, q->partials, q->counters,
+           (const float *)pred, (const float *)target, n * w, w, ex->state);
 }
 
 void mse_bwd_cuda(void *dpredv, void *dtargetv, const void *predv, const void *targetv, int64_t n,

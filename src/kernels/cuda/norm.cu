@@ -1,7 +1,8 @@
 /* Layer normalisation with its residual and dropouts; dropout alone.
  * What it is not: group normalisation (groupnorm.cu).
- * A block owns a row and a thread the same columns in every pass, four neighbours at a time, so
- * that outputs may alias inputs as the contract allows and one random block serves four elements.
+ * Forward: a block owns a row; backward: a block owns a range of rows and a warp one of them. A
+ * thread has the same columns in every pass, four neighbours at a time, so that outputs may alias
+ * inputs as the contract allows and one random block serves four elements.
  * Masks are drawn again in every pass instead of being kept. */
 #include "kernels/cuda/common.cuh"
 
@@ -89,34 +90,51 @@ void layer_norm_fwd_cuda(void *y, void *mean, void *rstd, const void *x, const v
                (float *)rstd, a, (float)eps);
 }
 
-/* part[p][0][w], part[p][1][w]: sums of g xhat and of g over the rows of part p; four columns a
- * thread. */
-__global__ static void norm_parts_kernel(float *part, norm_args a, int64_t per_part)
+enum { ROWS = BLOCK / WARP }; /* rows of a tile: a warp each for dx */
+
+/* What backward writes, and how a block works through its rows. */
+struct norm_grads {
+    float *dx, *dres, *dgamma, *dbeta;
+    float *part; /* [parts,2,w] sums of g xhat and of g over the rows of a part */
+    unsigned *counters;
+    int64_t rows;           /* of a part */
+    int w4, slices;         /* columns by fours; threads that share them take every slices-th row */
+    bool is_shared, is_sum; /* the sums fit shared memory; are wanted */
+    int acc_x, acc_res, acc_gamma, acc_beta;
+};
+
+/* Adds rows [i, end) to sum[slices][2][w], a thread its columns. */
+__device__ static void tile_sums(float *sum, const norm_args &a, const norm_grads &d, int64_t i,
+                                 int64_t end)
 {
-    int64_t j = 4 * ((int64_t)blockIdx.y * blockDim.x + threadIdx.x), p = blockIdx.x, w = a.w;
-    int64_t end = (p + 1) * per_part < a.n ? (p + 1) * per_part : a.n;
-    if (j >= w) return;
-    float sum_gamma[4] = {0, 0, 0, 0}, sum_beta[4] = {0, 0, 0, 0}, g[4], u[4];
-    for (int64_t i = p * per_part; i < end; i++) {
-        float mu = a.mean[i], rs = a.rstd[i];
-        a.outer4(g, i, j);
-        a.input4(u, i, j);
-        for (int k = 0; k < 4; k++) {
-            sum_gamma[k] += g[k] * ((u[k] - mu) * rs);
-            sum_beta[k] += g[k];
+    int64_t w = a.w;
+    float g[4], u[4];
+    for (int q = (int)threadIdx.x; q < d.slices * d.w4; q += BLOCK) {
+        int64_t j = 4 * (int64_t)(q % d.w4);
+        float *own = sum + q / d.w4 * 2 * w + j, to_gamma[4] = {0, 0, 0, 0},
+              to_beta[4] = {0, 0, 0, 0};
+        for (int64_t r = i + q / d.w4; r < end; r += d.slices) {
+            float mu = a.mean[r], rs = a.rstd[r];
+            a.outer4(g, r, j);
+            a.input4(u, r, j);
+            for (int k = 0; k < 4; k++) {
+                to_gamma[k] += g[k] * ((u[k] - mu) * rs);
+                to_beta[k] += g[k];
+            }
         }
-    }
-    for (int k = 0; k < 4 && j + k < w; k++) {
-        part[(2 * p) * w + j + k] = sum_gamma[k];
-        part[(2 * p + 1) * w + j + k] = sum_beta[k];
+        for (int k = 0; k < 4 && j + k < w; k++) {
+            own[k] += to_gamma[k];
+            own[w + k] += to_beta[k];
+        }
     }
 }
 
-__global__ static void norm_bwd_kernel(float *dx, float *dres, norm_args a, int acc_x, int acc_res)
+/* dx and dres of row i, by a warp. */
+__device__ static void row_back(const norm_args &a, const norm_grads &d, int64_t i)
 {
-    int64_t i = blockIdx.x, w = a.w;
+    int64_t w = a.w, lane = threadIdx.x % WARP;
     float mu = a.mean[i], rs = a.rstd[i], s1 = 0, s2 = 0, g[4], u[4], m[4];
-    for (int64_t j = 4 * threadIdx.x; j < w; j += 4 * blockDim.x) {
+    for (int64_t j = 4 * lane; j < w; j += 4 * WARP) {
         a.outer4(g, i, j);
         a.input4(u, i, j);
         for (int k = 0; k < 4 && j + k < w; k++) {
@@ -125,9 +143,9 @@ __global__ static void norm_bwd_kernel(float *dx, float *dres, norm_args a, int 
             s2 += t * ((u[k] - mu) * rs);
         }
     }
-    s1 = block_sum(s1) / (float)w;
-    s2 = block_sum(s2) / (float)w;
-    for (int64_t j = 4 * threadIdx.x; j < w; j += 4 * blockDim.x) {
+    s1 = warp_sum(s1) / (float)w;
+    s2 = warp_sum(s2) / (float)w;
+    for (int64_t j = 4 * lane; j < w; j += 4 * WARP) {
         a.outer4(g, i, j);
         a.input4(u, i, j);
         a.in.factor4(m, i, w, j);
@@ -135,42 +153,73 @@ __global__ static void norm_bwd_kernel(float *dx, float *dres, norm_args a, int 
             int64_t e = i * w + j + k;
             float t = g[k] * (a.gamma ? a.gamma[j + k] : 1);
             float du = rs * (t - s1 - (u[k] - mu) * rs * s2);
-            if (dx) put(&dx[e], du * m[k], acc_x);
-            if (dres) put(&dres[e], du, acc_res);
+            if (d.dx) put(&d.dx[e], du * m[k], d.acc_x);
+            if (d.dres) put(&d.dres[e], du, d.acc_res);
         }
     }
 }
 
-void layer_norm_bwd_cuda(void *dxv, void *dresv, void *dgammav, void *dbetav, const void *dy,
+/* A block owns a range of rows. A tile of them is summed by columns, then each of its rows gets its
+ * dx, which may be where x or dy was. */
+__global__ static void norm_bwd_kernel(norm_args a, norm_grads d)
+{
+    SHARED_REST(float, shared); /* [slices,2,w] */
+    int64_t p = blockIdx.x, w = a.w, first = p * d.rows;
+    int64_t end = first + d.rows < a.n ? first + d.rows : a.n;
+    float *row = d.part + 2 * p * w, *sum = d.is_shared ? shared : row;
+    if (d.is_sum)
+        for (int64_t j = threadIdx.x; j < d.slices * 2 * w; j += BLOCK) sum[j] = 0;
+    __syncthreads();
+    for (int64_t i = first; i < end; i += ROWS) {
+        int64_t mine = i + threadIdx.x / WARP, tile_end = i + ROWS < end ? i + ROWS : end;
+        if (d.is_sum) tile_sums(sum, a, d, i, tile_end);
+        __syncthreads();
+        if (mine < tile_end && (d.dx || d.dres)) row_back(a, d, mine);
+    }
+    if (!d.is_sum) return;
+    __syncthreads();
+    for (int64_t j = threadIdx.x; j < 2 * w && d.is_shared; j += BLOCK) {
+        float s = 0;
+        for (int k = 0; k < d.slices; k++) s += sum[k * 2 * w + j];
+        row[j] = s;
+    }
+    mr_parts parts = {d.part, 2 * w, 2 * w, (int)gridDim.x, d.counters};
+    add_parts(parts, (int)p, [&](int64_t j, float s) {
+        if (j < w && d.dgamma) put(&d.dgamma[j], s, d.acc_gamma);
+        if (j >= w && d.dbeta) put(&d.dbeta[j - w], s, d.acc_beta);
+    });
+}
+
+void layer_norm_bwd_cuda(void *dx, void *dres, void *dgamma, void *dbeta, const void *dy,
                          const void *x, const void *residual, const void *gamma, const void *mean,
                          const void *rstd, int64_t n, int64_t w, int acc_x, int acc_res,
                          int acc_gamma, int acc_beta, const mr_drop *in, const mr_drop *out,
                          const mr_exec *ex)
 {
-    float *dgamma = (float *)dgammav, *dbeta = (float *)dbetav, *part = (float *)ex->scratch;
     norm_args a = make_args(x, residual, gamma, n, w, in, out, ex);
     a.mean = (const float *)mean;
     a.rstd = (const float *)rstd;
     a.dy = (const float *)dy;
-    int64_t per_part = pieces(n, MR_NORM_PARTS), parts = n > 0 ? pieces(n, per_part) : 0;
-    /* The sums first: dx and dres may be where x or dy was. */
-    if (parts && (dgamma || dbeta)) {
-        dim3 grid((unsigned)parts, (unsigned)pieces(w, 4 * threads_for4(w)));
-        LAUNCH(norm_parts_kernel, grid, threads_for4(w), 0, ex, part, a, per_part);
-    }
-    if (dgamma || dbeta)
-        each(w, ex, [=] __device__(int64_t j) {
-            float s = 0, t = 0;
-            for (int64_t p = 0; p < parts; p++) {
-                s += part[(2 * p) * w + j];
-                t += part[(2 * p + 1) * w + j];
-            }
-            if (dgamma) put(&dgamma[j], s, acc_gamma);
-            if (dbeta) put(&dbeta[j], t, acc_beta);
-        });
-    if (n > 0 && (dxv || dresv))
-        LAUNCH(norm_bwd_kernel, (unsigned)n, threads_for4(w), 0, ex, (float *)dxv, (float *)dresv,
-               a, acc_x, acc_res);
+    norm_grads d = {};
+    d.dx = (float *)dx;
+    d.dres = (float *)dres;
+    d.dgamma = (float *)dgamma;
+    d.dbeta = (float *)dbeta;
+    d.part = (float *)ex->scratch;
+    d.counters = queue_of(ex)->counters;
+    d.rows = ROWS * pieces(n, ROWS * (MR_NORM_SCRATCH(w) / (2 * w)));
+    d.w4 = (int)pieces(w, 4);
+    d.slices = d.w4 >= BLOCK ? 1 : BLOCK / d.w4 < ROWS ? BLOCK / d.w4 : ROWS;
+    d.is_sum = dgamma || dbeta;
+    size_t bytes = d.is_sum ? (size_t)(d.slices * 2 * w) * sizeof(float) : 0;
+    d.is_shared = bytes <= SHARED_BYTES;
+    d.acc_x = acc_x;
+    d.acc_res = acc_res;
+    d.acc_gamma = acc_gamma;
+    d.acc_beta = acc_beta;
+    int64_t parts = n > 0 ? pieces(n, d.rows) : 1; /* no rows: sums of nothing */
+    if (n > 0 || d.is_sum)
+        LAUNCH(norm_bwd_kernel, (unsigned)parts, BLOCK, d.is_shared ? bytes : 0, ex, a, d);
 }
 
 void dropout_cuda(void *yv, const void *xv, int64_t n, int64_t w, int acc, const mr_drop *drop,

@@ -23,7 +23,8 @@ void adam_cuda(void *pv, void *mv, void *vv, const void *gv, int64_t n, double b
 /* The number of blocks is fixed, so the order of additions depends on n alone. */
 enum { STAT_BLOCKS = MR_CUDA_PARTIALS / 2 };
 
-__global__ static void stats_parts(double *part, const float *g, int64_t n)
+__global__ static void stats_kernel(double *out, double *part, unsigned *counter, const float *g,
+                                    int64_t n)
 {
     double sum = 0, bad = 0;
     for (int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x; i < n;
@@ -33,14 +34,12 @@ __global__ static void stats_parts(double *part, const float *g, int64_t n)
     }
     sum = block_sum(sum);
     bad = block_sum(bad);
-    if (threadIdx.x) return;
-    part[2 * blockIdx.x] = sum;
-    part[2 * blockIdx.x + 1] = bad;
-}
-
-__global__ static void stats_total(double *out, const double *part)
-{
-    double sum = 0, bad = 0;
+    if (threadIdx.x == 0) {
+        part[2 * blockIdx.x] = sum;
+        part[2 * blockIdx.x + 1] = bad;
+    }
+    if (!is_last_block(counter, STAT_BLOCKS)) return;
+    sum = bad = 0;
     for (int i = (int)threadIdx.x; i < STAT_BLOCKS; i += BLOCK) {
         sum += part[2 * i];
         bad += part[2 * i + 1];
@@ -54,9 +53,9 @@ __global__ static void stats_total(double *out, const double *part)
 
 void grad_stats_cuda(double *out, const void *g, int64_t n, const mr_exec *ex)
 {
-    double *part = queue_of(ex)->partials;
-    LAUNCH(stats_parts, STAT_BLOCKS, BLOCK, 0, ex, part, (const float *)g, n);
-    LAUNCH(stats_total, 1, BLOCK, 0, ex, out, part);
+    mr_cuda_queue *q = queue_of(ex);
+    LAUNCH(stats_kernel, STAT_BLOCKS, BLOCK, 0, ex, out, q->partials, q->counters, (const float *)g,
+           n);
 }
 
 __global__ static void decide_kernel(mr_step_state *state, const double *a, const double *b,

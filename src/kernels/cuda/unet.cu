@@ -1,76 +1,84 @@
 /* U-Net kernels: convolutions over the frame axis, resizing, concatenation, time embedding.
- * A convolution is one product for all frames: in a copy of x with a frame of zeros at either end,
- * [n,S+2,ci], the window of output frame u is the 3 ci elements from frame u * stride on, so the
- * frames are a batch of equal products with a fixed distance. Backward goes the same way over dy.
- * The copy is in ex->scratch (mr_conv_scratch). */
-#include "kernels/cuda/common.cuh"
+ * A convolution is one product for all frames: in a copy of x with a frame of zeros in front of
+ * every sample and behind the last, [mr_framed_rows, ci], the window of output frame u is the 3 ci
+ * elements from frame u * stride on, so the frames are a batch of equal products with a fixed
+ * distance. Backward goes the same way over dy, where stride 2 leaves every second frame zero.
+ * The copies are in ex->scratch (mr_conv_scratch). */
+#include "kernels/cuda/conv.cuh"
 #include "kernels/shared/draw.h"
 
-/* x[n,S,c] with a frame of zeros at either end of a sample: frame i of [n (S + 2)], channel j. */
+/* Row i of the copy of x[n,S / step,c]: frame f of a sample is x's frame f / step, or zeros between
+ * its frames and around them. */
 struct framed {
     const float *x;
-    int64_t S, c;
+    int64_t n, S, c;
+    int step;
 
     __device__ float at(int64_t i, int64_t j) const
     {
-        int64_t b = i / (S + 2), f = i % (S + 2) - 1;
-        return f < 0 || f >= S ? 0.0f : x[(b * S + f) * c + j];
+        int64_t P = mr_framed_period(S), b = i / P, f = i % P - 1;
+        if (b >= n || f < 0 || f >= S || f % step) return 0.0f;
+        return x[(b * ((S + step - 1) / step) + f / step) * c + j];
     }
 };
 
 /* conv3_fwd: a row is a frame of y, which gets the terms that the products are added to, or behind
  * those a frame of the copy of x. */
 struct conv_prepare {
-    float *y, *pad;
-    const float *bias, *res, *ctx;
+    float *pad;
+    conv_terms terms;
     framed x;
-    int64_t n_y, So, co, ctx_ld;
+    int64_t n_y;
 
     __device__ void operator()(int64_t i, int64_t j) const
     {
         if (i >= n_y) {
             if (j < x.c) pad[(i - n_y) * x.c + j] = x.at(i - n_y, j);
-            return;
+        } else if (j < terms.co) {
+            terms.put_at(i, j);
         }
-        if (j >= co) return;
-        float v = bias ? bias[j] : 0.0f;
-        if (res) v += res[i * co + j];
-        if (ctx) v += ctx[i / So * ctx_ld + j];
-        y[i * co + j] = v;
     }
 };
 
-void conv3_fwd_cuda(void *yv, const void *xv, const void *w, const void *bias, const void *res,
+conv_terms make_conv_terms(void *y, const void *bias, const void *res, const void *ctx,
+                           const mr_conv *cv)
+{
+    return {(float *)y, (const float *)bias, (const float *)res, (const float *)ctx, cv->So,
+            cv->co,     cv->ctx_ld};
+}
+
+/* Frames of framed x times the weights, added to y. */
+void conv_product(void *y, const void *framed_x, const void *w, const mr_conv *cv,
+                  const mr_exec *ex)
+{
+    int64_t ci = cv->ci, co = cv->co, So = cv->So;
+    mr_gemm_batch frames = {So, co, cv->stride * ci, 0};
+    gemm_batch_cuda(y, framed_x, w, &frames, cv->n, co, 3 * ci, 0, 1, mr_framed_period(cv->S) * ci,
+                    3 * ci, So * co, 1.0, 1.0, ex);
+}
+
+void conv3_fwd_cuda(void *y, const void *x, const void *w, const void *bias, const void *res,
                     const void *ctx, const mr_conv *cv, const mr_exec *ex)
 {
-    float *y = (float *)yv, *pad = (float *)ex->scratch;
-    int64_t ci = cv->ci, co = cv->co, So = cv->So, P = cv->S + 2, n_y = cv->n * So;
-    conv_prepare p = {y,
-                      pad,
-                      (const float *)bias,
-                      (const float *)res,
-                      (const float *)ctx,
-                      {(const float *)xv, cv->S, ci},
-                      n_y,
-                      So,
-                      co,
-                      cv->ctx_ld};
-    cells(n_y + cv->n * P, ci > co ? ci : co, ex, p);
-    mr_gemm_batch frames = {So, co, cv->stride * ci, 0};
-    gemm_batch_cuda(y, pad, w, &frames, cv->n, co, 3 * ci, 0, 1, P * ci, 3 * ci, So * co, 1.0, 1.0,
-                    ex);
+    int64_t ci = cv->ci, co = cv->co, n_y = cv->n * cv->So;
+    float *pad = cv->x_framed ? (float *)x : (float *)ex->scratch;
+    conv_prepare p = {
+        pad, make_conv_terms(y, bias, res, ctx, cv), {(const float *)x, cv->n, cv->S, ci, 1}, n_y};
+    cells(n_y + (cv->x_framed ? 0 : mr_framed_rows(cv->n, cv->S)), ci > co ? ci : co, ex, p);
+    conv_product(y, pad, w, cv, ex);
 }
 
 enum { ADD_BLOCK = 16 }; /* samples of a block; mr_conv_scratch has room for their sums */
 
 /* Column j of a block of samples: partial sum, contexts, residual. */
 struct conv_add {
-    float *part, *dres, *dctx;
+    mr_parts sums; /* .part NULL: not wanted */
+    float *dbias, *dres, *dctx;
     const float *dy;
     int64_t n, S, w, ctx_ld;
-    int acc_res, acc_ctx;
+    int acc_bias, acc_res, acc_ctx;
 
-    __device__ void operator()(int64_t k, int64_t j) const
+    __device__ void column(int64_t k, int64_t j) const
     {
         int64_t end = (k + 1) * ADD_BLOCK < n ? (k + 1) * ADD_BLOCK : n;
         float total = 0;
@@ -85,135 +93,122 @@ struct conv_add {
             if (dctx) put(&dctx[b * ctx_ld + j], s, acc_ctx);
             total += s;
         }
-        if (part) part[k * w + j] = total;
+        if (dbias) sums.part[k * w + j] = total;
+    }
+    __device__ void block(int64_t k) const
+    {
+        for (int64_t j = threadIdx.x; j < w; j += blockDim.x) column(k, j);
+        if (!dbias) return;
+        add_parts(sums, (int)k, [&](int64_t j, float s) { put(&dbias[j], s, acc_bias); });
     }
 };
 
-void conv3_bwd_add_cuda(void *dbias, void *dres, void *dctx, const void *dy, int64_t n, int64_t S,
-                        int64_t w, int64_t ctx_ld, int acc_bias, int acc_res, int acc_ctx,
-                        const mr_exec *ex)
+static conv_add make_add(void *dbias, void *dres, void *dctx, const void *dy, int64_t n, int64_t S,
+                         int64_t w, float *part, const mr_exec *ex)
 {
-    float *part = dbias ? (float *)ex->scratch : NULL;
-    int64_t blocks = pieces(n, ADD_BLOCK);
-    conv_add a = {part,   (float *)dres, (float *)dctx, (const float *)dy, n, S, w,
-                  ctx_ld, acc_res,       acc_ctx};
-    cells(blocks, w, ex, a);
-    if (dbias) col_sum_cuda(dbias, part, blocks, w, acc_bias, ex);
+    conv_add a = {};
+    a.sums = {part, w, w, (int)(n > 0 ? pieces(n, ADD_BLOCK) : 1), queue_of(ex)->counters};
+    a.dbias = (float *)dbias;
+    a.dres = (float *)dres;
+    a.dctx = (float *)dctx;
+    a.dy = (const float *)dy;
+    a.n = n;
+    a.S = S;
+    a.w = w;
+    return a;
 }
 
-/* Before the products of conv3_bwd: rows are frames of the copy of x, frames of the copy of dy,
- * rows of the weights as flip[slot,o,i] = w[o,tap(slot),i], blocks of the added terms. Output
- * frames ascending see an input frame through taps 2,1,0 with stride 1; with stride 2 odd frames
- * through 2,0 and even frames through 1, so the order is 2,0,1. */
+/* Before the products of conv3_bwd: blocks are rows of the copy of x, rows of the copy of dy, rows
+ * of the weights as flip[slot,o,i] = w[o,2 - slot,i] (frames of dy ascending see a frame of x
+ * through taps 2, 1, 0), blocks of the added terms. */
 struct conv_turn {
     float *pad_x, *pad_y, *flip;
     const float *w;
     framed x, dy;
     conv_add add;
     int64_t n_x, n_y, n_flip;
-    bool strided;
 
-    __device__ void operator()(int64_t i, int64_t j) const
+    /* Row i, unless it is a block of the added terms. */
+    __device__ bool copy(int64_t i) const
     {
         int64_t ci = x.c, co = dy.c;
         if (i < n_x) {
-            if (j < ci) pad_x[i * ci + j] = x.at(i, j);
-            return;
+            for (int64_t j = threadIdx.x; j < ci; j += blockDim.x) pad_x[i * ci + j] = x.at(i, j);
+        } else if ((i -= n_x) < n_y) {
+            for (int64_t j = threadIdx.x; j < co; j += blockDim.x) pad_y[i * co + j] = dy.at(i, j);
+        } else if ((i -= n_y) < n_flip) {
+            const float *from = w + (i % co * 3 + 2 - i / co) * ci;
+            for (int64_t j = threadIdx.x; j < ci; j += blockDim.x) flip[i * ci + j] = from[j];
+        } else {
+            return false;
         }
-        i -= n_x;
-        if (i < n_y) {
-            if (j < co) pad_y[i * co + j] = dy.at(i, j);
-            return;
-        }
-        i -= n_y;
-        if (i < n_flip) {
-            int64_t slot = i / co, o = i % co;
-            int64_t tap = !strided ? 2 - slot : slot == 0 ? 2 : slot == 1 ? 0 : 1;
-            if (j < ci) flip[i * ci + j] = w[(o * 3 + tap) * ci + j];
-            return;
-        }
-        if (j < co) add(i - n_flip, j);
+        return true;
     }
 };
 
-static void product_x(float *dx, const float *pad, const float *flip, const mr_conv *cv, int acc,
-                      const mr_exec *ex)
+__global__ static void conv_turn_kernel(conv_turn t)
 {
-    int64_t ci = cv->ci, co = cv->co, S = cv->S, P = cv->So + 2;
-    double beta = acc ? 1.0 : 0.0;
-    if (cv->stride == 1) { /* dx[s] = dy[s - 1 .. s + 1] flip */
-        mr_gemm_batch frames = {S, ci, co, 0};
-        gemm_batch_cuda(dx, pad, flip, &frames, cv->n, ci, 3 * co, 0, 0, P * co, ci, S * ci, 1.0,
-                        beta, ex);
-        return;
-    }
-    /* dx[2 u] = dy[u] w1; dx[2 u + 1] = dy[u] w2 + dy[u + 1] w0 */
-    mr_gemm_batch even = {(S + 1) / 2, 2 * ci, co, 0}, odd = {S / 2, 2 * ci, co, 0};
-    gemm_batch_cuda(dx, pad + co, flip + 2 * co * ci, &even, cv->n, ci, co, 0, 0, P * co, ci,
-                    S * ci, 1.0, beta, ex);
-    gemm_batch_cuda(dx + ci, pad + co, flip, &odd, cv->n, ci, 2 * co, 0, 0, P * co, ci, S * ci, 1.0,
-                    beta, ex);
+    if (t.copy(blockIdx.x)) return;
+    t.add.block(blockIdx.x - (t.n_x + t.n_y + t.n_flip));
 }
 
-/* dw from every frame's own product, frames ascending; dbias from the blocks' sums. */
-static void finish_sums(float *dw, float *dbias, const float *of_frames, const float *of_blocks,
-                        const mr_conv *cv, const mr_conv_acc *acc, const mr_exec *ex)
+static void turn(const conv_turn &t, const mr_exec *ex)
 {
-    int64_t n_w = dw ? 3 * cv->ci * cv->co : 0, frames = cv->n > 0 ? cv->So : 0, co = cv->co;
-    int64_t blocks = pieces(cv->n, ADD_BLOCK);
-    int acc_w = acc->w, acc_bias = acc->bias;
-    each(n_w + (dbias ? co : 0), ex, [=] __device__(int64_t i) {
-        float s = 0;
-        if (i < n_w) {
-            for (int64_t u = 0; u < frames; u++) s += of_frames[u * n_w + i];
-            put(&dw[i], s, acc_w);
-            return;
-        }
-        int64_t j = i - n_w;
-        for (int64_t k = 0; k < blocks; k++) s += of_blocks[k * co + j];
-        put(&dbias[j], s, acc_bias);
-    });
+    bool adds = t.add.dbias || (t.add.n > 0 && (t.add.dres || t.add.dctx));
+    int64_t blocks = t.n_x + t.n_y + t.n_flip + (adds ? t.add.sums.count : 0);
+    int64_t w = t.x.c > t.dy.c ? t.x.c : t.dy.c;
+    if (blocks) LAUNCH(conv_turn_kernel, (unsigned)blocks, threads_for(w), 0, ex, t);
 }
 
-void conv3_bwd_cuda(void *dxv, void *dwv, void *dbias, void *dresv, void *dctx, const void *dy,
+void conv3_bwd_add_cuda(void *dbias, void *dres, void *dctx, const void *dy, int64_t n, int64_t S,
+                        int64_t w, int64_t ctx_ld, int acc_bias, int acc_res, int acc_ctx,
+                        const mr_exec *ex)
+{
+    conv_turn t = {};
+    t.add = make_add(dbias, dres, dctx, dy, n, S, w, (float *)ex->scratch, ex);
+    t.add.ctx_ld = ctx_ld;
+    t.add.acc_bias = acc_bias;
+    t.add.acc_res = acc_res;
+    t.add.acc_ctx = acc_ctx;
+    t.dy.c = w;
+    turn(t, ex);
+}
+
+void conv3_bwd_cuda(void *dx, void *dw, void *dbias, void *dres, void *dctx, const void *dy,
                     const void *x, const void *w, const mr_conv *cv, const mr_conv_acc *acc,
                     const mr_exec *ex)
 {
-    float *dx = (float *)dxv, *dw = (float *)dwv, *dres = (float *)dresv;
-    int64_t n = cv->n, ci = cv->ci, co = cv->co, So = cv->So, P = cv->S + 2, n_w = 3 * ci * co;
-    float *pad_x = (float *)ex->scratch, *pad_y = pad_x + n * P * ci;
-    float *flip = pad_y + n * (So + 2) * co, *of_frames = flip + n_w;
-    float *of_blocks = of_frames + So * n_w;
+    int64_t n = cv->n, ci = cv->ci, co = cv->co, S = cv->S, P = mr_framed_period(S);
+    int64_t rows = mr_framed_rows(n, S);
+    float *pad_y = (float *)ex->scratch, *flip = pad_y + rows * co, *part = flip + 3 * ci * co;
+    float *pad_x = cv->x_framed ? (float *)x : part + (n + ADD_BLOCK - 1) / ADD_BLOCK * co;
     /* The residual is written first, so where it is x the product adds to it. */
     bool is_same = dx && dres == dx;
-    conv_add add = {dbias ? of_blocks : NULL,
-                    dres,
-                    (float *)dctx,
-                    (const float *)dy,
-                    n,
-                    So,
-                    co,
-                    cv->ctx_ld,
-                    is_same ? acc->x : acc->res,
-                    acc->ctx};
-    conv_turn t = {pad_x,
-                   pad_y,
-                   flip,
-                   (const float *)w,
-                   {(const float *)x, cv->S, ci},
-                   {(const float *)dy, So, co},
-                   add,
-                   dw ? n * P : 0,
-                   dx ? n * (So + 2) : 0,
-                   dx && n > 0 ? 3 * co : 0,
-                   cv->stride == 2};
-    int64_t blocks = dbias || dres || dctx ? pieces(n, ADD_BLOCK) : 0;
-    cells(t.n_x + t.n_y + t.n_flip + blocks, ci > co ? ci : co, ex, t);
-    mr_gemm_batch frames = {n > 0 && dw ? So : 0, n_w, co, cv->stride * ci};
-    gemm_batch_cuda(of_frames, dy, pad_x, &frames, co, 3 * ci, n, 1, 0, So * co, P * ci, 3 * ci,
-                    1.0, 0.0, ex);
-    if (dx) product_x(dx, pad_y, flip, cv, is_same || acc->x, ex);
-    if (dw || dbias) finish_sums(dw, (float *)dbias, of_frames, of_blocks, cv, acc, ex);
+    conv_turn t = {};
+    t.pad_x = pad_x;
+    t.pad_y = pad_y;
+    t.flip = flip;
+    t.w = (const float *)w;
+    t.x = {(const float *)x, n, S, ci, 1};
+    t.dy = {(const float *)dy, n, S, co, cv->stride};
+    t.add = make_add(dbias, dres, dctx, dy, n, cv->So, co, part, ex);
+    t.add.ctx_ld = cv->ctx_ld;
+    t.add.acc_bias = acc->bias;
+    t.add.acc_res = is_same ? acc->x : acc->res;
+    t.add.acc_ctx = acc->ctx;
+    t.n_x = dw && !cv->x_framed ? rows : 0;
+    t.n_y = dx || dw ? rows : 0;
+    t.n_flip = dx && n > 0 ? 3 * co : 0;
+    turn(t, ex);
+    /* dw[:,tap,:] = dy^T (x, tap - 1 rows on): zero rows of dy meet what belongs to other samples.
+     * A long sum for few numbers, which the library splits between blocks as it finds best. */
+    mr_gemm_batch taps = {dw ? 3 : 0, ci, 0, ci};
+    gemm_batch_cuda(dw, pad_y + co, pad_x, &taps, co, ci, n > 0 ? rows - 2 : 0, 1, 0, co, ci,
+                    3 * ci, 1.0, acc->w ? 1.0 : 0.0, ex);
+    /* dx[s] = dy[s - 1 .. s + 1] flip */
+    mr_gemm_batch frames = {dx ? S : 0, ci, co, 0};
+    gemm_batch_cuda(dx, pad_y, flip, &frames, n, ci, 3 * co, 0, 0, P * co, ci, S * ci, 1.0,
+                    is_same || acc->x ? 1.0 : 0.0, ex);
 }
 
 void frame_add_cuda(void *yv, const void *xv, const void *vv, int64_t n, int64_t S, int64_t c,

@@ -36,6 +36,8 @@ struct site {
     int line;
 };
 
+void fence();
+unsigned atomic_inc(unsigned *at, unsigned most);
 void barrier(const site *at);
 int barrier_or(const site *at, int value);
 uint64_t shuffle_xor(const site *at, unsigned mask, uint64_t bits, int lanes);
@@ -104,6 +106,8 @@ void launch(const char *name, const char *caller, void (*kernel)(P...), dim3 gri
     }())
 #define __syncthreads() emulate::barrier(MR_EMULATE_SITE("__syncthreads"))
 #define __syncthreads_or(v) emulate::barrier_or(MR_EMULATE_SITE("__syncthreads_or"), (v))
+#define __threadfence() emulate::fence()
+#define atomicInc(at, most) emulate::atomic_inc((at), (most))
 #define __shfl_xor_sync(mask, v, lanes)                                                            \
     emulate::shuffle_xor_of(MR_EMULATE_SITE("__shfl_xor_sync"), (mask), (v), (lanes))
 
