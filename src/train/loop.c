@@ -243,6 +243,14 @@ static bool limit_reached(const mr_loop *l)
     return l->state.epoch >= l->t->cfg->train.epochs || steps_are_over(l);
 }
 
+/* The batch after this one, if this epoch and train.max_steps have one; else -1. */
+static int64_t next_batch(const mr_loop *l, int64_t n_batches)
+{
+    int64_t most = l->t->cfg->train.max_steps, next = l->state.batch_in_epoch + 1;
+    bool is_last = next >= n_batches || (most > 0 && l->t->step + 1 >= most);
+    return is_last ? -1 : next;
+}
+
 static mr_status train_epoch(mr_loop *l, double *seconds)
 {
     mr_trainer *t = l->t;
@@ -262,7 +270,7 @@ static mr_status train_epoch(mr_loop *l, double *seconds)
             return save_and_stop(l);
         }
         if (is_due) MR_TRY(save(l, false));
-        MR_TRY(mr_trainer_step(t, l->state.epoch, l->state.batch_in_epoch));
+        MR_TRY(mr_trainer_step_and(t, l->state.epoch, l->state.batch_in_epoch, next_batch(l, n)));
         if (t->cfg->dist.check_every && t->step % t->cfg->dist.check_every == 0)
             MR_TRY(mr_sound_replicas(t));
         mr_watch_beat(t->step);

@@ -12,16 +12,26 @@ _Static_assert(MR_WEIGHTED_LOSSES >= MR_MAX_LOSSES, "every loss has a weight");
 
 enum { EAGER = 2 };
 
-mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, mr_feed *feed, const mr_batch *b)
+/* One rank's step on its own: dist.deterministic=world. */
+static bool is_exact(const mr_trainer *t, const mr_run *run)
+{
+    return t->exact && run == t->train_run;
+}
+
+static mr_status plan_rows(mr_trainer *t, const mr_run *run, mr_feed *feed, const mr_batch *b)
+{
+    mr_ring_at("row exchange");
+    return mr_feed_plan(feed, is_exact(t, run) ? run->items : t->items, t->table_rows, b);
+}
+
+/* A batch whose rows are planned goes to the device. */
+static mr_status hand_over(mr_trainer *t, mr_run *run, const mr_feed *feed, const mr_batch *b)
 {
     const mr_config *c = t->cfg;
-    bool is_exact = t->exact && run == t->train_run; /* one rank's step, on its own */
-    mr_ring_at("row exchange");
-    MR_TRY(mr_feed_plan(feed, is_exact ? run->items : t->items, t->table_rows, b));
     for (int s = 0; s < b->n_seq; s++) run->xch[s] = feed->xch[s];
     mr_fetch *fetch = run == t->eval_run ? t->eval_fetch : t->fetch;
     if (fetch) {
-        if (!is_exact)
+        if (!is_exact(t, run))
             MR_TRY(mr_fetch_rows(fetch, b)); /* exact: those of the whole batch are here */
         MR_TRY(mr_fetch_places(fetch, b));
         mr_fetch_attach(fetch, run);
@@ -34,8 +44,45 @@ mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, mr_feed *feed, const 
     return mr_run_set_batch(run, b, &st);
 }
 
+mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, mr_feed *feed, const mr_batch *b)
+{
+    MR_TRY(plan_rows(t, run, feed, b));
+    return hand_over(t, run, feed, b);
+}
+
+/* ---- the batch of the next step ---- */
+static mr_status prepare(mr_trainer *t, int64_t epoch, int64_t i)
+{
+    mr_ahead *a = &t->ahead;
+    mr_sampler_get(t->sampler, epoch, i, (uint32_t)(t->step + 1), &a->batch);
+    MR_TRY(plan_rows(t, t->train_run, &a->feed, &a->batch));
+    a->epoch = epoch;
+    a->i = i;
+    a->step = t->step + 1;
+    a->is_ready = true;
+    return MR_OK;
+}
+
+/* True when batch i of the epoch, for this step, was prepared; it is t->batch then. */
+static bool take_prepared(mr_trainer *t, int64_t epoch, int64_t i)
+{
+    mr_ahead *a = &t->ahead;
+    bool is_it = a->is_ready && a->epoch == epoch && a->i == i && a->step == t->step;
+    a->is_ready = false;
+    if (!is_it) return false;
+    mr_batch batch = t->batch;
+    mr_feed feed = t->feed;
+    t->batch = a->batch;
+    t->feed = a->feed;
+    a->batch = batch;
+    a->feed = feed;
+    return true;
+}
+
 mr_status mr_trainer_load(mr_trainer *t, mr_run *run, int64_t epoch, int64_t i)
 {
+    if (run == t->train_run && take_prepared(t, epoch, i))
+        return hand_over(t, run, &t->feed, &t->batch);
     mr_sampler_get(t->sampler, epoch, i, (uint32_t)t->step, &t->batch);
     return mr_trainer_set_batch(t, run, &t->feed, &t->batch);
 }
@@ -213,7 +260,7 @@ static mr_status gradients_and_update(mr_trainer *t)
     return st;
 }
 
-static mr_status one_step(mr_trainer *t, int64_t epoch, int64_t i)
+static mr_status one_step(mr_trainer *t, int64_t epoch, int64_t i, int64_t next)
 {
     if (t->exact) {
         MR_TRY(mr_exact_gradients(t, epoch, i));
@@ -221,14 +268,21 @@ static mr_status one_step(mr_trainer *t, int64_t epoch, int64_t i)
     }
     MR_TRY(mr_trainer_load(t, t->train_run, epoch, i));
     MR_TRY(mr_trainer_recorded(t, MR_RECORD_STEP, gradients_and_update));
+    if (next >= 0) MR_TRY(prepare(t, epoch, next));
+    mr_ring_at("update");
     return judge(t);
+}
+
+mr_status mr_trainer_step_and(mr_trainer *t, int64_t epoch, int64_t i, int64_t next)
+{
+    MR_TRY(one_step(t, epoch, i, next));
+    t->step++;
+    return MR_OK;
 }
 
 mr_status mr_trainer_step(mr_trainer *t, int64_t epoch, int64_t i)
 {
-    MR_TRY(one_step(t, epoch, i));
-    t->step++;
-    return MR_OK;
+    return mr_trainer_step_and(t, epoch, i, -1);
 }
 
 double mr_trainer_total_loss(const mr_trainer *t)

@@ -204,6 +204,7 @@ static mr_status fix_exchange(mr_trainer *t)
                                     mr_model_table_rows(c, t->data->n_items), t->sampler,
                                     &t->batch));
     mr_feed_fix(&t->feed, t->exchange_rows);
+    mr_feed_fix(&t->ahead.feed, t->exchange_rows);
     return MR_OK;
 }
 
@@ -263,6 +264,14 @@ static mr_status check_device(const mr_config *cfg, const char *device)
     return MR_OK;
 }
 
+static mr_status make_ahead(mr_trainer *t)
+{
+    const mr_batch *b = &t->batch;
+    mr_ahead *a = &t->ahead;
+    MR_TRY(mr_batch_alloc(&a->batch, b->rows_cap, b->L, b->n_seq, t->world->size));
+    return mr_feed_create(&a->feed, b->rows_cap, b->L, b->n_seq, t->items->size);
+}
+
 mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_dataset *data,
                             mr_comm *world, const mr_trainer_opts *opts)
 {
@@ -284,7 +293,10 @@ mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_d
     MR_TRY_GOTO(mr_feed_create(&t->feed, t->batch.rows_cap, cfg->data.max_len, t->batch.n_seq,
                                is_exact(t, opts) ? 1 : t->items->size),
                 st, fail);
-    if (!is_exact(t, opts)) MR_TRY_GOTO(fix_exchange(t), st, fail);
+    if (!is_exact(t, opts)) {
+        if (opts->optimizer && !opts->is_dry) MR_TRY_GOTO(make_ahead(t), st, fail);
+        MR_TRY_GOTO(fix_exchange(t), st, fail);
+    }
     MR_TRY_GOTO(mr_schedule_make(&t->sched, cfg), st, fail);
     MR_TRY_GOTO(make_training(t, opts), st, fail);
     *out_p = t;
@@ -333,6 +345,8 @@ void mr_trainer_free(mr_trainer **t_p)
     mr_fetch_free(&t->fetch);
     mr_fetch_free(&t->eval_fetch);
     mr_batch_free(&t->batch);
+    mr_feed_free(&t->ahead.feed);
+    mr_batch_free(&t->ahead.batch);
     mr_sampler_free(&t->sampler);
     mr_schedule_free(&t->sched);
     if (t->owns_features) {

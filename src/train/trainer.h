@@ -25,6 +25,14 @@ typedef struct mr_step_report {
     double dense[2], shard[2], losses[MR_LOSS_SLOTS];
 } mr_step_report;
 
+/* The host's part of a batch, made while the device still works on the one before it. */
+typedef struct mr_ahead {
+    bool is_ready;
+    int64_t epoch, i, step; /* what it is ready for */
+    mr_batch batch;
+    mr_feed feed;
+} mr_ahead;
+
 typedef struct mr_trainer {
     const mr_config *cfg;   /* borrowed */
     const mr_dataset *data; /* borrowed; must outlive the trainer (features are used in place) */
@@ -53,6 +61,7 @@ typedef struct mr_trainer {
     mr_sampler *sampler;
     mr_batch batch;
     mr_feed feed;
+    mr_ahead ahead;
     mr_step_report *report_dev, *report; /* device memory; where it comes to (alloc_host) */
 
     mr_graph *eval_graph; /* made on first use */
@@ -90,6 +99,9 @@ mr_sampler_spec mr_trainer_sampling(const mr_trainer *t, int rank, int n_ranks);
 /* One optimizer step on global batch i of `epoch`. ERR_DIVERGED after 3 non-finite gradients in a
  * row, naming the first such parameter. */
 mr_status mr_trainer_step(mr_trainer *t, int64_t epoch, int64_t i);
+/* The same, and the rows and row exchanges of batch `next` of this epoch are prepared while the
+ * device works: for the step after this one, if it is that. next < 0: nothing is. */
+mr_status mr_trainer_step_and(mr_trainer *t, int64_t epoch, int64_t i, int64_t next);
 /* Its parts, for checks and dumps: take the batch; gradients (reduced over ranks); losses and
  * statistics to the host; the update, and losses and statistics to the host. Only the last two wait
  * for the device. */

@@ -79,6 +79,38 @@ static void test_steps(void **state)
     }
 }
 
+/* Batches that are prepared during the step before give the same bits, and one that was prepared
+ * for another step than it turns out to be is not used. */
+static void test_ahead(void **state)
+{
+    static const char *const models[][2] = {
+        {"sasrec", "sasrec"}, {"cl4srec", "sasrec"}, {"tedrec", "sasrec"}, {"mealrec", "tedrec"}};
+    static const struct {
+        int64_t epoch, i, next, is_used;
+    } order[] = {{0, 0, 1, 0}, {0, 1, 2, 1}, {0, 2, -1, 1}, {1, 0, 1, 0},
+                 {1, 2, 0, 0}, {2, 0, 1, 0}, {2, 1, 0, 1},  {2, 0, -1, 1}};
+    static mr_config c;
+    (void)state;
+    for (size_t m = 0; m < sizeof models / sizeof *models; m++) {
+        configure(&c, models[m][0], models[m][1]);
+        mr_trainer *t = make_trainer(&c, "guard"), *plain = make_trainer(&c, "guard");
+        for (size_t k = 0; k < sizeof order / sizeof *order; k++) {
+            const int32_t *prepared = t->ahead.batch.target;
+            mr_device_counts a = t->dev->counts;
+            OK(mr_trainer_step_and(t, order[k].epoch, order[k].i, order[k].next));
+            OK(mr_trainer_step(plain, order[k].epoch, order[k].i));
+            assert_int_equal(t->batch.target == prepared, order[k].is_used);
+            assert_int_equal(t->ahead.is_ready, order[k].next >= 0);
+            assert_int_equal(t->dev->counts.waits, a.waits + 1);
+            assert_memory_equal(t->losses, plain->losses, sizeof t->losses);
+            assert_memory_equal(t->batch.target, plain->batch.target,
+                                (size_t)plain->batch.rows * sizeof *plain->batch.target);
+        }
+        mr_trainer_free(&t);
+        mr_trainer_free(&plain);
+    }
+}
+
 /* A run that nobody waits for between two batches waits by itself. */
 static void test_two_batches(void **state)
 {
@@ -389,15 +421,12 @@ static void test_marks(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_steps),
-                                       cmocka_unit_test(test_two_batches),
-                                       cmocka_unit_test(test_staging),
-                                       cmocka_unit_test(test_capture),
-                                       cmocka_unit_test(test_failed_recording),
-                                       cmocka_unit_test(test_need),
-                                       cmocka_unit_test(test_failures),
-                                       cmocka_unit_test(test_precision),
-                                       cmocka_unit_test(test_marks)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_steps),       cmocka_unit_test(test_ahead),
+        cmocka_unit_test(test_two_batches), cmocka_unit_test(test_staging),
+        cmocka_unit_test(test_capture),     cmocka_unit_test(test_failed_recording),
+        cmocka_unit_test(test_need),        cmocka_unit_test(test_failures),
+        cmocka_unit_test(test_precision),   cmocka_unit_test(test_marks)};
     mr_synth_spec s;
     mr_log_init(0, MR_LOG_ERROR);
     if (mr_comm_self(&world) != MR_OK || mr_synth_spec_for("demo", &s) != MR_OK) return 1;
