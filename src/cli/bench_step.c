@@ -81,7 +81,8 @@ static mr_status time_steps(mr_trainer *t, int64_t warmup, int64_t n, double *se
         if (i == warmup) before = asked_so_far(t);
         MR_TRY(t->world->barrier(t->world));
         double at = mr_seconds();
-        MR_TRY(mr_trainer_step(t, i / batches, i % batches));
+        int64_t k = i % batches; /* as the training loop does it */
+        MR_TRY(mr_trainer_step_and(t, i / batches, k, k + 1 < batches ? k + 1 : -1));
         MR_TRY(t->dev->sync(t->dev));
         if (i >= warmup) seconds[i - warmup] = mr_seconds() - at;
     }

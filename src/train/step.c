@@ -268,7 +268,9 @@ static mr_status one_step(mr_trainer *t, int64_t epoch, int64_t i, int64_t next)
     }
     MR_TRY(mr_trainer_load(t, t->train_run, epoch, i));
     MR_TRY(mr_trainer_recorded(t, MR_RECORD_STEP, gradients_and_update));
-    if (next >= 0) MR_TRY(prepare(t, epoch, next));
+    /* Several ranks plan their exchange in a meeting of hosts, which has to wait until none of them
+     * waits for the others' GPUs. */
+    if (next >= 0 && t->world->size == 1) MR_TRY(prepare(t, epoch, next));
     mr_ring_at("update");
     return judge(t);
 }
