@@ -146,11 +146,10 @@ static mr_status run_loop(mr_job *j, mr_run_folder *f, mr_trainer *t)
     json_object_set_new(event, "parameters", json_integer(mr_params_count(&t->params)));
     mr_record_event(l->record, event);
     st = mr_loop_run(l);
-    int64_t misfits = mr_feed_misfits(&t->feed) + mr_feed_misfits(&t->ahead.feed);
-    if (misfits)
+    if (mr_feed_misfits(&t->feed))
         mr_warn("%lld row exchanges of this run did not fit into %lld rows for each pair of ranks "
                 "and were exact; a larger dist.exchange_rows makes room for them",
-                (long long)misfits, (long long)t->exchange_rows);
+                (long long)mr_feed_misfits(&t->feed), (long long)t->exchange_rows);
     keep_results(j, l);
     event = mr_record_begin("end");
     json_object_set_new(event, "step", json_integer(t->step));

@@ -25,7 +25,7 @@ typedef struct mr_step_report {
     double dense[2], shard[2], losses[MR_LOSS_SLOTS];
 } mr_step_report;
 
-/* The host's part of a batch, made while the device still works on the one before it. */
+/* The host's part of a batch, made while the device still works on the one before it. One rank. */
 typedef struct mr_ahead {
     bool is_ready;
     int64_t epoch, i, step; /* what it is ready for */

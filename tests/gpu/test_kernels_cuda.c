@@ -81,6 +81,7 @@ static void optim(twin_world *w)
     twin_same(w, "grad_stats", "out", stats, 1);
     /* The state as doubles: step and skip are the first, grad_scale is the last. */
     enum { STATE = sizeof(mr_step_state) / sizeof(double) };
+    twin *bad = twin_positive(w, 4); /* two doubles > 0: bad elements */
     twin *a = twin_doubles(w, 2), *b = twin_doubles(w, 2), *loss = twin_reals(w, 3);
     const mr_loss_weights weights = {.n = 3, .w = {1, 0.5, 2}};
     for (int i = 0; i < 3; i++) {
@@ -89,8 +90,7 @@ static void optim(twin_world *w)
         BOTH(grad_stats, A(b), A(p), N - i, EX);
         BOTH(step_decide, A(s), A(a), A(b), A(loss), &weights, i ? 1e9 * (i - 1) + 3.0 : 0.0, EX);
         twin_same(w, "step_decide", "grad_scale", s, 1);
-        BOTH(step_decide, A(s), A(a), A(g), A(loss), &weights, 0.0,
-             EX); /* g[1] > 0: bad elements */
+        BOTH(step_decide, A(s), A(a), A(bad), A(loss), &weights, 0.0, EX);
         twin_equal(w, "step_decide", "skip", s);
     }
     twin_release(w);
