@@ -23,6 +23,7 @@ static struct {
     stretch of[MR_MOMENTS - 2];
     int n;
     char part[MOST_PARTS][NAME_BYTES];
+    size_t scratch[MOST_PARTS]; /* the most bytes that a node of the part works in */
     int n_parts;
     double at[MR_MOMENTS]; /* by the host's clock, where work is done when its call returns */
 } walk;
@@ -48,9 +49,12 @@ static int part_of(const mr_node *n)
 static mr_status plan_walk(const mr_plan *p)
 {
     walk.n = walk.n_parts = 0;
+    memset(walk.scratch, 0, sizeof walk.scratch);
     for (int way = 0; way < 2; way++)
         for (int i = 0; i < (way ? p->n_bwd : p->n_fwd); i++) {
-            int part = part_of(mr_node_at(p->g, way ? p->bwd[i] : p->fwd[i]));
+            const mr_node *n = mr_node_at(p->g, way ? p->bwd[i] : p->fwd[i]);
+            int part = part_of(n);
+            if (n->scratch_bytes > walk.scratch[part]) walk.scratch[part] = n->scratch_bytes;
             stretch *s = walk.n ? &walk.of[walk.n - 1] : NULL;
             if (s && s->part == part && s->is_backward == (way == 1)) {
                 s->end = i + 1;
@@ -120,8 +124,10 @@ static json_t *report(double *times, int64_t n)
         }
         const char *name = p == walk.n_parts ? "update" : walk.part[p];
         printf("%-24s %12.1f %12.1f\n", name, 1e6 * median[0], 1e6 * median[1]);
-        json_array_append_new(list, json_pack("{s:s, s:f, s:f}", "part", name, "forward_s",
-                                              median[0], "backward_s", median[1]));
+        size_t bytes = p == walk.n_parts ? 0 : walk.scratch[p];
+        json_array_append_new(list, json_pack("{s:s, s:f, s:f, s:I}", "part", name, "forward_s",
+                                              median[0], "backward_s", median[1], "scratch_bytes",
+                                              (json_int_t)bytes));
     }
     printf("%-24s %12.1f\n", "all parts", 1e6 * all);
     return list;
@@ -134,6 +140,9 @@ mr_status mr_bench_parts(mr_trainer *t, int64_t warmup, int64_t n, json_t **out_
     MR_CHECK(t->world->size == 1 && !t->exact, MR_ERR_USAGE,
              "bench step --parts works with one rank, and not with dist.deterministic=world");
     MR_TRY(plan_walk(t->train_plan));
+    /* What was recorded of whole steps is not this. */
+    if (t->cfg->run.capture)
+        MR_TRY(t->dev->capture(t->dev, MR_RECORD_STEP, MR_CAPTURE_FORGET));
     int slots = 2 * walk.n_parts + 1;
     int64_t batches = mr_sampler_batches(t->sampler);
     if (batches > 1) batches--; /* full batches only */

@@ -2,8 +2,11 @@
 """What a GPU must prove, in order of value; each check names what it compares and prints one line.
 
 Usage: gpu_checks.py BUILD [--device cuda] [--json FILE] [--only NAME ...] [--again] [--bench]
+                     [--keep FOLDER] [--budget SECONDS] [--python PYTHON_WITH_TORCH]
 The JSON file keeps the result of every check; a check that passed for this commit is not repeated
-unless --again is given, so a run that was cut off goes on where it stopped. --device guard runs the
+unless --again is given, so a run that was cut off goes on where it stopped. --budget begins no
+check that may not end in that time. --keep leaves machine, log, results and figures in one folder.
+--only takes beginnings of names, too: `--only figures` is all of figures.py. --device guard runs the
 same checks on the CPU: a test of the checks, which says nothing about a GPU. --device emulated runs
 them on the emulated GPU of tests/emulate (BUILD is then the folder emulated/ of a build): a test of
 the CUDA backend's logic, which says nothing about a GPU's speed or memory model.
@@ -23,8 +26,11 @@ import numpy as np
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "train"))
+sys.path.insert(0, HERE)
 import harness as h  # noqa: E402
 import safetensors_io  # noqa: E402  (harness puts its folder on the path)
+import figures  # noqa: E402
+import journal  # noqa: E402
 
 CHECKS = []
 
@@ -45,9 +51,10 @@ def need(good, text):
 
 def program(args, path, *words, env=None):
     """Output of a program that has to succeed."""
-    e = dict(h.environment(), **(env or {}))
+    e, begin = dict(h.environment(), **(env or {})), time.time()
     r = subprocess.run([path, *words], env=e, text=True, stdout=subprocess.PIPE,
-                       stderr=subprocess.STDOUT, timeout=args.limit, cwd=h.folder)
+                       stderr=subprocess.STDOUT, timeout=args.now, cwd=h.folder)
+    h.tell(r.args, r.returncode, time.time() - begin, r.stdout, "")
     need(r.returncode == 0, "exit %d: %s" % (r.returncode, r.stdout[-800:]))
     return r.stdout
 
@@ -358,7 +365,6 @@ def capture_nccl(args):
     return "2 ranks, %d models, checkpoints and metrics equal, counts exact" % len(names)
 
 
-@check
 def sanitizer(args):
     """compute-sanitizer finds nothing in a small step: memcheck, then racecheck"""
     tool = shutil.which("compute-sanitizer")
@@ -375,11 +381,16 @@ def sanitizer(args):
     return "memcheck and racecheck clean"
 
 
-def bench(args):
-    """time of a training step"""
+def big_data():
     path = os.path.join(h.folder, "big.h5")
     if not os.path.exists(path):
         h.must(["synth", "--shape", "microlens-big", "--feature-dtype", "f16", "--out", path])
+    return path
+
+
+def bench(args):
+    """time of a training step"""
+    path = big_data()
     said = []
     for mode, more in (("fp32", []), ("tf32", []), ("bf16", []), ("bf16", ["--run.capture=true"])):
         out = os.path.join(h.folder, "bench-%s.json" % mode)
@@ -396,9 +407,9 @@ def bench(args):
 
 def bench_kernels(args):
     """time of every kernel, beside the results file"""
-    path = os.path.join(h.folder, "big.h5")
-    out = (args.json or os.path.join(h.folder, "gpu")) + ".kernels"
-    h.must(["bench", "kernels", "--data.path=" + path, "--ms", "20", "--json", out, *on(args)])
+    name = "kernels.json" if args.keep else "gpu.kernels"
+    out = os.path.join(args.keep or os.path.dirname(args.json or "") or h.folder, name)
+    h.must(["bench", "kernels", "--data.path=" + big_data(), "--ms", "20", "--json", out, *on(args)])
     with open(out) as f:
         rows = json.load(f)["kernels"]
     slow = sorted(rows, key=lambda k: -k["seconds"])[:5]
@@ -409,7 +420,7 @@ def bench_kernels(args):
 def commit():
     r = subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty"], text=True,
                        stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    return r.stdout.strip() or "unknown"
+    return r.stdout.strip() or os.environ.get("MR_COMMIT", "unknown")
 
 
 def is_emulated():
@@ -432,17 +443,47 @@ def gpu_name(args):
     return r.stdout.strip().splitlines()[0] if r.returncode == 0 and r.stdout else None
 
 
+def rows_of(results, key):
+    """Rows of all figures of this commit and GPU, in the order of the parts."""
+    found = [results.get(p.__name__, {}) for p in figures.PARTS]
+    return [r for one in found if all(one.get(k) == key[k] for k in key) for r in one["rows"]]
+
+
+def run_figures(f, args, results, key):
+    """(sentence, rows) of one part of figures.py."""
+    rows = f(figures.Bench(args, rows_of(results, key)))
+    aimed = [r for r in rows if r["least"] is not None or r["most"] is not None]
+    if not (args.device == "cuda" and not args.emulated):
+        return "%d figures, no measurement without a GPU" % len(rows), rows
+    missed = ["%s is %s" % (r["figure"], figures.shown(r["value"])) for r in aimed if not r["met"]]
+    return "%d figures, %d of %d targets met%s" % (
+        len(rows), len(aimed) - len(missed), len(aimed),
+        "; not: " + ", ".join(missed) if missed else ""), rows
+
+
 def run_one(f, args, results, key):
-    begin = time.time()
+    begin, rows = time.time(), []
+    args.journal.write("==== %s\n" % f.__name__)
+    args.journal.last_failure = ""
     try:
-        text, good = f(args), True
-    except (Failed, OSError, subprocess.TimeoutExpired) as e:
-        text, good = str(e), False
+        if f in figures.PARTS:
+            text, rows = run_figures(f, args, results, key)
+        else:
+            text = f(args)
+        good = True
+    except subprocess.TimeoutExpired as e:
+        text, good = "%s\n%s" % (e, e.stdout or ""), False
     except SystemExit:
-        text, good = "a run of the program failed (see above)", False
+        text, good = "a run of the program failed: " + args.journal.last_failure, False
+    except Exception as e:  # one check more or less must not cost the others
+        text, good = "%s: %s" % (type(e).__name__, e), False
     results[f.__name__] = dict(key, passed=good, result=text, seconds=round(time.time() - begin, 1),
                                date=time.strftime("%Y-%m-%d"), what=f.__doc__)
-    print("%-4s %-14s %s (%.0f s)" % ("ok" if good else "FAIL", f.__name__, text,
+    if f in figures.PARTS:
+        results[f.__name__]["rows"] = rows
+    args.journal.write("==== %s: %s: %s\n\n" % (f.__name__, "ok" if good else "FAIL", text))
+    args.journal.results(results)
+    print("%-4s %-20s %s (%.0f s)" % ("ok" if good else "FAIL", f.__name__, text,
                                       time.time() - begin), flush=True)
     if args.json:
         with open(args.json + ".new", "w") as out:
@@ -451,7 +492,26 @@ def run_one(f, args, results, key):
     return good
 
 
-def main():
+# What may not end in time is not begun: seconds that a check takes on a GPU, guessed.
+EXPECT = {"kernels": 40, "ops": 60, "step": 45, "precision": 90, "curve": 30, "capture": 40,
+          "ranks_nccl": 60, "capture_nccl": 60, "bench": 40, "sanitizer": 240}
+
+
+def chosen(args):
+    """The checks of this run in order of value: is it right, how fast is it, several ranks, tools."""
+    several = [ranks_staged, ranks_nccl, capture_nccl]
+    timed = [] if args.emulated else [bench_kernels] + figures.PARTS
+    last = [bench] if timed else []
+    every = [c for c in CHECKS if c not in several] + timed + several + last + [sanitizer]
+    if args.emulated and args.bench:
+        print("bench, bench_kernels, figures: not applicable, an emulator's speed says nothing")
+    if args.only:
+        every += [p for p in figures.PARTS if p not in every]
+        return [c for c in every if any(c.__name__.startswith(o) for o in args.only)]
+    return [c for c in every if args.bench or c not in timed + last]
+
+
+def arguments():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ap.add_argument("build")
     ap.add_argument("--device", default="cuda", choices=["cuda", "guard", "emulated"])
@@ -461,10 +521,49 @@ def main():
     ap.add_argument("--bench", action="store_true")
     ap.add_argument("--long", action="store_true", help="all models on an emulated GPU")
     ap.add_argument("--limit", type=int, default=300, help="seconds for one program")
+    ap.add_argument("--budget", type=float, default=1e9, help="seconds for all that is begun")
+    ap.add_argument("--keep", help="folder for machine, log, results and figures")
+    ap.add_argument("--python", default=sys.executable, help="interpreter with torch, for figures")
+    ap.add_argument("--bug", default="", help="for tests: a bug of torch_peer.py")
     args = ap.parse_args()
     args.emulated = args.device == "emulated"
     args.device = "cuda" if args.emulated else args.device
     args.build = os.path.abspath(args.build)
+    args.keep = args.keep and os.path.abspath(args.keep)
+    args.json = args.json and os.path.abspath(args.json)
+    return args
+
+
+def run_all(args, results, key):
+    """True when nothing failed and nothing had to be left for the next run."""
+    good, begin, limit = True, time.time(), h.LIMIT
+    for f in chosen(args):
+        old = results.get(f.__name__, {})
+        if old.get("passed") and all(old.get(k) == key[k] for k in key) and not args.again:
+            continue
+        left = args.budget - (time.time() - begin)
+        if left < EXPECT.get(f.__name__, figures.EXPECT.get(f.__name__, 20)):
+            print("left %-20s does not fit into %.0f s; the same command goes on" % (f.__name__,
+                                                                                     left))
+            good = False
+            continue
+        h.LIMIT, args.now = min(limit, left), min(args.limit, left)
+        good &= run_one(f, args, results, key)
+    return good
+
+
+def tables(args, results, key):
+    rows = rows_of(results, key)
+    if not rows:
+        return
+    folder = args.keep or (os.path.dirname(args.json) if args.json else h.folder)
+    path = figures.write(folder, rows, key, args.device == "cuda" and not args.emulated)
+    with open(path) as f:
+        print(f.read(), end="")
+
+
+def main():
+    args = arguments()
     h.BINARY = os.path.join(args.build, "mealrec-dist")
     need(glob.glob(h.BINARY), h.BINARY + " is missing; build it first")
     name = gpu_name(args)
@@ -476,15 +575,9 @@ def main():
     if args.json and os.path.exists(args.json):
         with open(args.json) as f:
             results = json.load(f)
-    good = True
-    if args.emulated and args.bench:
-        print("bench, bench_kernels: not applicable, an emulator's speed says nothing")
-    for f in CHECKS + ([bench, bench_kernels] if args.bench and not args.emulated else []):
-        old = results.get(f.__name__, {})
-        done = old.get("passed") and all(old.get(k) == key[k] for k in key)
-        if (args.only and f.__name__ not in args.only) or (done and not args.again):
-            continue
-        good &= run_one(f, args, results, key)
+    args.journal = journal.Journal(args.keep)
+    good = run_all(args, results, key)
+    tables(args, results, key)
     sys.exit(0 if good else 1)
 
 
