@@ -30,8 +30,10 @@ if [ "$make" = yes ]; then
     mkdir -p "$build"
     # Found where Python packages brought it, when it is nowhere else.
     nccl=$(python3 -c 'import nvidia.nccl as n; print(list(n.__path__)[0])' 2>/dev/null)
+    chip=90
+    nvidia-smi -L >/dev/null 2>&1 && chip=native
     begin=$SECONDS
-    if ! { cmake -S . -B "$build" --preset cuda -DCMAKE_CUDA_ARCHITECTURES=native \
+    if ! { cmake -S . -B "$build" --preset cuda -DCMAKE_CUDA_ARCHITECTURES=$chip \
         ${nccl:+-DMR_NCCL_ROOT="$nccl"} &&
         cmake --build "$build" -j "$(nproc)" --target mealrec-dist test_kernels_cuda \
             test_ops_basic test_ops_a test_ops_b test_ops_c test_ops_bf16; } >"$log" 2>&1; then

@@ -141,8 +141,7 @@ mr_status mr_bench_parts(mr_trainer *t, int64_t warmup, int64_t n, json_t **out_
              "bench step --parts works with one rank, and not with dist.deterministic=world");
     MR_TRY(plan_walk(t->train_plan));
     /* What was recorded of whole steps is not this. */
-    if (t->cfg->run.capture)
-        MR_TRY(t->dev->capture(t->dev, MR_RECORD_STEP, MR_CAPTURE_FORGET));
+    if (t->cfg->run.capture) MR_TRY(t->dev->capture(t->dev, MR_RECORD_STEP, MR_CAPTURE_FORGET));
     int slots = 2 * walk.n_parts + 1;
     int64_t batches = mr_sampler_batches(t->sampler);
     if (batches > 1) batches--; /* full batches only */

@@ -35,7 +35,8 @@ TINY = dict(flops.FIGURES, rows=32, K=3, D=16, text=10, d=12, inner=16, temporal
 # Seconds that a part takes on a GPU, guessed; gpu_checks.py begins none that does not fit.
 EXPECT = {"figures_data": 20, "figures_rates": 25, "figures_step": 60, "figures_kernels": 50,
           "figures_memory": 15, "figures_epoch": 40, "figures_start": 15, "figures_agree": 100,
-          "figures_agree_compiled": 120, "figures_eager": 110, "figures_graph_tedrec": 170, "figures_graph_sasrec": 170}
+          "figures_agree_compiled": 120, "figures_eager": 110, "figures_graph_tedrec": 160,
+          "figures_graph_sasrec": 160}
 
 
 class Unmeasured(Exception):
@@ -65,6 +66,8 @@ class Bench:
         self.z = flops.FIGURES if self.real else TINY
         self.many = MANY if self.real else 120
         self.torch_device = "cuda" if self.real else "cpu"
+        if self.real:
+            h.THREADS = str(min(8, os.cpu_count() or 1))
         self.can_compile = self.real  # on a CPU that takes minutes; test_twin.py holds the forms
         self.steps, self.warmup = (100, 20) if self.real else (2, 3)
 
@@ -135,7 +138,7 @@ class Bench:
                  str(z["items"]), "--frames", str(z["K"]), "--visual", str(z["D"]), "--text",
                  str(z["text"]), "--warmup", str(self.warmup), "--ways",
                  "auto" if self.real or mode == "eager" else "first"]
-        return Peer(words + self.model(backbone), 170)
+        return Peer(words + self.model(backbone), 140)
 
 
 def peer_environment():
@@ -192,10 +195,10 @@ def figures_data(b):
     z = b.z
     own = [] if b.real else ["--frames", str(z["K"]), "--width", str(z["D"]), "--text-width",
                              str(z["text"])]
-    sets = [("big.h5", ["--shape", "microlens-big"], 150, z["items"], 1500),
-            ("small.fig.h5", ["--shape", "microlens-small"], 120, 80, 1200),
-            ("many.h5", ["--shape", "shortvideo-big", "--text-width", str(z["text"])], 100, b.many,
-             1500)]
+    sets = [("big.h5", ["--shape", "microlens-big"], 60, z["items"], 400),
+            ("small.fig.h5", ["--shape", "microlens-small"], 40, 80, 300),
+            ("many.h5", ["--shape", "shortvideo-big", "--text-width", str(z["text"])], 40, b.many,
+             300)]
     rows = []
     for name, words, users, items, clicks in sets:
         begin = time.time()
@@ -280,7 +283,7 @@ def figures_kernels(b):
             rows += [row("part " + n, v, "ms") for n, v in sorted(ms.items())]
         o = b.json_of(b.ours(["bench", "kernels", "--filter", "adam", "--ms", "200"], "tedrec",
                              "bf16", file=file))
-        gb = next(k["gb_per_s"] for k in o["kernels"] if k["kernel"] == "adam")
+        gb = next(k["gb_per_s"] for k in o["kernels"] if k["kernel"].startswith("adam"))
         rows.append(row("Adam %s, share of copy rate" % size, 100 * gb / b.value("rate copy"), "%",
                         least=85, note="%.0f GB/s" % gb))
     return rows
@@ -294,8 +297,9 @@ class Watch(threading.Thread):
         self.most, self.is_over = None, threading.Event()
 
     def now(self):
-        r = subprocess.run(["nvidia-smi", "--query-gpu=memory.used", "--format=csv,noheader,nounits"],
-                           text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+        r = subprocess.run(["nvidia-smi", "--query-gpu=memory.used",
+                            "--format=csv,noheader,nounits"], text=True, stdout=subprocess.PIPE,
+                           stderr=subprocess.DEVNULL)
         return int(r.stdout.split()[0]) if r.returncode == 0 and r.stdout.strip() else None
 
     def run(self):
@@ -425,7 +429,8 @@ def agree(b, backbone, mode, peer_mode):
                 for x, y in zip(own, o["losses"]))
     if not abs(own[-1] - own[0]) > 3 * AGREE[mode] * abs(own[0]):
         raise Unmeasured("%d steps move the loss only from %.6g to %.6g" % (steps, own[0], own[-1]))
-    return row("losses agree, %s %s %s" % (mode, backbone, peer_mode), apart, "relative", most=AGREE[mode],
+    return row("losses agree, %s %s %s" % (mode, backbone, peer_mode), apart, "relative",
+               most=AGREE[mode],
                note="%d steps on one batch, %.4f to %.4f and %.4f; torch %s, %s" % (
                    steps, own[0], own[-1], o["losses"][-1], peer_mode,
                    "; ".join(o["said"]) or "as asked"))
@@ -497,13 +502,13 @@ def beside(b, backbone, peer_mode, precision, modes, least):
             if void:
                 one["met"] = None
             rows.append(one)
+        note = "torch %s, Adam %s, ways %s" % (first["torch"], first["adam"],
+                                               " ".join(first["ways"].values()))
+        if first["compiled"]:
+            note += ", compiled in %.0f s" % first["compile_s"]
         rows.append(row("torch step %s %s, %s" % (peer_mode, precision, backbone),
                         1e3 * statistics.median(y for _, y in got), "ms",
-                        note="%s, Adam %s%s, ways %s%s" % (
-                            first["torch"], first["adam"],
-                            ", compiled in %.0f s" % first["compile_s"] if first["compiled"] else "",
-                            " ".join(first["ways"].values()),
-                            "; " + "; ".join(first["said"]) if first["said"] else "")))
+                        note="; ".join([note] + first["said"])))
         o = peer.ask("kernels")
         rows.append(row("torch kernels %s, %s" % (peer_mode, backbone), o["kernels"], "",
                         note=o.get("said", "")))
@@ -526,8 +531,14 @@ def figures_eager(b):
 
 
 def graph(b, backbone):
+    """Where compiling does not end in time, a graph alone: a row that no target stands beside."""
     have_data(b)
-    return beside(b, backbone, "compiled" if b.can_compile else "graph", "bf16", ("bf16",), 1.5)
+    try:
+        return beside(b, backbone, "compiled" if b.can_compile else "graph", "bf16", ("bf16",), 1.5)
+    except Unmeasured as e:
+        rows = beside(b, backbone, "graph", "bf16", ("bf16",), None)
+        rows[0]["note"] += "; torch.compile: %s" % str(e)[-300:]
+        return rows
 
 
 @part

@@ -5,7 +5,7 @@ is not a product is not counted.
 What it is not: the operations that a program does; `mealrec-dist plan` says those.
 """
 
-# The widths of the figures; temporal: inner width of the encoder of the frames, npd: of NPD's block.
+# The widths of the figures; temporal: inner width of the encoder of the frames, npd: of NPD's.
 FIGURES = {"rows": 2048, "L": 10, "K": 5, "D": 768, "text": 768, "d": 300, "layers": 2,
            "inner": 256, "temporal": 1536, "C": 128, "npd": 256, "experts": 8, "items": 18700}
 

@@ -6,7 +6,7 @@ Usage: gpu_checks.py BUILD [--device cuda] [--json FILE] [--only NAME ...] [--ag
 The JSON file keeps the result of every check; a check that passed for this commit is not repeated
 unless --again is given, so a run that was cut off goes on where it stopped. --budget begins no
 check that may not end in that time. --keep leaves machine, log, results and figures in one folder.
---only takes beginnings of names, too: `--only figures` is all of figures.py. --device guard runs the
+--only takes beginnings of names: `--only figures` is all of figures.py. --device guard runs the
 same checks on the CPU: a test of the checks, which says nothing about a GPU. --device emulated runs
 them on the emulated GPU of tests/emulate (BUILD is then the folder emulated/ of a build): a test of
 the CUDA backend's logic, which says nothing about a GPU's speed or memory model.
@@ -409,7 +409,8 @@ def bench_kernels(args):
     """time of every kernel, beside the results file"""
     name = "kernels.json" if args.keep else "gpu.kernels"
     out = os.path.join(args.keep or os.path.dirname(args.json or "") or h.folder, name)
-    h.must(["bench", "kernels", "--data.path=" + big_data(), "--ms", "20", "--json", out, *on(args)])
+    h.must(["bench", "kernels", "--data.path=" + big_data(), "--ms", "20", "--json", out] +
+           on(args))
     with open(out) as f:
         rows = json.load(f)["kernels"]
     slow = sorted(rows, key=lambda k: -k["seconds"])[:5]
@@ -417,30 +418,16 @@ def bench_kernels(args):
         len(rows), out, ", ".join("%s %.0f us" % (k["kernel"], 1e6 * k["seconds"]) for k in slow))
 
 
-def commit():
-    r = subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty"], text=True,
-                       stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    return r.stdout.strip() or os.environ.get("MR_COMMIT", "unknown")
-
-
-def is_emulated():
-    r = subprocess.run([h.BINARY, "doctor", "--run.device=cuda"], text=True, cwd=h.folder,
-                       env=h.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    return any(x.split()[1:3] == ["gpu", "emulated"] for x in r.stdout.splitlines())
-
-
 def gpu_name(args):
     if args.emulated:
-        need(is_emulated(), h.BINARY + " has no emulated GPU")
+        need(journal.is_emulated(), h.BINARY + " has no emulated GPU")
         return "emulated"
     if args.device != "cuda":
         return args.device
-    if is_emulated():
+    if journal.is_emulated():
         print("%s has an emulated GPU; say --device emulated" % h.BINARY)
         sys.exit(1)
-    r = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"],
-                       text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    return r.stdout.strip().splitlines()[0] if r.returncode == 0 and r.stdout else None
+    return journal.gpu_name()
 
 
 def rows_of(results, key):
@@ -459,6 +446,14 @@ def run_figures(f, args, results, key):
     return "%d figures, %d of %d targets met%s" % (
         len(rows), len(aimed) - len(missed), len(aimed),
         "; not: " + ", ".join(missed) if missed else ""), rows
+
+
+def write_figures(args, results, key):
+    """The path of the table of all figures so far, or None."""
+    rows = rows_of(results, key)
+    folder = args.keep or (os.path.dirname(args.json) if args.json else h.folder)
+    is_real = args.device == "cuda" and not args.emulated
+    return figures.write(folder, rows, key, is_real) if rows else None
 
 
 def run_one(f, args, results, key):
@@ -483,6 +478,8 @@ def run_one(f, args, results, key):
         results[f.__name__]["rows"] = rows
     args.journal.write("==== %s: %s: %s\n\n" % (f.__name__, "ok" if good else "FAIL", text))
     args.journal.results(results)
+    if rows and args.keep:
+        write_figures(args, results, key)
     print("%-4s %-20s %s (%.0f s)" % ("ok" if good else "FAIL", f.__name__, text,
                                       time.time() - begin), flush=True)
     if args.json:
@@ -498,7 +495,7 @@ EXPECT = {"kernels": 40, "ops": 60, "step": 45, "precision": 90, "curve": 30, "c
 
 
 def chosen(args):
-    """The checks of this run in order of value: is it right, how fast is it, several ranks, tools."""
+    """The checks of this run in order of value: is it right, how fast, several ranks, tools."""
     several = [ranks_staged, ranks_nccl, capture_nccl]
     timed = [] if args.emulated else [bench_kernels] + figures.PARTS
     last = [bench] if timed else []
@@ -520,7 +517,7 @@ def arguments():
     ap.add_argument("--again", action="store_true")
     ap.add_argument("--bench", action="store_true")
     ap.add_argument("--long", action="store_true", help="all models on an emulated GPU")
-    ap.add_argument("--limit", type=int, default=300, help="seconds for one program")
+    ap.add_argument("--limit", type=int, help="seconds for one program (150; without a GPU 300)")
     ap.add_argument("--budget", type=float, default=1e9, help="seconds for all that is begun")
     ap.add_argument("--keep", help="folder for machine, log, results and figures")
     ap.add_argument("--python", default=sys.executable, help="interpreter with torch, for figures")
@@ -528,6 +525,7 @@ def arguments():
     args = ap.parse_args()
     args.emulated = args.device == "emulated"
     args.device = "cuda" if args.emulated else args.device
+    args.limit = args.limit or (150 if args.device == "cuda" and not args.emulated else 300)
     args.build = os.path.abspath(args.build)
     args.keep = args.keep and os.path.abspath(args.keep)
     args.json = args.json and os.path.abspath(args.json)
@@ -552,16 +550,6 @@ def run_all(args, results, key):
     return good
 
 
-def tables(args, results, key):
-    rows = rows_of(results, key)
-    if not rows:
-        return
-    folder = args.keep or (os.path.dirname(args.json) if args.json else h.folder)
-    path = figures.write(folder, rows, key, args.device == "cuda" and not args.emulated)
-    with open(path) as f:
-        print(f.read(), end="")
-
-
 def main():
     args = arguments()
     h.BINARY = os.path.join(args.build, "mealrec-dist")
@@ -570,14 +558,17 @@ def main():
     if not name:
         print("no GPU here")
         sys.exit(77)
-    key = {"commit": commit(), "gpu": name}
+    key = {"commit": journal.commit(), "gpu": name}
     results = {}
     if args.json and os.path.exists(args.json):
         with open(args.json) as f:
             results = json.load(f)
     args.journal = journal.Journal(args.keep)
     good = run_all(args, results, key)
-    tables(args, results, key)
+    path = write_figures(args, results, key)
+    if path:
+        with open(path) as f:
+            print(f.read(), end="")
     sys.exit(0 if good else 1)
 
 

@@ -26,6 +26,33 @@ def said(words, limit=20):
         return "(%s)\n" % e
 
 
+def commit():
+    """Of the sources; $MR_COMMIT where they came without their history."""
+    r = subprocess.run(["git", "-C", os.path.dirname(os.path.abspath(__file__)), "describe",
+                        "--always", "--dirty"], text=True, stdout=subprocess.PIPE,
+                       stderr=subprocess.DEVNULL)
+    return r.stdout.strip() or os.environ.get("MR_COMMIT", "unknown")
+
+
+def doctor_lines():
+    return [x.split() for x in said([h.BINARY, "doctor", "--run.device=cuda"], 60).splitlines()]
+
+
+def is_emulated():
+    return any(x[1:3] == ["gpu", "emulated"] for x in doctor_lines())
+
+
+def gpu_name():
+    """Name and driver of the first GPU, or None: by nvidia-smi, else by the program itself."""
+    if shutil.which("nvidia-smi"):
+        r = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version",
+                            "--format=csv,noheader"], text=True, stdout=subprocess.PIPE,
+                           stderr=subprocess.DEVNULL)
+        if r.returncode == 0 and r.stdout.strip():
+            return r.stdout.strip().splitlines()[0]
+    return next((" ".join(x[2:6]) for x in doctor_lines() if x[:2] == ["ok", "gpu"]), None)
+
+
 def cut(text):
     if len(text) <= ONE:
         return text
@@ -33,20 +60,21 @@ def cut(text):
 
 
 def where_it_hangs(p):
-    """What the threads of a process and of its children do; for a program that did not end."""
-    pids, text = [p.pid], ""
+    """(what the threads of a program that did not end wait for, their stacks): of the process and
+    its children, as far as they are the program."""
+    pids, own, text, stacks = [p.pid], [], "", ""
     for pid in pids:
         for task in list_of("/proc/%d/task" % pid):
             top = "/proc/%d/task/%s/" % (pid, task)
-            text += "thread %s %s wchan %s syscall %s\n" % tuple(
-                [task] + [read(top + f).strip() for f in ("comm", "wchan", "syscall")])
             pids += [int(x) for x in read(top + "children").split()]
-    for tool in ("gdb", "cuda-gdb"):
-        if shutil.which(tool):
-            for pid in pids[:4]:
-                text += said([tool, "-p", str(pid), "-batch", "-ex", "thread apply all bt 20"], 40)
-            break
-    return text
+            if read("/proc/%d/comm" % pid)[:8] == os.path.basename(h.BINARY)[:8]:
+                own += [pid] if pid not in own else []
+                text += "thread %s wchan %s syscall %s\n" % tuple(
+                    [task] + [read(top + f).strip()[:40] for f in ("wchan", "syscall")])
+    tool = shutil.which("gdb") or shutil.which("cuda-gdb")
+    for pid in own[:4] if tool else []:
+        stacks += said([tool, "-p", str(pid), "-batch", "-ex", "thread apply all bt 20"], 40)
+    return text, stacks
 
 
 def list_of(path):
@@ -72,7 +100,7 @@ class Journal:
         self.folder, self.last_failure, self.begin = folder, "", time.time()
         self.bytes = 0
         h.listeners.append(self.heard)
-        h.on_timeout = where_it_hangs
+        h.on_timeout = self.hung
         if folder:
             os.makedirs(folder, exist_ok=True)
             self.machine()
@@ -89,6 +117,11 @@ class Journal:
             for key in sorted(os.environ):
                 if key.startswith(("CUDA", "NCCL", "OMPI_", "OMP_", "LD_", "MR_")):
                     f.write("%s=%s\n" % (key, os.environ[key]))
+
+    def hung(self, p):
+        text, stacks = where_it_hangs(p)
+        self.write(stacks)
+        return text
 
     def heard(self, command, code, seconds, out, err):
         text = "$ %s\nexit %s, %.1f s, %.0f s after the start\n" % (

@@ -34,6 +34,7 @@ atexit.register(shutil.rmtree, folder, ignore_errors=True)
 segments = tempfile.mkdtemp(prefix="mealrec-mpi-", dir="/dev/shm") if os.path.isdir(
     "/dev/shm") else folder
 atexit.register(shutil.rmtree, segments, ignore_errors=True)
+THREADS = "1"  # of each rank
 failures = []
 checks = 0
 listeners = []      # f(command, exit code or None, seconds, output, error output) of every run
@@ -56,7 +57,7 @@ def finish():
 
 
 def environment():
-    env = dict(os.environ, OMP_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1",
+    env = dict(os.environ, OMP_NUM_THREADS=THREADS, OMPI_ALLOW_RUN_AS_ROOT="1",
                OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_mpi_yield_when_idle="1",
                OMPI_MCA_btl_vader_single_copy_mechanism="none",
                OMPI_MCA_btl_vader_backing_directory=segments)
