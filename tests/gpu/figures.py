@@ -581,8 +581,8 @@ def table(rows, title, is_real):
 def write(folder, rows, key, is_real):
     """figures.json and figures.txt in `folder`; the path of the text."""
     title = "commit %s, %s, %s" % (key["commit"], key["gpu"], time.strftime("%Y-%m-%d %H:%M"))
-    for r in rows if not is_real else []:
-        r["met"] = None
+    if not is_real:
+        rows = [dict(r, met=None) for r in rows]
     with open(os.path.join(folder, "figures.json"), "w") as f:
         json.dump({"key": key, "is_measurement": is_real, "rows": rows}, f, indent=1)
     path = os.path.join(folder, "figures.txt")
