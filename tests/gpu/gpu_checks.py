@@ -22,8 +22,6 @@ import subprocess
 import sys
 import time
 
-import numpy as np
-
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "train"))
 sys.path.insert(0, HERE)
@@ -31,6 +29,7 @@ import harness as h  # noqa: E402
 import safetensors_io  # noqa: E402  (harness puts its folder on the path)
 import figures  # noqa: E402
 import journal  # noqa: E402
+from compare import ALLOWED, Failed, need, rounded_apart, worst_of  # noqa: E402
 
 CHECKS = []
 
@@ -40,19 +39,24 @@ def check(f):
     return f
 
 
-class Failed(Exception):
-    pass
-
-
-def need(good, text):
-    if not good:
-        raise Failed(text)
+def every(args, cases, f):
+    """f of every case, so that one run tells all that is wrong and not only the first of it."""
+    bad = []
+    for case in cases:
+        try:
+            f(*case)
+        except (Failed, subprocess.TimeoutExpired) as e:
+            bad.append(str(e))
+        except SystemExit:
+            bad.append("%s: a run failed: %s" % (case[0], args.journal.last_failure[-300:]))
+    need(not bad, "%d of %d: %s" % (len(bad), len(cases), " | ".join(bad)))
 
 
 def program(args, path, *words, env=None):
     """Output of a program that has to succeed."""
-    e, begin = dict(h.environment(), **(env or {})), time.time()
-    r = subprocess.run([path, *words], env=e, text=True, stdout=subprocess.PIPE,
+    begin = time.time()
+    command = (["env"] + ["%s=%s" % kv for kv in env.items()] if env else []) + [path, *words]
+    r = subprocess.run(command, env=h.environment(), text=True, stdout=subprocess.PIPE,
                        stderr=subprocess.STDOUT, timeout=args.now, cwd=h.folder)
     h.tell(r.args, r.returncode, time.time() - begin, r.stdout, "")
     need(r.returncode == 0, "exit %d: %s" % (r.returncode, r.stdout[-800:]))
@@ -97,8 +101,8 @@ def ops(args):
     """every op forward and backward: float32 on the device against float64 on the CPU"""
     names = [os.path.join(args.build, "tests", "test_" + n)
              for n in ("ops_basic", "ops_a", "ops_b", "ops_c", "ops_bf16")]
-    for path in names:
-        program(args, path, env={"MR_TEST_DEVICE": args.device})
+    every(args, [(p,) for p in names],
+          lambda p: program(args, p, env={"MR_TEST_DEVICE": args.device}))
     return "%d programs" % len(names)
 
 
@@ -109,21 +113,6 @@ def dump(args, name, device, keys, ranks=0):
     h.must(["dump-step", "--out", out, "--data.path=small.h5", "--run.device=" + device] + h.SMALL
            + keys, ranks)
     return safetensors_io.load(out)[0]
-
-
-def worst_of(a, b):
-    """(largest max|a-b| / rms(a) over gradients and activations, its name)."""
-    need(set(a) == set(b), "tensors differ: %s" % sorted(set(a) ^ set(b))[:3])
-    biases = [np.mean(np.square(a[n])) for n in a if n.startswith("grad.") and n.endswith("bias")]
-    floor = 1e-3 * np.sqrt(np.mean(biases)) if biases else 0
-    worst = (0.0, "none")
-    for n in a:
-        if a[n].dtype.kind != "f" or n.split(".")[0] not in ("grad", "act", "loss"):
-            continue
-        scale = max(float(np.sqrt(np.mean(np.square(a[n])))), floor, 1e-20)
-        diff = float(np.max(np.abs(a[n].astype(float) - b[n]))) / scale if a[n].size else 0.0
-        worst = max(worst, (diff if diff == diff else float("inf"), n))
-    return worst
 
 
 def models():
@@ -137,43 +126,16 @@ def models():
 def step(args):
     """gradients, activations and losses of one step of every model against the CPU's"""
     data("small.h5")
-    worst = (0.0, "none")
-    for name, keys in models():
-        one = worst_of(dump(args, name, "cpu", keys), dump(args, name, args.device, keys))
-        need(one[0] <= 2e-4, "%s: %s differs by %.3g of its size" % (name, one[1], one[0]))
-        worst = max(worst, (one[0], name + " " + one[1]))
-    return "worst %.2g of RMS (%s)" % worst
+    worst = [(0.0, "none")]
 
-
-# Allowed: loss, all gradients as one vector, all activations, a single gradient or activation.
-# Three times what exact arithmetic on operands rounded to 10 and 7 bits gives over these models.
-ALLOWED = {"tf32": (5e-4, 8e-3, 1.5e-3, 5e-2), "bf16": (1.2e-2, 7e-2, 1e-2, 0.2)}
-
-
-def rms(x):
-    return float(np.sqrt(np.mean(np.square(x, dtype=float)))) if x.size else 0.0
-
-
-def rounded_apart(a, b):
-    """(loss, gradients, activations, worst tensor, its name): relative differences of two dumps."""
-    need(set(a) == set(b), "tensors differ: %s" % sorted(set(a) ^ set(b))[:3])
-    biases = [n for n in a if n.startswith("grad.") and n.endswith("bias")]
-    floor = 0.1 * np.sqrt(np.mean([np.square(rms(a[n])) for n in biases])) if biases else 0.0
-    whole, worst, loss = {}, (0.0, "none"), 0.0
-    for n in sorted(a):
-        kind = n.split(".")[0]
-        if a[n].dtype.kind != "f" or kind not in ("grad", "act", "loss"):
-            continue
-        diff = rms(a[n].astype(float) - b[n])
-        if kind == "loss":
-            loss = max(loss, diff / rms(a[n]))
-            continue
-        whole.setdefault(kind, []).append((a[n].size, diff, rms(a[n])))
-        scale = max(rms(a[n]), floor if n in biases else 0.0, 1e-20)
-        worst = max(worst, (diff / scale if diff == diff else float("inf"), n))
-    part = {k: np.sqrt(sum(s * d * d for s, d, _ in v) / sum(s * x * x for s, _, x in v))
-            for k, v in whole.items()}
-    return loss, float(part["grad"]), float(part["act"]), worst[0], worst[1]
+    def one(name, keys):
+        all_of_them = worst_of(dump(args, name, "cpu", keys), dump(args, name, args.device, keys))
+        args.journal.write("%s: %s\n" % (name, ", ".join(
+            "%s %.2g" % (n, d) for d, n in all_of_them[:60])))
+        worst.append((all_of_them[0][0], name + " " + all_of_them[0][1]))
+        need(all_of_them[0][0] <= 2e-4, "%s differs by %.3g of its size" % worst[-1][::-1])
+    every(args, list(models()), one)
+    return "worst %.2g of RMS (%s)" % max(worst)
 
 
 @check
@@ -187,17 +149,21 @@ def precision(args):
         return "refused without a GPU"
     data("small.h5")
     said = []
-    for mode, allowed in ALLOWED.items():
-        worst = [0.0] * 4
-        for name, keys in models():
-            got = rounded_apart(dump(args, name, "cpu", keys),
-                                dump(args, name, "cuda", keys + ["--run.precision=" + mode]))
-            for i, what in enumerate(("a loss", "the gradient", "activations", got[4])):
-                need(got[i] <= allowed[i],
-                     "%s, %s: %s differs by %.3g" % (mode, name, what, got[i]))
-                worst[i] = max(worst[i], got[i])
-            need(got[1] > 1e-5, "%s, %s: as exact as float32" % (mode, name))
-        said.append("%s within %.1g, %.1g, %.1g, %.1g" % (mode, *worst))
+
+    def one(name, keys, mode, worst):
+        got = rounded_apart(dump(args, name, "cpu", keys),
+                            dump(args, name, "cuda", keys + ["--run.precision=" + mode]))
+        args.journal.write("%s %s: %s\n" % (name, mode, got))
+        for i, what in enumerate(("a loss", "the gradient", "activations", got[4])):
+            worst[i] = max(worst[i], got[i])
+            need(got[i] <= ALLOWED[mode][i], "%s, %s: %s differs by %.3g, allowed %.3g" % (
+                mode, name, what, got[i], ALLOWED[mode][i]))
+        need(got[1] > 1e-5, "%s, %s: as exact as float32" % (mode, name))
+    worst = {mode: [0.0] * 4 for mode in ALLOWED}
+    every(args, [(name, keys, mode, worst[mode]) for mode in ALLOWED for name, keys in models()],
+          one)
+    for mode in ALLOWED:
+        said.append("%s within %.1g, %.1g, %.1g, %.1g" % (mode, *worst[mode]))
     return "loss, gradient, activations, one tensor: " + "; ".join(said)
 
 
@@ -233,9 +199,9 @@ def capture(args):
     runs = [(model, "auto") for model in names]
     if args.device == "cuda":
         runs.append(("sasrec", "bf16"))
-    for model, mode in runs:
-        recorded_or_not(model, "small.h5", 0, steps(args), "--model.name=" + model,
-                        "--run.precision=" + mode, *on(args))
+    every(args, runs, lambda model, mode: recorded_or_not(
+        model, "small.h5", 0, steps(args), "--model.name=" + model, "--run.precision=" + mode,
+        *on(args)))
     return "%d steps of %d runs, checkpoints equal" % (some_steps(args), len(runs))
 
 
@@ -476,6 +442,8 @@ def run_one(f, args, results, key):
                                date=time.strftime("%Y-%m-%d"), what=f.__doc__)
     if f in figures.PARTS:
         results[f.__name__]["rows"] = rows
+    if not good and args.device == "cuda" and not args.emulated:
+        args.journal.sanitize(text)
     args.journal.write("==== %s: %s: %s\n\n" % (f.__name__, "ok" if good else "FAIL", text))
     args.journal.results(results)
     if rows and args.keep:

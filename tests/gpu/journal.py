@@ -98,7 +98,7 @@ class Journal:
 
     def __init__(self, folder):
         self.folder, self.last_failure, self.begin = folder, "", time.time()
-        self.bytes = 0
+        self.bytes, self.last_command = 0, None
         h.listeners.append(self.heard)
         h.on_timeout = self.hung
         if folder:
@@ -127,8 +127,19 @@ class Journal:
         text = "$ %s\nexit %s, %.1f s, %.0f s after the start\n" % (
             " ".join(command), code, seconds, time.time() - self.begin)
         if code != 0:
+            self.last_command = list(command)
             self.last_failure = "exit %s: %s" % (code, (out + err).strip()[-1500:])
         self.write(text + cut(out) + cut(err) + "\n")
+
+    def sanitize(self, text, limit=100):
+        """After a kernel with a bad address: the failed command once more under memcheck."""
+        tool = shutil.which("compute-sanitizer")
+        bad = any(w in text.lower() for w in ("illegal", "misaligned", "launch failure"))
+        if not (bad and tool and self.last_command) or "mpirun" in self.last_command[0]:
+            return
+        begin = time.time()
+        out = said([tool, "--tool", "memcheck", "--print-limit", "20"] + self.last_command, limit)
+        self.write("---- under memcheck, %.0f s:\n%s\n" % (time.time() - begin, cut(out)))
 
     def write(self, text):
         if not self.folder or self.bytes > MOST:
