@@ -105,6 +105,12 @@ int64_t mr_n(const mr_run *r, int id)
     return n->space == MR_SPACE_FIXED ? n->dim[0] : r->count[n->space];
 }
 
+int64_t mr_n_rows(const mr_run *r, int id)
+{
+    const mr_node *n = &r->g->node[id];
+    return n->space == MR_SPACE_FIXED ? n->dim[0] : r->rows[n->space];
+}
+
 double mr_loss_weight(const mr_run *r, const mr_node *n)
 {
     int i = loss_index(r, mr_node_id(r, n));
@@ -157,6 +163,7 @@ mr_status mr_run_create_in(mr_run **out_p, const mr_plan *plan, mr_device *dev, 
     r->ex.seed = seed;
     r->ex.stream = dev->stream;
     r->ex.precision = dev->precision;
+    r->rounds = plan->g->dims.whole_products && !dev->host_memory;
     MR_TRY_GOTO(mr_kernels_for(&r->k, dev->name), st, fail);
     MR_TRY_GOTO(make_workspace(r, lender), st, fail);
     MR_TRY_GOTO(dev->alloc(dev, (void **)&r->state_dev, sizeof *r->state_dev, "step state"), st,
@@ -254,7 +261,7 @@ mr_status mr_run_output(mr_run *r, const char *name, void *host)
 {
     int id = mr_graph_find_output(r->g, name);
     MR_CHECK(id >= 0, MR_ERR_INTERNAL, "this model has no output '%s'", name);
-    size_t n = (size_t)(mr_n(r, id) * mr_node_inner(r->g, id));
+    size_t n = (size_t)(mr_n_rows(r, id) * mr_node_inner(r->g, id));
     return r->dev->to_host(r->dev, host, mr_val(r, id), n * r->g->real_bytes);
 }
 

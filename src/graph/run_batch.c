@@ -2,7 +2,15 @@
  * exchange, where kernels cannot read host memory.
  * Invariants: kernels read r->in, r->lists and r->abar; ops read r->host and r->xch. Everything is
  * one block with places by capacity, so addresses stay as long as nothing has to grow. What is sent
- * is not written again before the host has waited for the device. */
+ * is not written again before the host has waited for the device.
+ *
+ * Counts that are rounded up. Behind the batch's tokens lie tokens of PAD at position 0 that belong
+ * to no row: they are looked up and computed with, because a product has one size, but nobody reads
+ * what becomes of them. What turns tokens into rows (attention, last, the fusion, the experts) goes
+ * by start and len of the rows; what makes tokens of rows leaves zeros behind them (N in its
+ * kernels). So values there are finite, gradients are exactly 0, and sums over tokens (of weights,
+ * biases, norms) add zeros. Lists of what is added up where (the exchange's, last_start) do not
+ * have them; entries that rounding adds to such a list are empty. Rows are never rounded. */
 #include "graph/run.h"
 
 #include <string.h>
@@ -10,11 +18,14 @@
 #include "base/mem.h"
 #include "graph/red_zone.h"
 
-/* src[bytes] goes to a place on the device with room for cap bytes; *out = its address. */
+/* src[bytes] goes to a place on the device with room for cap bytes, with `more` words behind it;
+ * *out = its address. */
 typedef struct piece {
     const void *src;
     void **out;
     int64_t bytes, cap;
+    int64_t more;
+    int32_t word;
 } piece;
 
 typedef struct pieces {
@@ -24,7 +35,15 @@ typedef struct pieces {
 
 static void add(pieces *p, void *out, const void *src, int64_t bytes, int64_t cap)
 {
-    p->list[p->n++] = (piece){src, out, bytes, cap < bytes ? bytes : cap};
+    p->list[p->n++] = (piece){.src = src, .out = out, .bytes = bytes, .cap = cap};
+    if (cap < bytes) p->list[p->n - 1].cap = bytes;
+}
+
+/* Behind the piece that was added last, of 4-byte elements: `more` times `word`. */
+static void then(pieces *p, int64_t more, int32_t word)
+{
+    p->list[p->n - 1].more = more;
+    p->list[p->n - 1].word = word;
 }
 
 #define ADD(out, src, n, cap)                                                                      \
@@ -69,6 +88,8 @@ static mr_status send(mr_run *r, const pieces *p)
         const piece *q = &p->list[i];
         if (q->src && q->bytes > 0) /* views alone come without rows (train/contrast.c) */
             memcpy((char *)r->block_host + at, q->src, (size_t)q->bytes);
+        int32_t *behind = (int32_t *)(void *)((char *)r->block_host + at + q->bytes);
+        for (int64_t k = 0; k < q->more; k++) behind[k] = q->word;
         *q->out = (char *)r->block + at;
         at += padded(q->cap);
     }
@@ -76,24 +97,33 @@ static mr_status send(mr_run *r, const pieces *p)
     return r->dev->send(r->dev, r->block, r->block_host, (size_t)total);
 }
 
-static void add_seq(pieces *p, mr_seq *d, const mr_seq *q, int64_t rows, int64_t rows_cap,
-                    int64_t L)
+static void add_seq(pieces *p, mr_seq *d, const mr_seq *q, int64_t more, int64_t rows,
+                    int64_t rows_cap, int64_t L)
 {
     int64_t tokens = q->tokens, cap = rows_cap * L;
     ADD(d->ids, q->ids, rows * L, cap);
     ADD(d->len, q->len, rows, rows_cap);
     ADD(d->start, q->start, rows + 1, rows_cap + 1);
     ADD(d->tok_id, q->tok_id, tokens, cap);
+    then(p, more, 0);
     ADD(d->tok_pos, q->tok_pos, tokens, cap);
+    then(p, more, 0);
     ADD(d->tok_row, q->tok_row, tokens, cap);
+    then(p, more, -1);
     ADD(d->tok_rid, q->tok_rid, tokens, cap);
+    then(p, more, 0);
+    d->tokens = tokens + more;
 }
 
-static void add_lists(pieces *p, mr_exchange_lists *d, const mr_exchange *x)
+static void add_lists(pieces *p, mr_exchange_lists *d, const mr_exchange *x, int64_t more)
 {
+    int64_t empty = d->n_unique - x->n_unique;
     ADD(d->unique_id, x->unique_id, x->n_unique, x->cap);
+    then(p, empty, 0);
     ADD(d->inv, x->inv, x->n, x->cap);
+    then(p, more, x->inv[x->n - 1]); /* where PAD is */
     ADD(d->csr_start, x->csr_start, x->n_unique + 1, x->cap + 1);
+    then(p, empty, x->csr_start[x->n_unique]);
     ADD(d->csr_pos, x->csr_pos, x->n, x->cap);
     if (x->size == 1) return;
     ADD(d->give_row, x->give_row, x->n_send, x->give_cap);
@@ -107,26 +137,36 @@ static mr_status copy_batch(mr_run *r, const mr_batch *b)
 {
     mr_batch *d = &r->in;
     pieces all = {0}, *p = &all;
-    int64_t rows = b->rows, cap = b->rows_cap;
+    int64_t rows = b->rows, cap = b->rows_cap, more = r->count[MR_SPACE_LAST] - b->n_last;
     ADD(d->rid, b->rid, rows, cap);
     ADD(d->zero_pos, b->zero_pos, rows, cap);
     ADD(d->user, b->user, rows, cap);
     ADD(d->target, b->target, rows, cap);
     ADD(d->last, b->last, rows, cap);
     ADD(d->last_id, b->last_id, b->n_last, cap);
+    then(p, more, 0);
     ADD(d->last_slot, b->last_slot, rows, cap);
     ADD(d->last_start, b->last_start, b->n_last + 1, cap + 1);
+    then(p, more, (int32_t)rows);
     ADD(d->last_row, b->last_row, rows, cap);
+    d->n_last = b->n_last + more;
     for (int s = 0; s < b->n_seq; s++) {
-        add_seq(p, &d->seq[s], &b->seq[s], rows, cap, b->L);
-        if (r->xch[s]) add_lists(p, &r->lists[s], r->xch[s]);
+        int64_t behind = r->count[MR_SPACE_TOK0 + s] - b->seq[s].tokens;
+        add_seq(p, &d->seq[s], &b->seq[s], behind, rows, cap, b->L);
+        if (r->xch[s]) add_lists(p, &r->lists[s], r->xch[s], behind);
     }
     for (int i = 0; r->fetched && i < MR_FEATURE_COUNT; i++) {
         const mr_feature_ids *f = &r->fetched[i];
         r->ids[i] = (mr_feature_ids){.n = f->n};
         if (f->last) ADD(r->ids[i].last, f->last, rows, cap);
-        if (f->distinct) ADD(r->ids[i].distinct, f->distinct, b->n_last, cap);
-        if (f->tok) ADD(r->ids[i].tok, f->tok, b->seq[0].tokens, cap * b->L);
+        if (f->distinct) {
+            ADD(r->ids[i].distinct, f->distinct, b->n_last, cap);
+            then(p, more, 0);
+        }
+        if (f->tok) {
+            ADD(r->ids[i].tok, f->tok, b->seq[0].tokens, cap * b->L);
+            then(p, r->count[MR_SPACE_TOK0] - b->seq[0].tokens, 0);
+        }
     }
     if (r->abar_host) ADD(r->abar, r->abar_host, r->t_max + 1, r->t_max + 1);
     return send(r, p);
@@ -148,7 +188,46 @@ static void use_host(mr_run *r)
                                           .own_row = x->own_row,
                                           .own_start = x->own_start,
                                           .own_pos = x->own_pos,
-                                          .slot = x->slot};
+                                          .slot = x->slot,
+                                          .n_unique = x->n_unique};
+    }
+}
+
+/* Up to a multiple of 1/32 of the capacity: full batches of one stream have few such counts. */
+int64_t mr_run_rounded(int64_t n, int64_t cap)
+{
+    enum { PARTS = 32, LEAST = 8 };
+    int64_t step = (cap + PARTS * LEAST - 1) / (PARTS * LEAST) * LEAST;
+    int64_t up = (n + step - 1) / step * step;
+    return up < cap ? up : cap;
+}
+
+/* Capacity of rows in both the plan and the batch. */
+static int64_t rows_cap_of(const mr_run *r, const mr_batch *b)
+{
+    int64_t of_plan = r->g->dims.rows_cap;
+    return b->rows_cap < of_plan ? b->rows_cap : of_plan;
+}
+
+static int64_t count_of(const mr_run *r, int64_t n, int64_t cap)
+{
+    return r->rounds ? mr_run_rounded(n, cap) : n;
+}
+
+static void set_counts(mr_run *r, const mr_batch *b)
+{
+    int64_t cap = rows_cap_of(r, b);
+    r->rows[MR_SPACE_FIXED] = r->count[MR_SPACE_FIXED] = 1;
+    r->rows[MR_SPACE_ROWS] = r->count[MR_SPACE_ROWS] = b->rows;
+    r->rows[MR_SPACE_LAST] = b->n_last;
+    r->count[MR_SPACE_LAST] = count_of(r, b->n_last, cap);
+    for (int s = 0; s < b->n_seq; s++) {
+        const mr_exchange *x = r->xch[s];
+        int64_t tokens = b->seq[s].tokens;
+        r->rows[MR_SPACE_TOK0 + s] = tokens;
+        r->count[MR_SPACE_TOK0 + s] = count_of(r, tokens, cap * b->L);
+        if (x) /* with several ranks these rows travel: as many as there are */
+            r->lists[s].n_unique = x->size > 1 ? x->n_unique : count_of(r, x->n_unique, x->cap);
     }
 }
 
@@ -159,6 +238,7 @@ mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *st
              (long long)r->g->dims.rows_cap);
     r->host = b;
     r->in = *b;
+    set_counts(r, b);
     if (r->dev->host_memory)
         use_host(r);
     else
@@ -168,10 +248,6 @@ mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *st
                                      .distinct = r->in.last_id,
                                      .tok = r->in.seq[0].tok_id,
                                      .n = r->g->dims.n_items};
-    r->count[MR_SPACE_FIXED] = 1;
-    r->count[MR_SPACE_ROWS] = b->rows;
-    r->count[MR_SPACE_LAST] = b->n_last;
-    for (int s = 0; s < b->n_seq; s++) r->count[MR_SPACE_TOK0 + s] = b->seq[s].tokens;
     if (r->plan->is_private) MR_TRY(mr_red_zones_fill(r));
     r->state_host = *state;
     r->state_host.step = b->step;

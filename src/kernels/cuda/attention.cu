@@ -122,6 +122,7 @@ __global__ static void attention_fwd_kernel(float *out, float *prob, att_args a)
         }
         __syncthreads();
     }
+    if (r.causal && a.s.N > 0) zero_rows(out, a.s.start[a.s.B], a.s.N, d);
 }
 
 void attention_fwd_cuda(void *out, void *prob, const void *q, const void *kv, const void *kv_first,
@@ -202,6 +203,10 @@ __global__ static void attention_bwd_kernel(att_args a, att_grads g, int64_t til
         keys_bwd(ds, w, a, g, r, t0, n);
         __syncthreads();
     }
+    if (a.s.N == 0) return;
+    int64_t behind = a.s.start[a.s.B];
+    if (r.causal && g.dq && !g.acc_q) zero_rows(g.dq, behind, a.s.N, a.s.d);
+    if (g.dkv && !g.acc_kv) zero_rows(g.dkv, behind, a.s.N, 2 * a.s.d);
 }
 
 void attention_bwd_cuda(void *dq, void *dkv, void *dkv_first, const void *dout, const void *prob,

@@ -78,6 +78,14 @@ template <class F> static void cells(int64_t n, int64_t w, const mr_exec *ex, F 
 
 __device__ static inline void put(float *y, float v, int acc) { *y = acc ? *y + v : v; }
 
+/* Rows from..to-1 of x[.,w] = 0, shared out among all blocks. What lies behind the tokens of a
+ * batch, whose number kernels read from device memory. */
+__device__ static inline void zero_rows(float *x, int64_t from, int64_t to, int64_t w)
+{
+    for (int64_t i = from + blockIdx.x; i < to; i += gridDim.x)
+        for (int64_t j = threadIdx.x; j < w; j += blockDim.x) x[i * w + j] = 0;
+}
+
 /* The same value in every lane. */
 template <class T> __device__ static inline T warp_sum(T v)
 {
