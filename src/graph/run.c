@@ -127,6 +127,8 @@ mr_rows_of mr_rand_rows(const mr_run *r, mr_space s)
 
 uint32_t mr_rand_purpose(const mr_node *n) { return MR_RNG_OP + (uint32_t)n->number; }
 
+static int64_t runs; /* made: memory of one that is gone may be another's */
+
 static mr_status make_workspace(mr_run *r, const mr_run *lender)
 {
     int64_t bytes = r->plan->ws_bytes;
@@ -156,6 +158,7 @@ mr_status mr_run_create_in(mr_run **out_p, const mr_plan *plan, mr_device *dev, 
              "run: this graph is for precision %d and %s computes in %d",
              (int)plan->g->dims.precision, dev->name, (int)dev->precision);
     MR_TRY(MR_ALLOC(&r, 1, "run"));
+    r->number = ++runs;
     r->plan = plan;
     r->g = plan->g;
     r->dev = dev;

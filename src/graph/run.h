@@ -41,7 +41,7 @@ struct mr_run {
     const mr_graph *g;
     mr_device *dev;
     const mr_kernels *k;
-    int64_t kernel_calls; /* of this run so far */
+    int64_t number; /* of the runs of this process */
     mr_exec ex;
     mr_params *params;
     const mr_features *feat;
@@ -85,7 +85,7 @@ struct mr_run {
 /* The kernels, for one call: calls are counted, because each is at least one launch on a GPU. */
 static inline const mr_kernels *mr_k(mr_run *r)
 {
-    r->kernel_calls++;
+    r->dev->counts.calls++;
     return r->k;
 }
 
@@ -129,6 +129,10 @@ void mr_run_free(mr_run **r_p);
 mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *state);
 /* A count as it is rounded up where the run `rounds`: at least n, at most cap, 0 for 0. */
 int64_t mr_run_rounded(int64_t n, int64_t cap);
+/* What the arguments of all kernels of this run follow from, for the batch that was set: counts,
+ * and where the batch lies. One rank alone: with several, what ranks tell each other is not in it.
+ */
+void mr_run_signature(const mr_run *r, mr_signature *out);
 /* state_host once more, when the host has decided something after backward. Does not wait. */
 mr_status mr_run_send_state(mr_run *r);
 /* A plan with backward also uses the memory of params->grad: gradients of an earlier step are lost.

@@ -231,6 +231,19 @@ static void set_counts(mr_run *r, const mr_batch *b)
     }
 }
 
+void mr_run_signature(const mr_run *r, mr_signature *out)
+{
+    int n = 0;
+    memset(out, 0, sizeof *out);
+    out->word[n++] = r->number;
+    out->word[n++] = (int64_t)(intptr_t)r->block;
+    for (int s = MR_SPACE_ROWS; s < MR_N_SPACES; s++) out->word[n++] = r->count[s];
+    for (int s = 0; s < MR_MAX_SEQ; s++) out->word[n++] = r->lists[s].n_unique;
+    for (int i = 0; i < MR_FEATURE_COUNT; i++) out->word[n++] = r->ids[i].n;
+}
+_Static_assert(2 + MR_N_SPACES - 1 + MR_MAX_SEQ + MR_FEATURE_COUNT <= MR_SIGNATURE_WORDS,
+               "a signature holds all counts");
+
 mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *state)
 {
     MR_CHECK(b->rows <= r->g->dims.rows_cap, MR_ERR_INTERNAL,
