@@ -175,7 +175,7 @@ mr_status mr_run_create_in(mr_run **out_p, const mr_plan *plan, mr_device *dev, 
         MR_TRY_GOTO(dev->alloc_host(dev, (void **)&r->state_out[i], sizeof *r->state_out[i],
                                     "step state to send"),
                     st, fail);
-    r->sent[0] = r->sent[1] = r->sent[2] = -1;
+    for (int i = 0; i < 4; i++) r->sent[i] = -1;
     r->ex.state = r->state_dev;
     if (!params->grad)
         MR_TRY_GOTO(dev->alloc(dev, (void **)&r->loss_slots, MR_LOSS_SLOTS * r->g->real_bytes,
@@ -197,8 +197,10 @@ void mr_run_free(mr_run **r_p)
     r->dev->free(r->dev, r->state_dev);
     r->dev->free(r->dev, r->loss_slots);
     r->dev->free(r->dev, r->block);
-    for (int i = 0; i < 2; i++) r->dev->free_host(r->dev, r->state_out[i]);
-    r->dev->free_host(r->dev, r->block_host);
+    for (int i = 0; i < 2; i++) {
+        r->dev->free_host(r->dev, r->state_out[i]);
+        r->dev->free_host(r->dev, r->block_host[i]);
+    }
     MR_FREE(*r_p);
 }
 

@@ -75,11 +75,13 @@ struct mr_run {
     char *loss_slots;         /* NULL: the slots behind the dense gradients */
     /* Where kernels do not read host memory: in's arrays, lists and abar, on the device and as the
      * host sends them (memory of dev->alloc_host). */
-    void *block, *block_host;
+    void *block, *block_host[2];
     int64_t block_bytes;
+    int turn;               /* which block_host is written next */
+    const uint32_t *staged; /* rid of the batch that lies in it already; NULL: none */
     mr_step_state state_host, *state_dev;
     mr_step_state *state_out[2]; /* alloc_host: of set_batch, of send_state */
-    int64_t sent[3];             /* dev->counts.waits when block and state_out were sent */
+    int64_t sent[4];             /* dev->counts.waits when block_host and state_out were sent */
 };
 
 /* The kernels, for one call: calls are counted, because each is at least one launch on a GPU. */
@@ -133,6 +135,11 @@ int64_t mr_run_rounded(int64_t n, int64_t cap);
  * and where the batch lies. One rank alone: with several, what ranks tell each other is not in it.
  */
 void mr_run_signature(const mr_run *r, mr_signature *out);
+/* Write batch b, with the row exchanges xch [n_seq] planned for it, to where set_batch sends it
+ * from: before the device is done with the batch that is set, so that set_batch has less to do.
+ * Does not wait; does nothing where it would have to, or where features come with the batch. Until
+ * then b stays as it is; set_batch may be called for another. */
+void mr_run_stage(mr_run *r, const mr_batch *b, mr_exchange *const *xch);
 /* state_host once more, when the host has decided something after backward. Does not wait. */
 mr_status mr_run_send_state(mr_run *r);
 /* A plan with backward also uses the memory of params->grad: gradients of an earlier step are lost.

@@ -61,40 +61,66 @@ static mr_status may_write(mr_run *r, int what)
 
 static mr_status send_state(mr_run *r, int slot)
 {
-    MR_TRY(may_write(r, 1 + slot));
+    MR_TRY(may_write(r, 2 + slot));
     *r->state_out[slot] = r->state_host;
-    r->sent[1 + slot] = r->dev->counts.waits;
+    r->sent[2 + slot] = r->dev->counts.waits;
     return r->dev->send(r->dev, r->state_dev, r->state_out[slot], sizeof *r->state_out[slot]);
 }
 
 mr_status mr_run_send_state(mr_run *r) { return send_state(r, 1); }
 
-/* All pieces in one block and one copy. */
-static mr_status send(mr_run *r, const pieces *p)
+static int64_t bytes_of(const pieces *p)
 {
-    int64_t total = 0, at = 0;
+    int64_t total = 0;
     for (int i = 0; i < p->n; i++) total += padded(p->list[i].cap);
-    MR_TRY(may_write(r, 0));
-    if (total > r->block_bytes) {
-        r->dev->free(r->dev, r->block);
-        r->dev->free_host(r->dev, r->block_host);
-        r->block = r->block_host = NULL;
-        r->block_bytes = 0;
-        MR_TRY(r->dev->alloc_host(r->dev, &r->block_host, (size_t)total, "batch to send"));
-        MR_TRY(r->dev->alloc(r->dev, &r->block, (size_t)total, "batch"));
-        r->block_bytes = total;
-    }
-    for (int i = 0; i < p->n; i++) {
+    return total;
+}
+
+static void write_pieces(char *at, const pieces *p)
+{
+    for (int i = 0; i < p->n; at += padded(p->list[i++].cap)) {
         const piece *q = &p->list[i];
         if (q->src && q->bytes > 0) /* views alone come without rows (train/contrast.c) */
-            memcpy((char *)r->block_host + at, q->src, (size_t)q->bytes);
-        int32_t *behind = (int32_t *)(void *)((char *)r->block_host + at + q->bytes);
+            memcpy(at, q->src, (size_t)q->bytes);
+        int32_t *behind = (int32_t *)(void *)(at + q->bytes);
         for (int64_t k = 0; k < q->more; k++) behind[k] = q->word;
-        *q->out = (char *)r->block + at;
-        at += padded(q->cap);
     }
-    r->sent[0] = r->dev->counts.waits;
-    return r->dev->send(r->dev, r->block, r->block_host, (size_t)total);
+}
+
+static mr_status make_block(mr_run *r, int64_t total)
+{
+    r->dev->free(r->dev, r->block);
+    r->block = NULL;
+    r->block_bytes = 0;
+    r->staged = NULL;
+    for (int i = 0; i < 2; i++) {
+        r->dev->free_host(r->dev, r->block_host[i]);
+        r->block_host[i] = NULL;
+        r->sent[i] = -1;
+    }
+    for (int i = 0; i < 2; i++)
+        MR_TRY(r->dev->alloc_host(r->dev, &r->block_host[i], (size_t)total, "batch to send"));
+    MR_TRY(r->dev->alloc(r->dev, &r->block, (size_t)total, "batch"));
+    r->block_bytes = total;
+    return MR_OK;
+}
+
+/* All pieces in one block and one copy. */
+static mr_status send(mr_run *r, const mr_batch *b, const pieces *p)
+{
+    int64_t total = bytes_of(p), at = 0;
+    if (total > r->block_bytes) MR_TRY(make_block(r, total));
+    int turn = r->turn;
+    if (r->staged != b->rid) {
+        MR_TRY(may_write(r, turn));
+        write_pieces(r->block_host[turn], p);
+    }
+    for (int i = 0; i < p->n; at += padded(p->list[i++].cap))
+        *p->list[i].out = (char *)r->block + at;
+    r->staged = NULL;
+    r->turn = 1 - turn;
+    r->sent[turn] = r->dev->counts.waits;
+    return r->dev->send(r->dev, r->block, r->block_host[turn], (size_t)total);
 }
 
 static void add_seq(pieces *p, mr_seq *d, const mr_seq *q, int64_t more, int64_t rows,
@@ -133,10 +159,10 @@ static void add_lists(pieces *p, mr_exchange_lists *d, const mr_exchange *x, int
     if (x->fixed) ADD(d->slot, x->slot, x->n_unique, x->cap);
 }
 
-static mr_status copy_batch(mr_run *r, const mr_batch *b)
+/* Everything of a batch, into r->in, r->lists, r->ids. */
+static void list_pieces(pieces *p, mr_run *r, const mr_batch *b)
 {
     mr_batch *d = &r->in;
-    pieces all = {0}, *p = &all;
     int64_t rows = b->rows, cap = b->rows_cap, more = r->count[MR_SPACE_LAST] - b->n_last;
     ADD(d->rid, b->rid, rows, cap);
     ADD(d->zero_pos, b->zero_pos, rows, cap);
@@ -169,7 +195,13 @@ static mr_status copy_batch(mr_run *r, const mr_batch *b)
         }
     }
     if (r->abar_host) ADD(r->abar, r->abar_host, r->t_max + 1, r->t_max + 1);
-    return send(r, p);
+}
+
+static mr_status copy_batch(mr_run *r, const mr_batch *b)
+{
+    pieces all = {0};
+    list_pieces(&all, r, b);
+    return send(r, b, &all);
 }
 
 /* Where kernels read host memory there is nothing to copy. */
@@ -229,6 +261,21 @@ static void set_counts(mr_run *r, const mr_batch *b)
         if (x) /* with several ranks these rows travel: as many as there are */
             r->lists[s].n_unique = x->size > 1 ? x->n_unique : count_of(r, x->n_unique, x->cap);
     }
+}
+
+void mr_run_stage(mr_run *r, const mr_batch *b, mr_exchange *const *xch)
+{
+    pieces all = {0};
+    mr_run other = *r; /* the one that has this batch: its counts, and places nobody reads */
+    bool has_waited = r->sent[r->turn] != r->dev->counts.waits;
+    r->staged = NULL;
+    if (r->dev->host_memory || r->fetched || !has_waited) return;
+    for (int s = 0; s < b->n_seq; s++) other.xch[s] = xch[s];
+    set_counts(&other, b);
+    list_pieces(&all, &other, b);
+    if (bytes_of(&all) > r->block_bytes) return;
+    write_pieces(r->block_host[r->turn], &all);
+    r->staged = b->rid;
 }
 
 void mr_run_signature(const mr_run *r, mr_signature *out)

@@ -58,6 +58,7 @@ static mr_status prepare(mr_trainer *t, int64_t epoch, int64_t i)
     mr_ahead *a = &t->ahead;
     mr_sampler_get(t->sampler, epoch, i, (uint32_t)(t->step + 1), &a->batch);
     MR_TRY(plan_rows(t, t->train_run, &a->feed, &a->batch));
+    mr_run_stage(t->train_run, &a->batch, a->feed.xch);
     a->epoch = epoch;
     a->i = i;
     a->step = t->step + 1;

@@ -101,6 +101,7 @@ static void test_ahead(void **state)
             OK(mr_trainer_step(plain, order[k].epoch, order[k].i));
             assert_int_equal(t->batch.target == prepared, order[k].is_used);
             assert_int_equal(t->ahead.is_ready, order[k].next >= 0);
+            assert_ptr_equal(t->train_run->staged, order[k].next >= 0 ? t->ahead.batch.rid : NULL);
             assert_int_equal(t->dev->counts.waits, a.waits + 1);
             assert_memory_equal(t->losses, plain->losses, sizeof t->losses);
             assert_memory_equal(t->batch.target, plain->batch.target,

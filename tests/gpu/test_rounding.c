@@ -131,6 +131,52 @@ static void test_gradients(void **state)
     }
 }
 
+/* Every number that launch arguments follow from, changed alone, makes another signature. */
+static void test_signature(void **state)
+{
+    static mr_config c;
+    (void)state;
+    configure(&c, "cl4srec", "sasrec");
+    mr_trainer_opts o = {.optimizer = true, .device = "guard"};
+    mr_trainer *t = NULL;
+    OK(mr_trainer_create(&t, &c, &data, world, &o));
+    mr_run *r = t->train_run;
+    r->rounds = true;
+    OK(mr_trainer_load(t, r, 0, 0));
+    int64_t *number[] = {&r->number,
+                         &r->count[MR_SPACE_ROWS],
+                         &r->count[MR_SPACE_TOK0],
+                         &r->count[MR_SPACE_TOK1],
+                         &r->count[MR_SPACE_TOK2],
+                         &r->count[MR_SPACE_LAST],
+                         &r->lists[0].n_unique,
+                         &r->lists[1].n_unique,
+                         &r->lists[2].n_unique,
+                         &r->ids[MR_FEATURE_VISUAL].n,
+                         &r->ids[MR_FEATURE_FRAMES].n,
+                         &r->ids[MR_FEATURE_TEXT].n};
+    mr_signature a, b;
+    mr_run_signature(r, &a);
+    mr_run_signature(r, &b);
+    assert_memory_equal(&a, &b, sizeof a);
+    for (size_t i = 0; i < COUNT(number); i++) {
+        ++*number[i];
+        mr_run_signature(r, &b);
+        --*number[i];
+        assert_true(memcmp(&a, &b, sizeof a) != 0);
+    }
+    void *block = r->block;
+    r->block = NULL;
+    mr_run_signature(r, &b);
+    r->block = block;
+    assert_true(memcmp(&a, &b, sizeof a) != 0);
+    /* the same counts of another batch are the same signature */
+    OK(mr_trainer_load(t, r, 0, 0));
+    mr_run_signature(r, &b);
+    assert_memory_equal(&a, &b, sizeof a);
+    mr_trainer_free(&t);
+}
+
 /* Evaluation: the users' vectors. */
 static void test_forward(void **state)
 {
@@ -166,9 +212,9 @@ static void test_forward(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_counts),
-                                       cmocka_unit_test(test_gradients),
-                                       cmocka_unit_test(test_forward)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_counts), cmocka_unit_test(test_gradients),
+        cmocka_unit_test(test_signature), cmocka_unit_test(test_forward)};
     mr_synth_spec s;
     mr_log_init(0, MR_LOG_ERROR);
     if (mr_comm_self(&world) != MR_OK || mr_synth_spec_for("demo", &s) != MR_OK) return 1;
