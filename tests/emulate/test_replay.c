@@ -78,7 +78,7 @@ static int epoch(mr_trainer *t, mr_trainer *eager, int64_t e)
     for (int64_t i = 0; i < n; i++) {
         mr_device_counts a = t->dev->counts, b = eager->dev->counts;
         OK(mr_trainer_step_and(t, e, i, i + 1 < n ? i + 1 : -1));
-        OK(mr_trainer_step_and(eager, e, i, i + 1 < n ? i + 1 : -1));
+        OK(mr_trainer_step(eager, e, i));
         const mr_device_counts *x = &t->dev->counts, *y = &eager->dev->counts;
         bool is_same = !memcmp(t->losses, eager->losses, sizeof t->losses);
         is_same &= x->calls - a.calls == y->calls - b.calls;
