@@ -30,11 +30,11 @@ static mr_status conv3_forward(mr_run *r, const mr_node *n)
         mr_gn_forward f = mr_gn_forward_of(r, norm);
         mr_k(r)->group_norm_conv3_fwd(
             mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[IN_X]), f.mean, f.rstd, f.x, f.gamma,
-            f.beta, f.film, &f.gn, mr_pval(r, n, P_W), mr_pval(r, n, P_B),
+            f.beta, f.film, &f.gn, mr_pmat(r, n, P_W), mr_pval(r, n, P_B),
             mr_val(r, n->in[IN_RESIDUAL]), mr_val(r, n->in[IN_CONTEXT]), &cv, &r->ex);
         return MR_OK;
     }
-    mr_k(r)->conv3_fwd(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[IN_X]), mr_pval(r, n, P_W),
+    mr_k(r)->conv3_fwd(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[IN_X]), mr_pmat(r, n, P_W),
                        mr_pval(r, n, P_B), mr_val(r, n->in[IN_RESIDUAL]),
                        mr_val(r, n->in[IN_CONTEXT]), &cv, &r->ex);
     return MR_OK;
@@ -51,7 +51,7 @@ static mr_status conv3_backward(mr_run *r, const mr_node *n)
     void *d[3];
     for (int s = 0; s < 3; s++) d[s] = mr_wants(r, n, s) ? mr_grad(r, n->in[s]) : NULL;
     mr_k(r)->conv3_bwd(d[IN_X], mr_pgrad(r, n, P_W), mr_pgrad(r, n, P_B), d[IN_RESIDUAL],
-                       d[IN_CONTEXT], dy, mr_val(r, n->in[IN_X]), mr_pval(r, n, P_W), &cv, &acc,
+                       d[IN_CONTEXT], dy, mr_val(r, n->in[IN_X]), mr_pmat(r, n, P_W), &cv, &acc,
                        &r->ex);
     return MR_OK;
 }
@@ -101,6 +101,7 @@ int mr_g_conv3(mr_graph *g, int x, int w, int b, int stride, int residual, int c
     n.n_param = 2;
     n.i[0] = stride;
     mr_conv cv = conv_of(g, &n, n.dim[0]);
-    n.scratch_bytes = (size_t)mr_conv_scratch(&cv, g->dims.whole_products) * g->real_bytes;
+    n.scratch_bytes =
+        (size_t)mr_conv_scratch(&cv, g->dims.whole_products, g->real_bytes, g->act_bytes);
     return mr_graph_add(g, &n);
 }

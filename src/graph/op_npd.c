@@ -88,7 +88,7 @@ static mr_status add_row_backward(mr_run *r, const mr_node *n)
     int64_t d = n->dim[1], rows = mr_n(r, n->in[0]);
     const void *dy = mr_grad(r, mr_node_id(r, n));
     if (mr_wants(r, n, 0))
-        mr_k(r)->axpy(mr_grad(r, n->in[0]), dy, rows * d, 1.0, mr_acc(r, n, 0), &r->ex);
+        mr_k(r)->axpy(mr_grad(r, n->in[0]), dy, rows * d, 1.0, mr_acc(r, n, 0), MR_ACT_ACT, &r->ex);
     rows_grad(r, n, dy, rows, n->i[0], n->i[0] + 1, d);
     return MR_OK;
 }

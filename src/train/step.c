@@ -176,7 +176,8 @@ static void apply(mr_trainer *t)
     for (int i = 0; i < 2; i++) {
         int64_t at = lo[i] * (int64_t)ps->real_bytes;
         mr_k(r)->adam((char *)ps->value + at, (char *)ps->m + at, (char *)ps->v + at,
-                      (char *)ps->grad + at, hi[i] - lo[i], c->train.beta1, c->train.beta2,
+                      (char *)ps->grad + at, hi[i] - lo[i], i ? NULL : ps->value16,
+                      ps->value16 && !i ? ps->n_dense : 0, c->train.beta1, c->train.beta2,
                       c->train.eps, c->train.weight_decay, &r->ex);
     }
     t->dev->leave(t->dev);

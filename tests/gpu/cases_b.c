@@ -18,10 +18,10 @@ static void attention(twin_world *w, int mode, bool has_first)
         s[side_] = (mr_att_shape){mode, B, L, 2, D, A(start), A(len), ragged ? T : 0};
         drop[side_] = (mr_drop){0.3, 5, {A(rid), A(pos)}, 1};
     }
-    twin *q = twin_reals(w, Q * D), *kv = twin_reals(w, T * 2 * D), *out = twin_reals(w, Q * D);
-    twin *first = twin_reals(w, B * 2 * D), *prob = twin_reals(w, Q * 2 * L);
-    twin *dq = twin_reals(w, Q * D), *dkv = twin_reals(w, T * 2 * D);
-    twin *df = twin_reals(w, B * 2 * D), *dout = twin_reals(w, Q * D);
+    twin *q = twin_acts(w, Q * D), *kv = twin_acts(w, T * 2 * D), *out = twin_acts(w, Q * D);
+    twin *first = twin_acts(w, B * 2 * D), *prob = twin_reals(w, Q * 2 * L);
+    twin *dq = twin_acts(w, Q * D), *dkv = twin_acts(w, T * 2 * D);
+    twin *df = twin_acts(w, B * 2 * D), *dout = twin_acts(w, Q * D);
     BOTH(attention_fwd, A(out), A(prob), A(q), A(kv), has_first ? A(first) : NULL, &s[side_],
          &drop[side_], EX);
     twin_same(w, "attention_fwd", "out", out, D);
@@ -40,10 +40,10 @@ static void convolution(twin_world *w, int64_t n, int64_t F, int stride, bool is
     enum { LD = 13 };
     int64_t ci = is_same ? 10 : 6, co = 10;
     mr_conv cv = {n, F, (F + stride - 1) / stride, ci, co, stride, LD, false};
-    twin *x = twin_reals(w, n * F * ci), *wt = twin_reals(w, co * 3 * ci);
-    twin *y = twin_reals(w, n * cv.So * co), *dx = twin_reals(w, n * F * ci);
-    twin *dw = twin_reals(w, 3 * ci * co), *bias = twin_reals(w, co), *ctx = twin_reals(w, n * LD);
-    twin *dres = twin_reals(w, n * cv.So * co), *res = twin_reals(w, n * cv.So * co);
+    twin *x = twin_acts(w, n * F * ci), *wt = twin_acts(w, co * 3 * ci);
+    twin *y = twin_acts(w, n * cv.So * co), *dx = twin_acts(w, n * F * ci);
+    twin *dw = twin_reals(w, 3 * ci * co), *bias = twin_reals(w, co), *ctx = twin_acts(w, n * LD);
+    twin *dres = twin_acts(w, n * cv.So * co), *res = twin_acts(w, n * cv.So * co);
     mr_conv_acc acc = {stride == 2, stride == 1, 1, 1, stride == 2};
     BOTH(conv3_fwd, A(y), A(x), A(wt), A(bias), A(res), A(ctx), &cv, EX);
     twin_same(w, "conv3_fwd", "y", y, 18);
@@ -76,12 +76,12 @@ static void norm_conv(twin_world *w, int64_t n, int64_t F, int stride)
     mr_gn gn[2];
     for (int side_ = 0; side_ < 2; side_++)
         gn[side_] = (mr_gn){n, F, C, G, 0, 1e-5, {0.2, 9, {A(rid), A(pos)}, 1}};
-    twin *x = twin_reals(w, n * F * C), *y = twin_reals(w, n * cv.So * CO);
-    twin *framed = twin_reals(w, mr_framed_rows(n, F) * C), *film = twin_reals(w, 2 * C);
+    twin *x = twin_acts(w, n * F * C), *y = twin_acts(w, n * cv.So * CO);
+    twin *framed = twin_acts(w, mr_framed_rows(n, F) * C), *film = twin_acts(w, 2 * C);
     twin *gamma = twin_reals(w, C), *beta = twin_reals(w, C), *mean = twin_reals(w, n * G);
-    twin *rstd = twin_reals(w, n * G), *wt = twin_reals(w, CO * 3 * C), *bias = twin_reals(w, CO);
-    twin *res = twin_reals(w, n * cv.So * CO), *ctx = twin_reals(w, n * LD);
-    twin *dw = twin_reals(w, CO * 3 * C), *db = twin_reals(w, CO), *du = twin_reals(w, n * F * C);
+    twin *rstd = twin_reals(w, n * G), *wt = twin_acts(w, CO * 3 * C), *bias = twin_reals(w, CO);
+    twin *res = twin_acts(w, n * cv.So * CO), *ctx = twin_acts(w, n * LD);
+    twin *dw = twin_reals(w, CO * 3 * C), *db = twin_reals(w, CO), *du = twin_acts(w, n * F * C);
     BOTH(group_norm_conv3_fwd, A(y), A(framed), A(mean), A(rstd), A(x), A(gamma), A(beta), A(film),
          &gn[side_], A(wt), A(bias), A(res), A(ctx), &cv, EX);
     twin_same(w, "group_norm_conv3_fwd", "y", y, 3 * C);
@@ -105,12 +105,12 @@ static void group_norm(twin_world *w, int64_t n)
     mr_gn gn[2];
     for (int side_ = 0; side_ < 2; side_++)
         gn[side_] = (mr_gn){n, S, C, G, 2 * C + 3, 1e-5, {0.2, 9, {A(rid), A(pos)}, 1}};
-    twin *x = twin_reals(w, n * S * C), *y = twin_reals(w, n * S * C);
-    twin *film = twin_reals(w, n * 27);
+    twin *x = twin_acts(w, n * S * C), *y = twin_acts(w, n * S * C);
+    twin *film = twin_acts(w, n * 27);
     twin *gamma = twin_reals(w, C), *beta = twin_reals(w, C), *mean = twin_reals(w, n * G);
-    twin *rstd = twin_reals(w, n * G), *dx = twin_reals(w, n * S * C);
-    twin *dy = twin_reals(w, n * S * C);
-    twin *dg = twin_reals(w, C), *db = twin_reals(w, C), *dfilm = twin_reals(w, n * 27);
+    twin *rstd = twin_reals(w, n * G), *dx = twin_acts(w, n * S * C);
+    twin *dy = twin_acts(w, n * S * C);
+    twin *dg = twin_reals(w, C), *db = twin_reals(w, C), *dfilm = twin_acts(w, n * 27);
     BOTH(group_norm_fwd, A(y), A(mean), A(rstd), A(x), A(gamma), A(beta), A(film), &gn[side_], EX);
     BOTH(group_norm_bwd, A(dx), A(dg), A(db), A(dfilm), A(dy), A(x), A(mean), A(rstd), A(gamma),
          A(beta), A(film), &gn[side_], 1, 0, 1, 0, EX);
@@ -128,9 +128,9 @@ static void diffusion(twin_world *w)
 {
     mr_int_list set = {2, {2, 5}};
     mr_noise nz = {4, 6, 0, 7, &set, false};
-    twin *x0 = twin_reals(w, B * D), *xt = twin_reals(w, B * D), *out = twin_reals(w, B * D);
+    twin *x0 = twin_acts(w, B * D), *xt = twin_acts(w, B * D), *out = twin_acts(w, B * D);
     twin *abar = twin_doubles(w, 8), *rid = twin_ints(w, B, 3, 7, 1000);
-    twin *te = twin_reals(w, B * 16);
+    twin *te = twin_acts(w, B * 16);
     BOTH(noise_fwd, A(xt), A(x0), A(abar), A(rid), B, D, &nz, EX);
     BOTH(noise_bwd, A(out), A(x0), A(abar), A(rid), B, D, &nz, 1, EX);
     twin_same(w, "noise_fwd", "xt", xt, 1);

@@ -4,9 +4,10 @@
 #include "kernels/cpu/real.h"
 
 void MR_FN(gather_rows)(void *outv, const void *tablev, const int32_t *row, int64_t n, int64_t w,
-                        const mr_exec *ex)
+                        mr_sides sides, const mr_exec *ex)
 {
     (void)ex;
+    (void)sides;
     REAL *out = outv;
     const REAL *table = tablev;
 #pragma omp parallel for schedule(static)
@@ -31,9 +32,11 @@ void MR_FN(gather_padded)(void *outv, const void *tablev, const int32_t *row, co
 
 void MR_FN(add_rows)(void *outv, const void *xv, const int32_t *row, const int32_t *start,
                      const int32_t *pos, int64_t n, int64_t w, int64_t R, int acc, int32_t skip,
-                     const int32_t *tok_row, const int32_t *tok_pos, int64_t L, const mr_exec *ex)
+                     const int32_t *tok_row, const int32_t *tok_pos, int64_t L, mr_sides sides,
+                     const mr_exec *ex)
 {
     (void)ex;
+    (void)sides;
     REAL *out = outv;
     const REAL *x = xv;
     if (!acc) {

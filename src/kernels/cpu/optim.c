@@ -1,8 +1,10 @@
 /* Adam, gradient statistics over flat buffers, and what follows from them. */
 #include "kernels/cpu/real.h"
+#include "kernels/shared/bf16.h"
 
-void MR_FN(adam)(void *pv, void *mv, void *vv, const void *gv, int64_t n, double beta1,
-                 double beta2, double eps, double decay, const mr_exec *ex)
+void MR_FN(adam)(void *pv, void *mv, void *vv, const void *gv, int64_t n, uint16_t *p16,
+                 int64_t n16, double beta1, double beta2, double eps, double decay,
+                 const mr_exec *ex)
 {
     REAL *p = pv, *m = mv, *v = vv;
     const REAL *g = gv;
@@ -18,6 +20,7 @@ void MR_FN(adam)(void *pv, void *mv, void *vv, const void *gv, int64_t n, double
         v[i] = b2 * v[i] + c2 * gi * gi;
         p[i] -= rate * m[i] / (mr_sqrt(v[i]) * inv2 + e);
     }
+    for (int64_t i = 0; i < n16; i++) p16[i] = mr_float_to_bf16((float)p[i]);
 }
 
 void MR_FN(grad_stats)(double *out, const void *gv, int64_t n, const mr_exec *ex)

@@ -5,10 +5,13 @@
 
 #include "kernels/cuda/common.cuh"
 
+namespace MR_ACT_SPACE
+{
 /* y[n,So,co] = bias + residual + context of the sample; each may be NULL. */
 struct conv_terms {
-    float *y;
-    const float *bias, *res, *ctx;
+    act_t *y;
+    const float *bias;
+    const act_t *res, *ctx;
     int64_t So, co, ctx_ld;
 
     /* Channel j of frame i of n So. */
@@ -26,5 +29,6 @@ conv_terms make_conv_terms(void *y, const void *bias, const void *res, const voi
 /* y += the products of framed rows of x. */
 void conv_product(void *y, const void *framed_x, const void *w, const mr_conv *cv,
                   const mr_exec *ex);
+} // namespace MR_ACT_SPACE
 
 #endif

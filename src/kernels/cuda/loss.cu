@@ -3,9 +3,12 @@
  * (graph/op_softmax.c). Sums have a fixed order, those over many numbers are taken in double. */
 #include "kernels/cuda/common.cuh"
 
+namespace MR_ACT_SPACE
+{
+
 #define NORM_MIN 1e-12
 
-void zero_cuda(void *y, int64_t n, const mr_exec *ex)
+void zero(void *y, int64_t n, const mr_exec *ex)
 {
     float *p = (float *)y;
     each(n, ex, [=] __device__(int64_t i) { p[i] = 0; });
@@ -14,8 +17,8 @@ void zero_cuda(void *y, int64_t n, const mr_exec *ex)
 enum { MSE_BLOCKS = 512 }; /* fixed: the order depends on n w alone */
 
 /* loss = sum of (target - pred)^2 of n elements / (rows_global * w) */
-__global__ static void mse_kernel(float *loss, double *part, unsigned *counter, const float *pred,
-                                  const float *target, int64_t n, int64_t w,
+__global__ static void mse_kernel(float *loss, double *part, unsigned *counter, const act_t *pred,
+                                  const act_t *target, int64_t n, int64_t w,
                                   const mr_step_state *state)
 {
     double s = 0;
@@ -43,19 +46,19 @@ __global__ static void sum_kernel(float *loss, const double *v, int64_t n, doubl
     if (threadIdx.x == 0) *loss = (float)(factor * s / ((double)state->rows_global * (double)w));
 }
 
-void mse_fwd_cuda(void *loss, const void *pred, const void *target, int64_t n, int64_t w,
-                  const mr_exec *ex)
+void mse_fwd(void *loss, const void *pred, const void *target, int64_t n, int64_t w,
+             const mr_exec *ex)
 {
     mr_cuda_queue *q = queue_of(ex);
     LAUNCH(mse_kernel, MSE_BLOCKS, BLOCK, 0, ex, (float *)loss, q->partials, q->counters,
-           (const float *)pred, (const float *)target, n * w, w, ex->state);
+           (const act_t *)pred, (const act_t *)target, n * w, w, ex->state);
 }
 
-void mse_bwd_cuda(void *dpredv, void *dtargetv, const void *predv, const void *targetv, int64_t n,
-                  int64_t w, double weight, int acc_pred, int acc_target, const mr_exec *ex)
+void mse_bwd(void *dpredv, void *dtargetv, const void *predv, const void *targetv, int64_t n,
+             int64_t w, double weight, int acc_pred, int acc_target, const mr_exec *ex)
 {
-    float *dp = (float *)dpredv, *dt = (float *)dtargetv;
-    const float *pred = (const float *)predv, *target = (const float *)targetv;
+    act_t *dp = (act_t *)dpredv, *dt = (act_t *)dtargetv;
+    const act_t *pred = (const act_t *)predv, *target = (const act_t *)targetv;
     const mr_step_state *state = ex->state;
     each(n * w, ex, [=] __device__(int64_t i) {
         float c = (float)(2.0 * weight / ((double)state->rows_global * (double)w));
@@ -80,15 +83,14 @@ __global__ static void inv_norm_kernel(float *inv, const float *x, int64_t w)
     if (threadIdx.x == 0) inv[blockIdx.x] = (float)(1.0 / (norm > NORM_MIN ? norm : NORM_MIN));
 }
 
-void row_inv_norm_cuda(void *inv, const void *x, int64_t n, int64_t w, const mr_exec *ex)
+void row_inv_norm(void *inv, const void *x, int64_t n, int64_t w, const mr_exec *ex)
 {
     if (n > 0)
         LAUNCH(inv_norm_kernel, (unsigned)n, threads_for(w), 0, ex, (float *)inv, (const float *)x,
                w);
 }
 
-void row_scale_cuda(void *yv, const void *xv, const void *sv, int64_t n, int64_t w,
-                    const mr_exec *ex)
+void row_scale(void *yv, const void *xv, const void *sv, int64_t n, int64_t w, const mr_exec *ex)
 {
     float *y = (float *)yv;
     const float *x = (const float *)xv, *s = (const float *)sv;
@@ -101,7 +103,7 @@ __global__ static void row_dot_kernel(float *s, const float *a, const float *b, 
     if (threadIdx.x == 0) s[blockIdx.x] = v;
 }
 
-void row_dot_cuda(void *s, const void *a, const void *b, int64_t n, int64_t w, const mr_exec *ex)
+void row_dot(void *s, const void *a, const void *b, int64_t n, int64_t w, const mr_exec *ex)
 {
     if (n > 0)
         LAUNCH(row_dot_kernel, (unsigned)n, threads_for(w), 0, ex, (float *)s, (const float *)a,
@@ -122,8 +124,8 @@ __global__ static void norm_project_kernel(float *y, const float *h, const float
         put(&y[j], h[j] - c * x[j], acc);
 }
 
-void norm_project_cuda(void *y, const void *h, const void *x, const void *inv, const void *s0,
-                       int64_t n, int64_t w, int acc, const mr_exec *ex)
+void norm_project(void *y, const void *h, const void *x, const void *inv, const void *s0, int64_t n,
+                  int64_t w, int acc, const mr_exec *ex)
 {
     if (n > 0)
         LAUNCH(norm_project_kernel, (unsigned)n, threads_for(w), 0, ex, (float *)y,
@@ -160,17 +162,17 @@ __global__ static void ce_rows_kernel(float *rawv, double *stats, const int32_t 
     stats[3 * b + 2] = l_target;
 }
 
-void ce_rows_cuda(void *raw, double *stats, const int32_t *target, const int32_t *skip,
-                  const void *col_scale, int64_t n, int64_t v, int64_t lo, double scale,
-                  double known_max, const mr_exec *ex)
+void ce_rows(void *raw, double *stats, const int32_t *target, const int32_t *skip,
+             const void *col_scale, int64_t n, int64_t v, int64_t lo, double scale,
+             double known_max, const mr_exec *ex)
 {
     if (n > 0)
         LAUNCH(ce_rows_kernel, (unsigned)n, BLOCK, 0, ex, (float *)raw, stats, target, skip,
                (const float *)col_scale, v, lo, (float)scale, (float)known_max);
 }
 
-void ce_combine_cuda(void *coefv, double *ce, const double *stats, int64_t n, int size, int rank,
-                     double weight, const mr_exec *ex)
+void ce_combine(void *coefv, double *ce, const double *stats, int64_t n, int size, int rank,
+                double weight, const mr_exec *ex)
 {
     float *coef = (float *)coefv;
     const mr_step_state *state = ex->state;
@@ -218,9 +220,9 @@ __global__ static void ce_target_kernel(float *dtable, float *dx, const float *t
     }
 }
 
-void ce_target_cuda(void *dtable, void *dx, const void *table, const void *x, const int32_t *target,
-                    const void *col_scale, const double *ce, int64_t n, int64_t v, int64_t w,
-                    int64_t lo, double scale, double weight, const mr_exec *ex)
+void ce_target(void *dtable, void *dx, const void *table, const void *x, const int32_t *target,
+               const void *col_scale, const double *ce, int64_t n, int64_t v, int64_t w, int64_t lo,
+               double scale, double weight, const mr_exec *ex)
 {
     if (n > 0)
         LAUNCH(ce_target_kernel, (unsigned)n, threads_for(w), 0, ex, (float *)dtable, (float *)dx,
@@ -228,13 +230,13 @@ void ce_target_cuda(void *dtable, void *dx, const void *table, const void *x, co
                w, lo, weight * scale, ex->state);
 }
 
-void ce_sum_cuda(void *loss, const double *ce, int64_t n, double alpha, const mr_exec *ex)
+void ce_sum(void *loss, const double *ce, int64_t n, double alpha, const mr_exec *ex)
 {
     LAUNCH(sum_kernel, 1, BLOCK, 0, ex, (float *)loss, ce, n, alpha, 1, ex->state);
 }
 
-void pair_ids_cuda(int32_t *target, int32_t *skip, int64_t B, int64_t first, int64_t G,
-                   const mr_exec *ex)
+void pair_ids(int32_t *target, int32_t *skip, int64_t B, int64_t first, int64_t G,
+              const mr_exec *ex)
 {
     each(2 * B, ex, [=] __device__(int64_t r) {
         int64_t s = r / B, i = r % B;
@@ -242,3 +244,4 @@ void pair_ids_cuda(int32_t *target, int32_t *skip, int64_t B, int64_t first, int
         target[r] = (int32_t)((1 - s) * G + first + i);
     });
 }
+} // namespace MR_ACT_SPACE

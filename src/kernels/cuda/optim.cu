@@ -1,8 +1,11 @@
 /* Adam, gradient statistics over flat buffers, and what follows from them. */
 #include "kernels/cuda/common.cuh"
 
-void adam_cuda(void *pv, void *mv, void *vv, const void *gv, int64_t n, double beta1, double beta2,
-               double eps, double decay, const mr_exec *ex)
+namespace MR_ACT_SPACE
+{
+
+void adam(void *pv, void *mv, void *vv, const void *gv, int64_t n, uint16_t *p16, int64_t n16,
+          double beta1, double beta2, double eps, double decay, const mr_exec *ex)
 {
     float *p = (float *)pv, *m = (float *)mv, *v = (float *)vv;
     const float *g = (const float *)gv;
@@ -16,7 +19,9 @@ void adam_cuda(void *pv, void *mv, void *vv, const void *gv, int64_t n, double b
         float mi = b1 * m[i] + c1 * gi, vi = b2 * v[i] + c2 * gi * gi;
         m[i] = mi;
         v[i] = vi;
-        p[i] -= rate * mi / (sqrtf(vi) * inv2 + e);
+        float pi = p[i] - rate * mi / (sqrtf(vi) * inv2 + e);
+        p[i] = pi;
+        if (i < n16) p16[i] = bf16_t(pi).bits;
     });
 }
 
@@ -51,7 +56,7 @@ __global__ static void stats_kernel(double *out, double *part, unsigned *counter
     out[1] = bad;
 }
 
-void grad_stats_cuda(double *out, const void *g, int64_t n, const mr_exec *ex)
+void grad_stats(double *out, const void *g, int64_t n, const mr_exec *ex)
 {
     mr_cuda_queue *q = queue_of(ex);
     LAUNCH(stats_kernel, STAT_BLOCKS, BLOCK, 0, ex, out, q->partials, q->counters, (const float *)g,
@@ -67,8 +72,9 @@ __global__ static void decide_kernel(mr_step_state *state, const double *a, cons
     state->grad_scale = clip > 0 && norm > clip ? clip / norm : 1.0;
 }
 
-void step_decide_cuda(mr_step_state *state, const double *a, const double *b, const void *losses,
-                      const mr_loss_weights *weights, double clip, const mr_exec *ex)
+void step_decide(mr_step_state *state, const double *a, const double *b, const void *losses,
+                 const mr_loss_weights *weights, double clip, const mr_exec *ex)
 {
     LAUNCH(decide_kernel, 1, 1, 0, ex, state, a, b, (const float *)losses, *weights, clip);
 }
+} // namespace MR_ACT_SPACE

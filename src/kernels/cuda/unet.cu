@@ -7,10 +7,13 @@
 #include "kernels/cuda/conv.cuh"
 #include "kernels/shared/draw.h"
 
+namespace MR_ACT_SPACE
+{
+
 /* Row i of the copy of x[n,S / step,c]: frame f of a sample is x's frame f / step, or zeros between
  * its frames and around them. */
 struct framed {
-    const float *x;
+    const act_t *x;
     int64_t n, S, c;
     int step;
 
@@ -25,7 +28,7 @@ struct framed {
 /* conv3_fwd: a row is a frame of y, which gets the terms that the products are added to, or behind
  * those a frame of the copy of x. */
 struct conv_prepare {
-    float *pad;
+    act_t *pad;
     conv_terms terms;
     framed x;
     int64_t n_y;
@@ -43,7 +46,7 @@ struct conv_prepare {
 conv_terms make_conv_terms(void *y, const void *bias, const void *res, const void *ctx,
                            const mr_conv *cv)
 {
-    return {(float *)y, (const float *)bias, (const float *)res, (const float *)ctx, cv->So,
+    return {(act_t *)y, (const float *)bias, (const act_t *)res, (const act_t *)ctx, cv->So,
             cv->co,     cv->ctx_ld};
 }
 
@@ -53,17 +56,17 @@ void conv_product(void *y, const void *framed_x, const void *w, const mr_conv *c
 {
     int64_t ci = cv->ci, co = cv->co, So = cv->So;
     mr_gemm_batch frames = {So, co, cv->stride * ci, 0};
-    gemm_batch_cuda(y, framed_x, w, &frames, cv->n, co, 3 * ci, 0, 1, mr_framed_period(cv->S) * ci,
-                    3 * ci, So * co, 1.0, 1.0, ex);
+    gemm_batch(y, framed_x, w, &frames, cv->n, co, 3 * ci, 0, 1, mr_framed_period(cv->S) * ci,
+               3 * ci, So * co, 1.0, 1.0, MR_ACT_ACT, ex);
 }
 
-void conv3_fwd_cuda(void *y, const void *x, const void *w, const void *bias, const void *res,
-                    const void *ctx, const mr_conv *cv, const mr_exec *ex)
+void conv3_fwd(void *y, const void *x, const void *w, const void *bias, const void *res,
+               const void *ctx, const mr_conv *cv, const mr_exec *ex)
 {
     int64_t ci = cv->ci, co = cv->co, n_y = cv->n * cv->So;
-    float *pad = cv->x_framed ? (float *)x : (float *)ex->scratch;
+    act_t *pad = cv->x_framed ? (act_t *)x : (act_t *)ex->scratch;
     conv_prepare p = {
-        pad, make_conv_terms(y, bias, res, ctx, cv), {(const float *)x, cv->n, cv->S, ci, 1}, n_y};
+        pad, make_conv_terms(y, bias, res, ctx, cv), {(const act_t *)x, cv->n, cv->S, ci, 1}, n_y};
     cells(n_y + (cv->x_framed ? 0 : mr_framed_rows(cv->n, cv->S)), ci > co ? ci : co, ex, p);
     conv_product(y, pad, w, cv, ex);
 }
@@ -73,8 +76,9 @@ enum { ADD_BLOCK = 16 }; /* samples of a block; mr_conv_scratch has room for the
 /* Column j of a block of samples: partial sum, contexts, residual. */
 struct conv_add {
     mr_parts sums; /* .part NULL: not wanted */
-    float *dbias, *dres, *dctx;
-    const float *dy;
+    float *dbias;
+    act_t *dres, *dctx;
+    const act_t *dy;
     int64_t n, S, w, ctx_ld;
     int acc_bias, acc_res, acc_ctx;
 
@@ -109,9 +113,9 @@ static conv_add make_add(void *dbias, void *dres, void *dctx, const void *dy, in
     conv_add a = {};
     a.sums = {part, w, w, (int)(n > 0 ? pieces(n, ADD_BLOCK) : 1), queue_of(ex)->counters};
     a.dbias = (float *)dbias;
-    a.dres = (float *)dres;
-    a.dctx = (float *)dctx;
-    a.dy = (const float *)dy;
+    a.dres = (act_t *)dres;
+    a.dctx = (act_t *)dctx;
+    a.dy = (const act_t *)dy;
     a.n = n;
     a.S = S;
     a.w = w;
@@ -122,8 +126,8 @@ static conv_add make_add(void *dbias, void *dres, void *dctx, const void *dy, in
  * of the weights as flip[slot,o,i] = w[o,2 - slot,i] (frames of dy ascending see a frame of x
  * through taps 2, 1, 0), blocks of the added terms. */
 struct conv_turn {
-    float *pad_x, *pad_y, *flip;
-    const float *w;
+    act_t *pad_x, *pad_y, *flip;
+    const act_t *w;
     framed x, dy;
     conv_add add;
     int64_t n_x, n_y, n_flip;
@@ -137,7 +141,7 @@ struct conv_turn {
         } else if ((i -= n_x) < n_y) {
             for (int64_t j = threadIdx.x; j < co; j += blockDim.x) pad_y[i * co + j] = dy.at(i, j);
         } else if ((i -= n_y) < n_flip) {
-            const float *from = w + (i % co * 3 + 2 - i / co) * ci;
+            const act_t *from = w + (i % co * 3 + 2 - i / co) * ci;
             for (int64_t j = threadIdx.x; j < ci; j += blockDim.x) flip[i * ci + j] = from[j];
         } else {
             return false;
@@ -160,9 +164,9 @@ static void turn(const conv_turn &t, const mr_exec *ex)
     if (blocks) LAUNCH(conv_turn_kernel, (unsigned)blocks, threads_for(w), 0, ex, t);
 }
 
-void conv3_bwd_add_cuda(void *dbias, void *dres, void *dctx, const void *dy, int64_t n, int64_t S,
-                        int64_t w, int64_t ctx_ld, int acc_bias, int acc_res, int acc_ctx,
-                        const mr_exec *ex)
+void conv3_bwd_add(void *dbias, void *dres, void *dctx, const void *dy, int64_t n, int64_t S,
+                   int64_t w, int64_t ctx_ld, int acc_bias, int acc_res, int acc_ctx,
+                   const mr_exec *ex)
 {
     conv_turn t = {};
     t.add = make_add(dbias, dres, dctx, dy, n, S, w, (float *)ex->scratch, ex);
@@ -174,23 +178,24 @@ void conv3_bwd_add_cuda(void *dbias, void *dres, void *dctx, const void *dy, int
     turn(t, ex);
 }
 
-void conv3_bwd_cuda(void *dx, void *dw, void *dbias, void *dres, void *dctx, const void *dy,
-                    const void *x, const void *w, const mr_conv *cv, const mr_conv_acc *acc,
-                    const mr_exec *ex)
+void conv3_bwd(void *dx, void *dw, void *dbias, void *dres, void *dctx, const void *dy,
+               const void *x, const void *w, const mr_conv *cv, const mr_conv_acc *acc,
+               const mr_exec *ex)
 {
     int64_t n = cv->n, ci = cv->ci, co = cv->co, S = cv->S, P = mr_framed_period(S);
     int64_t rows = mr_framed_rows(n, S);
-    float *pad_y = (float *)ex->scratch, *flip = pad_y + rows * co, *part = flip + 3 * ci * co;
-    float *pad_x = cv->x_framed ? (float *)x : part + (n + ADD_BLOCK - 1) / ADD_BLOCK * co;
+    float *part = (float *)ex->scratch;
+    act_t *pad_y = (act_t *)(part + mr_conv_part(cv)), *flip = pad_y + rows * co;
+    act_t *pad_x = cv->x_framed ? (act_t *)x : flip + 3 * ci * co;
     /* The residual is written first, so where it is x the product adds to it. */
     bool is_same = dx && dres == dx;
     conv_turn t = {};
     t.pad_x = pad_x;
     t.pad_y = pad_y;
     t.flip = flip;
-    t.w = (const float *)w;
-    t.x = {(const float *)x, n, S, ci, 1};
-    t.dy = {(const float *)dy, n, S, co, cv->stride};
+    t.w = (const act_t *)w;
+    t.x = {(const act_t *)x, n, S, ci, 1};
+    t.dy = {(const act_t *)dy, n, S, co, cv->stride};
     t.add = make_add(dbias, dres, dctx, dy, n, cv->So, co, part, ex);
     t.add.ctx_ld = cv->ctx_ld;
     t.add.acc_bias = acc->bias;
@@ -203,41 +208,41 @@ void conv3_bwd_cuda(void *dx, void *dw, void *dbias, void *dres, void *dctx, con
     /* dw[:,tap,:] = dy^T (x, tap - 1 rows on): zero rows of dy meet what belongs to other samples.
      * A long sum for few numbers, which the library splits between blocks as it finds best. */
     mr_gemm_batch taps = {dw ? 3 : 0, ci, 0, ci};
-    gemm_batch_cuda(dw, pad_y + co, pad_x, &taps, co, ci, n > 0 ? rows - 2 : 0, 1, 0, co, ci,
-                    3 * ci, 1.0, acc->w ? 1.0 : 0.0, ex);
+    gemm_batch(dw, pad_y + co, pad_x, &taps, co, ci, n > 0 ? rows - 2 : 0, 1, 0, co, ci, 3 * ci,
+               1.0, acc->w ? 1.0 : 0.0, MR_REAL_ACT, ex);
     /* dx[s] = dy[s - 1 .. s + 1] flip */
     mr_gemm_batch frames = {dx ? S : 0, ci, co, 0};
-    gemm_batch_cuda(dx, pad_y, flip, &frames, n, ci, 3 * co, 0, 0, P * co, ci, S * ci, 1.0,
-                    is_same || acc->x ? 1.0 : 0.0, ex);
+    gemm_batch(dx, pad_y, flip, &frames, n, ci, 3 * co, 0, 0, P * co, ci, S * ci, 1.0,
+               is_same || acc->x ? 1.0 : 0.0, MR_ACT_ACT, ex);
 }
 
-void frame_add_cuda(void *yv, const void *xv, const void *vv, int64_t n, int64_t S, int64_t c,
-                    const mr_exec *ex)
+void frame_add(void *yv, const void *xv, const void *vv, int64_t n, int64_t S, int64_t c,
+               const mr_exec *ex)
 {
-    float *y = (float *)yv;
-    const float *x = (const float *)xv, *v = (const float *)vv;
+    act_t *y = (act_t *)yv;
+    const act_t *x = (const act_t *)xv, *v = (const act_t *)vv;
     cells(n * S, c, ex,
           [=] __device__(int64_t i, int64_t j) { y[i * c + j] = x[i * c + j] + v[i / S * c + j]; });
 }
 
-void upsample_fwd_cuda(void *yv, const void *xv, int64_t n, int64_t S, int64_t S2, int64_t c,
-                       const mr_exec *ex)
+void upsample_fwd(void *yv, const void *xv, int64_t n, int64_t S, int64_t S2, int64_t c,
+                  const mr_exec *ex)
 {
-    float *y = (float *)yv;
-    const float *x = (const float *)xv;
+    act_t *y = (act_t *)yv;
+    const act_t *x = (const act_t *)xv;
     cells(n * S2, c, ex, [=] __device__(int64_t i, int64_t j) {
         y[i * c + j] = x[(i / S2 * S + i % S2 * S / S2) * c + j];
     });
 }
 
-void upsample_bwd_cuda(void *dxv, const void *dyv, int64_t n, int64_t S, int64_t S2, int64_t c,
-                       int acc, const mr_exec *ex)
+void upsample_bwd(void *dxv, const void *dyv, int64_t n, int64_t S, int64_t S2, int64_t c, int acc,
+                  const mr_exec *ex)
 {
-    float *dx = (float *)dxv;
-    const float *dy = (const float *)dyv;
+    act_t *dx = (act_t *)dxv;
+    const act_t *dy = (const act_t *)dyv;
     cells(n * S, c, ex, [=] __device__(int64_t i, int64_t j) {
         int64_t b = i / S, s = i % S;
-        float v = acc ? dx[i * c + j] : 0.0f;
+        float v = acc ? (float)dx[i * c + j] : 0.0f;
         /* the frames that copy frame s: floor(u S / S2) = s */
         for (int64_t u = (s * S2 + S - 1) / S; u < S2 && u * S / S2 == s; u++)
             v += dy[(b * S2 + u) * c + j];
@@ -245,35 +250,36 @@ void upsample_bwd_cuda(void *dxv, const void *dyv, int64_t n, int64_t S, int64_t
     });
 }
 
-void concat_fwd_cuda(void *yv, const void *av, const void *bv, const void *biasv, int64_t n,
-                     int64_t wa, int64_t wb, const mr_exec *ex)
+void concat_fwd(void *yv, const void *av, const void *bv, const void *biasv, int64_t n, int64_t wa,
+                int64_t wb, const mr_exec *ex)
 {
-    float *y = (float *)yv;
-    const float *a = (const float *)av, *b = (const float *)bv, *bias = (const float *)biasv;
+    act_t *y = (act_t *)yv;
+    const act_t *a = (const act_t *)av, *b = (const act_t *)bv;
+    const float *bias = (const float *)biasv;
     cells(n, wa + wb, ex, [=] __device__(int64_t i, int64_t j) {
         float v = j < wa ? a[i * wa + j] : b[i * wb + j - wa];
         y[i * (wa + wb) + j] = bias ? v + bias[j] : v;
     });
 }
 
-void concat_bwd_cuda(void *dav, void *dbv, const void *dyv, int64_t n, int64_t wa, int64_t wb,
-                     int acc_a, int acc_b, const mr_exec *ex)
+void concat_bwd(void *dav, void *dbv, const void *dyv, int64_t n, int64_t wa, int64_t wb, int acc_a,
+                int acc_b, const mr_exec *ex)
 {
-    float *da = (float *)dav, *db = (float *)dbv;
-    const float *dy = (const float *)dyv;
+    act_t *da = (act_t *)dav, *db = (act_t *)dbv;
+    const act_t *dy = (const act_t *)dyv;
     /* One thread does column j of both: they may be one tensor, which then gets two terms. */
     cells(n, wa > wb ? wa : wb, ex, [=] __device__(int64_t i, int64_t j) {
-        const float *g = dy + i * (wa + wb) + j;
+        const act_t *g = dy + i * (wa + wb) + j;
         if (j < wa && da) put(&da[i * wa + j], g[0], acc_a);
         if (j < wb && db) put(&db[i * wb + j], g[wa], acc_b);
     });
 }
 
 /* In double: t w_i reaches hundreds of radians, and there are few of them. */
-void time_embed_cuda(void *outv, const uint32_t *rid, int64_t n, int64_t C, uint32_t purpose,
-                     int64_t t_max, const mr_int_list *t_set, const mr_exec *ex)
+void time_embed(void *outv, const uint32_t *rid, int64_t n, int64_t C, uint32_t purpose,
+                int64_t t_max, const mr_int_list *t_set, const mr_exec *ex)
 {
-    float *out = (float *)outv;
+    act_t *out = (act_t *)outv;
     int64_t half = C / 2;
     double rate = half > 1 ? log(10000.0) / (double)(half - 1) : 0.0;
     uint64_t seed = ex->seed;
@@ -288,17 +294,17 @@ void time_embed_cuda(void *outv, const uint32_t *rid, int64_t n, int64_t C, uint
     });
 }
 
-void silu_fwd_cuda(void *yv, const void *xv, int64_t n, const mr_exec *ex)
+void silu_fwd(void *yv, const void *xv, int64_t n, const mr_exec *ex)
 {
-    float *y = (float *)yv;
-    const float *x = (const float *)xv;
+    act_t *y = (act_t *)yv;
+    const act_t *x = (const act_t *)xv;
     each(n, ex, [=] __device__(int64_t i) { y[i] = mr_siluf(x[i]); });
 }
 
-void silu_bwd_cuda(void *dxv, const void *dyv, const void *xv, int64_t n, int acc,
-                   const mr_exec *ex)
+void silu_bwd(void *dxv, const void *dyv, const void *xv, int64_t n, int acc, const mr_exec *ex)
 {
-    float *dx = (float *)dxv;
-    const float *dy = (const float *)dyv, *x = (const float *)xv;
+    act_t *dx = (act_t *)dxv;
+    const act_t *dy = (const act_t *)dyv, *x = (const act_t *)xv;
     each(n, ex, [=] __device__(int64_t i) { put(&dx[i], dy[i] * mr_silu_gradf(x[i]), acc); });
 }
+} // namespace MR_ACT_SPACE
