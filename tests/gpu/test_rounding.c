@@ -51,6 +51,55 @@ static void test_counts(void **state)
     assert_int_equal(mr_run_rounded(9, 100), 16);
 }
 
+static int64_t signatures(const char *shape, int64_t B, int64_t L)
+{
+    enum { MOST = 64 };
+    mr_synth_spec s;
+    mr_dataset d;
+    mr_sampler *sampler = NULL;
+    mr_batch b = {0};
+    mr_feed feed;
+    int64_t seen[MOST][4], n = 0;
+    OK(mr_synth_spec_for(shape, &s));
+    s.frames = 2; /* features do not matter */
+    s.width = s.text_width = 1;
+    OK(mr_synth(&d, &s));
+    mr_sampler_spec spec = {.data = &d,
+                            .split = MR_SPLIT_TRAIN,
+                            .batch = B,
+                            .max_len = L,
+                            .virtual_shards = 64,
+                            .n_ranks = 1,
+                            .seed = 2020};
+    OK(mr_sampler_make(&sampler, &spec));
+    OK(mr_batch_alloc(&b, B, L, 1, 1));
+    OK(mr_feed_create(&feed, B, L, 1, 1));
+    for (int64_t i = 0; i < mr_sampler_batches(sampler); i++) {
+        mr_sampler_get(sampler, 0, i, 0, &b);
+        OK(mr_feed_plan(&feed, world, d.n_items + 1, &b));
+        int64_t now[4] = {b.rows, mr_run_rounded(b.seq[0].tokens, B * L),
+                          mr_run_rounded(b.n_last, B),
+                          mr_run_rounded(feed.xch[0]->n_unique, B * L + 1)};
+        int64_t k = 0;
+        while (k < n && memcmp(seen[k], now, sizeof now) != 0) k++;
+        assert_in_range(k, 0, MOST - 1);
+        if (k == n) memcpy(seen[n++], now, sizeof now);
+    }
+    mr_feed_free(&feed);
+    mr_batch_free(&b);
+    mr_sampler_free(&sampler);
+    mr_dataset_free(&d);
+    return n;
+}
+
+/* Full batches have few signatures: what docs/gpu.md tells. */
+static void test_few(void **state)
+{
+    (void)state;
+    assert_int_equal(signatures("microlens-big", 2048, 10), 6);
+    assert_int_equal(signatures("demo", 128, 10), 12);
+}
+
 /* Gradients and losses of one batch; *grad on the host, owned by the caller. */
 static mr_trainer *one_batch(const mr_config *c, bool rounds, bool is_private, int64_t i,
                              float **grad)
@@ -213,7 +262,7 @@ static void test_forward(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_counts), cmocka_unit_test(test_gradients),
+        cmocka_unit_test(test_counts), cmocka_unit_test(test_few), cmocka_unit_test(test_gradients),
         cmocka_unit_test(test_signature), cmocka_unit_test(test_forward)};
     mr_synth_spec s;
     mr_log_init(0, MR_LOG_ERROR);
