@@ -45,7 +45,8 @@ static mr_status condition_tokens_backward(mr_run *r, const mr_node *n)
     void *df = mr_wants(r, n, 0) ? mr_grad(r, n->in[0]) : NULL;
     void *dt = mr_wants(r, n, 1) ? mr_grad(r, n->in[1]) : NULL;
     if (df || dt)
-        mr_k(r)->concat_bwd(df, dt, dy, rows, K * d, d, mr_acc(r, n, 0), mr_acc(r, n, 1), &r->ex);
+        mr_k(r)->concat_bwd(df, dt, dy, rows, K * d, d, mr_acc(r, n, 0), mr_acc(r, n, 1), NULL,
+                            &r->ex);
     rows_grad(r, n, dy, rows, 1, K + 2, d);
     return MR_OK;
 }

@@ -90,6 +90,11 @@ void *mr_val(const mr_run *r, int id);
 void *mr_grad(const mr_run *r, int id);
 /* The node whose forward n does as well, or NULL: input slot i was joined to n. */
 const mr_node *mr_joined(const mr_run *r, const mr_node *n, int slot);
+/* The node in input slot i whose backward n's backward begins, or NULL; whether the step before has
+ * begun n's; where it has left for it what is not a gradient: n's scratch in backward. */
+const mr_node *mr_begins(const mr_run *r, const mr_node *n, int slot);
+bool mr_is_begun(const mr_run *r, const mr_node *n);
+void *mr_backward_scratch(const mr_run *r, const mr_node *n);
 /* Must backward of n write the gradient of input slot i? And as `+=`? */
 bool mr_wants(const mr_run *r, const mr_node *n, int slot);
 int mr_acc(const mr_run *r, const mr_node *n, int slot);

@@ -14,6 +14,7 @@ typedef struct mr_conv {
     int stride;
     int64_t ctx_ld; /* elements between the contexts of samples */
     bool x_framed;  /* x lies in framed rows (mr_framed_rows), with zeros between samples */
+    bool is_begun;  /* for conv3_bwd: dy is unfolded, and the added terms are done */
 } mr_conv;
 
 /* Accumulate bits of conv3_bwd. */
@@ -45,15 +46,41 @@ MR_HD int64_t mr_framed_rows(int64_t n, int64_t S)
 {
     return n > 0 ? n * mr_framed_period(S) + 1 : 0;
 }
+/* Rows that backward goes through: x's, the zero rows of framed x included. */
+static inline int64_t mr_conv_rows(const mr_conv *cv)
+{
+    return cv->x_framed ? mr_framed_rows(cv->n, cv->S) : cv->n * cv->S;
+}
+
+/* What backward of a convolution begins with, one pass over dy[n,So,co] for all of it. Kernels that
+ * write a dy may take it along (`next`: the convolution whose dy it is, or NULL):
+ *   unfolded[mr_conv_rows,co,3] = dy[b,(s + 1 - tap) / stride,o] for frame s of sample b, zero
+ * where there is no such frame and in the zero rows of framed x. The products are then those of a
+ *     linear layer: dw = unfolded^T x, dx = unfolded w.
+ *   dbias, dres, dctx as conv3_bwd_add, by acc; each of the four may be NULL.
+ * scratch: mr_conv_sums reals for dbias. */
+typedef struct mr_conv_begin {
+    mr_conv cv;
+    mr_conv_acc acc;
+    void *unfolded, *dbias, *dres, *dctx, *scratch;
+} mr_conv_begin;
+
+#define MR_CONV_BLOCK 4 /* samples of a partial sum of dbias on a GPU */
+static inline int64_t mr_conv_sums(const mr_conv *cv)
+{
+    return (cv->n + MR_CONV_BLOCK - 1) / MR_CONV_BLOCK * cv->co;
+}
 #define MR_SUM_BLOCK 64 /* samples of one partial sum in conv3_bwd_add on a CPU */
 /* Elements of scratch that any of the conv3 kernels needs. whole_products, as a GPU's kernels need
- * it: copies of x and dy with zero frames between samples, the weights turned, partial sums. */
+ * it: forward a framed copy of x, backward dy unfolded and the partial sums. */
 static inline int64_t mr_conv_scratch(const mr_conv *cv, bool whole_products)
 {
     int64_t w = 3 * cv->ci * cv->co, part = (cv->n + MR_SUM_BLOCK - 1) / MR_SUM_BLOCK * cv->co;
+    int64_t rows = mr_framed_rows(cv->n, cv->S), back = rows * 3 * cv->co + mr_conv_sums(cv);
     int64_t most = w > part ? w : part;
     if (!whole_products) return most;
-    return mr_framed_rows(cv->n, cv->S) * (cv->ci + cv->co) + w + (cv->n + 15) / 16 * cv->co;
+    most = back > most ? back : most;
+    return rows * cv->ci > most ? rows * cv->ci : most;
 }
 
 #define MR_KERNELS_UNET(X)                                                                         \
@@ -66,8 +93,9 @@ static inline int64_t mr_conv_scratch(const mr_conv *cv, bool whole_products)
      *   dx[n,S,ci] (+)= transposed convolution of dy                                              \
      *   dw[co,3,ci] (+)= sum over samples and frames of dy x                                      \
      *   dbias, dres, dctx: as conv3_bwd_add                                                       \
-     * dres may be dx (the residual is x): dx is written before it. x and w are not read when dw   \
-     * and dx are not wanted. */                                                                   \
+     * dres may be dx (the residual is x), and then goes by acc->x. x and w are not read when dw   \
+     * and dx are not wanted. cv->is_begun: dy is unfolded (mr_conv_begin); dbias and dctx are     \
+     * NULL, and dres only says whether it is dx. */                                               \
     X(conv3_bwd,                                                                                   \
       (void *dx, void *dw, void *dbias, void *dres, void *dctx, const void *dy, const void *x,     \
        const void *w, const mr_conv *cv, const mr_conv_acc *acc, const mr_exec *ex))               \
@@ -75,10 +103,13 @@ static inline int64_t mr_conv_scratch(const mr_conv *cv, bool whole_products)
      *   dbias[w] (+)= sum_{n,S} dy                                                                \
      *   dres[n,S,w] (+)= dy      (may alias dy when acc_res = 0)                                  \
      *   dctx[n,w] (+)= sum_S dy, rows ctx_ld apart                                                \
-     * Scratch as above when dbias is wanted */                                                    \
+     * Scratch: (n + MR_SUM_BLOCK - 1) / MR_SUM_BLOCK * w reals when dbias is wanted, on a GPU     \
+     * (n + MR_CONV_BLOCK - 1) / MR_CONV_BLOCK * w */                                              \
     X(conv3_bwd_add,                                                                               \
       (void *dbias, void *dres, void *dctx, const void *dy, int64_t n, int64_t S, int64_t w,       \
        int64_t ctx_ld, int acc_bias, int acc_res, int acc_ctx, const mr_exec *ex))                 \
+    /* What conv3_bwd begins with, where no kernel before it has done it */                        \
+    X(conv3_bwd_begin, (const mr_conv_begin *begin, const void *dy, const mr_exec *ex))            \
     /* y[n,S,c] = x[n,S,c] + v[n,c] on every frame; y may alias x */                               \
     X(frame_add,                                                                                   \
       (void *y, const void *x, const void *v, int64_t n, int64_t S, int64_t c, const mr_exec *ex)) \
@@ -94,24 +125,26 @@ static inline int64_t mr_conv_scratch(const mr_conv *cv, bool whole_products)
        const void *beta, const void *film, const mr_gn *gn, const void *w, const void *bias,       \
        const void *residual, const void *context, const mr_conv *cv, const mr_exec *ex))           \
     /* dx[n,S,c] (+)=, dgamma[c], dbeta[c] (+)=, dfilm[n,2c] (+)= (NULL: not wanted; rows film_ld  \
-     * apart, as in film). dx may be NULL and may alias dy when acc_x = 0. Scratch: mr_gn_scratch  \
-     * reals                                                                                       \
-     */                                                                                            \
+     * apart, as in film). dx may be NULL and may alias dy when acc_x = 0. next: dx is its dy.     \
+     * Scratch: mr_gn_scratch reals */                                                             \
     X(group_norm_bwd,                                                                              \
       (void *dx, void *dgamma, void *dbeta, void *dfilm, const void *dy, const void *x,            \
        const void *mean, const void *rstd, const void *gamma, const void *beta, const void *film,  \
-       const mr_gn *gn, int acc_x, int acc_gamma, int acc_beta, int acc_film, const mr_exec *ex))  \
+       const mr_gn *gn, int acc_x, int acc_gamma, int acc_beta, int acc_film,                      \
+       const mr_conv_begin *next, const mr_exec *ex))                                              \
     /* y[n,S2,c] = x[n, floor(i * S / S2), c] */                                                   \
     X(upsample_fwd,                                                                                \
       (void *y, const void *x, int64_t n, int64_t S, int64_t S2, int64_t c, const mr_exec *ex))    \
+    /* next: dx is its dy */                                                                       \
     X(upsample_bwd, (void *dx, const void *dy, int64_t n, int64_t S, int64_t S2, int64_t c,        \
-                     int acc, const mr_exec *ex))                                                  \
+                     int acc, const mr_conv_begin *next, const mr_exec *ex))                       \
     /* y[n,wa+wb] = [a[n,wa], b[n,wb]] + bias[wa+wb] (may be NULL); wb may be 0 */                 \
     X(concat_fwd, (void *y, const void *a, const void *b, const void *bias, int64_t n, int64_t wa, \
                    int64_t wb, const mr_exec *ex))                                                 \
-    /* da (+)= dy[:, :wa], db (+)= dy[:, wa:]; each may be NULL; db may be da, with acc_b = 1 */   \
+    /* da (+)= dy[:, :wa], db (+)= dy[:, wa:]; each may be NULL; db may be da, with acc_b = 1.     \
+     * next: da is its dy, in n = next->cv.n * next->cv.So rows; db is not da */                   \
     X(concat_bwd, (void *da, void *db, const void *dy, int64_t n, int64_t wa, int64_t wb,          \
-                   int acc_a, int acc_b, const mr_exec *ex))                                       \
+                   int acc_a, int acc_b, const mr_conv_begin *next, const mr_exec *ex))            \
     /* out[n,C] = [sin(t w_i), cos(t w_i)], w_i = 10000^(-i / (C/2 - 1)), i < C/2 (model.md        \
      * 11.1). t of row b: mr_draw_t (shared/draw.h) of global row rid[b], or b + 1 where rid is    \
      * NULL. t_set: host memory, may be NULL */                                                    \

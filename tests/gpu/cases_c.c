@@ -90,7 +90,7 @@ static void frames(twin_world *w)
     twin *o = twin_reals(w, B * 3 * D), *t = twin_reals(w, B * D);
     BOTH(upsample_fwd, A(y), A(x), B, S, S2, D, EX);
     twin_equal(w, "upsample_fwd", "y", y);
-    BOTH(upsample_bwd, A(x), A(y), B, S, S2, D, 1, EX);
+    BOTH(upsample_bwd, A(x), A(y), B, S, S2, D, 1, NULL, EX);
     twin_same(w, "upsample_bwd", "dx", x, 2);
     BOTH(frame_add, A(x), A(x), A(v), B, S, D, EX);
     twin_same(w, "frame_add", "y", x, 1);
@@ -102,7 +102,7 @@ static void frames(twin_world *w)
     twin_same(w, "pool_concat_bwd", "dtext", t, 1);
     BOTH(concat_fwd, A(o), A(v), A(t), A(x), B, D, D, EX);
     twin_same(w, "concat_fwd", "y", o, 1);
-    BOTH(concat_bwd, A(v), A(t), A(o), B, D, D, 1, 0, EX);
+    BOTH(concat_bwd, A(v), A(t), A(o), B, D, D, 1, 0, NULL, EX);
     twin_same(w, "concat_bwd", "da", v, 1);
     twin_same(w, "concat_bwd", "db", t, 1);
     twin_release(w);

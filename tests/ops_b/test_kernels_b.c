@@ -15,7 +15,7 @@
 #include "kernels/shared/draw.h"
 #include "naive_b.h"
 
-enum { MAX_BUF = 128, PAD = 16 };
+enum { MAX_BUF = 256, PAD = 16 };
 
 static const mr_kernels *K;
 static size_t rb; /* bytes of an element */
@@ -145,6 +145,48 @@ static void both(void (*run)(const void *), const void *arg, const char *fmt, ..
 }
 
 /* ---- convolution ---- */
+/* Backward in two parts: dy unfolded with the added terms, then the products. Framed x: rows of
+ * zeros around samples. */
+static void run_begun(const mr_conv *plain, const double *x, const double *w, const double *dy,
+                      const double *dx, const double *dw, const double *old, bool is_framed)
+{
+    mr_conv cv = *plain;
+    cv.x_framed = is_framed;
+    int64_t n = cv.n, S = cv.S, ci = cv.ci, co = cv.co, rows = mr_conv_rows(&cv);
+    int64_t P = is_framed ? mr_framed_period(S) : S, first = is_framed;
+    int64_t nx = n * S * ci, ny = n * cv.So * co, nw = 3 * co * ci;
+    double *unfolded = blank(rows * co * 3), *xs = blank(rows * ci), *db = blank(co);
+    for (int64_t i = 0; i < nx; i++) xs[(i / (S * ci) * P + first) * ci + i % (S * ci)] = x[i];
+    for (int64_t i = 0; i < ny; i++) {
+        int64_t b = i / (cv.So * co), u = i / co % cv.So;
+        db[i % co] += dy[i];
+        for (int tap = 0; tap < 3; tap++) { /* tap of y's frame u lies on x's frame s */
+            int64_t s = u * cv.stride + tap - 1;
+            if (s >= 0 && s < S) unfolded[((b * P + first + s) * co + i % co) * 3 + tap] = dy[i];
+        }
+    }
+    mr_exec ex = exec_with(0);
+    for (int acc = 0; acc < 2; acc++) {
+        void *U = dev(data(8, rows * co * 3), rows * co * 3), *DB = dev(old, co),
+             *DR = dev(old, ny), *DX = dev(old, nx);
+        void *DW = dev(old, nw);
+        mr_conv_acc a = {acc, !acc, acc, !acc, 0};
+        int64_t n_sums = mr_conv_sums(&cv);
+        mr_conv_begin q = {cv, a, U, DB, DR, NULL, dev(data(9, n_sums), n_sums)};
+        CALL(conv3_bwd_begin, &q, dev(dy, ny), &ex);
+        whole("scratch", q.scratch, n_sums);
+        near("unfolded", U, unfolded, NULL, rows * co * 3, 0);
+        near("dbias, begun", DB, db, old, co, acc);
+        near("dres, begun", DR, dy, old, ny, !acc);
+        mr_conv rest = cv;
+        rest.is_begun = true;
+        CALL(conv3_bwd, DX, DW, NULL, NULL, NULL, U, dev(xs, rows * ci), dev(w, nw), &rest, &a,
+             &ex);
+        near("dx, begun", DX, dx, old, nx, acc);
+        near("dw, begun", DW, dw, old, nw, !acc);
+    }
+}
+
 static void run_conv(const void *arg)
 {
     const mr_conv *cv = arg;
@@ -164,6 +206,7 @@ static void run_conv(const void *arg)
         near("y", out, y, NULL, ny, 0);
     }
     naive_conv_bwd(dx, dw, dy, x, w, cv);
+    for (int framed = 0; framed < 2; framed++) run_begun(cv, x, w, dy, dx, dw, old, framed);
     for (int acc = 0; acc < 2; acc++) {
         void *DX = dev(old, nx), *DW = dev(old, nw);
         mr_conv_acc a = {.x = acc, .w = acc};
@@ -223,7 +266,8 @@ static void test_conv(void **unused)
     for (size_t i = 0; i < sizeof size / sizeof *size; i++)
         for (int stride = 1; stride <= 2; stride++) {
             mr_conv cv = {size[i][0], size[i][1], (size[i][1] + stride - 1) / stride, size[i][2],
-                          size[i][3], stride,     size[i][3] + (int64_t)(i % 3),      false};
+                          size[i][3], stride,     size[i][3] + (int64_t)(i % 3),      false,
+                          false};
             both(run_conv, &cv, "conv n %lld S %lld %lld->%lld stride %d", (long long)cv.n,
                  (long long)cv.S, (long long)cv.ci, (long long)cv.co, stride);
         }
@@ -255,7 +299,7 @@ static void run_gn_conv(const mr_gn *gn, const double *u, void *X, void *GA, voi
 {
     enum { CO = 3 };
     int64_t n = gn->n, S = gn->S, c = gn->c, P = mr_framed_period(S), nr = mr_framed_rows(n, S) * c;
-    mr_conv cv = {n, S, S, c, CO, 1, CO, false};
+    mr_conv cv = {n, S, S, c, CO, 1, CO, false, false};
     mr_conv_acc acc = {0};
     double *w = data(11, 3 * c * CO), *bias = data(12, CO), *res = data(13, n * S * CO);
     double *ctx = data(14, n * CO), *dy = data(15, n * S * CO), *dw = blank(3 * c * CO);
@@ -318,7 +362,7 @@ static void run_gn(const void *arg)
         for (int64_t i = 0; df && i < nf; i++)
             if (i % ld >= 2 * c->c) df[i] = acc ? 0 : old[i];
         CALL(group_norm_bwd, DX, DG, DB, DF, G, X, MU, RS, GA, BE, FI, &gn, acc, acc, acc, acc,
-             &ex);
+             NULL, &ex);
         near("dx", DX, dx, old, nx, acc);
         near("dgamma", DG, dg, old, c->c, acc);
         near("dbeta", DB, db, old, c->c, acc);
@@ -326,8 +370,8 @@ static void run_gn(const void *arg)
     }
     /* dx in place of dy, and dx not wanted */
     void *D = dev(dy, nx), *DG = dev(old, c->c), *DB = dev(old, c->c);
-    CALL(group_norm_bwd, NULL, DG, DB, NULL, D, X, MU, RS, GA, BE, FI, &gn, 0, 0, 0, 0, &ex);
-    CALL(group_norm_bwd, D, DG, DB, NULL, D, X, MU, RS, GA, BE, FI, &gn, 0, 0, 0, 0, &ex);
+    CALL(group_norm_bwd, NULL, DG, DB, NULL, D, X, MU, RS, GA, BE, FI, &gn, 0, 0, 0, 0, NULL, &ex);
+    CALL(group_norm_bwd, D, DG, DB, NULL, D, X, MU, RS, GA, BE, FI, &gn, 0, 0, 0, 0, NULL, &ex);
     near("dx in place", D, dx, NULL, nx, 0);
     whole("scratch", ex.scratch, want);
 }
@@ -385,13 +429,13 @@ static void run_move(const void *arg)
     near("concat + bias", C, cat, NULL, n * (c + wb), 0);
     for (int acc = 0; acc < 2; acc++) {
         void *DX = dev(old, n * S * c), *DA = dev(old, n * c), *DB = wb ? dev(old, n * wb) : NULL;
-        CALL(upsample_bwd, DX, G, n, S, S2, c, acc, &ex);
+        CALL(upsample_bwd, DX, G, n, S, S2, c, acc, NULL, &ex);
         near("upsample dx", DX, down, old, n * S * c, acc);
         void *GG = dev(g, n * (c + wb));
-        CALL(concat_bwd, DA, DB, GG, n, c, wb, acc, acc, &ex);
+        CALL(concat_bwd, DA, DB, GG, n, c, wb, acc, acc, NULL, &ex);
         near("concat da", DA, ga, old, n * c, acc);
         if (wb) near("concat db", DB, gb, old, n * wb, acc);
-        CALL(concat_bwd, NULL, NULL, GG, n, c, wb, acc, acc, &ex);
+        CALL(concat_bwd, NULL, NULL, GG, n, c, wb, acc, acc, NULL, &ex);
     }
 }
 
