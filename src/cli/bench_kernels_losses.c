@@ -108,13 +108,14 @@ static void optimizer(mr_kb *b)
     void *p = mr_kb_reals(b, n), *m = mr_kb_reals(b, n), *v = mr_kb_reals(b, n);
     void *g = mr_kb_reals(b, n);
     double *stats = mr_kb_doubles(b, 2);
+    mr_ranges ranges = {1, {0}, {n}};
     if (b->st == MR_OK) /* second moments are not negative */
         b->st = b->dev->fill(b->dev, v, 0, (size_t)n * mr_dtype_bytes(b->dev->real));
-    BENCH(adam, "", SHAPE(n), 0, 7 * n, p, m, v, g, n, 0.9, 0.999, 1e-8, 0.0);
-    BENCH(grad_stats, "", SHAPE(n), 0, n, stats, g, n);
+    BENCH(adam, "", SHAPE(n), 0, 7 * n, p, m, v, g, &ranges, 0.9, 0.999, 1e-8, 0.0);
+    BENCH(grad_stats, "", SHAPE(n), 0, n, stats, g, &ranges);
     const mr_loss_weights weights = {.n = 3, .w = {1, 1, 1}};
     mr_step_state *state = (mr_step_state *)mr_kb_doubles(b, sizeof *state / sizeof(double));
-    BENCH(step_decide, "", SHAPE(1), 0, 8, state, stats, stats, g, &weights, 5.0);
+    BENCH(step_decide, "", SHAPE(1), 0, 8, state, NULL, stats, stats, g, &weights, 5.0);
     mr_kb_release(b);
 }
 

@@ -282,6 +282,8 @@ mr_status mr_run_losses(mr_run *r, double *out)
     return MR_OK;
 }
 
+const void *mr_run_loss_slots(const mr_run *r) { return loss_base(r); }
+
 void mr_run_put_losses(mr_run *r, void *out)
 {
     mr_k(r)->axpy(out, loss_base(r), MR_LOSS_SLOTS, 1.0, 0, &r->ex);

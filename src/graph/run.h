@@ -141,9 +141,10 @@ mr_status mr_run_backward(mr_run *r, mr_bucket_fn on_bucket, void *user);
 mr_status mr_run_output(mr_run *r, const char *name, void *host);
 /* Local part of every loss term (sum over this rank's rows / global rows), as doubles. */
 mr_status mr_run_losses(mr_run *r, double *out);
-/* The same in two parts: out [MR_LOSS_SLOTS] reals of device memory, inside enter and leave; and
- * out from what came of it to the host. */
+/* The same in two parts: out [MR_LOSS_SLOTS] reals of device memory, inside enter and leave, or a
+ * kernel of the caller's that copies the slots; and out from what came of it to the host. */
 void mr_run_put_losses(mr_run *r, void *out);
+const void *mr_run_loss_slots(const mr_run *r);
 void mr_run_read_losses(const mr_run *r, double *out, const void *host);
 
 #endif

@@ -11,6 +11,7 @@
 #include "base/mem.h"
 #include "graph/ops.h"
 #include "graph/plan.h"
+#include "graph/plan_memory.h"
 
 #define OK(call) assert_int_equal((call), MR_OK)
 
@@ -264,6 +265,15 @@ static void test_begun(void **state)
         assert_int_equal(p->grad[p->root[x]].first, at - is_begun);
         if (is_begun) assert_int_equal(p->begun_by[conv], p->bwd[at - p->n_fwd - 1]);
         OK(mr_plan_verify(f.plan));
+        /* and the memory of its bias's gradient is no buffer's from then on */
+        mr_slot fixed[2 * MR_MAX_PARAMS + 2];
+        int n_fixed = mr_gradient_slots(f.plan, fixed), found = 0;
+        for (int k = 0; k < n_fixed; k++) {
+            if (fixed[k].offset != f.ps.p[b].offset * 8 || fixed[k].bytes != 3 * 8) continue;
+            found++;
+            assert_int_equal(fixed[k].first, i == SHARED_PARAM ? at - 1 : at - is_begun);
+        }
+        assert_int_equal(found, 1);
         end(&f);
     }
 }

@@ -152,14 +152,17 @@ static void test_adam(void **unused)
         pair p = pair_make(n, 1), m = pair_make(n, 2), v = pair_make(n, 3), g = pair_make(n, 4);
         for (int64_t j = 0; j < n; j++) v.d[j] = v.f[j] = v.f[j] * v.f[j];
         pair wp = pair_copy(&p), wm = pair_copy(&m), wv = pair_copy(&v);
+        mr_ranges ranges = {2, {0, n / 2}, {n / 3, n}}; /* what lies between them stays */
+        if (n < 3) ranges = (mr_ranges){1, {0}, {n}};
         for (int64_t j = 0; !s.skip && j < n; j++) {
+            if (n >= 3 && j >= n / 3 && j < n / 2) continue;
             double gj = 0.5 * g.d[j] + decay * p.d[j];
             wm.d[j] = 0.9 * m.d[j] + 0.1 * gj;
             wv.d[j] = 0.999 * v.d[j] + 0.001 * gj * gj;
             wp.d[j] -= 2e-2 * (wm.d[j] / 0.19) / (sqrt(wv.d[j] / 0.003) + 1e-8);
         }
         outputs o = outputs_of(3, &p, &m, &v);
-        EVERY_WAY(o, k->adam(P(p), P(m), P(v), P(g), n, 0.9, 0.999, 1e-8, decay, &e));
+        EVERY_WAY(o, k->adam(P(p), P(m), P(v), P(g), &ranges, 0.9, 0.999, 1e-8, decay, &e));
         pair_compare("p", &p, wp.d, 1);
         pair_compare("m", &m, wm.d, 1);
         pair_compare("v", &v, wv.d, 1);
@@ -174,13 +177,17 @@ static void test_grad_stats(void **unused)
     for (int i = 0; i < COUNT(n_of); i++) {
         int64_t n = n_of[i];
         pair g = pair_make(n, 1);
-        double want = 0, out[2];
-        for (int64_t j = 0; j < n; j++) want += g.d[j] * g.d[j];
+        double want[2] = {0, 0}, out[4];
+        mr_ranges ranges = {2, {0, n / 2}, {n / 3, n}};
+        for (int64_t j = 0; j < n; j++)
+            if (j < n / 3 || j >= n / 2) want[j >= n / 2] += g.d[j] * g.d[j];
         BOTH_TABLES
         {
-            k->grad_stats(out, P(g), n, &ex);
-            assert_true(fabs(out[0] - want) <= 1e-12 * want && out[1] == 0);
+            k->grad_stats(out, P(g), &ranges, &ex);
+            for (int q = 0; q < 2; q++)
+                assert_true(fabs(out[2 * q] - want[q]) <= 1e-12 * want[q] && out[2 * q + 1] == 0);
         }
+        ranges = (mr_ranges){1, {0}, {n}};
         const double bad[] = {NAN, INFINITY, -INFINITY};
         for (int64_t j = 0; j < 3 && j < n; j++) {
             int64_t at = j * (n - 1) / 2;
@@ -189,7 +196,7 @@ static void test_grad_stats(void **unused)
         }
         BOTH_TABLES
         {
-            k->grad_stats(out, P(g), n, &ex);
+            k->grad_stats(out, P(g), &ranges, &ex);
             assert_true(out[1] == (double)(n < 3 ? n : 3));
         }
         pair_free(&g);
@@ -225,9 +232,12 @@ static void test_step_decide(void **unused)
             mr_step_state s = {.step = 7, .rows = 3, .lr = 0.5, .grad_scale = 9};
             float small[2] = {(float)c->loss[0], (float)c->loss[1]};
             bool is_double = k == &mr_kernels_cpu64;
-            k->step_decide(&s, c->a, c->b, is_double ? (const void *)c->loss : small, &weights,
-                           c->clip, &ex);
+            double told[2] = {0};
+            k->step_decide(&s, i ? told : NULL, c->a, c->b,
+                           is_double ? (const void *)c->loss : small, &weights, c->clip, &ex);
             assert_int_equal(s.skip, c->skip);
+            const void *want = is_double ? (const void *)c->loss : small;
+            if (i) assert_memory_equal(told, want, is_double ? sizeof told : sizeof small);
             assert_true(s.grad_scale == c->grad_scale);
             assert_true(s.step == 7 && s.rows == 3 && s.lr == 0.5);
         }
