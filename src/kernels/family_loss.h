@@ -17,15 +17,13 @@
 #define MR_KERNELS_LOSS(X)                                                                         \
     /* y[n] = 0 */                                                                                 \
     X(zero, (void *y, int64_t n, const mr_exec *ex))                                               \
-    /* loss[1] = sum_{n,w} (target - pred)^2 / (rows_global * w), fixed order */                   \
-    X(mse_fwd,                                                                                     \
-      (void *loss, const void *pred, const void *target, int64_t n, int64_t w, const mr_exec *ex)) \
-    /* With g = 2 weight / (rows_global * w) * (pred - target):                                    \
+    /* loss[1] = sum_{n,w} (target - pred)^2 / (rows_global * w), fixed order; and, with           \
+     * g = 2 weight / (rows_global * w) * (pred - target):                                         \
      *   dpred (+)= g                                                                              \
      *   dtarget (+)= -g                                                                           \
-     * either may be NULL */                                                                       \
-    X(mse_bwd, (void *dpred, void *dtarget, const void *pred, const void *target, int64_t n,       \
-                int64_t w, double weight, int acc_pred, int acc_target, const mr_exec *ex))        \
+     * each of the three may be NULL */                                                            \
+    X(mse, (void *loss, void *dpred, void *dtarget, const void *pred, const void *target,          \
+            int64_t n, int64_t w, double weight, int acc_pred, int acc_target, const mr_exec *ex)) \
     /* inv[n] = 1 / max(|x_n|, 1e-12), x[n,w] */                                                   \
     X(row_inv_norm, (void *inv, const void *x, int64_t n, int64_t w, const mr_exec *ex))           \
     /* y[n,w] = s[n] * x[n,w]; y may alias x */                                                    \

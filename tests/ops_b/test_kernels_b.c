@@ -145,43 +145,30 @@ static void both(void (*run)(const void *), const void *arg, const char *fmt, ..
 }
 
 /* ---- convolution ---- */
-/* Backward in two parts: dy unfolded with the added terms, then the products. Framed x: rows of
- * zeros around samples. */
-static void run_begun(const mr_conv *plain, const double *x, const double *w, const double *dy,
+/* Backward in two parts: what it begins with, then the products. */
+static void run_begun(mr_conv cv, const double *x, const double *w, const double *dy,
                       const double *dx, const double *dw, const double *old, bool is_framed)
 {
-    mr_conv cv = *plain;
     cv.x_framed = is_framed;
-    int64_t n = cv.n, S = cv.S, ci = cv.ci, co = cv.co, rows = mr_conv_rows(&cv);
-    int64_t P = is_framed ? mr_framed_period(S) : S, first = is_framed;
-    int64_t nx = n * S * ci, ny = n * cv.So * co, nw = 3 * co * ci;
-    double *unfolded = blank(rows * co * 3), *xs = blank(rows * ci), *db = blank(co);
-    for (int64_t i = 0; i < nx; i++) xs[(i / (S * ci) * P + first) * ci + i % (S * ci)] = x[i];
-    for (int64_t i = 0; i < ny; i++) {
-        int64_t b = i / (cv.So * co), u = i / co % cv.So;
-        db[i % co] += dy[i];
-        for (int tap = 0; tap < 3; tap++) { /* tap of y's frame u lies on x's frame s */
-            int64_t s = u * cv.stride + tap - 1;
-            if (s >= 0 && s < S) unfolded[((b * P + first + s) * co + i % co) * 3 + tap] = dy[i];
-        }
-    }
+    int64_t rows = mr_conv_rows(&cv), nx = cv.n * cv.S * cv.ci, ny = cv.n * cv.So * cv.co,
+            nw = 3 * cv.co * cv.ci, nu = rows * cv.co * 3, sums = mr_conv_sums(&cv);
+    double *unfolded = blank(nu), *xs = blank(rows * cv.ci), *db = blank(cv.co);
+    naive_rows(xs, x, cv.ci, &cv);
+    naive_unfold(unfolded, db, dy, &cv);
     mr_exec ex = exec_with(0);
-    for (int acc = 0; acc < 2; acc++) {
-        void *U = dev(data(8, rows * co * 3), rows * co * 3), *DB = dev(old, co),
-             *DR = dev(old, ny), *DX = dev(old, nx);
-        void *DW = dev(old, nw);
+    for (int acc = 0; acc < 2; acc++, cv.is_begun = false) {
+        void *DX = dev(old, nx), *DW = dev(old, nw);
         mr_conv_acc a = {acc, !acc, acc, !acc, 0};
-        int64_t n_sums = mr_conv_sums(&cv);
-        mr_conv_begin q = {cv, a, U, DB, DR, NULL, dev(data(9, n_sums), n_sums)};
+        mr_conv_begin q = {cv,           a,    dev(data(8, nu), nu),    dev(old, cv.co),
+                           dev(old, ny), NULL, dev(data(9, sums), sums)};
         CALL(conv3_bwd_begin, &q, dev(dy, ny), &ex);
-        whole("scratch", q.scratch, n_sums);
-        near("unfolded", U, unfolded, NULL, rows * co * 3, 0);
-        near("dbias, begun", DB, db, old, co, acc);
-        near("dres, begun", DR, dy, old, ny, !acc);
-        mr_conv rest = cv;
-        rest.is_begun = true;
-        CALL(conv3_bwd, DX, DW, NULL, NULL, NULL, U, dev(xs, rows * ci), dev(w, nw), &rest, &a,
-             &ex);
+        whole("scratch", q.scratch, sums);
+        near("unfolded", q.unfolded, unfolded, NULL, nu, 0);
+        near("dbias, begun", q.dbias, db, old, cv.co, acc);
+        near("dres, begun", q.dres, dy, old, ny, !acc);
+        cv.is_begun = true;
+        CALL(conv3_bwd, DX, DW, NULL, NULL, NULL, q.unfolded, dev(xs, rows * cv.ci), dev(w, nw),
+             &cv, &a, &ex);
         near("dx, begun", DX, dx, old, nx, acc);
         near("dw, begun", DW, dw, old, nw, !acc);
     }
@@ -206,7 +193,7 @@ static void run_conv(const void *arg)
         near("y", out, y, NULL, ny, 0);
     }
     naive_conv_bwd(dx, dw, dy, x, w, cv);
-    for (int framed = 0; framed < 2; framed++) run_begun(cv, x, w, dy, dx, dw, old, framed);
+    for (int framed = 0; framed < 2; framed++) run_begun(*cv, x, w, dy, dx, dw, old, framed);
     for (int acc = 0; acc < 2; acc++) {
         void *DX = dev(old, nx), *DW = dev(old, nw);
         mr_conv_acc a = {.x = acc, .w = acc};
@@ -280,33 +267,19 @@ typedef struct gn_case {
     double drop;
 } gn_case;
 
-static double *mask_of(const mr_gn *gn)
-{
-    int64_t w = gn->S * gn->c;
-    double *m = blank(gn->n * w);
-    for (int64_t i = 0; i < gn->n * w; i++) {
-        uint32_t bits = 0, thr = mr_drop_threshold(gn->drop.p);
-        if (gn->drop.p > 0)
-            bits = mr_drop_bits_at(77, gn->drop.purpose, state.step, gn->drop.rows.rid[i / w], 0,
-                                   i % w);
-        m[i] = gn->drop.p > 0 ? bits >= thr ? mr_drop_scale(gn->drop.p) : 0 : 1;
-    }
-    return m;
-}
-
 /* The norm and a convolution in one: y, framed rows with their zeros, and dw from those rows. */
 static void run_gn_conv(const mr_gn *gn, const double *u, void *X, void *GA, void *BE, void *FI)
 {
     enum { CO = 3 };
-    int64_t n = gn->n, S = gn->S, c = gn->c, P = mr_framed_period(S), nr = mr_framed_rows(n, S) * c;
-    mr_conv cv = {n, S, S, c, CO, 1, CO, false, false};
+    int64_t n = gn->n, S = gn->S, c = gn->c, nr = mr_framed_rows(n, S) * c;
+    mr_conv cv = {n, S, S, c, CO, 1, CO, true, false};
     mr_conv_acc acc = {0};
     double *w = data(11, 3 * c * CO), *bias = data(12, CO), *res = data(13, n * S * CO);
     double *ctx = data(14, n * CO), *dy = data(15, n * S * CO), *dw = blank(3 * c * CO);
     double *y = blank(n * S * CO), *rows = blank(nr), *dx = blank(n * S * c);
     naive_conv(y, u, w, bias, res, ctx, &cv);
     naive_conv_bwd(dx, dw, dy, u, w, &cv);
-    for (int64_t i = 0; i < n * S * c; i++) rows[(i / (S * c) * P + 1) * c + i % (S * c)] = u[i];
+    naive_rows(rows, u, c, &cv);
     int64_t want = mr_conv_scratch(&cv, false);
     mr_exec ex = exec_with(want);
     void *Y = dev(dy, n * S * CO), *R = dev(data(16, nr), nr), *W = dev(w, 3 * c * CO);
@@ -316,7 +289,6 @@ static void run_gn_conv(const mr_gn *gn, const double *u, void *X, void *GA, voi
          dev(res, n * S * CO), dev(ctx, n * CO), &cv, &ex);
     near("y of norm and convolution", Y, y, NULL, n * S * CO, 0);
     near("framed rows", R, rows, NULL, nr, 0);
-    cv.x_framed = true;
     void *DW = dev(w, 3 * c * CO);
     CALL(conv3_bwd, NULL, DW, NULL, NULL, NULL, dev(dy, n * S * CO), R, W, &cv, &acc, &ex);
     near("dw from framed rows", DW, dw, NULL, 3 * c * CO, 0);
@@ -344,7 +316,8 @@ static void run_gn(const void *arg)
            *rs = blank(ns);
     double *dx = blank(nx), *dg = blank(c->c), *db = blank(c->c), *df = ld ? blank(nf) : NULL;
     for (int64_t i = 0; i < nx; i++) x[i] = (double)(float)(x[i] + 3.0); /* a mean to be removed */
-    double *m = mask_of(&gn);
+    double *m = blank(nx);
+    naive_mask(m, &gn, 77, state.step);
     naive_gn(y, mu, rs, x, ga, be, fi, m, &gn);
     naive_gn_bwd(dx, dg, db, df, dy, x, ga, be, fi, m, &gn);
     int64_t want = mr_gn_scratch(c->n, c->S, c->c);

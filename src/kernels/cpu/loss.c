@@ -13,10 +13,9 @@ void MR_FN(zero)(void *y, int64_t n, const mr_exec *ex)
     if (n > 0) memset(y, 0, (size_t)n * sizeof(REAL));
 }
 
-void MR_FN(mse_fwd)(void *loss, const void *predv, const void *targetv, int64_t n, int64_t w,
-                    const mr_exec *ex)
+static void mse_loss(REAL *loss, const REAL *pred, const REAL *target, int64_t n, int64_t w,
+                     const mr_exec *ex)
 {
-    const REAL *pred = predv, *target = targetv;
     double sum = 0;
     for (int64_t i = 0; i < n; i++) {
         double part = 0;
@@ -28,14 +27,17 @@ void MR_FN(mse_fwd)(void *loss, const void *predv, const void *targetv, int64_t 
         sum += part;
     }
     double div = (double)ex->state->rows_global * (double)w;
-    *(REAL *)loss = (REAL)(sum / div);
+    *loss = (REAL)(sum / div);
 }
 
-void MR_FN(mse_bwd)(void *dpredv, void *dtargetv, const void *predv, const void *targetv, int64_t n,
-                    int64_t w, double weight, int acc_pred, int acc_target, const mr_exec *ex)
+void MR_FN(mse)(void *loss, void *dpredv, void *dtargetv, const void *predv, const void *targetv,
+                int64_t n, int64_t w, double weight, int acc_pred, int acc_target,
+                const mr_exec *ex)
 {
     REAL *dp = dpredv, *dt = dtargetv;
     const REAL *pred = predv, *target = targetv;
+    if (loss) mse_loss(loss, pred, target, n, w, ex);
+    if (!dp && !dt) return;
     REAL c = (REAL)(2.0 * weight / ((double)ex->state->rows_global * (double)w));
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < n; i++)

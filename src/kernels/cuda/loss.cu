@@ -13,24 +13,34 @@ void zero_cuda(void *y, int64_t n, const mr_exec *ex)
 
 enum { MSE_BLOCKS = 512 }; /* fixed: the order depends on n w alone */
 
-/* loss = sum of (target - pred)^2 of n elements / (rows_global * w) */
-__global__ static void mse_kernel(float *loss, double *part, unsigned *counter, const float *pred,
-                                  const float *target, int64_t n, int64_t w,
+struct mse_args {
+    float *loss, *dpred, *dtarget;
+    const float *pred, *target;
+    int64_t n, w; /* elements, columns */
+    double weight;
+    int acc_pred, acc_target;
+};
+
+__global__ static void mse_kernel(mse_args a, double *part, unsigned *counter,
                                   const mr_step_state *state)
 {
-    double s = 0;
-    for (int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x; i < n;
+    double s = 0, size = (double)state->rows_global * (double)a.w;
+    float c = (float)(2.0 * a.weight / size);
+    for (int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x; i < a.n;
          i += (int64_t)MSE_BLOCKS * BLOCK) {
-        double d = (double)(target[i] - pred[i]);
-        s += d * d;
+        float d = a.pred[i] - a.target[i];
+        s += (double)d * (double)d;
+        if (a.dpred) put(&a.dpred[i], c * d, a.acc_pred);
+        if (a.dtarget) put(&a.dtarget[i], -(c * d), a.acc_target);
     }
+    if (!a.loss) return;
     s = block_sum(s);
     if (threadIdx.x == 0) part[blockIdx.x] = s;
     if (!is_last_block(counter, MSE_BLOCKS)) return;
     s = 0;
     for (int64_t i = threadIdx.x; i < MSE_BLOCKS; i += BLOCK) s += part[i];
     s = block_sum(s);
-    if (threadIdx.x == 0) *loss = (float)(s / ((double)state->rows_global * (double)w));
+    if (threadIdx.x == 0) *a.loss = (float)(s / size);
 }
 
 /* loss = factor * sum of v[n] / (rows_global * w) */
@@ -43,26 +53,21 @@ __global__ static void sum_kernel(float *loss, const double *v, int64_t n, doubl
     if (threadIdx.x == 0) *loss = (float)(factor * s / ((double)state->rows_global * (double)w));
 }
 
-void mse_fwd_cuda(void *loss, const void *pred, const void *target, int64_t n, int64_t w,
-                  const mr_exec *ex)
+void mse_cuda(void *loss, void *dpred, void *dtarget, const void *pred, const void *target,
+              int64_t n, int64_t w, double weight, int acc_pred, int acc_target, const mr_exec *ex)
 {
     mr_cuda_queue *q = queue_of(ex);
-    LAUNCH(mse_kernel, MSE_BLOCKS, BLOCK, 0, ex, (float *)loss, q->partials, q->counters,
-           (const float *)pred, (const float *)target, n * w, w, ex->state);
-}
-
-void mse_bwd_cuda(void *dpredv, void *dtargetv, const void *predv, const void *targetv, int64_t n,
-                  int64_t w, double weight, int acc_pred, int acc_target, const mr_exec *ex)
-{
-    float *dp = (float *)dpredv, *dt = (float *)dtargetv;
-    const float *pred = (const float *)predv, *target = (const float *)targetv;
-    const mr_step_state *state = ex->state;
-    each(n * w, ex, [=] __device__(int64_t i) {
-        float c = (float)(2.0 * weight / ((double)state->rows_global * (double)w));
-        float g = c * (pred[i] - target[i]);
-        if (dp) put(&dp[i], g, acc_pred);
-        if (dt) put(&dt[i], -g, acc_target);
-    });
+    mse_args a = {(float *)loss,
+                  (float *)dpred,
+                  (float *)dtarget,
+                  (const float *)pred,
+                  (const float *)target,
+                  n * w,
+                  w,
+                  weight,
+                  acc_pred,
+                  acc_target};
+    LAUNCH(mse_kernel, MSE_BLOCKS, BLOCK, 0, ex, a, q->partials, q->counters, ex->state);
 }
 
 /* Dot product of two rows by a block; the same in every thread. */
