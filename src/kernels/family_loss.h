@@ -51,18 +51,20 @@
        int64_t v, int64_t lo, double scale, double known_max, const mr_exec *ex))                  \
     /* stats[size,n,3] in rank order ->                                                            \
      *   coef[n] as above                                                                          \
-     *   ce[n] = M + log Z - l_target */                                                           \
-    X(ce_combine, (void *coef, double *ce, const double *stats, int64_t n, int size, int rank,     \
-                   double weight, const mr_exec *ex))                                              \
-    /* Rows b, in order, whose target t is among this rank's ids:                                  \
+     *   ce[n] = M + log Z - l_target                                                              \
+     *   xs[n,w] = coef[n] x[n,w] (NULL: not wanted) */                                            \
+    X(ce_combine, (void *coef, double *ce, void *xs, const double *stats, const void *x,           \
+                   int64_t n, int64_t w, int size, int rank, double weight, const mr_exec *ex))    \
+    /* dx[n,w] *= coef[n] (coef NULL = 1; dx NULL: not wanted). Then, for rows b, in order, whose  \
+     * target t is among this rank's ids:                                                          \
      *   g = weight / rows_global * scale * col_scale[t]                                           \
      *   dtable[t] -= g x[b]                                                                       \
      *   dx[b] -= g table[t]                                                                       \
      * dtable, dx: either may be NULL. ce[n], or NULL: q was 0 at the target, whose share of the   \
      * softmax is exp(-ce), so g is g (1 - exp(-ce[b])) */                                         \
     X(ce_target, (void *dtable, void *dx, const void *table, const void *x, const int32_t *target, \
-                  const void *col_scale, const double *ce, int64_t n, int64_t v, int64_t w,        \
-                  int64_t lo, double scale, double weight, const mr_exec *ex))                     \
+                  const void *col_scale, const double *ce, const void *coef, int64_t n, int64_t v, \
+                  int64_t w, int64_t lo, double scale, double weight, const mr_exec *ex))          \
     /* NT-Xent: own anchor i of view s (0, 1) is row s * B + i, its id s * G + first + i.          \
      *   skip[2B] = its id                                                                         \
      *   target[2B] = the id of its other view */                                                  \

@@ -13,7 +13,7 @@ sys.path.insert(0, os.path.join(HERE, "..", "train"))
 import harness as h  # noqa: E402
 
 # What docs/gpu.md tells; whoever saves launches lowers them.
-MOST = {("sasrec", "sasrec"): 67, ("mealrec", "sasrec"): 265, ("mealrec", "tedrec"): 292}
+MOST = {("sasrec", "sasrec"): 65, ("mealrec", "sasrec"): 263, ("mealrec", "tedrec"): 290}
 
 
 def launches(model, backbone, precision="auto"):
@@ -33,8 +33,9 @@ def main():
         print("%s on %s: %d launches" % (model, backbone, n))
         h.check(most - 10 < n <= most, "%s on %s: %d launches, at most %d (lower the number here "
                 "when it fell by 10)" % (model, backbone, n, most))
-    # The item loss in bf16: the table and x are rounded; TedRec's norms come with the table's copy.
-    for model, more in (("sasrec", 2), ("tedrec", 1)):
+    # The item loss in bf16: the table and x, before and after its factors, are rounded; TedRec's
+    # norms come with the table's copy.
+    for model, more in (("sasrec", 3), ("tedrec", 2)):
         n = launches(model, model, "bf16") - launches(model, model)
         h.check(n == more, "%s in bf16: %d launches more, not %d" % (model, n, more))
     h.finish()

@@ -69,11 +69,15 @@ static void losses(twin_world *w)
     BOTH(ce_rows, A(raw), A(stats), A(target), NULL, A(cs), B, V, LO, 2.0, 9.5, EX);
     twin_same(w, "ce_rows of a known maximum", "q", raw, V);
     twin_same(w, "ce_rows of a known maximum", "stats", stats, V);
-    BOTH(ce_combine, A(coef), A(ce), A(stats), B, 1, 0, 0.5, EX);
+    BOTH(ce_combine, A(coef), A(ce), NULL, A(stats), NULL, B, 1, 1, 0, 0.5, EX);
     twin_same(w, "ce_combine", "coef", coef, V);
     twin_same(w, "ce_combine", "ce", ce, V);
-    BOTH(ce_target, A(dtable), A(z), A(table), A(x), A(target), A(cs), NULL, B, V, D, LO, 2.0, 0.5,
-         EX);
+    BOTH(ce_combine, A(coef), A(ce), A(y), A(stats), A(x), B / 2, D, 2, 1, 0.5, EX);
+    twin_same(w, "ce_combine, two ranks", "coef", coef, V);
+    twin_same(w, "ce_combine, two ranks", "ce", ce, V);
+    twin_same(w, "ce_combine, two ranks", "xs", y, V);
+    BOTH(ce_target, A(dtable), A(z), A(table), A(x), A(target), A(cs), NULL, A(coef), B, V, D, LO,
+         2.0, 0.5, EX);
     twin_same(w, "ce_target", "dtable", dtable, B);
     twin_same(w, "ce_target", "dx", z, 1);
     BOTH(ce_sum, A(one), A(ce), B, 0.5, EX);

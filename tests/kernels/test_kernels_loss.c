@@ -112,13 +112,15 @@ static void test_ce_parts(void **unused)
     (void)unused;
     enum { N = 7, V = 5, W = 13, LO = 4 };
     const int32_t target[N] = {4, 8, 9, 3, 6, 8, 8};
-    for (int t = 0; t < 16; t++) {
+    for (int t = 0; t < 32; t++) {
         pair table = pair_make(V * W, 1), x = pair_make(N * W, 2), cs = pair_make(V, 3);
         pair dt = pair_make(V * W, 4), dx = pair_make(N * W, 5), loss = pair_make(1, 0);
+        pair coef = pair_make(N, 6);
         pair wt = pair_copy(&dt), wx = pair_copy(&dx);
         double ce[N], sum = 0;
         for (int b = 0; b < N; b++) {
             sum += 1.5 * (ce[b] = 0.1 * b * b + 1) / 37;
+            for (int j = 0; t & 16 && t & 4 && j < W; j++) wx.d[b * W + j] *= coef.d[b];
             int c = target[b] - LO;
             if (c < 0 || c >= V) continue;
             double g = 0.3 / 37 * 14 * (t & 1 ? cs.d[c] : 1) * (t & 8 ? 1 - exp(-ce[b]) : 1);
@@ -128,15 +130,46 @@ static void test_ce_parts(void **unused)
             }
         }
         outputs o = outputs_of(3, &dt, &dx, &loss);
-        EVERY_WAY(o,
-                  k->ce_target(t & 2 ? P(dt) : NULL, t & 4 ? P(dx) : NULL, P(table), P(x), target,
-                               t & 1 ? P(cs) : NULL, t & 8 ? ce : NULL, N, V, W, LO, 14, 0.3, &ex);
+        EVERY_WAY(o, k->ce_target(t & 2 ? P(dt) : NULL, t & 4 ? P(dx) : NULL, P(table), P(x),
+                                  target, t & 1 ? P(cs) : NULL, t & 8 ? ce : NULL,
+                                  t & 16 ? P(coef) : NULL, N, V, W, LO, 14, 0.3, &ex);
                   k->ce_sum(P(loss), ce, N, 1.5, &ex));
         pair_compare("dtable", &dt, wt.d, N);
         pair_compare("dx", &dx, wx.d, 1);
         pair_compare("ce_sum", &loss, &sum, N);
-        FREE_ALL(&table, &x, &cs, &dt, &dx, &loss, &wt, &wx);
+        FREE_ALL(&coef, &table, &x, &cs, &dt, &dx, &loss, &wt, &wx);
     }
+}
+
+/* Rows of two ranks put together: factor, loss, and the row times its factor. */
+static void test_ce_combine(void **unused)
+{
+    (void)unused;
+    enum { N = 5, W = 13, RANKS = 2 };
+    double stats[RANKS * N * 3], want[N], ce[N], want_ce[N];
+    pair x = pair_make(N * W, 1), xs = pair_make(N * W, 0), coef = pair_make(N, 0);
+    pair wxs = pair_copy(&xs);
+    for (int i = 0; i < RANKS * N; i++) { /* largest, sum, logit of the target on one of them */
+        stats[3 * i] = 0.3 * i - 1;
+        stats[3 * i + 1] = 1 + 0.1 * i;
+        stats[3 * i + 2] = i < N ? 0.25 * i : 0;
+    }
+    for (int b = 0; b < N; b++) {
+        const double *p = stats + 3 * b, *q = p + 3 * N;
+        double all = p[1] * exp(p[0]) + q[1] * exp(q[0]);
+        want_ce[b] = log(all) - p[2];
+        want[b] = 0.3 / 37 * exp(q[0]) / all;
+        for (int j = 0; j < W; j++) wxs.d[b * W + j] = want[b] * x.d[b * W + j];
+    }
+    for (int has_xs = 0; has_xs < 2; has_xs++) {
+        outputs o = outputs_of(2, &coef, &xs);
+        EVERY_WAY(o, k->ce_combine(P(coef), ce, has_xs ? P(xs) : NULL, stats, P(x), N, W, RANKS, 1,
+                                   0.3, &ex));
+        pair_compare("coef", &coef, want, 1);
+        if (has_xs) pair_compare("xs", &xs, wxs.d, 1);
+        for (int b = 0; b < N; b++) assert_true(fabs(ce[b] - want_ce[b]) <= 1e-12);
+    }
+    FREE_ALL(&x, &xs, &coef, &wxs);
 }
 
 static void test_adam(void **unused)
@@ -247,10 +280,10 @@ static void test_step_decide(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_mse),         cmocka_unit_test(test_rows),
-        cmocka_unit_test(test_pair_ids),    cmocka_unit_test(test_ce_parts),
-        cmocka_unit_test(test_adam),        cmocka_unit_test(test_grad_stats),
-        cmocka_unit_test(test_step_decide),
+        cmocka_unit_test(test_mse),        cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_pair_ids),   cmocka_unit_test(test_ce_parts),
+        cmocka_unit_test(test_ce_combine), cmocka_unit_test(test_adam),
+        cmocka_unit_test(test_grad_stats), cmocka_unit_test(test_step_decide),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -183,11 +183,11 @@ void MR_FN(ce_rows)(void *rawv, double *stats, const int32_t *target, const int3
     }
 }
 
-void MR_FN(ce_combine)(void *coefv, double *ce, const double *stats, int64_t n, int size, int rank,
-                       double weight, const mr_exec *ex)
+void MR_FN(ce_combine)(void *coefv, double *ce, void *xs, const double *stats, const void *x,
+                       int64_t n, int64_t w, int size, int rank, double weight, const mr_exec *ex)
 {
     REAL *coef = coefv;
-    double w = weight / (double)ex->state->rows_global;
+    double share = weight / (double)ex->state->rows_global;
     for (int64_t b = 0; b < n; b++) {
         double m = -HUGE_VAL, z = 0, t = 0;
         for (int r = 0; r < size; r++) {
@@ -201,18 +201,20 @@ void MR_FN(ce_combine)(void *coefv, double *ce, const double *stats, int64_t n, 
             t += s[2];
         }
         ce[b] = m + log(z) - t;
-        coef[b] = (REAL)(w * exp(stats[(rank * n + b) * 3] - m) / z);
+        coef[b] = (REAL)(share * exp(stats[(rank * n + b) * 3] - m) / z);
     }
+    if (xs) MR_FN(row_scale)(xs, x, coef, n, w, ex);
 }
 
 void MR_FN(ce_target)(void *dtablev, void *dxv, const void *tablev, const void *xv,
-                      const int32_t *target, const void *col_scale, const double *ce, int64_t n,
-                      int64_t v, int64_t w, int64_t lo, double scale, double weight,
-                      const mr_exec *ex)
+                      const int32_t *target, const void *col_scale, const double *ce,
+                      const void *coef, int64_t n, int64_t v, int64_t w, int64_t lo, double scale,
+                      double weight, const mr_exec *ex)
 {
     REAL *dtable = dtablev, *dx = dxv;
     const REAL *table = tablev, *x = xv, *cs = col_scale;
     double g0 = weight / (double)ex->state->rows_global * scale;
+    if (dx && coef) MR_FN(row_scale)(dx, dx, coef, n, w, ex);
     for (int64_t b = 0; b < n; b++) { /* rows may share a target: in order */
         int64_t t = target[b] - lo;
         if (t < 0 || t >= v) continue;

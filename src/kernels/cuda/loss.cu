@@ -174,12 +174,18 @@ void ce_rows_cuda(void *raw, double *stats, const int32_t *target, const int32_t
                (const float *)col_scale, v, lo, (float)scale, (float)known_max);
 }
 
-void ce_combine_cuda(void *coefv, double *ce, const double *stats, int64_t n, int size, int rank,
-                     double weight, const mr_exec *ex)
-{
-    float *coef = (float *)coefv;
-    const mr_step_state *state = ex->state;
-    each(n, ex, [=] __device__(int64_t b) {
+/* Row b of [size,n,3]. */
+struct combine_args {
+    float *coef, *xs;
+    double *ce;
+    const double *stats;
+    const float *x;
+    int64_t n, w;
+    int size, rank;
+    double weight;
+
+    __device__ float row(int64_t b, const mr_step_state *state) const
+    {
         double m = -INFINITY, z = 0, t = 0;
         for (int r = 0; r < size; r++) {
             double mr = stats[(r * n + b) * 3];
@@ -190,19 +196,47 @@ void ce_combine_cuda(void *coefv, double *ce, const double *stats, int64_t n, in
             z += s[1] * exp(s[0] - m);
             t += s[2];
         }
+        double share = weight / (double)state->rows_global;
+        float c = (float)(share * exp(stats[(rank * n + b) * 3] - m) / z);
         ce[b] = m + log(z) - t;
-        double w = weight / (double)state->rows_global;
-        coef[b] = (float)(w * exp(stats[(rank * n + b) * 3] - m) / z);
-    });
+        coef[b] = c;
+        return c;
+    }
+};
+
+/* With xs: a block a row, whose first thread does the sums. */
+__global__ static void combine_kernel(combine_args a, const mr_step_state *state)
+{
+    SHARED(float, c, [1]);
+    int64_t b = blockIdx.x;
+    if (threadIdx.x == 0) c[0] = a.row(b, state);
+    __syncthreads();
+    for (int64_t j = threadIdx.x; j < a.w; j += blockDim.x)
+        a.xs[b * a.w + j] = c[0] * a.x[b * a.w + j];
+}
+
+void ce_combine_cuda(void *coef, double *ce, void *xs, const double *stats, const void *x,
+                     int64_t n, int64_t w, int size, int rank, double weight, const mr_exec *ex)
+{
+    const mr_step_state *state = ex->state;
+    combine_args a = {(float *)coef, (float *)xs, ce,    stats, (const float *)x, n, w,
+                      size,          rank,        weight};
+    if (!xs)
+        each(n, ex, [=] __device__(int64_t b) { a.row(b, state); });
+    else if (n > 0)
+        LAUNCH(combine_kernel, (unsigned)n, threads_for(w), 0, ex, a, state);
 }
 
 /* Rows may share a target. The block of the first such row does them all, in order. */
 __global__ static void ce_target_kernel(float *dtable, float *dx, const float *table,
                                         const float *x, const int32_t *target, const float *cs,
-                                        const double *ce, int64_t n, int64_t v, int64_t w,
-                                        int64_t lo, double g0, const mr_step_state *state)
+                                        const double *ce, const float *coef, int64_t n, int64_t v,
+                                        int64_t w, int64_t lo, double g0,
+                                        const mr_step_state *state)
 {
     int64_t b = blockIdx.x, t = target[b] - lo;
+    /* A thread has the same columns below. */
+    for (int64_t j = threadIdx.x; dx && coef && j < w; j += blockDim.x) dx[b * w + j] *= coef[b];
     if (t < 0 || t >= v) return;
     double scaled = g0 / (double)state->rows_global;
     double whole = cs ? scaled * (double)cs[t] : scaled;
@@ -224,13 +258,13 @@ __global__ static void ce_target_kernel(float *dtable, float *dx, const float *t
 }
 
 void ce_target_cuda(void *dtable, void *dx, const void *table, const void *x, const int32_t *target,
-                    const void *col_scale, const double *ce, int64_t n, int64_t v, int64_t w,
-                    int64_t lo, double scale, double weight, const mr_exec *ex)
+                    const void *col_scale, const double *ce, const void *coef, int64_t n, int64_t v,
+                    int64_t w, int64_t lo, double scale, double weight, const mr_exec *ex)
 {
     if (n > 0)
         LAUNCH(ce_target_kernel, (unsigned)n, threads_for(w), 0, ex, (float *)dtable, (float *)dx,
-               (const float *)table, (const float *)x, target, (const float *)col_scale, ce, n, v,
-               w, lo, weight * scale, ex->state);
+               (const float *)table, (const float *)x, target, (const float *)col_scale, ce,
+               (const float *)coef, n, v, w, lo, weight * scale, ex->state);
 }
 
 void ce_sum_cuda(void *loss, const double *ce, int64_t n, double alpha, const mr_exec *ex)
