@@ -22,8 +22,8 @@ static void convolution(mr_kb *b)
     BENCH(conv3_bwd, "all", SHAPE(n, S, c, c), 2 * flop, 4 * m + 6 * c * c, dx, dw, bias, NULL, ctx,
           y, x, w, &cv, &acc);
     BENCH(conv3_bwd_add, "", SHAPE(n, S, c), 0, 2 * m, bias, x, ctx, y, n, S, c, c, 0, 0, 0);
-    mr_conv_begin begin = {cv, acc, mr_kb_reals(b, 3 * m), bias, NULL, ctx,
-                           mr_kb_reals(b, mr_conv_sums(&cv))};
+    mr_conv_begin begin = {
+        cv, acc, mr_kb_reals(b, 3 * m), bias, NULL, ctx, mr_kb_reals(b, mr_conv_sums(&cv))};
     BENCH(conv3_bwd_begin, "", SHAPE(n, S, c), 0, 4 * m, &begin, y);
     BENCH(frame_add, "", SHAPE(n, S, c), 0, 2 * m, y, x, ctx, n, S, c);
     mr_kb_release(b);

@@ -10,15 +10,18 @@ static void embed(twin_world *w)
     for (int i = 0; i < B; i++) ((int32_t *)len->host)[i] += !((int32_t *)len->host)[i];
     w->dev->to_device(w->dev, len->dev, len->host, B * 4);
     twin *start = twin_starts(w, len), *pos = twin_ints(w, B * L, 1, 0, L);
-    twin *y = twin_reals(w, B * D), *dt = twin_reals(w, L * D);
+    twin *y = twin_reals(w, B * D), *dt = twin_reals(w, L * D), *x = twin_reals(w, B * L * D);
     BOTH(gather_rows, A(out), A(table), A(row), B * L, D, EX);
     twin_equal(w, "gather_rows", "out", out);
     BOTH(gather_padded, A(out), A(table), A(row), A(start), A(len), B, L, D, 0, EX);
     twin_equal(w, "gather_padded", "out", out);
     BOTH(position_fwd, A(out), A(out), A(table), A(pos), B * L, D, EX);
     twin_same(w, "position_fwd", "y", out, 1);
-    BOTH(position_bwd, A(dt), A(out), A(start), A(len), B, L, D, 1, EX);
+    BOTH(position_bwd, A(x), A(dt), A(out), A(start), A(len), B, L, D, 0, 1, EX);
+    twin_same(w, "position_bwd", "dx", x, 1);
     twin_same(w, "position_bwd", "dtable", dt, B);
+    BOTH(position_bwd, NULL, A(dt), A(out), A(start), A(len), B, L, D, 0, 0, EX);
+    twin_same(w, "position_bwd", "dtable alone", dt, B);
     BOTH(last_fwd, A(y), A(out), A(start), A(len), B, D, EX);
     twin_same(w, "last_fwd", "y", y, 1);
     for (int acc = 0; acc < 2; acc++) {

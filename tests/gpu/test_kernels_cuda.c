@@ -55,6 +55,13 @@ static void linear(twin_world *w)
     }
     BOTH(col_sum, A(bias), A(c), M, N, 1, EX);
     twin_same(w, "col_sum", "out", bias, M);
+    twin *table = twin_reals(w, 4 * N);
+    for (int t = 0; t < 4; t++) {
+        BOTH(add_row_bwd, t == 1 ? NULL : A(d), A(table), A(c), t == 3 ? 0 : M, N, t * N, 4 * N,
+             t & 1, t > 1, EX);
+        twin_same(w, "add_row_bwd", "dx", d, 1);
+        twin_same(w, "add_row_bwd", "dtable", table, M);
+    }
     BOTH(axpy, A(d), A(c), M * N, 0.7, 1, EX);
     twin_same(w, "axpy", "y", d, 1);
     BOTH(probe_fwd, A(bias), A(c), M * N, EX);

@@ -145,6 +145,7 @@ static void test_position_and_last(void **state)
             ragged_make(&r, B, L);
             pair x = integers(r.tokens * w, 1), table = integers(L * w, 2), y = pair_make(x.n, 0);
             pair dt = pair_copy(&table), dx = integers(x.n, 3), last = pair_make(B * w, 0);
+            pair spare = pair_copy(&table), dp = pair_copy(&dx), wdp = pair_copy(&dx);
             pair dl = integers(B * w, 4), wy = pair_make(x.n, 0), wdt = pair_copy(&dt),
                  wdx = pair_copy(&dx), wl = pair_make(B * w, 0);
             for (int64_t i = 0; !acc && i < dt.n; i++) wdt.d[i] = 0;
@@ -153,6 +154,7 @@ static void test_position_and_last(void **state)
                 for (int64_t j = 0; j < w; j++) {
                     wy.d[t * w + j] = x.d[t * w + j] + table.d[r.pos[t] * w + j];
                     wdt.d[r.pos[t] * w + j] += x.d[t * w + j];
+                    wdp.d[t * w + j] = x.d[t * w + j] + (acc ? 0 : wdp.d[t * w + j]);
                     if (r.pos[t] != r.len[r.row[t]] - 1) continue;
                     wl.d[r.row[t] * w + j] = x.d[t * w + j];
                     wdx.d[t * w + j] += dl.d[r.row[t] * w + j];
@@ -160,15 +162,20 @@ static void test_position_and_last(void **state)
             BOTH_TABLES
             {
                 k->position_fwd(P(y), P(x), P(table), r.pos, r.tokens, w, NULL);
-                k->position_bwd(P(dt), P(x), r.start, r.len, B, L, w, acc, NULL);
+                k->position_bwd(acc ? P(dp) : NULL, P(dt), P(x), r.start, r.len, B, L, w, 0, acc,
+                                NULL);
+                if (!acc)
+                    k->position_bwd(P(dp), P(spare), P(x), r.start, r.len, B, L, w, 1, 0, NULL);
                 k->last_fwd(P(last), P(x), r.start, r.len, B, w, NULL);
                 k->last_bwd(P(dx), P(dl), r.start, r.len, B, w, acc, NULL);
             }
             exact("position_fwd", &y, wy.d);
             exact("position_bwd", &dt, wdt.d);
+            exact("position_bwd, dx", &dp, wdp.d);
             exact("last_fwd", &last, wl.d);
             exact("last_bwd", &dx, wdx.d);
-            pair *all[] = {&x, &table, &y, &dt, &dx, &last, &dl, &wy, &wdt, &wdx, &wl};
+            pair *all[] = {&x,  &table, &y,   &dt, &dx, &last, &dl,
+                           &wy, &wdt,   &wdx, &wl, &dp, &wdp,  &spare};
             for (int i = 0; i < COUNT(all); i++) pair_free(all[i]);
         }
 }
