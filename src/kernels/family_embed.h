@@ -24,12 +24,12 @@
     /* y[n,w] = x[n,w] + table[pos[n],w]; y may alias x */                                         \
     X(position_fwd, (void *y, const void *x, const void *table, const int32_t *pos, int64_t n,     \
                      int64_t w, const mr_exec *ex))                                                \
-    /* From dy[n,w] of the packed tokens start[b] .. start[b] + len[b] - 1 of rows b < B:           \
+    /* From dy[n,w] of the packed tokens start[b] .. start[b] + len[b] - 1 of rows b < B:          \
      *   dx[n,w] (+)= dy (NULL: not wanted)                                                        \
-     *   dtable[l,w] (+)= sum of dy[start[b] + l,w] over rows b with len[b] > l, l < L, fixed order\
-     */                                                                                            \
-    X(position_bwd, (void *dx, void *dtable, const void *dy, const int32_t *start, const int32_t *len,       \
-                     int64_t B, int64_t L, int64_t w, int acc_x, int acc_table, const mr_exec *ex))                 \
+     *   dtable[l,w] (+)= sum of dy[start[b] + l,w] over b with len[b] > l, l < L, fixed order */  \
+    X(position_bwd,                                                                                \
+      (void *dx, void *dtable, const void *dy, const int32_t *start, const int32_t *len,           \
+       int64_t B, int64_t L, int64_t w, int acc_x, int acc_table, const mr_exec *ex))              \
     /* y[b,w] = x[start[b] + len[b] - 1,w] */                                                      \
     X(last_fwd, (void *y, const void *x, const int32_t *start, const int32_t *len, int64_t B,      \
                  int64_t w, const mr_exec *ex))                                                    \

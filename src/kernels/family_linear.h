@@ -51,12 +51,11 @@ typedef struct mr_gemm_batch {
                 const mr_exec *ex))                                                                \
     /* out[w] (+)= sum_n x[n,w], fixed order */                                                    \
     X(col_sum, (void *out, const void *x, int64_t n, int64_t w, int acc, const mr_exec *ex))       \
-    /* Gradients of y[n,w] = x[n,w] + table[first .. first + w - 1]:                                \
+    /* Gradients of y[n,w] = x[n,w] + table[first .. first + w - 1]:                               \
      *   dx[n,w] (+)= dy (NULL: not wanted)                                                        \
      *   dtable[total] (+)= sums of dy over n, fixed order; unless acc_table, 0 outside of them */ \
-    X(add_row_bwd,                                                                                 \
-      (void *dx, void *dtable, const void *dy, int64_t n, int64_t w, int64_t first, int64_t total, \
-       int acc_x, int acc_table, const mr_exec *ex))                                               \
+    X(add_row_bwd, (void *dx, void *dtable, const void *dy, int64_t n, int64_t w, int64_t first,   \
+                    int64_t total, int acc_x, int acc_table, const mr_exec *ex))                   \
     /* y[n] (+)= alpha * x[n]; x may alias y when acc = 0 */                                       \
     X(axpy, (void *y, const void *x, int64_t n, double alpha, int acc, const mr_exec *ex))         \
     /* out[0] = sum_i x[i] cos(0.37 i + 1): the loss of gradient checks */                         \

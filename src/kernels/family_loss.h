@@ -19,8 +19,7 @@
     X(zero, (void *y, int64_t n, const mr_exec *ex))                                               \
     /* loss[1] = sum_{n,w} (target - pred)^2 / (rows_global * w), fixed order; and, with           \
      * g = 2 weight / (rows_global * w) * (pred - target):                                         \
-     *   dpred (+)= g, dtarget (+)= -g                                                             \
-     * each of the three may be NULL */                                                            \
+     *   dpred (+)= g, dtarget (+)= -g;  each of the three may be NULL */                          \
     X(mse, (void *loss, void *dpred, void *dtarget, const void *pred, const void *target,          \
             int64_t n, int64_t w, double weight, int acc_pred, int acc_target, const mr_exec *ex)) \
     /* inv[n] = 1 / max(|x_n|, 1e-12), x[n,w] */                                                   \
@@ -58,8 +57,7 @@
      * target t is among this rank's ids:                                                          \
      *   g = weight / rows_global * scale * col_scale[t]                                           \
      *   dtable[t] -= g x[b], dx[b] -= g table[t]                                                  \
-     * dtable, dx: may be NULL. ce[n], or NULL: q was 0 at the target, whose share of the   \
-     * softmax is exp(-ce), so g is g (1 - exp(-ce[b])) */                                         \
+     * dtable, dx: may be NULL. ce[n], or NULL: q was 0 at the target; then g *= 1 - exp(-ce) */   \
     X(ce_target, (void *dtable, void *dx, const void *table, const void *x, const int32_t *target, \
                   const void *col_scale, const double *ce, const void *coef, int64_t n, int64_t v, \
                   int64_t w, int64_t lo, double scale, double weight, const mr_exec *ex))          \
