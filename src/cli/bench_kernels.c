@@ -230,7 +230,8 @@ static mr_status make_exec(mr_kb *b, const mr_config *c)
     int64_t w = z->d > z->D ? z->d : z->D, wide = 4 * z->C > w ? 4 * z->C : w;
     int64_t real = (int64_t)mr_dtype_bytes(b->dev->real), need = MR_NORM_SCRATCH(wide);
     const mr_conv cv = {.n = z->B, .S = z->K, .So = z->K, .ci = 2 * z->C, .co = 2 * z->C};
-    const int64_t other[] = {mr_gn_scratch(z->B, z->K, wide), mr_conv_scratch(&cv, true),
+    const int64_t other[] = {mr_gn_scratch(z->B, z->K, wide),
+                             mr_conv_scratch(&cv, true, (size_t)real, (size_t)real) / real,
                              mr_fuse_scratch(z->B, z->L, z->d),
                              mr_score_scratch(wide, real) / real};
     for (int i = 0; i < 4; i++)
@@ -292,7 +293,7 @@ static mr_status all_cases(mr_kb *b, const mr_args *a, const mr_session *s)
     take_sizes(b, &a->config, t);
     mr_status st;
     b->dev = t->dev; /* the rank's own, with the configured precision */
-    MR_TRY_GOTO(mr_kernels_for(&b->k, b->dev->name), st, done);
+    MR_TRY_GOTO(mr_kernels_for(&b->k, b->dev->name, b->dev->act), st, done);
     void (*const cases[])(mr_kb *) = {mr_kb_encoder, mr_kb_losses, mr_kb_content};
     MR_TRY_GOTO(make_batch(b, &s->data), st, done);
     MR_TRY_GOTO(make_exec(b, &a->config), st, done);

@@ -90,7 +90,7 @@ static void experts(mr_kb *b)
     mr_gemm_batch batch = {E, L * d, L * z->dh, d * z->dh};
     BENCH(gemm_batch, "t = b W^T", SHAPE(E, L, d, z->dh), 2.0 * (double)(E * L * d * z->dh),
           E * (L + d) * z->dh + E * L * d, t, tables, w, &batch, L, d, z->dh, 0, 1, z->dh, z->dh, d,
-          1.0, 0.0);
+          1.0, 0.0, MR_ACT_ACT);
     BENCH(moe_drop, "", SHAPE(N, z->dh), 0, 2 * N * z->dh, y, x, rows, N, z->dh, 1, 1, E, 0.2,
           MR_RNG_OP + 3);
     BENCH(moe_gate_fwd, "noise", SHAPE(B, L, E), 0, B * L * E + 3 * N * E, p, factor, clean, noisy,

@@ -15,18 +15,18 @@ static void products(mr_kb *b)
     double flop = 2.0 * (double)(N * d * w), moved = (double)(N * d + N * w + w * d);
     double big = 2.0 * (double)(M * d * V), all = (double)(M * d + V * d + M * V);
     BENCH(gemm, "y = x W^T", SHAPE(N, w, d), flop, moved, y, x, weight, N, w, d, 0, 1, d, d, w, 1.0,
-          0.0);
+          0.0, MR_ACT_ACT);
     BENCH(gemm, "dx = dy W", SHAPE(N, d, w), flop, moved, x, y, weight, N, d, w, 0, 0, w, d, d, 1.0,
-          0.0);
+          0.0, MR_ACT_ACT);
     BENCH(gemm, "dW = dy^T x", SHAPE(w, d, N), flop, moved, weight, y, x, w, d, N, 1, 0, w, d, d,
-          1.0, 0.0);
+          1.0, 0.0, MR_ACT_ACT);
     BENCH(linear_fwd, "", SHAPE(N, w, d), flop, moved, y, NULL, x, weight, bias, N, w, d,
           MR_ACT_NONE);
     BENCH(linear_bwd_w, "", SHAPE(N, w, d), flop, moved, weight, bias, y, x, N, w, d, 0, 0);
     BENCH(gemm, "logits", SHAPE(M, V, d), big, all, logits, x, table, M, V, d, 0, 1, d, d, V, 1.0,
-          0.0);
+          0.0, MR_ACT_ACT);
     BENCH(gemm, "dtable", SHAPE(V, d, M), big, all, table, logits, x, V, d, M, 1, 0, V, d, d, 1.0,
-          0.0);
+          0.0, MR_ACT_ACT);
     mr_kb_release(b);
 }
 
@@ -41,7 +41,7 @@ static void elementwise(mr_kb *b)
     BENCH(act_bwd, "gelu", SHAPE(N, w), 0, 3 * N * w, y, y, pre, N, w, MR_ACT_GELU);
     BENCH(col_sum, "", SHAPE(N, w), 0, N * w, bias, y, N, w, 0);
     BENCH(add_row_bwd, "", SHAPE(N, w), 0, 2 * N * w, pre, bias, y, N, w, 0, w, 0, 0);
-    BENCH(axpy, "+=", SHAPE(N, d), 0, 3 * N * d, v, x, N * d, 1e-6, 1);
+    BENCH(axpy, "+=", SHAPE(N, d), 0, 3 * N * d, v, x, N * d, 1e-6, 1, MR_ACT_ACT);
     BENCH(probe_fwd, "", SHAPE(N, d), 0, N * d, one, x, N * d);
     BENCH(probe_bwd, "", SHAPE(N, d), 0, N * d, v, N * d, 0.5, 0);
     BENCH(silu_fwd, "", SHAPE(N, w), 0, 2 * N * w, y, pre, N * w);
@@ -114,11 +114,11 @@ static void look_ups(mr_kb *b)
     void *pos = mr_kb_reals(b, L * d), *rows = mr_kb_reals(b, B * d);
     int32_t *id = mr_kb_ints(b, N, 7919, V), *each = mr_kb_ints(b, N + 1, 1, N + 2);
     int32_t *row = mr_kb_ints(b, N, 1, N + 1);
-    BENCH(gather_rows, "", SHAPE(N, d), 0, 2 * N * d, y, table, id, N, d);
+    BENCH(gather_rows, "", SHAPE(N, d), 0, 2 * N * d, y, table, id, N, d, MR_ACT_ACT);
     BENCH(gather_padded, "", SHAPE(B, L, d), 0, N * d + B * L * d, x, table, id, b->start, b->len,
           B, L, d, 0);
     BENCH(add_rows, "", SHAPE(N, d), 0, 2 * N * d, y, x, row, each, row, N, d, N, 0, -1, NULL, NULL,
-          L);
+          L, MR_ACT_ACT);
     BENCH(position_fwd, "", SHAPE(N, d), 0, 2 * N * d, y, y, pos, b->tok_pos, N, d);
     BENCH(position_bwd, "", SHAPE(N, d), 0, N * d, NULL, pos, y, b->start, b->len, B, L, d, 0, 0);
     BENCH(last_fwd, "", SHAPE(B, d), 0, 2 * B * d, rows, y, b->start, b->len, B, d);

@@ -111,7 +111,7 @@ static void optimizer(mr_kb *b)
     mr_ranges ranges = {1, {0}, {n}};
     if (b->st == MR_OK) /* second moments are not negative */
         b->st = b->dev->fill(b->dev, v, 0, (size_t)n * mr_dtype_bytes(b->dev->real));
-    BENCH(adam, "", SHAPE(n), 0, 7 * n, p, m, v, g, &ranges, 0.9, 0.999, 1e-8, 0.0);
+    BENCH(adam, "", SHAPE(n), 0, 7 * n, p, m, v, g, &ranges, NULL, 0, 0.9, 0.999, 1e-8, 0.0);
     BENCH(grad_stats, "", SHAPE(n), 0, n, stats, g, &ranges);
     const mr_loss_weights weights = {.n = 3, .w = {1, 1, 1}};
     mr_step_state *state = (mr_step_state *)mr_kb_doubles(b, sizeof *state / sizeof(double));

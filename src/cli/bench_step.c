@@ -57,7 +57,8 @@ static mr_status product_rate(mr_trainer *t, const int64_t size[3], double *out)
     for (int i = 0; i < 20; i++) {
         double at = mr_seconds();
         t->dev->enter(t->dev);
-        t->train_run->k->gemm(c, a, b, m, n, k, 0, 1, k, k, n, 1.0, 0.0, &t->train_run->ex);
+        t->train_run->k->gemm(c, a, b, m, n, k, 0, 1, k, k, n, 1.0, 0.0, MR_ACT_ACT,
+                              &t->train_run->ex);
         t->dev->leave(t->dev);
         MR_TRY_GOTO(t->dev->sync(t->dev), st, done);
         double rate = 2e-9 * (double)(m * n * k) / (mr_seconds() - at);

@@ -121,7 +121,7 @@ static bool product_is_right(const mr_kernels *k, const mr_exec *ex, float *a, f
     const int64_t m = 37, n = 29, w = 53;
     for (int64_t i = 0; i < m * w; i++) a[i] = (float)((i / w + 2 * (i % w)) % 7 - 3);
     for (int64_t i = 0; i < w * n; i++) b[i] = (float)((3 * (i / n) + i % n) % 5 - 2);
-    k->gemm(c, a, b, m, n, w, 0, 0, w, n, n, 1.0, 0.0, ex);
+    k->gemm(c, a, b, m, n, w, 0, 0, w, n, n, 1.0, 0.0, MR_ACT_ACT, ex);
     for (int64_t i = 0; i < m; i++)
         for (int64_t j = 0; j < n; j++) {
             float want = 0;
@@ -138,12 +138,13 @@ static mr_status product(double *rate, bool *is_right)
     float *buf = NULL;
     mr_exec ex = {0};
     double best = 1e30;
-    MR_TRY(mr_kernels_for(&k, "cpu"));
+    MR_TRY(mr_kernels_for(&k, "cpu", MR_F32));
     MR_TRY(MR_ALLOC(&buf, 3 * n * n, "matrices"));
     *is_right = product_is_right(k, &ex, buf, buf + n * n, buf + 2 * n * n);
     for (int i = 0; i < 8; i++) {
         double at = mr_seconds();
-        k->gemm(buf + 2 * n * n, buf, buf + n * n, n, n, n, 0, 1, n, n, n, 1.0, 0.0, &ex);
+        k->gemm(buf + 2 * n * n, buf, buf + n * n, n, n, n, 0, 1, n, n, n, 1.0, 0.0, MR_ACT_ACT,
+                &ex);
         double s = mr_seconds() - at;
         if (s < best) best = s;
     }

@@ -21,6 +21,7 @@ mr_status mr_graph_create(mr_graph **out_p, const mr_graph_dims *dims, mr_params
     g->dims = *dims;
     g->params = params;
     g->real_bytes = real_bytes;
+    g->act_bytes = dims->act_bytes ? dims->act_bytes : real_bytes;
     g->train = train;
     *out_p = g;
     return MR_OK;

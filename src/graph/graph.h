@@ -74,7 +74,7 @@ typedef struct mr_op {
 typedef struct mr_saved_spec {
     mr_space space; /* capacity = cap(space) * inner; FIXED: inner alone */
     int64_t inner;
-    int elem; /* bytes of an element; 0 = real */
+    int elem; /* bytes of an element; 0 = real; of an mr_act: g->act_bytes */
 } mr_saved_spec;
 
 struct mr_node {
@@ -104,6 +104,7 @@ typedef struct mr_graph_dims {
     int64_t exchange_rows;   /* of every pair of ranks where their number is fixed, else 0 */
     bool whole_products;     /* over everything at once (a GPU), not in pieces that fit a cache */
     mr_precision precision;  /* of the device: under bf16 the item loss stores operands so */
+    size_t act_bytes;        /* of an element of a value or gradient; 0 = those of a real */
 } mr_graph_dims;
 
 typedef struct mr_loss_term {
@@ -115,7 +116,8 @@ typedef struct mr_loss_term {
 typedef struct mr_graph {
     mr_graph_dims dims;
     mr_params *params; /* borrowed; shared by the training and the evaluation graph */
-    size_t real_bytes; /* 4 or 8 */
+    size_t real_bytes; /* 4 or 8: parameters, statistics, losses */
+    size_t act_bytes;  /* real_bytes, or 2: values and gradients of nodes */
     bool train;        /* dropout and gate noise are on (off in evaluation and in a step dump) */
     mr_status status;
     int n_nodes;

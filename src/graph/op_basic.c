@@ -50,8 +50,8 @@ static mr_status add_forward(mr_run *r, const mr_node *n)
 {
     int64_t m = mr_n(r, mr_node_id(r, n)) * mr_node_inner(r->g, mr_node_id(r, n));
     void *y = mr_val(r, mr_node_id(r, n));
-    mr_k(r)->axpy(y, mr_val(r, n->in[0]), m, 1.0, 0, &r->ex);
-    mr_k(r)->axpy(y, mr_val(r, n->in[1]), m, 1.0, 1, &r->ex);
+    mr_k(r)->axpy(y, mr_val(r, n->in[0]), m, 1.0, 0, MR_ACT_ACT, &r->ex);
+    mr_k(r)->axpy(y, mr_val(r, n->in[1]), m, 1.0, 1, MR_ACT_ACT, &r->ex);
     return MR_OK;
 }
 
@@ -61,7 +61,8 @@ static mr_status add_backward(mr_run *r, const mr_node *n)
     int64_t m = mr_n(r, id) * mr_node_inner(r->g, id);
     for (int s = 0; s < 2; s++)
         if (mr_wants(r, n, s))
-            mr_k(r)->axpy(mr_grad(r, n->in[s]), mr_grad(r, id), m, 1.0, mr_acc(r, n, s), &r->ex);
+            mr_k(r)->axpy(mr_grad(r, n->in[s]), mr_grad(r, id), m, 1.0, mr_acc(r, n, s), MR_ACT_ACT,
+                          &r->ex);
     return MR_OK;
 }
 
@@ -122,7 +123,7 @@ static mr_status leaf_forward(mr_run *r, const mr_node *n)
 {
     int id = mr_node_id(r, n);
     mr_k(r)->axpy(mr_val(r, id), mr_pval(r, n, 0), mr_n(r, id) * mr_node_inner(r->g, id), 1.0, 0,
-                  &r->ex);
+                  MR_ACT_REAL, &r->ex);
     return MR_OK;
 }
 
@@ -133,8 +134,8 @@ static mr_status leaf_backward(mr_run *r, const mr_node *n)
     int64_t m = mr_n(r, id) * mr_node_inner(r->g, id);
     char *dp = mr_pgrad(r, n, 0);
     if (!mr_pacc(r, n, 0)) /* rows beyond the batch get no gradient */
-        mr_k(r)->axpy(dp, mr_pval(r, n, 0), p->count, 0.0, 0, &r->ex);
-    mr_k(r)->axpy(dp, mr_grad(r, id), m, 1.0, 1, &r->ex);
+        mr_k(r)->axpy(dp, mr_pval(r, n, 0), p->count, 0.0, 0, MR_REAL_REAL, &r->ex);
+    mr_k(r)->axpy(dp, mr_grad(r, id), m, 1.0, 1, MR_REAL_ACT, &r->ex);
     return MR_OK;
 }
 
@@ -220,7 +221,7 @@ static mr_status linear_forward(mr_run *r, const mr_node *n)
     linear_size s = linear_sizes(r, n);
     int act = (int)n->i[0];
     mr_k(r)->linear_fwd(mr_val(r, mr_node_id(r, n)), act != MR_ACT_NONE ? linear_pre(r, n) : NULL,
-                        linear_input(r, n, &s), mr_pval(r, n, 0), mr_pval(r, n, 1), s.n, s.out,
+                        linear_input(r, n, &s), mr_pmat(r, n, 0), mr_pmat(r, n, 1), s.n, s.out,
                         s.in, act, &r->ex);
     return MR_OK;
 }
@@ -237,11 +238,11 @@ static mr_status linear_backward(mr_run *r, const mr_node *n)
     bool act_in = n->i[1] != MR_ACT_NONE;
     int acc = mr_acc(r, n, 0);
     void *dx = mr_grad(r, n->in[0]), *da = act_in && acc ? r->ex.scratch : dx;
-    mr_k(r)->gemm(da, dy, mr_pval(r, n, 0), s.n, s.in, s.out, 0, 0, s.out, s.in, s.in, 1.0,
-                  act_in ? 0 : acc, &r->ex);
+    mr_k(r)->gemm(da, dy, mr_pmat(r, n, 0), s.n, s.in, s.out, 0, 0, s.out, s.in, s.in, 1.0,
+                  act_in ? 0 : acc, MR_ACT_ACT, &r->ex);
     if (!act_in) return MR_OK;
     mr_k(r)->act_bwd(da, da, mr_val(r, n->in[0]), s.n, s.in, (int)n->i[1], &r->ex);
-    if (acc) mr_k(r)->axpy(dx, da, s.n * s.in, 1.0, 1, &r->ex);
+    if (acc) mr_k(r)->axpy(dx, da, s.n * s.in, 1.0, 1, MR_ACT_ACT, &r->ex);
     return MR_OK;
 }
 
@@ -267,20 +268,21 @@ static int add_linear(mr_graph *g, int x, int w, int b, int act_in, int act)
     n.i[0] = act;
     n.i[1] = act_in;
     if (act_in != MR_ACT_NONE)
-        n.scratch_bytes = (size_t)(a->dim[0] * mr_node_inner(g, x)) * g->real_bytes;
+        n.scratch_bytes = (size_t)(a->dim[0] * mr_node_inner(g, x)) * g->act_bytes;
     n.i[2] = -1;
     if (act_in != MR_ACT_NONE && g->dims.whole_products) {
         n.i[2] = n.n_saved;
         n.saved_for_bwd = 1u << n.n_saved;
         int64_t rows = a->space == MR_SPACE_FIXED ? a->dim[0] : 1;
-        n.saved[n.n_saved++] = (mr_saved_spec){a->space, rows * mr_node_inner(g, x), 0};
+        n.saved[n.n_saved++] =
+            (mr_saved_spec){a->space, rows * mr_node_inner(g, x), (int)g->act_bytes};
     }
     if (act != MR_ACT_NONE)
         n.saved[n.n_saved++] =
             (mr_saved_spec){a->space,
                             a->space == MR_SPACE_FIXED ? n.dim[0] * n.dim[1] * n.dim[2] * n.dim[3]
                                                        : n.dim[1] * n.dim[2] * n.dim[3],
-                            0};
+                            (int)g->act_bytes};
     return mr_graph_add(g, &n);
 }
 

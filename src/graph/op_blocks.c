@@ -21,7 +21,7 @@ static block_set set_of(const mr_run *r, const mr_node *n, int s)
                        .c = c,
                        .count = r->params->p[n->param[P_SETS + s]].dim[0] / c,
                        .step = n->i[2 + 2 * s],
-                       .at = n->i[1 + 2 * s] * (int64_t)r->g->real_bytes};
+                       .at = n->i[1 + 2 * s] * (int64_t)r->g->act_bytes};
 }
 
 static mr_status blocks_forward(mr_run *r, const mr_node *n)
@@ -30,8 +30,8 @@ static mr_status blocks_forward(mr_run *r, const mr_node *n)
     for (int s = 0; s < n->i[0]; s++) {
         block_set q = set_of(r, n, s);
         mr_gemm_batch batch = {q.count, q.step, q.step, q.c * q.c};
-        mr_k(r)->gemm_batch(y + q.at, x + q.at, mr_pval(r, n, P_SETS + s), &batch, q.n, q.c, q.c, 0,
-                            1, q.w, q.c, q.w, 1.0, 0.0, &r->ex);
+        mr_k(r)->gemm_batch(y + q.at, x + q.at, mr_pmat(r, n, P_SETS + s), &batch, q.n, q.c, q.c, 0,
+                            1, q.w, q.c, q.w, 1.0, 0.0, MR_ACT_ACT, &r->ex);
     }
     mr_k(r)->bias_act_fwd(y, NULL, mr_pval(r, n, P_B), mr_n(r, n->in[0]), n->dim[1], MR_ACT_NONE,
                           &r->ex);
@@ -45,7 +45,8 @@ static mr_status blocks_backward(mr_run *r, const mr_node *n)
         block_set q = set_of(r, n, s);
         mr_gemm_batch batch = {q.count, q.c * q.c, q.step, q.step};
         mr_k(r)->gemm_batch(mr_pgrad(r, n, P_SETS + s), dy + q.at, x + q.at, &batch, q.c, q.c, q.n,
-                            1, 0, q.w, q.w, q.c, 1.0, mr_pacc(r, n, P_SETS + s), &r->ex);
+                            1, 0, q.w, q.w, q.c, 1.0, mr_pacc(r, n, P_SETS + s), MR_REAL_ACT,
+                            &r->ex);
     }
     mr_k(r)->col_sum(mr_pgrad(r, n, P_B), dy, mr_n(r, n->in[0]), n->dim[1], mr_pacc(r, n, P_B),
                      &r->ex);
@@ -53,8 +54,8 @@ static mr_status blocks_backward(mr_run *r, const mr_node *n)
         block_set q = set_of(r, n, s);
         char *dx = mr_grad(r, n->in[0]);
         mr_gemm_batch batch = {q.count, q.step, q.step, q.c * q.c};
-        mr_k(r)->gemm_batch(dx + q.at, dy + q.at, mr_pval(r, n, P_SETS + s), &batch, q.n, q.c, q.c,
-                            0, 0, q.w, q.c, q.w, 1.0, mr_acc(r, n, 0), &r->ex);
+        mr_k(r)->gemm_batch(dx + q.at, dy + q.at, mr_pmat(r, n, P_SETS + s), &batch, q.n, q.c, q.c,
+                            0, 0, q.w, q.c, q.w, 1.0, mr_acc(r, n, 0), MR_ACT_ACT, &r->ex);
     }
     return MR_OK;
 }

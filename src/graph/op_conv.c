@@ -30,11 +30,11 @@ static mr_status conv3_forward(mr_run *r, const mr_node *n)
         mr_gn_forward f = mr_gn_forward_of(r, norm);
         mr_k(r)->group_norm_conv3_fwd(
             mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[IN_X]), f.mean, f.rstd, f.x, f.gamma,
-            f.beta, f.film, &f.gn, mr_pval(r, n, P_W), mr_pval(r, n, P_B),
+            f.beta, f.film, &f.gn, mr_pmat(r, n, P_W), mr_pval(r, n, P_B),
             mr_val(r, n->in[IN_RESIDUAL]), mr_val(r, n->in[IN_CONTEXT]), &cv, &r->ex);
         return MR_OK;
     }
-    mr_k(r)->conv3_fwd(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[IN_X]), mr_pval(r, n, P_W),
+    mr_k(r)->conv3_fwd(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[IN_X]), mr_pmat(r, n, P_W),
                        mr_pval(r, n, P_B), mr_val(r, n->in[IN_RESIDUAL]),
                        mr_val(r, n->in[IN_CONTEXT]), &cv, &r->ex);
     return MR_OK;
@@ -57,6 +57,12 @@ static void *wanted_grad(const mr_run *r, const mr_node *n, int slot)
     return mr_wants(r, n, slot) ? mr_grad(r, n->in[slot]) : NULL;
 }
 
+/* Where the step before leaves dy unfolded: behind the partial sums. */
+static void *unfolded_of(const mr_run *r, const mr_node *n, const mr_conv *cv)
+{
+    return (char *)mr_backward_scratch(r, n) + mr_conv_sums(cv) * (int64_t)r->g->real_bytes;
+}
+
 const mr_conv_begin *mr_conv_next(const mr_run *r, const mr_node *n, int slot, mr_conv_begin *space)
 {
     const mr_node *conv = mr_begins(r, n, slot);
@@ -64,12 +70,11 @@ const mr_conv_begin *mr_conv_next(const mr_run *r, const mr_node *n, int slot, m
     mr_conv_begin *q = space;
     q->cv = backward_of(r, conv, &q->acc);
     if (conv->in[IN_RESIDUAL] == conv->in[IN_X]) q->acc.res = q->acc.x;
-    q->unfolded = mr_backward_scratch(r, conv);
+    q->unfolded = unfolded_of(r, conv, &q->cv);
     q->dbias = mr_pgrad(r, conv, P_B);
     q->dres = wanted_grad(r, conv, IN_RESIDUAL);
     q->dctx = wanted_grad(r, conv, IN_CONTEXT);
-    q->scratch =
-        (char *)q->unfolded + mr_conv_rows(&q->cv) * 3 * q->cv.co * (int64_t)r->g->real_bytes;
+    q->scratch = mr_backward_scratch(r, conv);
     return q;
 }
 
@@ -81,8 +86,8 @@ static mr_status conv3_backward(mr_run *r, const mr_node *n)
     mr_k(r)->conv3_bwd(wanted_grad(r, n, IN_X), mr_pgrad(r, n, P_W),
                        is_begun ? NULL : mr_pgrad(r, n, P_B), wanted_grad(r, n, IN_RESIDUAL),
                        is_begun ? NULL : wanted_grad(r, n, IN_CONTEXT),
-                       is_begun ? mr_backward_scratch(r, n) : mr_grad(r, mr_node_id(r, n)),
-                       mr_val(r, n->in[IN_X]), mr_pval(r, n, P_W), &cv, &acc, &r->ex);
+                       is_begun ? unfolded_of(r, n, &cv) : mr_grad(r, mr_node_id(r, n)),
+                       mr_val(r, n->in[IN_X]), mr_pmat(r, n, P_W), &cv, &acc, &r->ex);
     return MR_OK;
 }
 
@@ -132,6 +137,7 @@ int mr_g_conv3(mr_graph *g, int x, int w, int b, int stride, int residual, int c
     n.n_param = 2;
     n.i[0] = stride;
     mr_conv cv = conv_of(g, &n, n.dim[0]);
-    n.scratch_bytes = (size_t)mr_conv_scratch(&cv, g->dims.whole_products) * g->real_bytes;
+    n.scratch_bytes =
+        (size_t)mr_conv_scratch(&cv, g->dims.whole_products, g->real_bytes, g->act_bytes);
     return mr_graph_add(g, &n);
 }

@@ -103,8 +103,8 @@ static mr_status mix_forward(mr_run *r, const mr_node *n)
     int id = mr_node_id(r, n);
     int64_t m = mr_n(r, id) * mr_node_inner(r->g, id);
     void *y = mr_val(r, id);
-    mr_k(r)->axpy(y, mr_val(r, n->in[0]), m, n->f[0], 0, &r->ex);
-    mr_k(r)->axpy(y, mr_val(r, n->in[1]), m, 1.0 - n->f[0], 1, &r->ex);
+    mr_k(r)->axpy(y, mr_val(r, n->in[0]), m, n->f[0], 0, MR_ACT_ACT, &r->ex);
+    mr_k(r)->axpy(y, mr_val(r, n->in[1]), m, 1.0 - n->f[0], 1, MR_ACT_ACT, &r->ex);
     return MR_OK;
 }
 
@@ -115,7 +115,7 @@ static mr_status mix_backward(mr_run *r, const mr_node *n)
     for (int s = 0; s < 2; s++)
         if (mr_wants(r, n, s))
             mr_k(r)->axpy(mr_grad(r, n->in[s]), mr_grad(r, id), m, s ? 1.0 - n->f[0] : n->f[0],
-                          mr_acc(r, n, s), &r->ex);
+                          mr_acc(r, n, s), MR_ACT_ACT, &r->ex);
     return MR_OK;
 }
 

@@ -80,7 +80,8 @@ static mr_status move_rows(mr_run *r, const trade *t, bool to_owner)
 
 static mr_status fetch(mr_run *r, const mr_node *n, const trade *t)
 {
-    mr_k(r)->gather_rows(t->give, mr_pval(r, n, 0), t->lists->give_row, t->x->n_send, t->w, &r->ex);
+    mr_k(r)->gather_rows(t->give, mr_pval(r, n, 0), t->lists->give_row, t->x->n_send, t->w,
+                         MR_REAL_REAL, &r->ex);
     return move_rows(r, t, false);
 }
 
@@ -98,16 +99,16 @@ static mr_status scatter(mr_run *r, const mr_node *n, bool is_padded)
     int acc = mr_pacc(r, n, 0);
     if (r->items->size == 1) {
         mr_k(r)->add_rows(dtable, dy, t.lists->unique_id, t.lists->csr_start, t.lists->csr_pos,
-                          x->n_unique, t.w, rows, acc, 0, tok_row, tok_pos, L, &r->ex);
+                          x->n_unique, t.w, rows, acc, 0, tok_row, tok_pos, L, MR_REAL_ACT, &r->ex);
         return MR_OK;
     }
     /* PAD is in every list and the smallest id: its slot is 0 and stays zero. */
     const int32_t *slot = x->is_fixed ? t.lists->slot : NULL;
     mr_k(r)->add_rows(t.unique, dy, slot, t.lists->csr_start, t.lists->csr_pos, x->n_unique, t.w,
-                      x->n_slots, 0, 0, tok_row, tok_pos, L, &r->ex);
+                      x->n_slots, 0, 0, tok_row, tok_pos, L, MR_REAL_ACT, &r->ex);
     MR_TRY(move_rows(r, &t, true));
     mr_k(r)->add_rows(dtable, t.give, t.lists->own_row, t.lists->own_start, t.lists->own_pos,
-                      x->n_own, t.w, rows, acc, -1, NULL, NULL, 0, &r->ex);
+                      x->n_own, t.w, rows, acc, -1, NULL, NULL, 0, MR_REAL_REAL, &r->ex);
     return MR_OK;
 }
 
@@ -118,11 +119,11 @@ static mr_status lookup_forward(mr_run *r, const mr_node *n)
     void *y = mr_val(r, mr_node_id(r, n));
     int64_t N = t.seq->tokens;
     if (r->items->size == 1) {
-        mr_k(r)->gather_rows(y, mr_pval(r, n, 0), t.seq->tok_id, N, t.w, &r->ex);
+        mr_k(r)->gather_rows(y, mr_pval(r, n, 0), t.seq->tok_id, N, t.w, MR_ACT_REAL, &r->ex);
         return MR_OK;
     }
     MR_TRY(fetch(r, n, &t));
-    mr_k(r)->gather_rows(y, t.unique, t.lists->inv, N, t.w, &r->ex);
+    mr_k(r)->gather_rows(y, t.unique, t.lists->inv, N, t.w, MR_ACT_REAL, &r->ex);
     return MR_OK;
 }
 
@@ -138,7 +139,7 @@ static mr_status padded_forward(mr_run *r, const mr_node *n)
     void *y = mr_val(r, mr_node_id(r, n));
     int64_t B = r->count[MR_SPACE_ROWS], L = r->g->dims.L;
     if (r->items->size == 1) {
-        mr_k(r)->gather_rows(y, mr_pval(r, n, 0), t.seq->ids, B * L, t.w, &r->ex);
+        mr_k(r)->gather_rows(y, mr_pval(r, n, 0), t.seq->ids, B * L, t.w, MR_ACT_REAL, &r->ex);
         return MR_OK;
     }
     MR_TRY(fetch(r, n, &t));

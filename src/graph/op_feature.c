@@ -115,7 +115,7 @@ static mr_status spread_forward(mr_run *r, const mr_node *n)
 {
     int id = mr_node_id(r, n);
     mr_k(r)->gather_rows(mr_val(r, id), mr_val(r, n->in[0]), r->in.last_slot, mr_n(r, id),
-                         mr_node_inner(r->g, id), &r->ex);
+                         mr_node_inner(r->g, id), MR_ACT_ACT, &r->ex);
     return MR_OK;
 }
 
@@ -126,7 +126,7 @@ static mr_status spread_backward(mr_run *r, const mr_node *n)
     if (mr_wants(r, n, 0))
         mr_k(r)->add_rows(mr_grad(r, n->in[0]), mr_grad(r, id), NULL, r->in.last_start,
                           r->in.last_row, items, mr_node_inner(r->g, id), items, mr_acc(r, n, 0),
-                          -1, NULL, NULL, 0, &r->ex);
+                          -1, NULL, NULL, 0, MR_ACT_ACT, &r->ex);
     return MR_OK;
 }
 

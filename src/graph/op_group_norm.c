@@ -31,7 +31,7 @@ static const void *film_of(const mr_run *r, const mr_node *n)
 {
     char *film = mr_val(r, n->in[IN_FILM]);
     if (!film || n->i[1] < 0) return film;
-    return film + n->i[1] * mr_node_ld(r->g, n->in[IN_FILM]) * (int64_t)r->g->real_bytes;
+    return film + n->i[1] * mr_node_ld(r->g, n->in[IN_FILM]) * (int64_t)r->g->act_bytes;
 }
 
 mr_gn_forward mr_gn_forward_of(const mr_run *r, const mr_node *n)

@@ -13,9 +13,10 @@
 typedef struct item {
     int64_t d, B, v, lo, shard_rows; /* v: candidate ids of this rank, of shard_rows rows */
     bool is_cosine, is_shared;
+    bool is_rounded; /* values are stored in bf16: the pass works on a copy of x in real */
     mr_rank_rows rows;
     int64_t counts[MR_MAX_RANKS]; /* rows.counts * d */
-    char *x_own, *x_all, *dx_all, *dx_own, *inv_x, *inv_e, *dot_e, *work;
+    char *x_real, *x_own, *x_all, *dx_all, *dx_own, *inv_x, *inv_e, *dot_e, *work;
     int32_t *target;
     double *ce;
 } item;
@@ -26,6 +27,8 @@ static void carve(mr_carve *c, item *it, int64_t rows_cap, int64_t rows_all, int
     int64_t real = (int64_t)g->real_bytes;
     mr_softmax_way way = mr_softmax_way_of(g->dims.whole_products, g->dims.precision);
     int64_t own = rows_cap * it->d * real, all = rows_all * it->d * real;
+    it->is_rounded = g->act_bytes != g->real_bytes;
+    it->x_real = mr_carve_take(c, it->is_rounded ? own : 0);
     it->x_own = mr_carve_take(c, it->is_cosine ? own : 0);
     it->x_all = mr_carve_take(c, size > 1 ? all : 0);
     it->dx_all = mr_carve_take(c, all);
@@ -59,12 +62,30 @@ static mr_status set_up(item *it, mr_run *r, const mr_node *n)
     return MR_OK;
 }
 
+/* The gradient of x from that of its normalised rows. */
+static void finish_dx(mr_run *r, const mr_node *n, const item *it, void *dx, const void *x)
+{
+    void *out = mr_grad(r, n->in[0]);
+    int acc = mr_acc(r, n, 0);
+    bool is_last = it->is_cosine && !it->is_rounded; /* the projection writes the gradient */
+    if (it->is_cosine) {
+        mr_k(r)->row_scale(dx, dx, it->inv_x, it->B, it->d, &r->ex);
+        mr_k(r)->norm_project(is_last ? out : dx, dx, x, it->inv_x, NULL, it->B, it->d,
+                              is_last ? acc : 0, &r->ex);
+    }
+    if (!is_last) mr_k(r)->axpy(out, dx, it->B * it->d, 1.0, acc, MR_ACT_REAL, &r->ex);
+}
+
 static mr_status pass(mr_run *r, const mr_node *n, bool with_grad)
 {
     item it;
     MR_TRY(set_up(&it, r, n));
     const mr_exec *ex = &r->ex;
     const void *x = mr_val(r, n->in[0]), *table = mr_pval(r, n, 0);
+    if (it.is_rounded) {
+        mr_k(r)->axpy(it.x_real, x, it.B * it.d, 1.0, 0, MR_REAL_ACT, ex);
+        x = it.x_real;
+    }
     mr_dtype real = r->dev->real;
     const mr_graph_dims *dims = &r->g->dims;
     mr_softmax s = {.way = mr_softmax_way_of(dims->whole_products, dims->precision),
@@ -98,7 +119,8 @@ static mr_status pass(mr_run *r, const mr_node *n, bool with_grad)
         s.x = it.x_all;
         s.target = it.target;
     }
-    bool is_direct = !it.is_shared && !it.is_cosine && mr_wants(r, n, 0) && !mr_acc(r, n, 0);
+    bool is_direct =
+        !it.is_shared && !it.is_cosine && !it.is_rounded && mr_wants(r, n, 0) && !mr_acc(r, n, 0);
     if (with_grad) {
         s.dtable = mr_pgrad(r, n, 0);
         s.acc_table = mr_pacc(r, n, 0);
@@ -116,14 +138,7 @@ static mr_status pass(mr_run *r, const mr_node *n, bool with_grad)
         r->items->purpose = MR_FOR_LOSS_GRADS;
         MR_TRY(r->items->reduce_scatterv(r->items, it.dx_all, dx, it.counts, real));
     }
-    if (is_direct || !mr_wants(r, n, 0)) return MR_OK;
-    void *out = mr_grad(r, n->in[0]);
-    if (!it.is_cosine) {
-        mr_k(r)->axpy(out, dx, it.B * it.d, 1.0, mr_acc(r, n, 0), ex);
-        return MR_OK;
-    }
-    mr_k(r)->row_scale(dx, dx, it.inv_x, it.B, it.d, ex);
-    mr_k(r)->norm_project(out, dx, x, it.inv_x, NULL, it.B, it.d, mr_acc(r, n, 0), ex);
+    if (!is_direct && mr_wants(r, n, 0)) finish_dx(r, n, &it, dx, x);
     return MR_OK;
 }
 

@@ -21,8 +21,8 @@ enum { S_P, S_T, S_FACTOR, S_Y };
 enum { CHUNK_TOKENS = 1024, CHUNK_TOKENS_WHOLE = 4096 };
 
 typedef struct moe {
-    int E, group;                     /* group: experts of one product of dropped x */
-    int64_t B, L, d, dh, real, chunk; /* chunk: rows of a chunk */
+    int E, group;                          /* group: experts of one product of dropped x */
+    int64_t B, L, d, dh, real, act, chunk; /* bytes of an mr_real, an mr_act; rows of a chunk */
     bool use_noise;
     double drop;
     uint32_t purpose;
@@ -41,8 +41,8 @@ typedef struct part {
 static void carve(mr_carve *c, moe *m)
 {
     int64_t tokens = m->chunk * m->L;
-    m->xd = mr_carve_take(c, m->group * tokens * m->dh * m->real);
-    m->z = mr_carve_take(c, tokens * m->E * m->d * m->real);
+    m->xd = mr_carve_take(c, m->group * tokens * m->dh * m->act);
+    m->z = mr_carve_take(c, tokens * m->E * m->d * m->act);
     m->clean = mr_carve_take(c, tokens * m->E * m->real);
     m->noisy = mr_carve_take(c, tokens * m->E * m->real);
     m->dt = mr_carve_take(c, m->E * m->L * m->d * m->real);
@@ -65,6 +65,7 @@ static moe moe_of(mr_run *r, const mr_node *n)
              .d = w->dim[1],
              .dh = w->dim[2],
              .real = (int64_t)r->g->real_bytes,
+             .act = (int64_t)r->g->act_bytes,
              .use_noise = n->i[0] != 0,
              .drop = n->f[0],
              .purpose = mr_rand_purpose(n)};
@@ -83,7 +84,7 @@ static part part_at(const moe *m, mr_run *r, const mr_node *n, int64_t b0)
     const int32_t *start = r->host->seq[0].start;
     part q = {.b0 = b0, .nb = m->B - b0 < m->chunk ? m->B - b0 : m->chunk, .n0 = start[b0]};
     q.n = start[b0 + q.nb] - q.n0;
-    q.x = (const char *)mr_val(r, n->in[IN_TEXT]) + q.n0 * m->dh * m->real;
+    q.x = (const char *)mr_val(r, n->in[IN_TEXT]) + q.n0 * m->dh * m->act;
     q.start = r->in.seq[0].start + b0;
     q.rows = mr_rand_rows(r, MR_SPACE_TOK0);
     q.rows.rid += q.n0;
@@ -94,27 +95,27 @@ static part part_at(const moe *m, mr_run *r, const mr_node *n, int64_t b0)
 static void forward_part(const moe *m, mr_run *r, const mr_node *n, const part *q)
 {
     const mr_exec *ex = &r->ex;
-    int64_t real = m->real, dh = m->dh, d = m->d, E = m->E;
-    char *p = m->p + q->b0 * m->L * E * real, *factor = m->factor + q->n0 * E * real;
-    char *y = m->y ? m->y + q->n0 * E * d * real : m->z;
-    const char *w = mr_pval(r, n, P_W);
-    mr_k(r)->gemm(m->clean, q->x, mr_pval(r, n, P_GATE), q->n, E, dh, 0, 1, dh, dh, E, 1.0, 0.0,
-                  ex);
+    int64_t real = m->real, act = m->act, dh = m->dh, d = m->d, E = m->E;
+    char *p = m->p + q->b0 * m->L * E * act, *factor = m->factor + q->n0 * E * real;
+    char *y = m->y ? m->y + q->n0 * E * d * act : m->z;
+    const char *w = mr_pmat(r, n, P_W);
+    mr_k(r)->gemm(m->clean, q->x, mr_pmat(r, n, P_GATE), q->n, E, dh, 0, 1, dh, dh, E, 1.0, 0.0,
+                  MR_REAL_ACT, ex);
     if (m->use_noise)
-        mr_k(r)->gemm(m->noisy, q->x, mr_pval(r, n, P_NOISE), q->n, E, dh, 0, 1, dh, dh, E, 1.0,
-                      0.0, ex);
+        mr_k(r)->gemm(m->noisy, q->x, mr_pmat(r, n, P_NOISE), q->n, E, dh, 0, 1, dh, dh, E, 1.0,
+                      0.0, MR_REAL_ACT, ex);
     mr_k(r)->moe_gate_fwd(p, factor, m->clean, m->noisy, q->start, r->in.rid + q->b0, q->nb, m->L,
                           m->E, m->use_noise, m->purpose, ex);
     if (m->drop <= 0.0)
-        mr_k(r)->gemm(y, q->x, w, q->n, E * d, dh, 0, 1, dh, dh, E * d, 1.0, 0.0, ex);
+        mr_k(r)->gemm(y, q->x, w, q->n, E * d, dh, 0, 1, dh, dh, E * d, 1.0, 0.0, MR_ACT_ACT, ex);
     for (int j = 0; m->drop > 0.0 && j < m->E; j += m->group) {
         mr_gemm_batch batch = {m->group, d, q->n * dh, d * dh};
         mr_k(r)->moe_drop(m->xd, q->x, q->rows, q->n, dh, j, m->group, m->E, m->drop, m->purpose,
                           ex);
-        mr_k(r)->gemm_batch(y + j * d * real, m->xd, w + j * d * dh * real, &batch, q->n, d, dh, 0,
-                            1, dh, dh, E * d, 1.0, 0.0, ex);
+        mr_k(r)->gemm_batch(y + j * d * act, m->xd, w + j * d * dh * act, &batch, q->n, d, dh, 0, 1,
+                            dh, dh, E * d, 1.0, 0.0, MR_ACT_ACT, ex);
     }
-    mr_k(r)->moe_mix_fwd((char *)mr_val(r, mr_node_id(r, n)) + q->b0 * m->L * d * real, y, p, m->t,
+    mr_k(r)->moe_mix_fwd((char *)mr_val(r, mr_node_id(r, n)) + q->b0 * m->L * d * act, y, p, m->t,
                          q->start, q->nb, m->L, m->E, d, ex);
 }
 
@@ -122,8 +123,8 @@ static mr_status moe_forward(mr_run *r, const mr_node *n)
 {
     moe m = moe_of(r, n);
     mr_gemm_batch table = {m.E, m.L * m.d, m.L * m.dh, m.d * m.dh};
-    mr_k(r)->gemm_batch(m.t, mr_pval(r, n, P_BIAS), mr_pval(r, n, P_W), &table, m.L, m.d, m.dh, 0,
-                        1, m.dh, m.dh, m.d, 1.0, 0.0, &r->ex);
+    mr_k(r)->gemm_batch(m.t, mr_pmat(r, n, P_BIAS), mr_pmat(r, n, P_W), &table, m.L, m.d, m.dh, 0,
+                        1, m.dh, m.dh, m.d, 1.0, 0.0, MR_ACT_ACT, &r->ex);
     for (int64_t b0 = 0; b0 < m.B; b0 += m.chunk) {
         part q = part_at(&m, r, n, b0);
         forward_part(&m, r, n, &q);
@@ -142,11 +143,11 @@ static void backward_table(const moe *m, mr_run *r, const mr_node *n, const char
         mr_k(r)->zero(m->dt, E * L * d, ex);
     else
         mr_k(r)->gemm_batch(m->dt, m->p, du, &positions, E, d, m->B, 1, 0, L * E, L * d, L * d,
-                            -1.0, 0.0, ex);
-    mr_k(r)->gemm_batch(mr_pgrad(r, n, P_BIAS), m->dt, mr_pval(r, n, P_W), &bias, L, dh, d, 0, 0, d,
-                        dh, dh, 1.0, mr_pacc(r, n, P_BIAS), ex);
-    mr_k(r)->gemm_batch(mr_pgrad(r, n, P_W), m->dt, mr_pval(r, n, P_BIAS), &weight, d, dh, L, 1, 0,
-                        d, dh, dh, 1.0, mr_pacc(r, n, P_W), ex);
+                            -1.0, 0.0, MR_ACT_ACT, ex);
+    mr_k(r)->gemm_batch(mr_pgrad(r, n, P_BIAS), m->dt, mr_pmat(r, n, P_W), &bias, L, dh, d, 0, 0, d,
+                        dh, dh, 1.0, mr_pacc(r, n, P_BIAS), MR_REAL_ACT, ex);
+    mr_k(r)->gemm_batch(mr_pgrad(r, n, P_W), m->dt, mr_pmat(r, n, P_BIAS), &weight, d, dh, L, 1, 0,
+                        d, dh, dh, 1.0, mr_pacc(r, n, P_W), MR_REAL_ACT, ex);
 }
 
 /* is_first: the first chunk with tokens, which may be the first to write the gates' gradients. */
@@ -154,23 +155,24 @@ static void backward_part(const moe *m, mr_run *r, const mr_node *n, const part 
                           bool is_first)
 {
     const mr_exec *ex = &r->ex;
-    int64_t real = m->real, dh = m->dh, d = m->d, E = m->E;
-    const char *p = m->p + q->b0 * m->L * E * real;
+    int64_t real = m->real, act = m->act, dh = m->dh, d = m->d, E = m->E;
+    const char *p = m->p + q->b0 * m->L * E * act;
     char *dw = mr_pgrad(r, n, P_W);
     double gate = is_first ? mr_pacc(r, n, P_GATE) : 1.0;
     double noise = is_first ? mr_pacc(r, n, P_NOISE) : 1.0;
-    du += q->b0 * m->L * d * real;
-    mr_k(r)->moe_gate_bwd(m->clean, m->use_noise ? m->noisy : NULL, du, m->y + q->n0 * E * d * real,
+    du += q->b0 * m->L * d * act;
+    mr_k(r)->moe_gate_bwd(m->clean, m->use_noise ? m->noisy : NULL, du, m->y + q->n0 * E * d * act,
                           p, m->t, m->factor + q->n0 * E * real, q->start, q->nb, m->L, m->E, d,
                           ex);
     mr_k(r)->gemm(mr_pgrad(r, n, P_GATE), m->clean, q->x, E, dh, q->n, 1, 0, E, dh, dh, 1.0, gate,
-                  ex);
+                  MR_REAL_ACT, ex);
     if (m->use_noise)
         mr_k(r)->gemm(mr_pgrad(r, n, P_NOISE), m->noisy, q->x, E, dh, q->n, 1, 0, E, dh, dh, 1.0,
-                      noise, ex);
+                      noise, MR_REAL_ACT, ex);
     if (m->drop <= 0.0) {
         mr_k(r)->moe_weigh(m->z, du, p, q->start, q->nb, m->L, m->E, 0, m->E, d, ex);
-        mr_k(r)->gemm(dw, m->z, q->x, E * d, dh, q->n, 1, 0, E * d, dh, dh, 1.0, 1.0, ex);
+        mr_k(r)->gemm(dw, m->z, q->x, E * d, dh, q->n, 1, 0, E * d, dh, dh, 1.0, 1.0, MR_REAL_ACT,
+                      ex);
         return;
     }
     for (int j = 0; j < m->E; j += m->group) {
@@ -179,7 +181,7 @@ static void backward_part(const moe *m, mr_run *r, const mr_node *n, const part 
         mr_k(r)->moe_drop(m->xd, q->x, q->rows, q->n, dh, j, m->group, m->E, m->drop, m->purpose,
                           ex);
         mr_k(r)->gemm_batch(dw + j * d * dh * real, m->z, m->xd, &batch, d, dh, q->n, 1, 0,
-                            m->group * d, dh, dh, 1.0, 1.0, ex);
+                            m->group * d, dh, dh, 1.0, 1.0, MR_REAL_ACT, ex);
     }
 }
 
@@ -231,7 +233,8 @@ int mr_g_moe(mr_graph *g, int text, int w, int bias, int gate, int noise, double
              .L = L,
              .d = g->params->p[w].dim[1],
              .dh = dh,
-             .real = (int64_t)g->real_bytes};
+             .real = (int64_t)g->real_bytes,
+             .act = (int64_t)g->act_bytes};
     choose_sizes(&m, g);
     if (m.E > MR_MOE_MAX_EXPERTS)
         return mr_graph_fail(g, "moe: %d experts, at most %d", m.E, MR_MOE_MAX_EXPERTS);
@@ -246,10 +249,10 @@ int mr_g_moe(mr_graph *g, int text, int w, int bias, int gate, int noise, double
     n.n_param = 4;
     n.i[0] = g->train;
     n.f[0] = g->train ? dropout : 0.0;
-    n.saved[S_P] = (mr_saved_spec){.space = MR_SPACE_ROWS, .inner = L * m.E};
-    n.saved[S_T] = (mr_saved_spec){.space = MR_SPACE_FIXED, .inner = m.E * L * m.d};
+    n.saved[S_P] = (mr_saved_spec){MR_SPACE_ROWS, L * m.E, (int)m.act};
+    n.saved[S_T] = (mr_saved_spec){MR_SPACE_FIXED, m.E * L * m.d, (int)m.act};
     n.saved[S_FACTOR] = (mr_saved_spec){.space = MR_SPACE_TOK0, .inner = m.E};
-    n.saved[S_Y] = (mr_saved_spec){.space = MR_SPACE_TOK0, .inner = m.E * m.d};
+    n.saved[S_Y] = (mr_saved_spec){MR_SPACE_TOK0, m.E * m.d, (int)m.act};
     n.saved_for_bwd = 1u << S_Y;
     n.n_saved = 4;
     mr_carve c = {NULL, 0};

@@ -58,12 +58,13 @@ static mr_status gather(views *v, mr_run *r, const mr_node *n)
     int64_t own = v->B * v->d * (int64_t)r->g->real_bytes;
     for (int s = 0; s < 2; s++) {
         const void *zs = mr_val(r, n->in[s]);
-        mr_k(r)->axpy(v->x + s * own, zs, v->B * v->d, 1.0, 0, &r->ex);
+        mr_k(r)->axpy(v->x + s * own, zs, v->B * v->d, 1.0, 0, MR_REAL_ACT, &r->ex);
         if (v->rows.size > 1) {
             r->world->purpose = MR_FOR_VIEWS;
-            MR_TRY(r->world->allgatherv(r->world, zs, v->z + s * half, v->counts, r->dev->real));
+            MR_TRY(r->world->allgatherv(r->world, v->x + s * own, v->z + s * half, v->counts,
+                                        r->dev->real));
         } else {
-            mr_k(r)->axpy(v->z + s * half, zs, v->B * v->d, 1.0, 0, &r->ex);
+            mr_k(r)->axpy(v->z + s * half, zs, v->B * v->d, 1.0, 0, MR_REAL_ACT, &r->ex);
         }
     }
     mr_k(r)->pair_ids(v->target, v->skip, v->B, v->rows.first, v->G, &r->ex);
@@ -78,7 +79,7 @@ static mr_status pass_given(mr_run *r, const mr_node *n)
     for (int i = 0; i < 2; i++)
         if (mr_wants(r, n, i))
             mr_k(r)->axpy(mr_grad(r, n->in[i]), r->view_grad[i], elements, 1.0, mr_acc(r, n, i),
-                          &r->ex);
+                          MR_ACT_REAL, &r->ex);
     return MR_OK;
 }
 
@@ -119,8 +120,8 @@ static mr_status pass(mr_run *r, const mr_node *n, bool with_grad)
         }
         if (!mr_wants(r, n, i)) continue;
         void *out = mr_grad(r, n->in[i]);
-        mr_k(r)->axpy(out, part, v.B * v.d, 1.0, mr_acc(r, n, i), &r->ex);
-        mr_k(r)->axpy(out, v.dx + i * own, v.B * v.d, 1.0, 1, &r->ex);
+        mr_k(r)->axpy(out, part, v.B * v.d, 1.0, mr_acc(r, n, i), MR_ACT_REAL, &r->ex);
+        mr_k(r)->axpy(out, v.dx + i * own, v.B * v.d, 1.0, 1, MR_ACT_REAL, &r->ex);
     }
     return MR_OK;
 }

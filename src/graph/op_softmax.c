@@ -131,7 +131,8 @@ static void raw_logits(mr_run *r, const mr_softmax *s, const pieces *p, const ch
         if (is_first && s->is_cosine) mr_k(r)->row_inv_norm(b.inv, b.table, b.m, s->w, &r->ex);
         if (is_first && s->is_cosine && s->dtable && s->acc_table)
             mr_k(r)->row_dot(b.dot, b.table, b.dtable, b.m, s->w, &r->ex);
-        mr_k(r)->gemm(b.logits, x, b.table, m, b.m, s->w, 0, 1, s->w, s->w, s->v, 1.0, 0.0, &r->ex);
+        mr_k(r)->gemm(b.logits, x, b.table, m, b.m, s->w, 0, 1, s->w, s->w, s->v, 1.0, 0.0,
+                      MR_REAL_REAL, &r->ex);
     }
 }
 
@@ -159,9 +160,10 @@ static void gradients(mr_run *r, const mr_softmax *s, const pieces *p, int64_t a
     bool is_one = s->v > 0 && s->v <= block_of(s);
     for (int64_t c0 = 0; c0 < s->v; c0 += block_of(s)) {
         ids b = ids_at(r, s, p, c0);
-        mr_k(r)->gemm(b.dtable, b.logits, p->xs, b.m, w, m, 1, 0, s->v, w, w, 1.0, beta, ex);
+        mr_k(r)->gemm(b.dtable, b.logits, p->xs, b.m, w, m, 1, 0, s->v, w, w, 1.0, beta,
+                      MR_REAL_REAL, ex);
         mr_k(r)->gemm(dx, b.logits, b.table, m, w, b.m, 0, 0, s->v, w, w, 1.0, c0 > 0 ? 1.0 : 0.0,
-                      ex);
+                      MR_REAL_REAL, ex);
         if (!is_one) finish_table(r, s, &b, NULL, NULL, at, m);
     }
     if (s->v == 0) mr_k(r)->zero(dx, m * w, ex);

@@ -149,6 +149,11 @@ mr_status mr_params_alloc(mr_params *ps, mr_device *dev, int rank, int n_ranks, 
 {
     mr_params_layout(ps, dev, rank, n_ranks, with_optimizer);
     MR_TRY(alloc_flat(ps, &ps->value, "parameters"));
+    ps->is_value16_old = true;
+    if (dev->act == MR_BF16)
+        MR_TRY(dev->alloc(dev, (void **)&ps->value16,
+                          (size_t)round_up(ps->n_dense, MR_VALUE16_UNIT) * sizeof *ps->value16,
+                          "parameters in bf16"));
     if (!with_optimizer) return MR_OK;
     MR_TRY(alloc_flat(ps, &ps->grad, "gradients"));
     MR_TRY(alloc_flat(ps, &ps->m, "Adam first moments"));
@@ -159,10 +164,12 @@ void mr_params_free(mr_params *ps)
 {
     if (!ps->dev) return;
     ps->dev->free(ps->dev, ps->value);
+    ps->dev->free(ps->dev, ps->value16);
     ps->dev->free(ps->dev, ps->grad);
     ps->dev->free(ps->dev, ps->m);
     ps->dev->free(ps->dev, ps->v);
     ps->value = ps->grad = ps->m = ps->v = NULL;
+    ps->value16 = NULL;
     ps->is_frozen = false;
 }
 
@@ -209,6 +216,7 @@ mr_status mr_params_init(mr_params *ps, uint64_t seed)
     for (int i = 0; i < ps->n; i++)
         if (ps->p[i].count > most) most = ps->p[i].count;
     char *host = NULL;
+    ps->is_value16_old = true;
     MR_TRY(mr_alloc((void **)&host, most, ps->real_bytes, "initial values"));
     mr_status st = MR_OK;
     for (int i = 0; i < ps->n && st == MR_OK; i++) {
@@ -312,6 +320,7 @@ mr_status mr_named_set(mr_params *ps, int i, mr_which which, const void *host)
     char *at = locate(ps, i, which, &nm, &count), *tmp = NULL;
     const mr_param *p = &ps->p[nm.param];
     size_t bytes = (size_t)count * ps->real_bytes;
+    if (which == MR_VALUE) ps->is_value16_old = true;
     if (!(p->flags & MR_PARAM_CONV)) return ps->dev->to_device(ps->dev, at, host, bytes);
     MR_TRY(mr_alloc((void **)&tmp, count, ps->real_bytes, "convolution weight"));
     permute_conv(tmp, host, nm.row_hi - nm.row_lo, p->dim[2], p->dim[1], ps->real_bytes);

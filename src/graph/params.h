@@ -16,7 +16,8 @@
 
 #define MR_MAX_PARAMS 1280
 #define MR_MAX_PARTS 6
-#define MR_LOSS_SLOTS 16 /* elements reserved after the dense gradients */
+#define MR_LOSS_SLOTS 16    /* elements reserved after the dense gradients */
+#define MR_VALUE16_UNIT 128 /* value16 has room for a multiple: rows_to_bf16 fills eight rows */
 
 typedef enum mr_init {
     MR_INIT_ZERO,
@@ -65,6 +66,10 @@ typedef struct mr_params {
     int64_t n_total;            /* dense + loss slots + sharded rows */
     bool has_grad;              /* grad, m, v exist, or would if this were not a layout alone */
     void *value, *grad, *m, *v; /* [n_total] device memory */
+    /* [n_dense] the dense values rounded to bf16, as operands of products; NULL where activations
+     * are real. Adam writes both; whoever writes value alone sets is_value16_old. */
+    uint16_t *value16;
+    bool is_value16_old;
 } mr_params;
 
 /* Declare a parameter, or find an existing one of the same name (the shape must agree).

@@ -288,9 +288,9 @@ static mr_status place(const mr_graph *g, mr_plan *p)
     MR_TRY(MR_ALLOC(&list, (int64_t)g->n_nodes * (5 + MR_MAX_SAVED), "plan buffers"));
     for (int id = 0; id < g->n_nodes; id++) {
         const mr_node *nd = &g->node[id];
-        int64_t bytes = nd->dim[0] * mr_node_inner(g, id) * (int64_t)g->real_bytes;
+        int64_t bytes = nd->dim[0] * mr_node_inner(g, id) * (int64_t)g->act_bytes;
         p->grad[id].bytes = bytes;
-        p->val[id].bytes = mr_plan_value_elements(p, id, nd->dim[0]) * (int64_t)g->real_bytes;
+        p->val[id].bytes = mr_plan_value_elements(p, id, nd->dim[0]) * (int64_t)g->act_bytes;
         p->val[id].is_partial = p->grad[id].is_partial = nd->space >= MR_SPACE_TOK0;
         if (p->val[id].first >= 0) list[n++] = &p->val[id];
         if (p->grad[id].first >= 0) list[n++] = &p->grad[id];

@@ -119,7 +119,7 @@ static double bytes_of(const view *v)
         if (!v->forward && v->p->needs_grad[id])
             n += elements(v, id) * (v->p->acc_in[v->id] >> i & 1 ? 2 : 1);
     }
-    return n * (double)v->g->real_bytes;
+    return n * (double)v->g->act_bytes;
 }
 
 mr_cost mr_plan_node_cost(const mr_plan *p, int id, bool forward, const mr_step_size *s)
@@ -160,5 +160,6 @@ double mr_plan_update_bytes(const mr_plan *p, int group)
         if (ps->p[i].flags & MR_PARAM_SHARDED)
             n += (double)((d[0] + group - 1) / group) * (double)d[1];
     }
-    return 8.0 * n * (double)p->g->real_bytes;
+    bool is_rounded = p->g->act_bytes != p->g->real_bytes; /* and written once more in bf16 */
+    return 8.0 * n * (double)p->g->real_bytes + (is_rounded ? 2.0 * (double)ps->n_dense : 0.0);
 }

@@ -23,10 +23,10 @@ static const mr_slot *buffer(const mr_run *r, int id, int k, int64_t *used)
 {
     const mr_plan *p = r->plan;
     const mr_node *n = &r->g->node[id];
-    int64_t real = (int64_t)r->g->real_bytes;
-    *used = mr_n(r, id) * mr_node_inner(r->g, id) * real;
+    int64_t real = (int64_t)r->g->real_bytes, act = (int64_t)r->g->act_bytes;
+    *used = mr_n(r, id) * mr_node_inner(r->g, id) * act;
     switch (k) {
-    case 0: *used = mr_plan_value_elements(p, id, mr_n(r, id)) * real; return &p->val[id];
+    case 0: *used = mr_plan_value_elements(p, id, mr_n(r, id)) * act; return &p->val[id];
     case 1: return &p->grad[id];
     case 2: return &p->again[id];
     case 3:

@@ -8,6 +8,7 @@
 #include "base/mem.h"
 #include "base/rng.h"
 #include "graph/red_zone.h"
+#include "kernels/shared/bf16.h"
 
 int mr_node_id(const mr_run *r, const mr_node *n) { return (int)(n - r->g->node); }
 
@@ -36,7 +37,7 @@ static void *at(const mr_run *r, const mr_slot *s)
 static int64_t slice_at(const mr_run *r, int id)
 {
     const mr_node *n = &r->g->node[id];
-    return n->op->is_slice ? n->i[0] * (int64_t)r->g->real_bytes : 0;
+    return n->op->is_slice ? n->i[0] * (int64_t)r->g->act_bytes : 0;
 }
 
 void *mr_val(const mr_run *r, int id)
@@ -105,6 +106,13 @@ void *mr_pval(const mr_run *r, const mr_node *n, int slot)
     return param_at(r, n, slot, r->params->value);
 }
 
+void *mr_pmat(const mr_run *r, const mr_node *n, int slot)
+{
+    if (!r->params->value16) return mr_pval(r, n, slot);
+    if (slot >= n->n_param || n->param[slot] < 0) return NULL;
+    return r->params->value16 + r->params->p[n->param[slot]].offset;
+}
+
 void *mr_pgrad(const mr_run *r, const mr_node *n, int slot)
 {
     return param_at(r, n, slot, r->params->grad);
@@ -165,6 +173,9 @@ mr_status mr_run_create_in(mr_run **out_p, const mr_plan *plan, mr_device *dev, 
     MR_CHECK(plan->g->dims.precision == dev->precision, MR_ERR_INTERNAL,
              "run: this graph is for precision %d and %s computes in %d",
              (int)plan->g->dims.precision, dev->name, (int)dev->precision);
+    MR_CHECK(plan->g->act_bytes == mr_dtype_bytes(dev->act), MR_ERR_INTERNAL,
+             "run: this graph is for values of %d bytes and %s stores them in %d",
+             (int)plan->g->act_bytes, dev->name, (int)mr_dtype_bytes(dev->act));
     MR_TRY(MR_ALLOC(&r, 1, "run"));
     r->plan = plan;
     r->g = plan->g;
@@ -173,7 +184,7 @@ mr_status mr_run_create_in(mr_run **out_p, const mr_plan *plan, mr_device *dev, 
     r->ex.seed = seed;
     r->ex.stream = dev->stream;
     r->ex.precision = dev->precision;
-    MR_TRY_GOTO(mr_kernels_for(&r->k, dev->name), st, fail);
+    MR_TRY_GOTO(mr_kernels_for(&r->k, dev->name, dev->act), st, fail);
     MR_TRY_GOTO(make_workspace(r, lender), st, fail);
     MR_TRY_GOTO(dev->alloc(dev, (void **)&r->state_dev, sizeof *r->state_dev, "step state"), st,
                 fail);
@@ -270,8 +281,12 @@ mr_status mr_run_output(mr_run *r, const char *name, void *host)
 {
     int id = mr_graph_find_output(r->g, name);
     MR_CHECK(id >= 0, MR_ERR_INTERNAL, "this model has no output '%s'", name);
-    size_t n = (size_t)(mr_n(r, id) * mr_node_inner(r->g, id));
-    return r->dev->to_host(r->dev, host, mr_val(r, id), n * r->g->real_bytes);
+    int64_t n = mr_n(r, id) * mr_node_inner(r->g, id);
+    MR_TRY(r->dev->to_host(r->dev, host, mr_val(r, id), (size_t)n * r->g->act_bytes));
+    float *to = host;
+    const uint16_t *from = host; /* the same memory: from the end */
+    for (int64_t i = n; r->dev->act == MR_BF16 && i-- > 0;) to[i] = mr_bf16_to_float(from[i]);
+    return MR_OK;
 }
 
 mr_status mr_run_losses(mr_run *r, double *out)
@@ -286,7 +301,7 @@ const void *mr_run_loss_slots(const mr_run *r) { return loss_base(r); }
 
 void mr_run_put_losses(mr_run *r, void *out)
 {
-    mr_k(r)->axpy(out, loss_base(r), MR_LOSS_SLOTS, 1.0, 0, &r->ex);
+    mr_k(r)->axpy(out, loss_base(r), MR_LOSS_SLOTS, 1.0, 0, MR_REAL_REAL, &r->ex);
 }
 
 void mr_run_read_losses(const mr_run *r, double *out, const void *host)

@@ -99,8 +99,10 @@ void *mr_backward_scratch(const mr_run *r, const mr_node *n);
 bool mr_wants(const mr_run *r, const mr_node *n, int slot);
 int mr_acc(const mr_run *r, const mr_node *n, int slot);
 void *mr_saved(const mr_run *r, const mr_node *n, int i);
-/* Parameter slot of a node: value, gradient, accumulate bit. Absent (-1): NULL. */
+/* Parameter slot of a node: value, value as an operand of products (mr_mat; dense parameters only),
+ * gradient, accumulate bit. Absent (-1): NULL. */
 void *mr_pval(const mr_run *r, const mr_node *n, int slot);
+void *mr_pmat(const mr_run *r, const mr_node *n, int slot);
 void *mr_pgrad(const mr_run *r, const mr_node *n, int slot);
 int mr_pacc(const mr_run *r, const mr_node *n, int slot);
 /* Actual leading rows of a node in this run. */

@@ -152,11 +152,24 @@ static void use_host(mr_run *r)
     }
 }
 
+/* The parameters in bf16 follow those that somebody else than Adam has written. */
+static void round_params(mr_run *r)
+{
+    enum { ROW = 16 }; /* n_dense is a multiple */
+    mr_params *ps = r->params;
+    if (!ps->value16 || !ps->is_value16_old) return;
+    r->dev->enter(r->dev);
+    mr_k(r)->rows_to_bf16(ps->value16, NULL, ps->value, NULL, ps->n_dense / ROW, ROW, &r->ex);
+    r->dev->leave(r->dev);
+    ps->is_value16_old = false;
+}
+
 mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *state)
 {
     MR_CHECK(b->rows <= r->g->dims.rows_cap, MR_ERR_INTERNAL,
              "batch of %lld rows in a plan for %lld", (long long)b->rows,
              (long long)r->g->dims.rows_cap);
+    round_params(r);
     r->host = b;
     r->in = *b;
     if (r->dev->host_memory)

@@ -30,13 +30,14 @@ typedef struct mr_att_shape {
      * m: factors of `drop` (rows.rid by b, block mr_drop_att_block of (head, query position, S),  \
      * element = key position), so LAST gives exactly CAUSAL's last row and ONE exactly FULL's     \
      * row 0. */                                                                                   \
-    X(attention_fwd, (void *out, void *prob, const void *q, const void *kv, const void *kv_first,  \
-                      const mr_att_shape *shape, const mr_drop *drop, const mr_exec *ex))          \
+    X(attention_fwd,                                                                               \
+      (mr_act * out, mr_real * prob, const mr_act *q, const mr_act *kv, const mr_act *kv_first,    \
+       const mr_att_shape *shape, const mr_drop *drop, const mr_exec *ex))                         \
     /* dq, dkv, dkv_first (+)= gradients, from dout[q,d] and forward's prob. dkv covers every kv   \
      * row of the batch. Outputs may be NULL. */                                                   \
     X(attention_bwd,                                                                               \
-      (void *dq, void *dkv, void *dkv_first, const void *dout, const void *prob, const void *q,    \
-       const void *kv, const void *kv_first, const mr_att_shape *shape, int acc_q, int acc_kv,     \
-       int acc_first, const mr_drop *drop, const mr_exec *ex))
+      (mr_act * dq, mr_act * dkv, mr_act * dkv_first, const mr_act *dout, const mr_real *prob,     \
+       const mr_act *q, const mr_act *kv, const mr_act *kv_first, const mr_att_shape *shape,       \
+       int acc_q, int acc_kv, int acc_first, const mr_drop *drop, const mr_exec *ex))
 
 #endif

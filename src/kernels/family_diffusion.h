@@ -18,22 +18,22 @@ typedef struct mr_noise {
 #define MR_KERNELS_DIFFUSION(X)                                                                    \
     /* xt[n,w] = sqrt(abar_t) x0[n,w] + sqrt(1 - abar_t) eps[n,w]                                  \
      * abar [t_max + 1] doubles, device memory. xt may alias x0. */                                \
-    X(noise_fwd, (void *xt, const void *x0, const double *abar, const uint32_t *rid, int64_t n,    \
-                  int64_t w, const mr_noise *nz, const mr_exec *ex))                               \
+    X(noise_fwd, (mr_act * xt, const mr_act *x0, const double *abar, const uint32_t *rid,          \
+                  int64_t n, int64_t w, const mr_noise *nz, const mr_exec *ex))                    \
     /* dx0[n,w] (+)= sqrt(abar_t) dxt; dx0 may alias dxt when acc = 0. Not for pure noise. */      \
-    X(noise_bwd, (void *dx0, const void *dxt, const double *abar, const uint32_t *rid, int64_t n,  \
-                  int64_t w, const mr_noise *nz, int acc, const mr_exec *ex))                      \
+    X(noise_bwd, (mr_act * dx0, const mr_act *dxt, const double *abar, const uint32_t *rid,        \
+                  int64_t n, int64_t w, const mr_noise *nz, int acc, const mr_exec *ex))           \
     /* out[n,w] = c1 xhat + c2 xt + sd eps                                                         \
      * sd = 0: no noise is drawn. out may alias xhat or xt. */                                     \
     X(posterior,                                                                                   \
-      (void *out, const void *xhat, const void *xt, const uint32_t *rid, int64_t n, int64_t w,     \
-       double c1, double c2, double sd, uint32_t purpose, const mr_exec *ex))                      \
+      (mr_act * out, const mr_act *xhat, const mr_act *xt, const uint32_t *rid, int64_t n,         \
+       int64_t w, double c1, double c2, double sd, uint32_t purpose, const mr_exec *ex))           \
     /* out[n,3d] = [x0[n,d], mean over K of frames[n,K,d], text[n,d]] */                           \
-    X(pool_concat_fwd, (void *out, const void *x0, const void *frames, const void *text,           \
+    X(pool_concat_fwd, (mr_act * out, const mr_act *x0, const mr_act *frames, const mr_act *text,  \
                         int64_t n, int64_t K, int64_t d, const mr_exec *ex))                       \
     /* The gradients of the three, (+)= each by its acc bit; each may be NULL */                   \
     X(pool_concat_bwd,                                                                             \
-      (void *dx0, void *dframes, void *dtext, const void *dout, int64_t n, int64_t K, int64_t d,   \
-       int acc_x0, int acc_frames, int acc_text, const mr_exec *ex))
+      (mr_act * dx0, mr_act * dframes, mr_act * dtext, const mr_act *dout, int64_t n, int64_t K,   \
+       int64_t d, int acc_x0, int acc_frames, int acc_text, const mr_exec *ex))
 
 #endif

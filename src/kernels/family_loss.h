@@ -1,4 +1,4 @@
-/* Kernel family: losses, the parts of the sharded softmax cross-entropy, full ranking. See
+/* Kernel family: losses, the parts of the sharded softmax cross-entropy. See
  * kernels.h for the rules that hold for all entries. `rows_global` is ex->state->rows_global.
  *
  * Softmax cross-entropy of rows x[n,w] over ids whose rows are spread over ranks (op_softmax.c):
@@ -16,88 +16,61 @@
 
 #define MR_KERNELS_LOSS(X)                                                                         \
     /* y[n] = 0 */                                                                                 \
-    X(zero, (void *y, int64_t n, const mr_exec *ex))                                               \
+    X(zero, (mr_real * y, int64_t n, const mr_exec *ex))                                           \
     /* loss[1] = sum_{n,w} (target - pred)^2 / (rows_global * w), fixed order; and, with           \
      * g = 2 weight / (rows_global * w) * (pred - target):                                         \
      *   dpred (+)= g, dtarget (+)= -g;  each of the three may be NULL */                          \
-    X(mse, (void *loss, void *dpred, void *dtarget, const void *pred, const void *target,          \
-            int64_t n, int64_t w, double weight, int acc_pred, int acc_target, const mr_exec *ex)) \
+    X(mse,                                                                                         \
+      (mr_real * loss, mr_act * dpred, mr_act * dtarget, const mr_act *pred, const mr_act *target, \
+       int64_t n, int64_t w, double weight, int acc_pred, int acc_target, const mr_exec *ex))      \
     /* inv[n] = 1 / max(|x_n|, 1e-12), x[n,w] */                                                   \
-    X(row_inv_norm, (void *inv, const void *x, int64_t n, int64_t w, const mr_exec *ex))           \
+    X(row_inv_norm, (mr_real * inv, const mr_real *x, int64_t n, int64_t w, const mr_exec *ex))    \
     /* y[n,w] = s[n] * x[n,w]; y may alias x */                                                    \
-    X(row_scale, (void *y, const void *x, const void *s, int64_t n, int64_t w, const mr_exec *ex)) \
+    X(row_scale,                                                                                   \
+      (mr_real * y, const mr_real *x, const mr_real *s, int64_t n, int64_t w, const mr_exec *ex))  \
     /* s[n] = sum_w a[n,w] b[n,w] */                                                               \
-    X(row_dot, (void *s, const void *a, const void *b, int64_t n, int64_t w, const mr_exec *ex))   \
+    X(row_dot,                                                                                     \
+      (mr_real * s, const mr_real *a, const mr_real *b, int64_t n, int64_t w, const mr_exec *ex))  \
     /* Gradient through x / max(|x|, 1e-12), where h already carries one factor inv:               \
      *   y[n,w] (+)= h - x inv^2 (x . h - s0)                                                      \
      * without the second term where the norm is clamped. s0[n] = x . h of what was in h before    \
      * (NULL = 0). y may alias h when acc = 0. */                                                  \
-    X(norm_project, (void *y, const void *h, const void *x, const void *inv, const void *s0,       \
-                     int64_t n, int64_t w, int acc, const mr_exec *ex))                            \
+    X(norm_project, (mr_real * y, const mr_real *h, const mr_real *x, const mr_real *inv,          \
+                     const mr_real *s0, int64_t n, int64_t w, int acc, const mr_exec *ex))         \
     /* raw[n,v] -> q in place (see above), and stats[n,3]. target[n] ids; skip[n] ids left out of  \
      * the softmax (q = 0 there), or NULL; col_scale[v] or NULL = 1. v = 0: max = -inf, sum = 0.   \
      * known_max: no l is above it, and it is near enough to stand for the largest; INFINITY: the  \
      * largest is looked for */                                                                    \
-    X(ce_rows, (void *raw, double *stats, const int32_t *target, const int32_t *skip,              \
-                const void *col_scale, int64_t n, int64_t v, int64_t lo, double scale,             \
+    X(ce_rows, (mr_real * raw, double *stats, const int32_t *target, const int32_t *skip,          \
+                const mr_real *col_scale, int64_t n, int64_t v, int64_t lo, double scale,          \
                 double known_max, const mr_exec *ex))                                              \
     /* The same for raw of bf16 in rows of pitch p(v) = v rounded up to a multiple of 8, from an   \
      * address that is a multiple of 16 bytes, as col_scale is. Statistics and exponentials are    \
      * real; q is bf16, and 0 at the target and behind column v */                                 \
     X(ce_rows_bf16,                                                                                \
-      (uint16_t * raw, double *stats, const int32_t *target, const void *col_scale, int64_t n,     \
+      (uint16_t * raw, double *stats, const int32_t *target, const mr_real *col_scale, int64_t n,  \
        int64_t v, int64_t lo, double scale, double known_max, const mr_exec *ex))                  \
     /* stats[size,n,3] in rank order ->                                                            \
      *   coef[n] as above                                                                          \
      *   ce[n] = M + log Z - l_target                                                              \
      *   xs[n,w] = coef[n] x[n,w] (NULL: not wanted) */                                            \
-    X(ce_combine, (void *coef, double *ce, void *xs, const double *stats, const void *x,           \
+    X(ce_combine, (mr_real * coef, double *ce, mr_real *xs, const double *stats, const mr_real *x, \
                    int64_t n, int64_t w, int size, int rank, double weight, const mr_exec *ex))    \
     /* dx[n,w] *= coef[n] (coef NULL = 1; dx NULL: not wanted). Then, for rows b, in order, whose  \
      * target t is among this rank's ids:                                                          \
      *   g = weight / rows_global * scale * col_scale[t]                                           \
      *   dtable[t] -= g x[b], dx[b] -= g table[t]                                                  \
      * dtable, dx: may be NULL. ce[n], or NULL: q was 0 at the target; then g *= 1 - exp(-ce) */   \
-    X(ce_target, (void *dtable, void *dx, const void *table, const void *x, const int32_t *target, \
-                  const void *col_scale, const double *ce, const void *coef, int64_t n, int64_t v, \
-                  int64_t w, int64_t lo, double scale, double weight, const mr_exec *ex))          \
+    X(ce_target, (mr_real * dtable, mr_real * dx, const mr_real *table, const mr_real *x,          \
+                  const int32_t *target, const mr_real *col_scale, const double *ce,               \
+                  const mr_real *coef, int64_t n, int64_t v, int64_t w, int64_t lo, double scale,  \
+                  double weight, const mr_exec *ex))                                               \
     /* NT-Xent: own anchor i of view s (0, 1) is row s * B + i, its id s * G + first + i.          \
      *   skip[2B] = its id                                                                         \
      *   target[2B] = the id of its other view */                                                  \
     X(pair_ids,                                                                                    \
       (int32_t * target, int32_t * skip, int64_t B, int64_t first, int64_t G, const mr_exec *ex))  \
     /* loss[1] = alpha * sum_n ce[n] / rows_global */                                              \
-    X(ce_sum, (void *loss, const double *ce, int64_t n, double alpha, const mr_exec *ex))          \
-    /* s[n,m] = (x[n,w] . e[m,w]) * col_scale[m] (NULL = 1)                                        \
-     * The bits of a score depend on its row of x and of e alone, not on n, m or the place: ranks  \
-     * and tiles split the items freely. Scratch: mr_score_scratch(w, bytes of a real) */          \
-    X(score_tile, (void *s, const void *x, const void *e, const void *col_scale, int64_t n,        \
-                   int64_t m, int64_t w, const mr_exec *ex))                                       \
-    /* s[n] = the same score of x[n] and row target[n] - lo of e[v,w]; 0 when it is not there */   \
-    X(score_target,                                                                                \
-      (void *s, const void *x, const void *e, const void *col_scale, const int32_t *target,        \
-       int64_t n, int64_t v, int64_t w, int64_t lo, const mr_exec *ex))                            \
-    /* s[n,m] = -inf at the ids skip_id[skip_start[n] .. skip_start[n+1]) (ascending) that lie in  \
-     * lo .. lo+m-1, except target[n] */                                                           \
-    X(score_skip, (void *s, const int64_t *skip_start, const int32_t *skip_id,                     \
-                   const int32_t *target, int64_t n, int64_t m, int64_t lo, const mr_exec *ex))    \
-    /* count[n] += ids lo .. lo+m-1 that rank before the target: not (score < score of the target, \
-     * or equal with a higher id), the target itself aside. A NaN ranks before everything, so that \
-     * a diverged model never looks good */                                                        \
-    X(rank_count, (int32_t * count, const void *s, const void *target_score,                       \
-                   const int32_t *target, int64_t n, int64_t m, int64_t lo, const mr_exec *ex))    \
-    /* Merge s[n,m] (ids lo ..) into the best k so far: ids[n,k], scores[n,k], best first, ties    \
-     * lower id first; an empty place has id -1 and score -inf; NaN counts as -inf. Blocks must    \
-     * come in ascending order of ids. first != 0: nothing so far */                               \
-    X(topk_merge, (int32_t * ids, void *scores, const void *s, int64_t n, int64_t m, int64_t k,    \
-                   int64_t lo, int first, const mr_exec *ex))
-
-/* Scratch of score_tile in bytes: one packed panel of e a thread. */
-#define MR_SCORE_PANEL 64
-#define MR_SCORE_THREADS 64
-static inline int64_t mr_score_scratch(int64_t w, int64_t real_bytes)
-{
-    return MR_SCORE_THREADS * MR_SCORE_PANEL * w * real_bytes;
-}
+    X(ce_sum, (mr_real * loss, const double *ce, int64_t n, double alpha, const mr_exec *ex))
 
 #endif

@@ -19,9 +19,10 @@
      * mean[n], rstd[n] are outputs for backward (both may be NULL).                               \
      * residual[n,w], gamma[w], beta[w] may be NULL. m_in, m_out: dropout factors (0 or scale)     \
      * of `in` and `out`, 1 where p = 0. y may alias x. */                                         \
-    X(layer_norm_fwd, (void *y, void *mean, void *rstd, const void *x, const void *residual,       \
-                       const void *gamma, const void *beta, int64_t n, int64_t w, double eps,      \
-                       const mr_drop *in, const mr_drop *out, const mr_exec *ex))                  \
+    X(layer_norm_fwd,                                                                              \
+      (mr_act * y, mr_real * mean, mr_real * rstd, const mr_act *x, const mr_act *residual,        \
+       const mr_real *gamma, const mr_real *beta, int64_t n, int64_t w, double eps,                \
+       const mr_drop *in, const mr_drop *out, const mr_exec *ex))                                  \
     /* With u, mean, rstd as in forward, xhat = (u - mean) * rstd, g = m_out * dy:                 \
      *   du = rstd * (g gamma - mean_w(g gamma) - xhat * mean_w(g gamma xhat))                     \
      *   dx[n,w] (+)= m_in * du                                                                    \
@@ -31,13 +32,13 @@
      * Every output may be NULL (not wanted); dx may alias dres when acc_res = 1 (x = residual).   \
      * Sums over rows in a fixed order. Scratch: MR_NORM_SCRATCH(w). */                            \
     X(layer_norm_bwd,                                                                              \
-      (void *dx, void *dres, void *dgamma, void *dbeta, const void *dy, const void *x,             \
-       const void *residual, const void *gamma, const void *mean, const void *rstd, int64_t n,     \
-       int64_t w, int acc_x, int acc_res, int acc_gamma, int acc_beta, const mr_drop *in,          \
-       const mr_drop *out, const mr_exec *ex))                                                     \
+      (mr_act * dx, mr_act * dres, mr_real * dgamma, mr_real * dbeta, const mr_act *dy,            \
+       const mr_act *x, const mr_act *residual, const mr_real *gamma, const mr_real *mean,         \
+       const mr_real *rstd, int64_t n, int64_t w, int acc_x, int acc_res, int acc_gamma,           \
+       int acc_beta, const mr_drop *in, const mr_drop *out, const mr_exec *ex))                    \
     /* y[n,w] (+)= m * x, m = dropout factors of `drop` (p = 0: 1); its own backward.              \
      * y may alias x when acc = 0. */                                                              \
-    X(dropout, (void *y, const void *x, int64_t n, int64_t w, int acc, const mr_drop *drop,        \
+    X(dropout, (mr_act * y, const mr_act *x, int64_t n, int64_t w, int acc, const mr_drop *drop,   \
                 const mr_exec *ex))
 
 #endif

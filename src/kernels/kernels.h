@@ -5,8 +5,14 @@
  * shapes (slowest first), `=` or `+=`, aliasing, scratch.
  * Rules for all entries
  *  - outputs first, then inputs, sizes, scalars, `const mr_exec *ex` last;
- *  - `void *` is real-typed device memory (float; double on cpu64); contiguous, row-major;
- *    `uint16_t *` is bf16 on every device (kernels/shared/bf16.h);
+ *  - all pointers are device memory, contiguous, row-major. What they point to:
+ *      mr_real   float; double on cpu64: parameters, their gradients, statistics, scratch
+ *      mr_act    values and gradients of nodes (activations): as mr_real, or bf16 on a GPU that
+ *                stores them so (mr_device.act)
+ *      mr_mat    parameters as operands of products: as mr_act (mr_params.value16)
+ *      void      either of them, as `sides` says
+ *      uint16_t  bf16 on every device (kernels/shared/bf16.h)
+ *    Arithmetic is real everywhere; what goes into an mr_act is rounded once;
  *  - `acc` != 0 means `+=` into that output, else `=`: the planner decides, and nothing is zeroed
  *    first;
  *  - kernels never allocate: scratch comes from ex->scratch;
@@ -23,6 +29,10 @@
 #include "kernels/exec.h"
 #include "tensor/dtype.h"
 
+typedef void mr_real, mr_act, mr_mat;
+/* What the result of a kernel is, and what its operands are. */
+typedef enum mr_sides { MR_ACT_ACT, MR_ACT_REAL, MR_REAL_ACT, MR_REAL_REAL } mr_sides;
+
 #include "kernels/family_linear.h"
 #include "kernels/family_norm.h"
 #include "kernels/family_attention.h"
@@ -31,6 +41,7 @@
 #include "kernels/family_diffusion.h"
 #include "kernels/family_tedrec.h"
 #include "kernels/family_loss.h"
+#include "kernels/family_rank.h"
 #include "kernels/family_optim.h"
 
 #define MR_KERNEL_LIST(X)                                                                          \
@@ -42,6 +53,7 @@
     MR_KERNELS_DIFFUSION(X)                                                                        \
     MR_KERNELS_TEDREC(X)                                                                           \
     MR_KERNELS_LOSS(X)                                                                             \
+    MR_KERNELS_RANK(X)                                                                             \
     MR_KERNELS_OPTIM(X)
 
 typedef struct mr_kernels {
@@ -50,9 +62,9 @@ typedef struct mr_kernels {
 #undef X
 } mr_kernels;
 
-/* Table of a device ("cpu", "cpu64", "guard", "cuda"). ERR_DEVICE when the backend is not compiled
- * in or lacks entries; the message names the missing ones. */
-mr_status mr_kernels_for(const mr_kernels **out_p, const char *device);
+/* Table of a device ("cpu", "cpu64", "guard", "cuda") for what it stores in mr_act: MR_BF16, which
+ * cuda alone has, or else its real type. ERR_DEVICE when the backend is not compiled in. */
+mr_status mr_kernels_for(const mr_kernels **out_p, const char *device, mr_dtype act);
 int mr_kernels_count(void);
 const char *mr_kernels_name(int i);
 /* Name of the first entry that is NULL, or NULL when the table is complete. */
@@ -60,7 +72,7 @@ const char *mr_kernels_missing(const mr_kernels *k);
 
 extern const mr_kernels mr_kernels_cpu32, mr_kernels_cpu64;
 #ifdef MR_HAVE_CUDA
-extern const mr_kernels mr_kernels_cuda; /* entries without a kernel are NULL */
+extern const mr_kernels mr_kernels_cuda, mr_kernels_cuda_bf16; /* by type of mr_act */
 #endif
 
 #endif

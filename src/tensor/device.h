@@ -35,6 +35,7 @@ typedef struct mr_device mr_device;
 struct mr_device {
     const char *name;    /* cpu, cpu64, guard, cuda */
     mr_dtype real;       /* MR_F32, or MR_F64 for cpu64 */
+    mr_dtype act;        /* of values and gradients of nodes: real, or MR_BF16 (a GPU alone) */
     bool host_memory;    /* ordinary loads work inside kernels (cpu, cpu64, guard) */
     bool whole_products; /* few large calls are better than pieces that fit a cache (cuda) */
     mr_status (*alloc)(mr_device *d, void **out_p, size_t bytes, const char *what);
@@ -67,9 +68,9 @@ struct mr_device {
      * profiler could listen. Costs next to nothing while none does. */
     void (*mark)(mr_device *d, const char *name);
     void (*close)(mr_device *d); /* release impl; NULL = nothing to release */
-    mr_precision precision;      /* of products; the opener of a GPU sets it before the first run */
-    void *stream;                /* for mr_exec.stream: mr_cuda_queue on cuda, NULL elsewhere */
-    void *native_stream;         /* the cudaStream_t inside, for libraries; NULL elsewhere */
+    mr_precision precision; /* of products; the opener of a GPU sets both before the first run */
+    void *stream;           /* for mr_exec.stream: mr_cuda_queue on cuda, NULL elsewhere */
+    void *native_stream;    /* the cudaStream_t inside, for libraries; NULL elsewhere */
     mr_device_counts counts;
     char id[128]; /* which one, on all hosts: "cuda:0 NVIDIA H200 GPU-..."; or "" */
     void *impl;

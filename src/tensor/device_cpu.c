@@ -65,6 +65,7 @@ mr_status mr_device_open_cpu(mr_device **out_p, mr_dtype real)
     MR_TRY(MR_ALLOC(&d, 1, "device"));
     *d = (mr_device){.name = real == MR_F64 ? "cpu64" : "cpu",
                      .real = real,
+                     .act = real,
                      .host_memory = true,
                      .alloc = cpu_alloc,
                      .free = cpu_free,

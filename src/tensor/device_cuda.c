@@ -345,6 +345,7 @@ mr_status mr_device_open_cuda(mr_device **out_p, int index)
     q->counts = &d->counts;
     *d = (mr_device){.name = "cuda",
                      .real = MR_F32,
+                     .act = MR_F32,
                      .host_memory = false,
                      .whole_products = true,
                      .alloc = cuda_alloc,

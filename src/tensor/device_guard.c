@@ -209,6 +209,7 @@ mr_status mr_device_open_guard(mr_device **out_p, mr_dtype real)
     }
     *d = (mr_device){.name = "guard",
                      .real = real,
+                     .act = real,
                      .host_memory = false,
                      .alloc = guard_alloc,
                      .free = guard_free,

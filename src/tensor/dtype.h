@@ -7,8 +7,8 @@
 typedef enum mr_dtype { MR_F32, MR_F64, MR_F16, MR_BF16, MR_I32, MR_I64, MR_U8, MR_U32 } mr_dtype;
 
 /* Arithmetic of matrix products on a GPU; sums are float32 in all of them. TF32 and BF16 round the
- * operands to 10 and 7 bits behind the point. Operands and results are float32 in memory, but for
- * those of the item loss under BF16 (graph/op_softmax_bf16.c). */
+ * operands to 10 and 7 bits behind the point. Under BF16 a device may store activations so
+ * (mr_device.act); parameters, statistics and sums are float32 in memory in all of them. */
 typedef enum mr_precision { MR_FP32, MR_TF32, MR_BF16_PRODUCTS } mr_precision;
 
 static inline size_t mr_dtype_bytes(mr_dtype t)

@@ -80,6 +80,7 @@ mr_status mr_need_of(mr_need *out, mr_trainer *t, bool with_optimizer)
     if (n.eval_rows > d->n_users) n.eval_rows = d->n_users;
     n.may_spread = P > 1 && !d->is_sharded;
     n.params = t->params.n_total * real * (with_optimizer ? 4 : 1);
+    if (t->dev->act == MR_BF16) n.params += t->params.n_dense * 2;
     n.features = feature_bytes(t, n.rows);
     if (d->is_sharded) n.features += feature_bytes(t, n.eval_rows);
     /* eight lists of tokens and four of exchanges a sequence set, ten of rows; 4 bytes each */

@@ -56,7 +56,8 @@ mr_status mr_own_device_open(mr_device **out_p, const char *name, const mr_confi
     }
     static const char *const names[] = {"fp32", "tf32", "bf16"};
     dev->precision = mr_own_device_precision(cfg);
-    mr_info("rank %d computes on %s, products in %s", world->rank, dev->id, names[dev->precision]);
+    if (dev->precision == MR_BF16_PRODUCTS) dev->act = MR_BF16;
+    mr_info("rank %d computes on %s in %s", world->rank, dev->id, names[dev->precision]);
     *out_p = dev;
     return MR_OK;
 }

@@ -222,11 +222,10 @@ static mr_status share_rows(mr_ranker *r, const mr_rank_block *b, block *k)
     MR_CHECK(k->n <= r->s.rows_cap, MR_ERR_INTERNAL, "ranking: a block of %lld rows, at most %lld",
              (long long)k->n, (long long)r->s.rows_cap);
     dev->enter(dev);
+    r->s.k->axpy(r->x_own, b->x, k->own * r->s.d, 1.0, 0, MR_REAL_ACT, &r->ex);
     if (r->s.is_cosine) {
-        r->s.k->row_inv_norm(r->inv_x, b->x, k->own, r->s.d, &r->ex);
-        r->s.k->row_scale(r->x_own, b->x, r->inv_x, k->own, r->s.d, &r->ex);
-    } else {
-        r->s.k->axpy(r->x_own, b->x, k->own * r->s.d, 1.0, 0, &r->ex);
+        r->s.k->row_inv_norm(r->inv_x, r->x_own, k->own, r->s.d, &r->ex);
+        r->s.k->row_scale(r->x_own, r->x_own, r->inv_x, k->own, r->s.d, &r->ex);
     }
     dev->leave(dev);
     MR_TRY(dev->to_device(dev, r->target_own, b->target, (size_t)k->own * 4));

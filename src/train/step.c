@@ -172,8 +172,9 @@ static void apply(mr_trainer *t)
     mr_params *ps = &t->params;
     mr_ranges ranges = mr_trainer_ranges(ps);
     t->dev->enter(t->dev);
-    mr_k(r)->adam(ps->value, ps->m, ps->v, ps->grad, &ranges, c->train.beta1, c->train.beta2,
-                  c->train.eps, c->train.weight_decay, &r->ex);
+    mr_k(r)->adam(ps->value, ps->m, ps->v, ps->grad, &ranges, ps->value16,
+                  ps->value16 ? ps->n_dense : 0, c->train.beta1, c->train.beta2, c->train.eps,
+                  c->train.weight_decay, &r->ex);
     t->dev->leave(t->dev);
 }
 

@@ -141,7 +141,8 @@ static mr_graph_dims dims_for(const mr_trainer *t, int64_t rows_cap, int64_t row
                            .n_ranks = t->items->size,
                            .rows_global_cap = rows_global,
                            .whole_products = t->dev->whole_products,
-                           .precision = t->dev->precision};
+                           .precision = t->dev->precision,
+                           .act_bytes = mr_dtype_bytes(t->dev->act)};
 }
 
 mr_sampler_spec mr_trainer_sampling(const mr_trainer *t, int rank, int n_ranks)

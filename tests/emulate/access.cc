@@ -15,7 +15,7 @@ thread_view view;
 
 namespace
 {
-enum : size_t { WORD = 4, PAGE = 4096 };
+enum : size_t { WORD = 2, PAGE = 4096 }; /* bf16: two threads may write halves of four bytes */
 
 /* Who touched a word last in a launch; 0 = nobody. */
 struct touch {

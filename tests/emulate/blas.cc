@@ -26,18 +26,6 @@ float rounded(float x, int bits)
     return x;
 }
 
-size_t bytes_of(cudaDataType t) { return t == CUDA_R_16BF ? 2 : 4; }
-
-float element(const void *a, int64_t at, cudaDataType t)
-{
-    uint32_t u;
-    float x;
-    if (t == CUDA_R_32F) return ((const float *)a)[at];
-    u = (uint32_t)((const uint16_t *)a)[at] << 16;
-    memcpy(&x, &u, sizeof x);
-    return x;
-}
-
 /* The operand, [cols][ld] with `rows` of a column in use, as the products take it. */
 std::vector<float> operand(const void *a, int64_t rows, int64_t cols, int64_t ld, const product &p)
 {
@@ -83,10 +71,7 @@ void multiply_to_bf16(const product &p, uint16_t *c, const float *a, const float
         for (int64_t i = 0; i < p.m; i++) {
             size_t at = (size_t)(j * p.ldc + i);
             float x = half ? rounded(part[at], 7) + rounded(whole[at], 7) : whole[at];
-            uint32_t u;
-            x = rounded(x, 7);
-            memcpy(&u, &x, sizeof u);
-            c[at] = (uint16_t)(u >> 16);
+            put_element(c, (int64_t)at, CUDA_R_16BF, x);
         }
 }
 
@@ -104,14 +89,38 @@ bool is_matrix(const void *p, int64_t rows, int64_t cols, int64_t ld, cudaDataTy
            (uintptr_t)p % bytes_of(t) == 0;
 }
 
-/* The combinations of CUDA's table that this program may ask for. */
-bool is_supported(const product &p)
+} // namespace
+
+size_t emulate::bytes_of(cudaDataType t) { return t == CUDA_R_16BF ? 2 : 4; }
+
+float emulate::element(const void *a, int64_t at, cudaDataType t)
+{
+    uint32_t u;
+    float x;
+    if (t == CUDA_R_32F) return ((const float *)a)[at];
+    u = (uint32_t)((const uint16_t *)a)[at] << 16;
+    memcpy(&x, &u, sizeof x);
+    return x;
+}
+
+void emulate::put_element(void *a, int64_t at, cudaDataType t, float x)
+{
+    uint32_t u;
+    if (t == CUDA_R_32F) {
+        ((float *)a)[at] = x;
+        return;
+    }
+    x = rounded(x, 7);
+    memcpy(&u, &x, sizeof u);
+    ((uint16_t *)a)[at] = (uint16_t)(u >> 16);
+}
+
+bool emulate::is_supported(const product &p)
 {
     if (p.type == CUDA_R_32F) return p.type_c == CUDA_R_32F;
     return p.type == CUDA_R_16BF && p.compute == CUBLAS_COMPUTE_32F &&
            (p.type_c == CUDA_R_16BF || p.type_c == CUDA_R_32F);
 }
-} // namespace
 
 bool emulate::is_good(const product &p)
 {

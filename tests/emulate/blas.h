@@ -35,6 +35,12 @@ struct product {
 /* Sizes that cuBLAS accepts. A matrix that does not lie in one allocation is an illegal access on a
  * GPU; here the process ends. */
 bool is_good(const product &p);
+/* The combinations of types of CUDA's table that this program may ask for. */
+bool is_supported(const product &p);
+/* Elements of a matrix of type t; put rounds to it. */
+size_t bytes_of(cudaDataType t);
+float element(const void *a, int64_t at, cudaDataType t);
+void put_element(void *a, int64_t at, cudaDataType t, float x);
 void multiply(const product &p);
 /* Stands for the kernel that does it: an address for each combination of magnitudes. */
 const void *kernel_of(const product &p);

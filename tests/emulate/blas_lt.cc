@@ -7,6 +7,7 @@
 #include "cublasLt.h"
 
 #include <cstring>
+#include <vector>
 
 using namespace emulate;
 
@@ -17,6 +18,7 @@ enum { ALGO = 0x4c54, ALIGN = 16, WIDTH = 4 };
 struct layout {
     uint64_t rows, cols;
     int64_t ld;
+    cudaDataType type;
 };
 struct desc {
     cublasComputeType_t compute;
@@ -73,11 +75,12 @@ bool fits(product *p, const desc &d, const layout &a, const layout &b, const lay
           0,
           0,
           0,
-          CUDA_R_32F,
-          CUDA_R_32F,
+          a.type,
+          out.type,
           false};
-    return p->rows_a() == (int64_t)a.rows && p->cols_a() == (int64_t)a.cols &&
-           p->rows_b() == (int64_t)b.rows && p->cols_b() == (int64_t)b.cols;
+    return a.type == b.type && is_supported(*p) && p->rows_a() == (int64_t)a.rows &&
+           p->cols_a() == (int64_t)a.cols && p->rows_b() == (int64_t)b.rows &&
+           p->cols_b() == (int64_t)b.cols;
 }
 
 /* The length of the bias: rows of the result, or columns where it is b's gradient. */
@@ -88,16 +91,27 @@ int64_t bias_length(const desc &d, const product &p)
 
 bool is_aligned(const void *p) { return (uintptr_t)p % ALIGN == 0; }
 
-void finish(const desc &d, const product &p)
+/* The product, and what comes at its end. The bias is of the result's type. */
+void run(const desc &d, const product &p)
 {
-    float *bias = (float *)d.bias, *c = (float *)p.c;
-    const float *b = (const float *)p.b;
-    for (int64_t j = 0; d.end == CUBLASLT_EPILOGUE_BIAS && j < p.n; j++)
-        for (int64_t i = 0; i < p.m; i++) c[j * p.ldc + i] += bias[i];
+    if (d.end == CUBLASLT_EPILOGUE_BIAS) {
+        std::vector<float> c((size_t)(p.n * p.ldc));
+        product whole = p; /* rounded once, with its bias */
+        whole.c = c.data();
+        whole.type_c = CUDA_R_32F;
+        multiply(whole);
+        for (int64_t j = 0; j < p.n; j++)
+            for (int64_t i = 0; i < p.m; i++)
+                put_element(p.c, j * p.ldc + i, p.type_c,
+                            c[(size_t)(j * p.ldc + i)] + element(d.bias, i, p.type_c));
+        return;
+    }
+    multiply(p);
     for (int64_t j = 0; d.end == CUBLASLT_EPILOGUE_BGRADB && j < p.n; j++) {
         float s = 0;
-        for (int64_t i = 0; i < p.k; i++) s += p.tb ? b[i * p.ldb + j] : b[j * p.ldb + i];
-        bias[j] = s;
+        for (int64_t i = 0; i < p.k; i++)
+            s += element(p.b, p.tb ? i * p.ldb + j : j * p.ldb + i, p.type);
+        put_element(d.bias, j, p.type_c, s);
     }
 }
 } // namespace
@@ -105,8 +119,7 @@ void finish(const desc &d, const product &p)
 extern "C" cublasStatus_t cublasLtMatrixLayoutInit(cublasLtMatrixLayout_t l, cudaDataType type,
                                                    uint64_t rows, uint64_t cols, int64_t ld)
 {
-    if (type != CUDA_R_32F) return CUBLAS_STATUS_NOT_SUPPORTED;
-    return keep(l, layout{rows, cols, ld});
+    return keep(l, layout{rows, cols, ld, type});
 }
 
 extern "C" cublasStatus_t cublasLtMatmulDescInit(cublasLtMatmulDesc_t d,
@@ -218,13 +231,10 @@ cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t opaque, const void *alph
     if (!is_aligned(a) || !is_aligned(b) || !is_aligned(out) || !is_aligned(d.bias) || c != out ||
         where_is(space, bytes) != DEVICE)
         return CUBLAS_STATUS_INVALID_VALUE;
-    if (where_is(d.bias, (size_t)bias_length(d, p) * sizeof(float)) != DEVICE)
+    if (where_is(d.bias, (size_t)bias_length(d, p) * bytes_of(p.type_c)) != DEVICE)
         stop("a bias of %lld elements reaches outside an allocation of device memory",
              (long long)bias_length(d, p));
     if (!is_good(p)) return CUBLAS_STATUS_INVALID_VALUE;
-    cudaError_t e = enqueue(stream, {kernel_of(p), "layer", [p, d] {
-                                         multiply(p);
-                                         finish(d, p);
-                                     }});
+    cudaError_t e = enqueue(stream, {kernel_of(p), "layer", [p, d] { run(d, p); }});
     return e ? CUBLAS_STATUS_EXECUTION_FAILED : CUBLAS_STATUS_SUCCESS;
 }

@@ -13,6 +13,8 @@ extern "C" {
 #include <sys/wait.h>
 #include <unistd.h>
 
+using namespace MR_ACT_SPACE;
+
 enum { N = 64 };
 
 static mr_device *dev;
@@ -207,12 +209,12 @@ static void large_grid(void) { LAUNCH(fill_kernel, dim3(1, 70000), 1, 0, &ex, x,
 static void no_grid(void) { LAUNCH(fill_kernel, 0, 1, 0, &ex, x, 1, 0.0f); }
 static void product(void)
 {
-    gemm_cuda(x, x, x, 9, 9, 9, 0, 0, 9, 9, 9, 1.0, 0.0, &ex);
+    gemm(x, x, x, 9, 9, 9, 0, 0, 9, 9, 9, 1.0, 0.0, MR_REAL_REAL, &ex);
     wait_for_it();
 }
 static void product_bf16(void) /* 12 x 12 elements of 2 bytes */
 {
-    gemm_bf16_cuda(x, 1, (uint16_t *)x, (uint16_t *)x, 12, 8, 8, 0, 0, 8, 8, 12, 1.0, 0.0, &ex);
+    gemm_bf16(x, 1, (uint16_t *)x, (uint16_t *)x, 12, 8, 8, 0, 0, 8, 8, 12, 1.0, 0.0, &ex);
     wait_for_it();
 }
 static void after_free(void)
@@ -262,7 +264,7 @@ static void sums_bf16(void)
     cublasHandle_t h = queue_of(&ex)->blas;
     must(dev->to_device(dev, a, terms, sizeof terms) == MR_OK, "a copy");
     must(dev->to_device(dev, b, one, sizeof one) == MR_OK, "a copy");
-    gemm_bf16_cuda(c, 1, a, b, 1, 1, 3, 0, 0, 3, 1, 1, 1.0, 0.0, &ex);
+    gemm_bf16(c, 1, a, b, 1, 1, 3, 0, 0, 3, 1, 1, 1.0, 0.0, &ex);
     must(result(c) == 0x4040, "sums stay float32");
     must(!cublasSetMathMode(h, CUBLAS_DEFAULT_MATH), "a mode");
     must(!cublasGemmEx_64(h, CUBLAS_OP_N, CUBLAS_OP_N, 1, 1, 3, &al, b, CUDA_R_16BF, 1, a,

@@ -26,25 +26,31 @@ set_source_files_properties(${MR_EMULATED_KERNELS} ${MR_EMULATE_DIR}/plants.cu P
 # The last three are the files that ask what was compiled in; linked here, they take the place of
 # those in the library.
 add_library(mr_emulated OBJECT ${MR_EMULATED_KERNELS} ${MR_EMULATOR}
-  ${CMAKE_SOURCE_DIR}/src/kernels/cuda/lt.c ${CMAKE_SOURCE_DIR}/src/kernels/cuda/table_cuda.c
+  ${CMAKE_SOURCE_DIR}/src/kernels/cuda/lt.c
   ${CMAKE_SOURCE_DIR}/src/dist/comm_nccl.c
   ${CMAKE_SOURCE_DIR}/src/tensor/device_cuda.c
   ${CMAKE_SOURCE_DIR}/src/tensor/device.c ${CMAKE_SOURCE_DIR}/src/kernels/kernels.c
   ${CMAKE_SOURCE_DIR}/src/train/own_device.c)
-set_target_properties(mr_emulated PROPERTIES CXX_STANDARD 17 CXX_EXTENSIONS ON)
-target_include_directories(mr_emulated BEFORE PRIVATE ${MR_EMULATE_DIR}/include ${OPENBLAS_INC})
-target_compile_definitions(mr_emulated PRIVATE MR_HAVE_CUDA=1 MR_HAVE_NCCL=1)
-target_compile_options(mr_emulated PRIVATE
-  $<$<COMPILE_LANGUAGE:CXX>:-O2 -g -Wall -U_FORTIFY_SOURCE>)
-if(MR_WERROR)
-  target_compile_options(mr_emulated PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Werror>)
-endif()
-target_link_libraries(mr_emulated PRIVATE mealrec)
+# The kernels once more, with activations in bf16.
+add_library(mr_emulated_bf16 OBJECT ${MR_EMULATED_KERNELS})
+target_compile_definitions(mr_emulated_bf16 PRIVATE MR_ACT_BF16=1)
+foreach(target mr_emulated mr_emulated_bf16)
+  set_target_properties(${target} PROPERTIES CXX_STANDARD 17 CXX_EXTENSIONS ON)
+  target_include_directories(${target} BEFORE PRIVATE ${MR_EMULATE_DIR}/include ${OPENBLAS_INC})
+  target_compile_definitions(${target} PRIVATE MR_HAVE_CUDA=1 MR_HAVE_NCCL=1)
+  target_compile_options(${target} PRIVATE
+    $<$<COMPILE_LANGUAGE:CXX>:-O2 -g -Wall -U_FORTIFY_SOURCE>)
+  if(MR_WERROR)
+    target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CXX>:-Werror>)
+  endif()
+  target_link_libraries(${target} PRIVATE mealrec)
+endforeach()
 
 # mr_emulate(folder name library sources): an executable with an emulated GPU.
 function(mr_emulate folder name library)
   set(target emulated_${name})
-  add_executable(${target} ${ARGN} $<TARGET_OBJECTS:mr_emulated>)
+  add_executable(${target} ${ARGN} $<TARGET_OBJECTS:mr_emulated>
+                 $<TARGET_OBJECTS:mr_emulated_bf16>)
   set_target_properties(${target} PROPERTIES LINKER_LANGUAGE CXX
     RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/emulated/${folder})
   # Under its own name as a link: two files of one name would be one target for ninja.

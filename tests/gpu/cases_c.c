@@ -6,12 +6,12 @@ enum { B = 37, L = 6, D = 30, ITEMS = 23 };
 static void embed(twin_world *w)
 {
     twin *table = twin_reals(w, ITEMS * D), *row = twin_ints(w, B * L, 7, 1, ITEMS);
-    twin *out = twin_reals(w, B * L * D), *len = twin_ints(w, B, 5, 1, L);
+    twin *out = twin_acts(w, B * L * D), *len = twin_ints(w, B, 5, 1, L);
     for (int i = 0; i < B; i++) ((int32_t *)len->host)[i] += !((int32_t *)len->host)[i];
     w->dev->to_device(w->dev, len->dev, len->host, B * 4);
     twin *start = twin_starts(w, len), *pos = twin_ints(w, B * L, 1, 0, L);
-    twin *y = twin_reals(w, B * D), *dt = twin_reals(w, L * D), *x = twin_reals(w, B * L * D);
-    BOTH(gather_rows, A(out), A(table), A(row), B * L, D, EX);
+    twin *y = twin_acts(w, B * D), *dt = twin_reals(w, L * D), *x = twin_acts(w, B * L * D);
+    BOTH(gather_rows, A(out), A(table), A(row), B * L, D, MR_ACT_REAL, EX);
     twin_equal(w, "gather_rows", "out", out);
     BOTH(gather_padded, A(out), A(table), A(row), A(start), A(len), B, L, D, 0, EX);
     twin_equal(w, "gather_padded", "out", out);
@@ -35,7 +35,8 @@ static void embed(twin_world *w)
     /* an inverse index with the rows' own starts, distinct rows, one of them skipped */
     twin *big = twin_reals(w, B * D), *to = twin_ints(w, B, 1, 0, B);
     for (int acc = 0; acc < 2; acc++) {
-        BOTH(add_rows, A(big), A(out), A(to), A(start), A(row), B, D, B, acc, 4, NULL, NULL, 0, EX);
+        BOTH(add_rows, A(big), A(out), A(to), A(start), A(row), B, D, B, acc, 4, NULL, NULL, 0,
+             MR_REAL_ACT, EX);
         twin_same(w, "add_rows", "out", big, L);
     }
     twin_release(w);
@@ -50,14 +51,16 @@ static void losses(twin_world *w)
     twin *target = twin_ints(w, B, 11, 0, V + 6), *skip = twin_ints(w, B, 7, 1, V + 6);
     twin *coef = twin_reals(w, B), *ce = twin_doubles(w, B), *cs = twin_positive(w, V);
     twin *table = twin_reals(w, V * D), *dtable = twin_reals(w, V * D);
-    BOTH(mse, A(one), A(y), A(z), A(x), A(t), B, D, 0.3, 1, 0, EX);
+    twin *pred = twin_acts(w, B * D), *aim = twin_acts(w, B * D);
+    twin *dpred = twin_acts(w, B * D), *daim = twin_acts(w, B * D);
+    BOTH(mse, A(one), A(dpred), A(daim), A(pred), A(aim), B, D, 0.3, 1, 0, EX);
     twin_same(w, "mse", "loss", one, 1);
-    twin_same(w, "mse", "dpred", y, 1);
-    twin_same(w, "mse", "dtarget", z, 1);
-    BOTH(mse, A(one), NULL, A(z), A(y), A(t), B - 3, D, 0.3, 0, 1, EX);
+    twin_same(w, "mse", "dpred", dpred, 1);
+    twin_same(w, "mse", "dtarget", daim, 1);
+    BOTH(mse, A(one), NULL, A(daim), A(dpred), A(aim), B - 3, D, 0.3, 0, 1, EX);
     twin_same(w, "mse", "loss and dtarget", one, 1);
-    BOTH(mse, NULL, A(y), NULL, A(x), A(t), B, D, 0.7, 0, 1, EX);
-    twin_same(w, "mse", "dpred alone", y, 1);
+    BOTH(mse, NULL, A(dpred), NULL, A(pred), A(aim), B, D, 0.7, 0, 1, EX);
+    twin_same(w, "mse", "dpred alone", dpred, 1);
     BOTH(row_inv_norm, A(inv), A(x), B, D, EX);
     twin_same(w, "row_inv_norm", "inv", inv, D);
     BOTH(row_scale, A(y), A(x), A(inv), B, D, EX);
@@ -96,8 +99,8 @@ static void losses(twin_world *w)
 static void frames(twin_world *w)
 {
     enum { S = 4, S2 = 7 };
-    twin *x = twin_reals(w, B * S * D), *y = twin_reals(w, B * S2 * D), *v = twin_reals(w, B * D);
-    twin *o = twin_reals(w, B * 3 * D), *t = twin_reals(w, B * D);
+    twin *x = twin_acts(w, B * S * D), *y = twin_acts(w, B * S2 * D), *v = twin_acts(w, B * D);
+    twin *o = twin_acts(w, B * 3 * D), *t = twin_acts(w, B * D), *bias = twin_reals(w, 2 * D);
     BOTH(upsample_fwd, A(y), A(x), B, S, S2, D, EX);
     twin_equal(w, "upsample_fwd", "y", y);
     BOTH(upsample_bwd, A(x), A(y), B, S, S2, D, 1, NULL, EX);
@@ -110,7 +113,7 @@ static void frames(twin_world *w)
     twin_same(w, "pool_concat_bwd", "dx0", v, 1);
     twin_same(w, "pool_concat_bwd", "dframes", x, 1);
     twin_same(w, "pool_concat_bwd", "dtext", t, 1);
-    BOTH(concat_fwd, A(o), A(v), A(t), A(x), B, D, D, EX);
+    BOTH(concat_fwd, A(o), A(v), A(t), A(bias), B, D, D, EX);
     twin_same(w, "concat_fwd", "y", o, 1);
     BOTH(concat_bwd, A(v), A(t), A(o), B, D, D, 1, 0, NULL, EX);
     twin_same(w, "concat_bwd", "da", v, 1);
@@ -122,10 +125,10 @@ static void fusion(twin_world *w)
 {
     twin *len = twin_ints(w, B, 5, 1, L), *start = twin_starts(w, len);
     int64_t N = ((int32_t *)start->host)[B], sums = (L + 2) * D + 2;
-    twin *a = twin_reals(w, B * L * D), *u = twin_reals(w, B * L * D), *k = twin_reals(w, L * D);
+    twin *a = twin_acts(w, B * L * D), *u = twin_acts(w, B * L * D), *k = twin_reals(w, L * D);
     twin *filter = twin_reals(w, (L / 2 + 1) * D * 2), *wp = twin_reals(w, D);
     twin *bp = twin_reals(w, 1);
-    twin *h = twin_reals(w, N * D), *da = twin_reals(w, B * L * D), *du = twin_reals(w, B * L * D);
+    twin *h = twin_acts(w, N * D), *da = twin_acts(w, B * L * D), *du = twin_acts(w, B * L * D);
     twin *out = twin_reals(w, sums), *wf = twin_reals(w, D);
     BOTH(fuse_filter_fwd, A(k), A(filter), L, D, EX);
     twin_same(w, "fuse_filter_fwd", "k", k, L);
@@ -155,20 +158,21 @@ static void experts(twin_world *w)
     mr_rows_of rows[2];
     for (int side_ = 0; side_ < 2; side_++) rows[side_] = (mr_rows_of){A(rid), A(pos)};
     twin *clean = twin_reals(w, N * E), *noisy = twin_reals(w, N * E);
-    twin *p = twin_reals(w, B * L * E);
-    twin *factor = twin_reals(w, N * E), *y = twin_reals(w, N * E * D);
-    twin *u = twin_reals(w, B * L * D);
-    twin *t = twin_reals(w, E * L * D), *z = twin_reals(w, N * D);
-    twin *two = twin_reals(w, 2 * N * D);
+    twin *p = twin_acts(w, B * L * E);
+    twin *factor = twin_reals(w, N * E), *y = twin_acts(w, N * E * D);
+    twin *u = twin_acts(w, B * L * D);
+    twin *t = twin_acts(w, E * L * D), *z = twin_acts(w, N * D);
+    twin *two = twin_acts(w, 2 * N * D);
     BOTH(moe_gate_fwd, A(p), A(factor), A(clean), A(noisy), A(start), A(rid), B, L, E, 1, 9, EX);
     twin_same(w, "moe_gate_fwd", "p", p, E);
     twin_same(w, "moe_gate_fwd", "factor", factor, 1);
     BOTH(moe_mix_fwd, A(u), A(y), A(p), A(t), A(start), B, L, E, D, EX);
     twin_same(w, "moe_mix_fwd", "u", u, E);
-    BOTH(moe_gate_bwd, A(clean), A(noisy), A(u), A(y), A(p), A(t), A(factor), A(start), B, L, E, D,
-         EX);
-    twin_same(w, "moe_gate_bwd", "dclean", clean, D);
-    twin_same(w, "moe_gate_bwd", "dnoisy", noisy, D);
+    twin *dclean = twin_acts(w, N * E), *dnoisy = twin_acts(w, N * E);
+    BOTH(moe_gate_bwd, A(dclean), A(dnoisy), A(u), A(y), A(p), A(t), A(factor), A(start), B, L, E,
+         D, EX);
+    twin_same(w, "moe_gate_bwd", "dclean", dclean, D);
+    twin_same(w, "moe_gate_bwd", "dnoisy", dnoisy, D);
     BOTH(moe_weigh, A(two), A(u), A(p), A(start), B, L, E, 3, 2, D, EX);
     twin_same(w, "moe_weigh", "z", two, 1);
     BOTH(moe_drop, A(two), A(z), rows[side_], N, D, 2, 2, E, 0.3, 8, EX);

@@ -1,13 +1,14 @@
-/* Cases at the edges of the CUDA kernels: more columns than threads, more queries than a tile, rows
- * too large for shared memory, a second tile of scores, half precision, nothing at all. */
+/* Cases at the edges of the CUDA kernels: more columns than threads, more queries than fit
+ * shared memory, rows too large for shared memory, a second tile of scores, half precision, nothing
+ * at all. */
 #include "twin.h"
 
 #include <math.h>
 
-/* S keys, causal: several tiles of queries, and shared memory to its limit. */
-static void long_attention(twin_world *w, int64_t S)
+/* S keys, causal, with and without room for all queries at once. */
+static void long_attention(twin_world *w, int64_t S, int64_t D)
 {
-    enum { B = 2, D = 6 };
+    enum { B = 2 };
     twin *len = twin_ints(w, B, 1, 0, 2), *rid = twin_ints(w, B, 3, 7, 1000);
     for (int i = 0; i < B; i++) ((int32_t *)len->host)[i] = (int32_t)S - i;
     w->dev->to_device(w->dev, len->dev, len->host, B * 4);
@@ -19,9 +20,9 @@ static void long_attention(twin_world *w, int64_t S)
         s[side_] = (mr_att_shape){MR_ATT_CAUSAL, B, S, 1, D, A(start), A(len)};
         drop[side_] = (mr_drop){0.3, 5, {A(rid), A(pos)}, 1};
     }
-    twin *q = twin_reals(w, T * D), *kv = twin_reals(w, T * 2 * D), *out = twin_reals(w, T * D);
-    twin *prob = twin_reals(w, T * S), *dq = twin_reals(w, T * D), *dout = twin_reals(w, T * D);
-    twin *dkv = twin_reals(w, T * 2 * D);
+    twin *q = twin_acts(w, T * D), *kv = twin_acts(w, T * 2 * D), *out = twin_acts(w, T * D);
+    twin *prob = twin_reals(w, T * S), *dq = twin_acts(w, T * D), *dout = twin_acts(w, T * D);
+    twin *dkv = twin_acts(w, T * 2 * D);
     BOTH(attention_fwd, A(out), A(prob), A(q), A(kv), NULL, &s[side_], &drop[side_], EX);
     twin_same(w, "attention_fwd, long", "out", out, S);
     BOTH(attention_bwd, A(dq), A(dkv), NULL, A(dout), A(prob), A(q), A(kv), NULL, &s[side_], 0, 0,
@@ -34,8 +35,8 @@ static void long_attention(twin_world *w, int64_t S)
 /* More columns than four times the threads of a block, more rows than parts. */
 static void wide_norm(twin_world *w, int64_t N, int64_t W)
 {
-    twin *x = twin_reals(w, N * W), *y = twin_reals(w, N * W), *mean = twin_reals(w, N);
-    twin *rstd = twin_reals(w, N), *dx = twin_reals(w, N * W);
+    twin *x = twin_acts(w, N * W), *y = twin_acts(w, N * W), *mean = twin_reals(w, N);
+    twin *rstd = twin_reals(w, N), *dx = twin_acts(w, N * W);
     twin *gamma = twin_reals(w, W), *dg = twin_reals(w, W), *db = twin_reals(w, W);
     BOTH(layer_norm_fwd, A(y), A(mean), A(rstd), A(x), NULL, A(gamma), NULL, N, W, 1e-5, NULL, NULL,
          EX);
@@ -59,9 +60,9 @@ static void wide_fusion(twin_world *w)
     enum { B = 3, L = 10, D = 516 };
     twin *len = twin_ints(w, B, 4, 2, L + 1), *start = twin_starts(w, len);
     int64_t N = ((int32_t *)start->host)[B], sums = (L + 2) * D + 2;
-    twin *a = twin_reals(w, B * L * D), *u = twin_reals(w, B * L * D), *k = twin_reals(w, L * D);
+    twin *a = twin_acts(w, B * L * D), *u = twin_acts(w, B * L * D), *k = twin_reals(w, L * D);
     twin *wp = twin_reals(w, D), *wf = twin_reals(w, D), *bp = twin_reals(w, 1);
-    twin *h = twin_reals(w, N * D), *da = twin_reals(w, B * L * D), *du = twin_reals(w, B * L * D);
+    twin *h = twin_acts(w, N * D), *da = twin_acts(w, B * L * D), *du = twin_acts(w, B * L * D);
     twin *out = twin_reals(w, sums);
     BOTH(fuse_fwd, A(h), A(a), A(u), A(k), A(wp), A(bp), A(wf), A(bp), A(start), B, L, D, EX);
     twin_same(w, "fuse_fwd, wide", "h", h, D);
@@ -80,13 +81,13 @@ static void many_experts(twin_world *w)
     twin *len = twin_ints(w, B, 1, 0, L + 1), *start = twin_starts(w, len);
     int64_t N = ((int32_t *)start->host)[B];
     twin *rid = twin_ints(w, B, 3, 7, 1000), *clean = twin_reals(w, N * E);
-    twin *p = twin_reals(w, B * L * E), *u = twin_reals(w, B * L * D),
-         *t = twin_reals(w, E * L * D);
-    twin *y = twin_reals(w, N * E * D);
+    twin *p = twin_acts(w, B * L * E), *u = twin_acts(w, B * L * D), *t = twin_acts(w, E * L * D);
+    twin *y = twin_acts(w, N * E * D);
     BOTH(moe_gate_fwd, A(p), NULL, A(clean), NULL, A(start), A(rid), B, L, E, 0, 9, EX);
     twin_same(w, "moe_gate_fwd, 64 experts", "p", p, E);
-    BOTH(moe_gate_bwd, A(clean), NULL, A(u), A(y), A(p), A(t), NULL, A(start), B, L, E, D, EX);
-    twin_same(w, "moe_gate_bwd, 64 experts", "dclean", clean, D);
+    twin *dclean = twin_acts(w, N * E);
+    BOTH(moe_gate_bwd, A(dclean), NULL, A(u), A(y), A(p), A(t), NULL, A(start), B, L, E, D, EX);
+    twin_same(w, "moe_gate_bwd, 64 experts", "dclean", dclean, D);
     twin_release(w);
 }
 
@@ -114,7 +115,7 @@ static void halves(twin_world *w)
 {
     enum { ROWS = 2048, W = 31 };
     twin *data = twin_ints(w, ROWS * W / 2, 0, 0, 1), *id = twin_ints(w, ROWS, 7, 0, ROWS + 5);
-    twin *out = twin_reals(w, ROWS * W);
+    twin *out = twin_acts(w, ROWS * W);
     for (int i = 0; i < ROWS * W; i++) {
         uint16_t bits = (uint16_t)(i * 3), e = bits >> 10 & 31;
         ((uint16_t *)data->host)[i] = e == 31 ? 0x0001 : bits; /* features are finite */
@@ -129,7 +130,7 @@ static void halves(twin_world *w)
 static void one_input_twice(twin_world *w)
 {
     enum { N = 9, W = 13 };
-    twin *dx = twin_reals(w, N * W), *dy = twin_reals(w, N * 2 * W);
+    twin *dx = twin_acts(w, N * W), *dy = twin_acts(w, N * 2 * W);
     BOTH(concat_bwd, A(dx), A(dx), A(dy), N, W, W, 0, 1, NULL, EX);
     twin_same(w, "concat_bwd, one input twice", "dx", dx, 1);
     twin_release(w);
@@ -144,13 +145,13 @@ static void nothing(twin_world *w)
     mr_conv cv = {0, 3, 3, 2, 2, 1, 2, false, false};
     mr_conv_acc acc = {0, 1, 1, 1, 1};
     mr_gn gn = {0, 3, D, 2, 2 * D, 1e-5, {0, 9, {NULL, NULL}, 1}};
-    BOTH(gemm, A(x), A(x), A(x), 0, D, D, 0, 0, D, D, D, 1.0, 0.0, EX);
+    BOTH(gemm, A(x), A(x), A(x), 0, D, D, 0, 0, D, D, D, 1.0, 0.0, MR_ACT_ACT, EX);
     BOTH(attention_fwd, A(x), A(x), A(x), A(x), NULL, &s, NULL, EX);
     BOTH(attention_bwd, A(x), A(x), NULL, A(x), A(x), A(x), A(x), NULL, &s, 1, 1, 0, NULL, EX);
     BOTH(layer_norm_fwd, A(x), A(x), A(x), A(x), NULL, NULL, NULL, 0, D, 1e-5, NULL, NULL, EX);
     BOTH(layer_norm_bwd, A(x), NULL, A(x), NULL, A(x), A(x), NULL, NULL, A(x), A(x), 0, D, 0, 0, 1,
          0, NULL, NULL, EX);
-    BOTH(gather_rows, A(x), A(x), A(i), 0, D, EX);
+    BOTH(gather_rows, A(x), A(x), A(i), 0, D, MR_ACT_ACT, EX);
     BOTH(last_fwd, A(x), A(x), A(i), A(i), 0, D, EX);
     BOTH(row_dot, A(x), A(x), A(x), 0, D, EX);
     BOTH(conv3_fwd, A(x), A(x), A(x), NULL, NULL, NULL, &cv, EX);
@@ -174,8 +175,9 @@ static void nothing(twin_world *w)
 
 void cases_d(twin_world *w)
 {
-    long_attention(w, 40);
-    long_attention(w, 512);
+    long_attention(w, 40, 6);
+    long_attention(w, 512, 6);
+    long_attention(w, 72, 301);
     wide_norm(w, 3, 1501);
     wide_norm(w, 700, 5);
     wide_norm(w, 2600, 37);

@@ -1,4 +1,5 @@
-/* CUDA kernels against the CPU's, float32, on the same random inputs. No GPU: exit 77.
+/* CUDA kernels against the CPU's, activations in float32 and in bf16, on the same random inputs. No
+ * GPU: exit 77.
  * With the argument `dry` the CPU table stands in for the CUDA table: that checks the cases.
  * Entries that have no case are named; docs/gpu.md keeps the list of what is open. */
 #include <stdio.h>
@@ -13,8 +14,8 @@ static void linear_layer(twin_world *w)
     for (int i = 0; i < 4; i++)
         for (int act = MR_ACT_NONE; act <= MR_ACT_SILU; act++) {
             int64_t n = size[i][0], o = size[i][1], k = size[i][2];
-            twin *x = twin_reals(w, n * k), *m = twin_reals(w, o * k), *b = twin_reals(w, o);
-            twin *y = twin_reals(w, n * o), *pre = twin_reals(w, n * o), *db = twin_reals(w, o);
+            twin *x = twin_acts(w, n * k), *m = twin_acts(w, o * k), *b = twin_acts(w, o);
+            twin *y = twin_acts(w, n * o), *pre = twin_acts(w, n * o), *db = twin_reals(w, o);
             twin *dm = twin_reals(w, o * k);
             BOTH(linear_fwd, A(y), A(pre), A(x), A(m), act ? A(b) : NULL, n, o, k, act, EX);
             twin_same(w, "linear_fwd", "y", y, k);
@@ -30,20 +31,45 @@ static void linear_layer(twin_world *w)
         }
 }
 
-static void linear(twin_world *w)
+/* What may be of an activation's type or not, on either side. */
+static void both_sides(twin_world *w, mr_sides sides)
 {
     enum { M = 37, N = 29, K = 53 };
-    twin *a = twin_reals(w, M * K), *b = twin_reals(w, K * N), *c = twin_reals(w, M * N);
-    twin *pre = twin_reals(w, M * N), *bias = twin_reals(w, N), *d = twin_reals(w, M * N);
-    for (int t = 0; t < 4; t++) {
+    bool to = sides == MR_ACT_ACT || sides == MR_ACT_REAL;
+    bool of = sides == MR_ACT_ACT || sides == MR_REAL_ACT;
+    twin *a = twin_of(w, M * K, of), *b = twin_of(w, K * N, of), *c = twin_of(w, M * N, to);
+    twin *row = twin_ints(w, M, 7, 1, K), *start = twin_ints(w, M + 1, 1, 0, M + 1);
+    twin *out = twin_of(w, M * N, to);
+    for (int t = 0; t < 4 && sides != MR_ACT_REAL; t++) {
         BOTH(gemm, A(c), A(a), A(b), M, N, K, t & 1, t >> 1, t & 1 ? M : K, t >> 1 ? K : N, N, 0.5,
-             t ? 0.3 : 0.0, EX);
+             t ? 0.3 : 0.0, sides, EX);
         twin_same(w, "gemm", "c", c, K);
     }
     /* three products into columns that lie between each other, one operand shared */
     mr_gemm_batch batch = {3, 7, 2 * K, 0};
-    BOTH(gemm_batch, A(c), A(a), A(b), &batch, M - 10, 7, K, 0, 1, K, K, N, 0.5, 0.3, EX);
-    twin_same(w, "gemm_batch", "c", c, K);
+    if (sides != MR_ACT_REAL) {
+        BOTH(gemm_batch, A(c), A(a), A(b), &batch, M - 10, 7, K, 0, 1, K, K, N, 0.5, 0.3, sides,
+             EX);
+        twin_same(w, "gemm_batch", "c", c, K);
+    }
+    for (int acc = 0; acc < 2; acc++) {
+        BOTH(axpy, A(c), A(a), M * N, 0.7, acc, sides, EX);
+        twin_same(w, "axpy", "y", c, 1);
+        /* row i of the result gets row[start[i]] of the operand */
+        BOTH(add_rows, A(out), A(b), NULL, A(start), A(row), M, N, M, acc, 4, NULL, NULL, 0, sides,
+             EX);
+        twin_same(w, "add_rows", "out", out, 1);
+    }
+    BOTH(gather_rows, A(out), A(b), A(row), M, N, sides, EX);
+    twin_equal(w, "gather_rows", "out", out);
+    twin_release(w);
+}
+
+static void linear(twin_world *w)
+{
+    enum { M = 37, N = 29 };
+    twin *c = twin_acts(w, M * N), *pre = twin_acts(w, M * N), *bias = twin_reals(w, N);
+    twin *d = twin_acts(w, M * N);
     for (int act = MR_ACT_NONE; act <= MR_ACT_SILU; act++) {
         BOTH(bias_act_fwd, A(c), A(pre), A(bias), M, N, act, EX);
         twin_same(w, "bias_act_fwd", "y", c, 1);
@@ -62,8 +88,6 @@ static void linear(twin_world *w)
         twin_same(w, "add_row_bwd", "dx", d, 1);
         twin_same(w, "add_row_bwd", "dtable", table, M);
     }
-    BOTH(axpy, A(d), A(c), M * N, 0.7, 1, EX);
-    twin_same(w, "axpy", "y", d, 1);
     BOTH(probe_fwd, A(bias), A(c), M * N, EX);
     twin_same(w, "probe_fwd", "out", bias, M * N);
     BOTH(probe_bwd, A(d), M * N, 0.5, 0, EX);
@@ -81,13 +105,15 @@ static void optim(twin_world *w)
     twin *p = twin_reals(w, N), *m = twin_reals(w, N), *v = twin_positive(w, N);
     twin *g = twin_reals(w, N), *stats = twin_doubles(w, 4), *told = twin_reals(w, 3);
     const mr_ranges all = {1, {0}, {N}}, two = {2, {0, 70013}, {69997, N}}, none = {2, {5}, {5}};
-    BOTH(adam, A(p), A(m), A(v), A(g), &two, 0.9, 0.99, 1e-8, 0.01, EX);
+    twin *p16 = twin_halves(w, N, 1);
+    BOTH(adam, A(p), A(m), A(v), A(g), &two, A(p16), 69990, 0.9, 0.99, 1e-8, 0.01, EX);
+    twin_near(w, "adam", "p16", p16);
     twin_same(w, "adam", "p", p, 1);
     twin_same(w, "adam", "m", m, 1);
     twin_same(w, "adam", "v", v, 1);
-    BOTH(adam, A(p), A(m), A(v), A(g), &all, 0.9, 0.99, 1e-8, 0.0, EX);
+    BOTH(adam, A(p), A(m), A(v), A(g), &all, NULL, 0, 0.9, 0.99, 1e-8, 0.0, EX);
     twin_same(w, "adam", "p, one range", p, 1);
-    BOTH(adam, A(p), A(m), A(v), A(g), &none, 0.9, 0.99, 1e-8, 0.0, EX);
+    BOTH(adam, A(p), A(m), A(v), A(g), &none, NULL, 0, 0.9, 0.99, 1e-8, 0.0, EX);
     BOTH(grad_stats, A(stats), A(g), &two, EX);
     twin_same(w, "grad_stats", "out", stats, 1);
     BOTH(grad_stats, A(stats), A(g), &none, EX);
@@ -121,9 +147,9 @@ static void norm(twin_world *w)
         in[side_] = (mr_drop){0.2, 5, {A(rid), A(pos)}, 1};
         out[side_] = (mr_drop){0.4, 6, {A(rid), A(pos)}, 7};
     }
-    twin *x = twin_reals(w, N * W), *res = twin_reals(w, N * W), *y = twin_reals(w, N * W);
+    twin *x = twin_acts(w, N * W), *res = twin_acts(w, N * W), *y = twin_acts(w, N * W);
     twin *gamma = twin_reals(w, W), *beta = twin_reals(w, W), *mean = twin_reals(w, N);
-    twin *rstd = twin_reals(w, N), *dx = twin_reals(w, N * W), *dr = twin_reals(w, N * W);
+    twin *rstd = twin_reals(w, N), *dx = twin_acts(w, N * W), *dr = twin_acts(w, N * W);
     twin *dg = twin_reals(w, W), *db = twin_reals(w, W);
     BOTH(layer_norm_fwd, A(y), A(mean), A(rstd), A(x), A(res), A(gamma), A(beta), N, W, 1e-5,
          &in[side_], &out[side_], EX);
@@ -183,14 +209,14 @@ static void ranking(twin_world *w)
     twin_release(w);
 }
 
-int main(int argc, char **argv)
+/* All cases with a table; is_bf16: whose activations are bf16. True: no difference, none missing.
+ */
+static bool compare(mr_device *dev, const mr_kernels *tested, bool is_bf16)
 {
-    mr_device *dev = NULL;
-    bool is_dry = argc > 1 && !strcmp(argv[1], "dry");
     twin_world w;
     int open = 0;
-    if (is_dry ? mr_device_open_cpu(&dev, MR_F32) : mr_device_open_cuda(&dev, 0)) return 77;
-    twin_world_make(&w, dev, is_dry ? &mr_kernels_cpu32 : &mr_kernels_cuda);
+    twin_world_make(&w, dev, tested, is_bf16);
+    for (int sides = MR_ACT_ACT; sides <= MR_REAL_REAL; sides++) both_sides(&w, (mr_sides)sides);
     linear(&w);
     linear_layer(&w);
     optim(&w);
@@ -202,10 +228,22 @@ int main(int argc, char **argv)
     cases_e(&w);
     for (int i = 0; i < mr_kernels_count(); i++)
         if (!w.covered[i]) printf("%s%s", open++ ? ", " : "no case yet: ", mr_kernels_name(i));
-    printf("\n%d kernels compared, %d without a case, %d differences\n", mr_kernels_count() - open,
-           open, w.failed);
-    int failed = w.failed;
+    printf("%s%s: %d kernels compared, %d without a case, %d differences\n", open ? "\n" : "",
+           is_bf16 ? "bf16" : "float32", mr_kernels_count() - open, open, w.failed);
+    bool good = !w.failed && !open;
     twin_world_free(&w);
+    return good;
+}
+
+int main(int argc, char **argv)
+{
+    mr_device *dev = NULL;
+    bool is_dry = argc > 1 && !strcmp(argv[1], "dry");
+    const mr_kernels *table = NULL;
+    if (is_dry ? mr_device_open_cpu(&dev, MR_F32) : mr_device_open_cuda(&dev, 0)) return 77;
+    bool good = mr_kernels_for(&table, dev->name, MR_F32) == MR_OK && compare(dev, table, false);
+    if (!is_dry)
+        good &= mr_kernels_for(&table, dev->name, MR_BF16) == MR_OK && compare(dev, table, true);
     mr_device_close(&dev);
-    return failed ? 1 : 0;
+    return good ? 0 : 1;
 }

@@ -8,12 +8,15 @@
 typedef struct twin {
     void *host, *dev;
     int64_t n;
-    size_t width; /* bytes of an element */
+    size_t width;    /* bytes of an element */
+    bool is_rounded; /* float on the host, bf16 on the device */
+    bool is_summed;  /* a real that a kernel makes of what it has rounded: compared as if rounded */
 } twin;
 
 typedef struct twin_world {
     mr_device *dev;
     const mr_kernels *cpu, *tested;
+    bool is_bf16; /* the tested table has activations in bf16 */
     mr_step_state state;
     mr_exec cpu_ex, ex;
     twin slot[64];
@@ -21,10 +24,14 @@ typedef struct twin_world {
     bool covered[256]; /* by index of the kernel list */
 } twin_world;
 
-void twin_world_make(twin_world *w, mr_device *dev, const mr_kernels *tested);
+void twin_world_make(twin_world *w, mr_device *dev, const mr_kernels *tested, bool is_bf16);
 void twin_world_free(twin_world *w);
 /* n reals in [-1, 1); the same on both sides. They live until twin_release. */
 twin *twin_reals(twin_world *w, int64_t n);
+/* The same for an mr_act or mr_mat: in bf16 on the device if the tested table stores them so, and
+ * then numbers of bf16 on the host as well. */
+twin *twin_acts(twin_world *w, int64_t n);
+twin *twin_of(twin_world *w, int64_t n, bool is_act);
 twin *twin_positive(twin_world *w, int64_t n); /* in [0.1, 1.1) */
 twin *twin_doubles(twin_world *w, int64_t n);
 /* n of bf16 in [-scale, scale) */
@@ -34,9 +41,12 @@ twin *twin_ints(twin_world *w, int64_t n, int64_t mul, int64_t add, int64_t mod)
 /* [n + 1] starts of rows with the lengths of `len` */
 twin *twin_starts(twin_world *w, const twin *len);
 void twin_release(twin_world *w);
-/* Compares both sides: |difference| <= 2e-5 (1 + sqrt(K / 100)) RMS. */
+/* Compares both sides: |difference| <= 2e-5 (1 + sqrt(K / 100)) RMS; in bf16 1/128 of
+ * the number and of the RMS more, times the same length (two roundings, and those of long sums that
+ * are made in parts), and then the host takes over the device's, so that
+ * what follows starts from the same. */
 void twin_same(twin_world *w, const char *kernel, const char *what, const twin *t, int64_t K);
-/* As bytes: integers, and what must be exact. */
+/* As bytes: integers, and what must be exact; in bf16 the host's number rounded. */
 void twin_equal(twin_world *w, const char *kernel, const char *what, const twin *t);
 /* bf16 that was rounded from nearly the same numbers: the neighbour at most, and that seldom. */
 void twin_near(twin_world *w, const char *kernel, const char *what, const twin *t);

@@ -156,7 +156,7 @@ static void test_gemm_batch(void **state)
         }
         outputs o = outputs_of(1, &c);
         EVERY_WAY(o, k->gemm_batch(P(c), P(a), P(b), &batch, M, N, K, ta, tb, lda, ldb, ldc, 2.0,
-                                   acc ? 0.5 : 0.0, &ex));
+                                   acc ? 0.5 : 0.0, MR_ACT_ACT, &ex));
         pair_compare("gemm_batch", &c, want.d, K);
         FREE_ALL(&a, &b, &c, &want);
     }
@@ -222,9 +222,9 @@ static void test_flat(void **state)
                 probe += x.d[j] * c;
             }
             outputs o = outputs_of(4, &y, &dx, &sum, &same), oz = outputs_of(1, &clear);
-            EVERY_WAY(o, k->axpy(P(y), P(x), n, -1.75, acc, &ex);
-                      k->axpy(P(same), P(same), n, 0.3, 0, &ex); k->probe_fwd(P(sum), P(x), n, &ex);
-                      k->probe_bwd(P(dx), n, 0.7, acc, &ex));
+            EVERY_WAY(o, k->axpy(P(y), P(x), n, -1.75, acc, MR_ACT_ACT, &ex);
+                      k->axpy(P(same), P(same), n, 0.3, 0, MR_ACT_ACT, &ex);
+                      k->probe_fwd(P(sum), P(x), n, &ex); k->probe_bwd(P(dx), n, 0.7, acc, &ex));
             EVERY_WAY(oz, k->zero(P(clear), n, &ex));
             pair_compare("axpy", &y, want.d, 1);
             pair_compare("axpy in place", &same, wsame.d, 1);

@@ -74,7 +74,7 @@ static void test_gather(void **state)
         }
         BOTH_TABLES
         {
-            k->gather_rows(P(y), P(table), r.id, r.tokens, w, NULL);
+            k->gather_rows(P(y), P(table), r.id, r.tokens, w, MR_ACT_ACT, NULL);
             k->gather_padded(P(z), P(table), r.id, r.start, r.len, B, L, w, r.tokens, NULL);
         }
         exact("gather_rows", &y, wy.d);
@@ -127,7 +127,8 @@ static void test_add_rows(void **state)
                         if (to != skip) want.d[to * w + j] += x.d[from * w + j];
                     }
             BOTH_TABLES k->add_rows(P(y), P(x), compact ? NULL : row, start, pos, n, w, R, acc,
-                                    skip, padded ? r.row : NULL, padded ? r.pos : NULL, L, NULL);
+                                    skip, padded ? r.row : NULL, padded ? r.pos : NULL, L,
+                                    MR_ACT_ACT, NULL);
             exact("add_rows", &y, want.d);
             pair_free(&x);
             pair_free(&y);

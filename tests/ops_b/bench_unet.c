@@ -45,7 +45,7 @@ static double gemm_rate(int64_t m, int64_t n, int64_t k)
 {
     float *a = fresh(m * k), *b = fresh(n * k), *c = fresh(m * n);
     double t;
-    BEST(t, K->gemm(c, a, b, m, n, k, 0, 1, k, k, n, 1.0, 0.0, &ex));
+    BEST(t, K->gemm(c, a, b, m, n, k, 0, 1, k, k, n, 1.0, 0.0, MR_ACT_ACT, &ex));
     free(a), free(b), free(c);
     return 2.0 * (double)(m * n * k) / t;
 }
@@ -92,7 +92,7 @@ static void bench_norm(int64_t S, int64_t c, double p)
     mr_gn gn = {.n = B, .S = S, .c = c, .groups = 8, .film_ld = 2 * c, .eps = 1e-6};
     gn.drop = (mr_drop){.p = p, .purpose = 70000, .rows = {rid, pos}, .per_row = 1};
     double f, b, copy;
-    BEST(copy, K->axpy(y, x, n, 0.5, 0, &ex));
+    BEST(copy, K->axpy(y, x, n, 0.5, 0, MR_ACT_ACT, &ex));
     BEST(f, K->group_norm_fwd(y, mu, rs, x, ga, be, film, &gn, &ex));
     BEST(b, K->group_norm_bwd(dx, dg, db, df, dy, x, mu, rs, ga, be, film, &gn, 0, 0, 0, 0, NULL,
                               &ex));

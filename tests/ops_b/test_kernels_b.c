@@ -182,7 +182,7 @@ static void run_conv(const void *arg)
     double *c = data(5, cv->n * cv->ctx_ld), *dy = data(6, ny), *y = blank(ny), *dx = blank(nx);
     int64_t nc = cv->n * cv->ctx_ld;
     double *dw = blank(nw), *old = data(7, nx + nw + ny + nc + cv->co);
-    int64_t want = mr_conv_scratch(cv, false);
+    int64_t want = mr_conv_scratch(cv, false, 1, 1);
     mr_exec ex = exec_with(want);
     void *X = dev(x, nx), *W = dev(w, nw), *G = dev(dy, ny), *out = dev(old, ny);
     for (int t = 0; t < 8; t++) {
@@ -280,7 +280,7 @@ static void run_gn_conv(const mr_gn *gn, const double *u, void *X, void *GA, voi
     naive_conv(y, u, w, bias, res, ctx, &cv);
     naive_conv_bwd(dx, dw, dy, u, w, &cv);
     naive_rows(rows, u, c, &cv);
-    int64_t want = mr_conv_scratch(&cv, false);
+    int64_t want = mr_conv_scratch(&cv, false, 1, 1);
     mr_exec ex = exec_with(want);
     void *Y = dev(dy, n * S * CO), *R = dev(data(16, nr), nr), *W = dev(w, 3 * c * CO);
     void *MU = dev(data(17, n * gn->groups), n * gn->groups);

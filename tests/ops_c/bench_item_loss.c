@@ -51,13 +51,13 @@ static double products(const bench *b, double *square)
     *square = 0;
     for (int r = 0; r < b->repeats; r++) {
         double t = now();
-        b->k->gemm(l, x, e, m, v, d, 0, 1, d, d, v, 1.0, 0.0, &ex);
-        b->k->gemm(de, l, x, v, d, m, 1, 0, v, d, d, 1.0, 0.0, &ex);
-        b->k->gemm(x, l, e, m, d, v, 0, 0, v, d, d, 1e-9, 0.0, &ex);
+        b->k->gemm(l, x, e, m, v, d, 0, 1, d, d, v, 1.0, 0.0, MR_ACT_ACT, &ex);
+        b->k->gemm(de, l, x, v, d, m, 1, 0, v, d, d, 1.0, 0.0, MR_ACT_ACT, &ex);
+        b->k->gemm(x, l, e, m, d, v, 0, 0, v, d, d, 1e-9, 0.0, MR_ACT_ACT, &ex);
         t = now() - t;
         best = t < best ? t : best;
         t = now();
-        b->k->gemm(q, q + n * n, q + 2 * n * n, n, n, n, 0, 0, n, n, n, 1.0, 0.0, &ex);
+        b->k->gemm(q, q + n * n, q + 2 * n * n, n, n, n, 0, 0, n, n, n, 1.0, 0.0, MR_ACT_ACT, &ex);
         double rate = 2e-9 * (double)(n * n * n) / (now() - t);
         *square = rate > *square ? rate : *square;
     }
@@ -117,7 +117,7 @@ int main(int argc, char **argv)
                .d = argc > 3 ? atoll(argv[3]) : 300,
                .repeats = argc > 4 ? atoi(argv[4]) : 5};
     must(mr_device_open(&b.dev, "cpu", 0));
-    must(mr_kernels_for(&b.k, "cpu"));
+    must(mr_kernels_for(&b.k, "cpu", MR_F32));
     double square, p = products(&b, &square);
     double flop = 6e-9 * (double)(b.rows * (b.items + 1) * b.d);
     for (int c = 0; c < 2; c++) {

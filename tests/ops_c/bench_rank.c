@@ -32,7 +32,7 @@ int main(int argc, char **argv)
     float *x, *e, *s;
     int32_t *target, *rank, *top;
     must(mr_device_open(&dev, "cpu", 0));
-    must(mr_kernels_for(&k, "cpu"));
+    must(mr_kernels_for(&k, "cpu", MR_F32));
     must(MR_ALLOC(&x, n * d, "x"));
     must(MR_ALLOC(&e, v * d, "e"));
     must(MR_ALLOC(&s, 256 * v, "scores"));
@@ -47,7 +47,8 @@ int main(int argc, char **argv)
     for (int r = 0; r < repeats; r++) {
         double t = now();
         for (int64_t b = 0; b < n; b += 256)
-            k->gemm(s, x + b * d, e, n - b < 256 ? n - b : 256, v, d, 0, 1, d, d, v, 1.0, 0.0, &ex);
+            k->gemm(s, x + b * d, e, n - b < 256 ? n - b : 256, v, d, 0, 1, d, d, v, 1.0, 0.0,
+                    MR_ACT_ACT, &ex);
         t = now() - t;
         product = t < product ? t : product;
     }

@@ -174,7 +174,7 @@ static void solve(const problem *p, const char *device, mr_comm *comm, int64_t b
                          .is_cosine = p->cosine,
                          .rows_cap = block,
                          .top_k = p->k};
-    assert_int_equal(mr_kernels_for(&spec.k, device), MR_OK);
+    assert_int_equal(mr_kernels_for(&spec.k, device, spec.dev->act), MR_OK);
     assert_int_equal(mr_ranker_create(&rk, &spec), MR_OK);
     mr_ranker_refresh(rk);
     memset(a->rank, 0, (size_t)p->rows * 4);
@@ -291,7 +291,7 @@ static void score_bits(const char *device, int64_t d)
     mr_device *dev;
     const mr_kernels *k;
     assert_int_equal(mr_device_open(&dev, device, 0), MR_OK);
-    assert_int_equal(mr_kernels_for(&k, device), MR_OK);
+    assert_int_equal(mr_kernels_for(&k, device, dev->act), MR_OK);
     size_t real = mr_dtype_bytes(dev->real);
     char *x, *e, *s, *t, *u;
     mr_exec ex = {0};

@@ -4,9 +4,10 @@
 #include "kernels/cpu/real.h"
 
 void MR_FN(gather_rows)(void *outv, const void *tablev, const int32_t *row, int64_t n, int64_t w,
-                        const mr_exec *ex)
+                        mr_sides sides, const mr_exec *ex)
 {
     (void)ex;
+    (void)sides;
     REAL *out = outv;
     const REAL *table = tablev;
 #pragma omp parallel for schedule(static)
@@ -31,9 +32,11 @@ void MR_FN(gather_padded)(void *outv, const void *tablev, const int32_t *row, co
 
 void MR_FN(add_rows)(void *outv, const void *xv, const int32_t *row, const int32_t *start,
                      const int32_t *pos, int64_t n, int64_t w, int64_t R, int acc, int32_t skip,
-                     const int32_t *tok_row, const int32_t *tok_pos, int64_t L, const mr_exec *ex)
+                     const int32_t *tok_row, const int32_t *tok_pos, int64_t L, mr_sides sides,
+                     const mr_exec *ex)
 {
     (void)ex;
+    (void)sides;
     REAL *out = outv;
     const REAL *x = xv;
     if (!acc) {
@@ -72,7 +75,7 @@ void MR_FN(position_bwd)(void *dx, void *dtablev, const void *dyv, const int32_t
                          const mr_exec *ex)
 {
     int64_t n = B > 0 ? start[B - 1] + len[B - 1] : 0;
-    if (dx) MR_FN(axpy)(dx, dyv, n * w, 1.0, acc_x, ex);
+    if (dx) MR_FN(axpy)(dx, dyv, n * w, 1.0, acc_x, MR_ACT_ACT, ex);
     REAL *dtable = dtablev;
     const REAL *dy = dyv;
 #pragma omp parallel for collapse(2) schedule(dynamic)

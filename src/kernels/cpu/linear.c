@@ -8,9 +8,10 @@ enum { ACT_BLOCK = 4096 }; /* elements of a thread's piece */
 
 void MR_FN(gemm)(void *c, const void *a, const void *b, int64_t m, int64_t n, int64_t k, int ta,
                  int tb, int64_t lda, int64_t ldb, int64_t ldc, double alpha, double beta,
-                 const mr_exec *ex)
+                 mr_sides sides, const mr_exec *ex)
 {
     (void)ex;
+    (void)sides;
     if (m == 0 || n == 0) return;
     MR_GEMM(CblasRowMajor, ta ? CblasTrans : CblasNoTrans, tb ? CblasTrans : CblasNoTrans, (int)m,
             (int)n, (int)k, (REAL)alpha, a, (int)lda, b, (int)ldb, (REAL)beta, c, (int)ldc);
@@ -18,24 +19,24 @@ void MR_FN(gemm)(void *c, const void *a, const void *b, int64_t m, int64_t n, in
 
 void MR_FN(gemm_batch)(void *c, const void *a, const void *b, const mr_gemm_batch *batch, int64_t m,
                        int64_t n, int64_t k, int ta, int tb, int64_t lda, int64_t ldb, int64_t ldc,
-                       double alpha, double beta, const mr_exec *ex)
+                       double alpha, double beta, mr_sides sides, const mr_exec *ex)
 {
     for (int64_t q = 0; q < batch->count; q++) MR_FN(gemm)
     ((REAL *)c + q * batch->stride_c, (const REAL *)a + q * batch->stride_a,
-     (const REAL *)b + q * batch->stride_b, m, n, k, ta, tb, lda, ldb, ldc, alpha, beta, ex);
+     (const REAL *)b + q * batch->stride_b, m, n, k, ta, tb, lda, ldb, ldc, alpha, beta, sides, ex);
 }
 
 void MR_FN(linear_fwd)(void *y, void *pre, const void *x, const void *w, const void *b, int64_t n,
                        int64_t o, int64_t i, int act, const mr_exec *ex)
 {
-    MR_FN(gemm)(y, x, w, n, o, i, 0, 1, i, i, o, 1.0, 0.0, ex);
+    MR_FN(gemm)(y, x, w, n, o, i, 0, 1, i, i, o, 1.0, 0.0, MR_ACT_ACT, ex);
     if (b || act != MR_ACT_NONE) MR_FN(bias_act_fwd)(y, pre, b, n, o, act, ex);
 }
 
 void MR_FN(linear_bwd_w)(void *dw, void *db, const void *dy, const void *x, int64_t n, int64_t o,
                          int64_t i, int acc_w, int acc_b, const mr_exec *ex)
 {
-    MR_FN(gemm)(dw, dy, x, o, i, n, 1, 0, o, i, i, 1.0, acc_w ? 1.0 : 0.0, ex);
+    MR_FN(gemm)(dw, dy, x, o, i, n, 1, 0, o, i, i, 1.0, acc_w ? 1.0 : 0.0, MR_ACT_ACT, ex);
     if (db) MR_FN(col_sum)(db, dy, n, o, acc_b, ex);
 }
 
@@ -119,12 +120,14 @@ void MR_FN(add_row_bwd)(void *dx, void *dtable, const void *dy, int64_t n, int64
         memset(dt + first + w, 0, (size_t)(total - first - w) * sizeof *dt);
     }
     MR_FN(col_sum)(dt + first, dy, n, w, acc_table, ex);
-    if (dx) MR_FN(axpy)(dx, dy, n * w, 1.0, acc_x, ex);
+    if (dx) MR_FN(axpy)(dx, dy, n * w, 1.0, acc_x, MR_ACT_ACT, ex);
 }
 
-void MR_FN(axpy)(void *yv, const void *xv, int64_t n, double alpha, int acc, const mr_exec *ex)
+void MR_FN(axpy)(void *yv, const void *xv, int64_t n, double alpha, int acc, mr_sides sides,
+                 const mr_exec *ex)
 {
     (void)ex;
+    (void)sides;
     REAL *y = yv, a = (REAL)alpha;
     const REAL *x = xv;
     if (acc) {

@@ -1,8 +1,10 @@
 /* Adam, gradient statistics over flat buffers, and what follows from them. */
 #include "kernels/cpu/real.h"
+#include "kernels/shared/bf16.h"
 
 void MR_FN(adam)(void *pv, void *mv, void *vv, const void *gv, const mr_ranges *ranges,
-                 double beta1, double beta2, double eps, double decay, const mr_exec *ex)
+                 uint16_t *p16, int64_t n16, double beta1, double beta2, double eps, double decay,
+                 const mr_exec *ex)
 {
     REAL *p = pv, *m = mv, *v = vv;
     const REAL *g = gv;
@@ -20,6 +22,7 @@ void MR_FN(adam)(void *pv, void *mv, void *vv, const void *gv, const mr_ranges *
             p[i] -= rate * m[i] / (mr_sqrt(v[i]) * inv2 + e);
         }
     }
+    for (int64_t i = 0; i < n16; i++) p16[i] = mr_float_to_bf16((float)p[i]);
 }
 
 static void stats(double *out, const REAL *g, int64_t n)

@@ -66,7 +66,7 @@ void MR_FN(conv3_fwd)(void *y, const void *x, const void *w, const void *bias, c
         window q = window_of(cv, u);
         MR_FN(gemm)
         ((REAL *)y + u * co, first_x(x, cv) + q.lo * ci, (const REAL *)w + q.tap * ci, cv->n, co,
-         (q.hi - q.lo) * ci, 0, 1, x_ld(cv), 3 * ci, cv->So * co, 1.0, 1.0, ex);
+         (q.hi - q.lo) * ci, 0, 1, x_ld(cv), 3 * ci, cv->So * co, 1.0, 1.0, MR_ACT_ACT, ex);
     }
 }
 
@@ -103,7 +103,7 @@ static void backward_x(void *dx, const void *dy, const void *w, const mr_conv *c
         }
         MR_FN(gemm)
         ((REAL *)dx + s * ci, (const REAL *)dy + lo * co, flip + slot * co * ci, cv->n, ci,
-         (hi - lo) * co, 0, 0, cv->So * co, ci, cv->S * ci, 1.0, acc ? 1.0 : 0.0, ex);
+         (hi - lo) * co, 0, 0, cv->So * co, ci, cv->S * ci, 1.0, acc ? 1.0 : 0.0, MR_ACT_ACT, ex);
     }
 }
 
@@ -127,7 +127,7 @@ static void backward_w(void *dw, const void *dy, const void *x, const mr_conv *c
         MR_FN(gemm)
         ((REAL *)dw + q.tap * ci, (const REAL *)dy + u * co, first_x(x, cv) + q.lo * ci, co,
          (q.hi - q.lo) * ci, cv->n, 1, 0, cv->So * co, x_ld(cv), 3 * ci, 1.0, acc || i ? 1.0 : 0.0,
-         ex);
+         MR_ACT_ACT, ex);
     }
 }
 
@@ -207,10 +207,11 @@ static void products(void *dx, void *dw, const void *unfolded, const void *x, co
     const REAL *from = (const REAL *)unfolded + (cv->x_framed ? co3 : 0);
     mr_gemm_batch frames = {S, ci, co3, 0};
     if (dw) MR_FN(gemm)
-    (dw, unfolded, x, co3, ci, mr_conv_rows(cv), 1, 0, co3, ci, ci, 1.0, acc->w ? 1.0 : 0.0, ex);
+    (dw, unfolded, x, co3, ci, mr_conv_rows(cv), 1, 0, co3, ci, ci, 1.0, acc->w ? 1.0 : 0.0,
+     MR_REAL_ACT, ex);
     if (dx) MR_FN(gemm_batch)
     (dx, from, w, &frames, cv->n, ci, co3, 0, 0, ld / ci * co3, ci, S * ci, 1.0, adds_x ? 1.0 : 0.0,
-     ex);
+     MR_ACT_ACT, ex);
 }
 
 void MR_FN(conv3_bwd)(void *dx, void *dw, void *dbias, void *dres, void *dctx, const void *dy,

@@ -1,15 +1,14 @@
 /* Attention core for short rows: one block does one head of one row of the batch.
- * What it is not: projections (linear.cu) or a kernel for long sequences.
+ * What it is not: projections (linear.cu) or a kernel for long sequences; those of more than 71
+ * positions work as well (attention_bwd_long_kernel), with every product made twice.
  * Invariants: every mode runs the same code per query, so a pruned query gives the bits of the full
  * one; sums over queries and keys are in their order. */
 #include "kernels/cuda/common.cuh"
 
-enum {
-    THREADS = 128,
-    WARPS = THREADS / WARP,
-    TILE_FLOATS = SHARED_BYTES / (2 * (int)sizeof(float)), /* of ds and w each */
-    TILE_QUERIES = 16
-};
+namespace MR_ACT_SPACE
+{
+
+enum { THREADS = 128, WARPS = THREADS / WARP, SHARED_FLOATS = SHARED_BYTES / (int)sizeof(float) };
 
 /* What a call needs; the shape's arrays are device memory. */
 struct att_args {
@@ -17,7 +16,7 @@ struct att_args {
     int64_t dh;
     float scale;
     mask m;
-    const float *q, *kv, *first;
+    const act_t *q, *kv, *first;
 };
 
 static att_args make_args(const void *q, const void *kv, const void *first, const mr_att_shape *s,
@@ -28,9 +27,9 @@ static att_args make_args(const void *q, const void *kv, const void *first, cons
     a.dh = s->d / s->heads;
     a.scale = 1 / sqrtf((float)a.dh);
     a.m = mask_of(drop, ex);
-    a.q = (const float *)q;
-    a.kv = (const float *)kv;
-    a.first = (const float *)first;
+    a.q = (const act_t *)q;
+    a.kv = (const act_t *)kv;
+    a.first = (const act_t *)first;
     return a;
 }
 
@@ -81,12 +80,12 @@ struct att_row {
 };
 
 /* out[j] = scale * x . row(j), a warp per key; off = 0 keys, d values. */
-__device__ static void dots(float *out, const float *x, const att_args &a, const att_row &r,
+__device__ static void dots(float *out, const act_t *x, const att_args &a, const att_row &r,
                             int64_t off, int64_t n, float scale)
 {
     int lane = (int)threadIdx.x % WARP;
     for (int64_t j = threadIdx.x / WARP; j < n; j += WARPS) {
-        const float *k = r.key(a.kv, a.first, a.first != NULL, a.s.d, a.dh, j) + off;
+        const act_t *k = r.key(a.kv, a.first, a.first != NULL, a.s.d, a.dh, j) + off;
         float s = 0;
         for (int64_t c = lane; c < a.dh; c += WARP) s += x[c] * k[c];
         s = warp_sum(s);
@@ -94,7 +93,7 @@ __device__ static void dots(float *out, const float *x, const att_args &a, const
     }
 }
 
-__global__ static void attention_fwd_kernel(float *out, float *prob, att_args a)
+__global__ static void attention_fwd_kernel(act_t *out, float *prob, att_args a)
 {
     SHARED_REST(float, p); /* [S] */
     att_row r(a);
@@ -124,24 +123,26 @@ __global__ static void attention_fwd_kernel(float *out, float *prob, att_args a)
     }
 }
 
-void attention_fwd_cuda(void *out, void *prob, const void *q, const void *kv, const void *kv_first,
-                        const mr_att_shape *s, const mr_drop *drop, const mr_exec *ex)
+void attention_fwd(void *out, void *prob, const void *q, const void *kv, const void *kv_first,
+                   const mr_att_shape *s, const mr_drop *drop, const mr_exec *ex)
 {
     if (s->B > 0)
         LAUNCH(attention_fwd_kernel, (unsigned)(s->B * s->heads), THREADS,
-               (size_t)s->S * sizeof(float), ex, (float *)out, (float *)prob,
+               (size_t)s->S * sizeof(float), ex, (act_t *)out, (float *)prob,
                make_args(q, kv, kv_first, s, drop, ex));
 }
 
 struct att_grads {
-    float *dq, *dkv, *dfirst;
-    const float *dout, *prob;
+    act_t *dq, *dkv, *dfirst;
+    const act_t *dout;
+    const float *prob;
     int acc_q, acc_kv, acc_first;
 };
 
-/* ds[n] = gradient of the scores of query i; w[n] = m_j p_j. */
-__device__ static void query_bwd(float *ds, float *w, const att_args &a, const att_grads &g,
-                                 const att_row &r, int64_t i)
+/* ds[n] = gradient of the scores of query i; w[n] = m_j p_j. Returns sum_j p_j m_j (dout . v_j),
+ * the same in every thread. */
+__device__ static float query_bwd(float *ds, float *w, const att_args &a, const att_grads &g,
+                                  const att_row &r, int64_t i)
 {
     int64_t row = r.q0 + i, n = r.seen(i);
     const float *p = g.prob + (row * a.s.heads + r.h) * a.s.S;
@@ -157,31 +158,29 @@ __device__ static void query_bwd(float *ds, float *w, const att_args &a, const a
     mean = block_sum(mean);
     for (int64_t j = threadIdx.x; j < n; j += THREADS) ds[j] = p[j] * (ds[j] - mean) * a.scale;
     __syncthreads();
-    if (!g.dq) return;
-    for (int64_t c = threadIdx.x; c < a.dh; c += THREADS) {
+    for (int64_t c = threadIdx.x; g.dq && c < a.dh; c += THREADS) {
         float s = 0;
         for (int64_t j = 0; j < n; j++)
             s += ds[j] * r.key(a.kv, a.first, a.first != NULL, a.s.d, a.dh, j)[c];
         put(&g.dq[row * a.s.d + r.h * a.dh + c], s, g.acc_q);
     }
+    return mean;
 }
 
-/* dk_j (+)= sum_i ds_ij q_i, dv_j (+)= sum_i w_ij dout_i over the tile's queries t0 .. t0 + n; a
- * warp per key. Later tiles add to the first. */
+/* dk_j (+)= sum_i ds_ij q_i, dv_j (+)= sum_i w_ij dout_i over all queries; a warp per key. */
 __device__ static void keys_bwd(const float *ds, const float *w, const att_args &a,
-                                const att_grads &g, const att_row &r, int64_t t0, int64_t n)
+                                const att_grads &g, const att_row &r)
 {
     int64_t d = a.s.d, S = a.s.S;
     bool has_first = a.first != NULL;
     for (int64_t j = threadIdx.x / WARP; j < r.n_keys; j += WARPS) {
-        float *dk = r.key(g.dkv, g.dfirst, has_first, d, a.dh, j);
+        act_t *dk = r.key(g.dkv, g.dfirst, has_first, d, a.dh, j);
         if (!dk) continue;
-        int acc = t0 > 0 || (has_first && j == 0 ? g.acc_first : g.acc_kv);
-        int64_t from = r.causal && j > t0 ? j - t0 : 0; /* earlier queries do not see key j */
+        int acc = has_first && j == 0 ? g.acc_first : g.acc_kv;
         for (int64_t c = threadIdx.x % WARP; c < a.dh; c += WARP) {
             float sk = 0, sv = 0;
-            for (int64_t i = from; i < n; i++) {
-                int64_t at = (r.q0 + t0 + i) * d + r.h * a.dh + c;
+            for (int64_t i = r.causal ? j : 0; i < r.n_q; i++) { /* who sees key j */
+                int64_t at = (r.q0 + i) * d + r.h * a.dh + c;
                 sk += ds[i * S + j] * a.q[at];
                 sv += w[i * S + j] * g.dout[at];
             }
@@ -191,32 +190,81 @@ __device__ static void keys_bwd(const float *ds, const float *w, const att_args 
     }
 }
 
-__global__ static void attention_bwd_kernel(att_args a, att_grads g, int64_t tile)
+__global__ static void attention_bwd_kernel(att_args a, att_grads g)
 {
-    SHARED_REST(float, shared); /* ds[tile,S], w[tile,S] */
-    float *ds = shared, *w = shared + tile * a.s.S;
+    SHARED_REST(float, shared); /* ds[n_q,S], w[n_q,S] */
     att_row r(a);
-    for (int64_t t0 = 0; t0 < r.n_q; t0 += tile) {
-        int64_t n = r.n_q - t0 < tile ? r.n_q - t0 : tile;
-        for (int64_t i = 0; i < n; i++) query_bwd(ds + i * a.s.S, w + i * a.s.S, a, g, r, t0 + i);
-        keys_bwd(ds, w, a, g, r, t0, n);
-        __syncthreads();
+    float *ds = shared, *w = shared + r.n_q * a.s.S;
+    for (int64_t i = 0; i < r.n_q; i++) query_bwd(ds + i * a.s.S, w + i * a.s.S, a, g, r, i);
+    keys_bwd(ds, w, a, g, r);
+}
+
+enum { LANE_COLUMNS = 8 }; /* of a key, in registers */
+
+/* The same for columns c0 .. of key j where ds and w of all queries do not fit: they are made once
+ * more for each key, from the mean of each query. By a warp. */
+__device__ static void long_key_bwd(const float *mean, const att_args &a, const att_grads &g,
+                                    const att_row &r, int64_t j, int64_t c0)
+{
+    int64_t d = a.s.d, lane = threadIdx.x % WARP;
+    bool has_first = a.first != NULL;
+    act_t *dk = r.key(g.dkv, g.dfirst, has_first, d, a.dh, j);
+    const act_t *v = r.key(a.kv, a.first, has_first, d, a.dh, j) + d;
+    float sk[LANE_COLUMNS] = {}, sv[LANE_COLUMNS] = {};
+    for (int64_t i = r.causal ? j : 0; i < r.n_q; i++) {
+        int64_t row = r.q0 + i, at = row * d + r.h * a.dh;
+        float p = g.prob[(row * a.s.heads + r.h) * a.s.S + j], f = r.factor(a, i, j), dp = 0;
+        for (int64_t c = lane; c < a.dh; c += WARP) dp += g.dout[at + c] * v[c];
+        float ds = p * (warp_sum(dp) * f - mean[i]) * a.scale;
+        for (int k = 0; k < LANE_COLUMNS; k++) {
+            int64_t c = c0 + lane + k * WARP;
+            if (c >= a.dh) break;
+            sk[k] += ds * a.q[at + c];
+            sv[k] += p * f * g.dout[at + c];
+        }
+    }
+    int acc = has_first && j == 0 ? g.acc_first : g.acc_kv;
+    for (int k = 0; k < LANE_COLUMNS; k++) {
+        int64_t c = c0 + lane + k * WARP;
+        if (c >= a.dh) break;
+        put(&dk[c], sk[k], acc);
+        put(&dk[d + c], sv[k], acc);
     }
 }
 
-void attention_bwd_cuda(void *dq, void *dkv, void *dkv_first, const void *dout, const void *prob,
-                        const void *q, const void *kv, const void *kv_first, const mr_att_shape *s,
-                        int acc_q, int acc_kv, int acc_first, const mr_drop *drop,
-                        const mr_exec *ex)
+__global__ static void attention_bwd_long_kernel(att_args a, att_grads g)
+{
+    SHARED_REST(float, shared); /* ds[S], w[S] of a query, mean[n_q] */
+    att_row r(a);
+    float *mean = shared + 2 * a.s.S;
+    for (int64_t i = 0; i < r.n_q; i++) {
+        float m = query_bwd(shared, shared + a.s.S, a, g, r, i);
+        if (threadIdx.x == 0) mean[i] = m;
+        __syncthreads(); /* the next query's are made in the same place */
+    }
+    for (int64_t j = threadIdx.x / WARP; j < r.n_keys; j += WARPS)
+        for (int64_t c0 = 0; c0 < a.dh && r.key(g.dkv, g.dfirst, a.first != NULL, 0, 0, j);
+             c0 += WARP * LANE_COLUMNS)
+            long_key_bwd(mean, a, g, r, j, c0);
+}
+
+void attention_bwd(void *dq, void *dkv, void *dkv_first, const void *dout, const void *prob,
+                   const void *q, const void *kv, const void *kv_first, const mr_att_shape *s,
+                   int acc_q, int acc_kv, int acc_first, const mr_drop *drop, const mr_exec *ex)
 {
     att_grads g = {
-        (float *)dq, (float *)dkv, (float *)dkv_first, (const float *)dout, (const float *)prob,
+        (act_t *)dq, (act_t *)dkv, (act_t *)dkv_first, (const act_t *)dout, (const float *)prob,
         acc_q,       acc_kv,       acc_first};
     if (s->B == 0) return;
-    /* As many queries as shared memory holds beside that of the sums over a block; S is at most
-     * MR_ATT_MAX_KEYS. */
-    int64_t tile = TILE_FLOATS / s->S < TILE_QUERIES ? TILE_FLOATS / s->S : TILE_QUERIES;
-    LAUNCH(attention_bwd_kernel, (unsigned)(s->B * s->heads), THREADS,
-           (size_t)(2 * tile * s->S) * sizeof(float), ex, make_args(q, kv, kv_first, s, drop, ex),
-           g, tile);
+    /* Most queries of a row; S is at most MR_ATT_MAX_KEYS. */
+    bool is_one = s->mode == MR_ATT_LAST || s->mode == MR_ATT_ONE;
+    int64_t n_q = is_one ? 1 : s->S, all = 2 * n_q * s->S;
+    unsigned blocks = (unsigned)(s->B * s->heads);
+    att_args a = make_args(q, kv, kv_first, s, drop, ex);
+    if (all <= SHARED_FLOATS)
+        LAUNCH(attention_bwd_kernel, blocks, THREADS, (size_t)all * sizeof(float), ex, a, g);
+    else
+        LAUNCH(attention_bwd_long_kernel, blocks, THREADS, (size_t)(2 * s->S + n_q) * sizeof(float),
+               ex, a, g);
 }
+} // namespace MR_ACT_SPACE

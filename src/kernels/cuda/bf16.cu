@@ -4,6 +4,9 @@
 #include "kernels/cuda/common.cuh"
 #include "kernels/shared/bf16.h"
 
+namespace MR_ACT_SPACE
+{
+
 #define NORM_MIN 1e-12
 
 enum { EIGHT = 8, ROWS = BLOCK / WARP }; /* elements of a load; rows of a block: a warp each */
@@ -66,8 +69,8 @@ __global__ static void rows_to_bf16_kernel(uint16_t *y, float *inv, const float 
         inv[i] = (float)(1.0 / (norm > NORM_MIN ? norm : NORM_MIN));
 }
 
-void rows_to_bf16_cuda(uint16_t *y, void *inv, const void *x, const void *s, int64_t n, int64_t w,
-                       const mr_exec *ex)
+void rows_to_bf16(uint16_t *y, void *inv, const void *x, const void *s, int64_t n, int64_t w,
+                  const mr_exec *ex)
 {
     bool is_wide = (uintptr_t)x % 16 == 0 && w % 4 == 0;
     if (n > 0)
@@ -77,9 +80,9 @@ void rows_to_bf16_cuda(uint16_t *y, void *inv, const void *x, const void *s, int
 
 /* cuBLAS is column-major, as in linear.cu. A sum that is made in parts stays float32 until it is
  * whole. */
-void gemm_bf16_cuda(void *c, int c_is_bf16, const uint16_t *a, const uint16_t *b, int64_t m,
-                    int64_t n, int64_t k, int ta, int tb, int64_t lda, int64_t ldb, int64_t ldc,
-                    double alpha, double beta, const mr_exec *ex)
+void gemm_bf16(void *c, int c_is_bf16, const uint16_t *a, const uint16_t *b, int64_t m, int64_t n,
+               int64_t k, int ta, int tb, int64_t lda, int64_t ldb, int64_t ldc, double alpha,
+               double beta, const mr_exec *ex)
 {
     mr_cuda_queue *q = queue_of(ex);
     float al = (float)alpha, be = (float)beta;
@@ -149,12 +152,13 @@ __global__ static void ce_rows_bf16_kernel(uint16_t *rawv, double *stats, const 
     stats[3 * b + 2] = l_target;
 }
 
-void ce_rows_bf16_cuda(uint16_t *raw, double *stats, const int32_t *target, const void *col_scale,
-                       int64_t n, int64_t v, int64_t lo, double scale, double known_max,
-                       const mr_exec *ex)
+void ce_rows_bf16(uint16_t *raw, double *stats, const int32_t *target, const void *col_scale,
+                  int64_t n, int64_t v, int64_t lo, double scale, double known_max,
+                  const mr_exec *ex)
 {
     columns col = {(const float *)col_scale, v, (float)scale};
     if (n > 0)
         LAUNCH(ce_rows_bf16_kernel, (unsigned)n, BLOCK, 0, ex, raw, stats, target, col, lo,
                (float)known_max);
 }
+} // namespace MR_ACT_SPACE

@@ -1,4 +1,5 @@
-/* Shared by the CUDA kernel files: launching, fixed-order reductions, dropout factors.
+/* Shared by the CUDA kernel files: launching, fixed-order reductions, dropout factors. Every one of
+ * these files is compiled twice, for mr_act of float and (with MR_ACT_BF16) of bf16: act_t.
  * Invariants: no floating-point atomics; a reduction's order depends on sizes alone, never on the
  * GPU. A launch error stays with the runtime until the device's next copy or sync reports it. */
 #ifndef MR_KERNELS_CUDA_COMMON_CUH
@@ -10,14 +11,47 @@
 
 #include "kernels/kernels.h"
 #include "kernels/shared/act.h"
+#include "kernels/shared/bf16.h"
 #include "tensor/cuda_queue.h"
 
-/* Declarations of all entries: a definition with other arguments does not compile. */
-extern "C" {
-#define X(name, args) void name##_cuda args;
+#ifdef MR_ACT_BF16
+#ifdef __CUDACC__
+#include <cuda_bf16.h>
+#endif
+#define MR_ACT_SPACE mr_act_bf16
+#else
+#define MR_ACT_SPACE mr_act_f32
+#endif
+
+namespace MR_ACT_SPACE
+{
+/* Declarations of all entries: a definition with other arguments does not link (table.cu). */
+#define X(name, args) void name args;
 MR_KERNEL_LIST(X)
 #undef X
-}
+
+/* bf16 in memory, a float everywhere else. */
+struct bf16_t {
+    uint16_t bits;
+
+    bf16_t() = default;
+    __host__ __device__ bf16_t(float f)
+    {
+#ifdef __CUDA_ARCH__
+        bits = __bfloat16_as_ushort(__float2bfloat16_rn(f));
+#else
+        bits = mr_float_to_bf16(f);
+#endif
+    }
+    __host__ __device__ operator float() const { return mr_bf16_to_float(bits); }
+};
+#ifdef MR_ACT_BF16
+typedef bf16_t act_t;
+#define ACT_BLAS_TYPE CUDA_R_16BF
+#else
+typedef float act_t;
+#define ACT_BLAS_TYPE CUDA_R_32F
+#endif
 
 enum {
     BLOCK = 256,
@@ -76,7 +110,21 @@ template <class F> static void cells(int64_t n, int64_t w, const mr_exec *ex, F 
     if (n > 0 && w > 0) LAUNCH(cells_kernel<F>, (unsigned)n, threads_for(w), 0, ex, w, f);
 }
 
-__device__ static inline void put(float *y, float v, int acc) { *y = acc ? *y + v : v; }
+template <class T> __device__ static inline void put(T *y, float v, int acc)
+{
+    *y = acc ? (float)*y + v : v;
+}
+
+/* f(y, x, ...) with y and x as pointers to what `sides` says. */
+#define OF_SIDES(sides, f, y, x, ...)                                                              \
+    do {                                                                                           \
+        switch (sides) {                                                                           \
+        case MR_ACT_ACT: f((act_t *)(y), (const act_t *)(x), __VA_ARGS__); break;                  \
+        case MR_ACT_REAL: f((act_t *)(y), (const float *)(x), __VA_ARGS__); break;                 \
+        case MR_REAL_ACT: f((float *)(y), (const act_t *)(x), __VA_ARGS__); break;                 \
+        case MR_REAL_REAL: f((float *)(y), (const float *)(x), __VA_ARGS__); break;                \
+        }                                                                                          \
+    } while (0)
 
 /* The same value in every lane. */
 template <class T> __device__ static inline T warp_sum(T v)
@@ -230,5 +278,6 @@ static inline mask mask_of(const mr_drop *d, const mr_exec *ex)
     m.per_row = d->per_row;
     return m;
 }
+} // namespace MR_ACT_SPACE
 
 #endif

@@ -6,10 +6,13 @@
 
 #include "kernels/cuda/common.cuh"
 
+namespace MR_ACT_SPACE
+{
 /* y[n,So,co] = bias + residual + context of the sample; each may be NULL. */
 struct conv_terms {
-    float *y;
-    const float *bias, *res, *ctx;
+    act_t *y;
+    const float *bias;
+    const act_t *res, *ctx;
     int64_t So, co, ctx_ld;
 
     /* Channel j of frame i of n So. */
@@ -30,24 +33,25 @@ void conv_product(void *y, const void *framed_x, const void *w, const mr_conv *c
 
 /* mr_conv_begin, channel by channel. */
 struct conv_begin {
-    float *unfolded, *dbias, *dres, *dctx;
+    act_t *unfolded, *dres, *dctx;
+    float *dbias;
     mr_parts sums;                   /* of dbias */
     int64_t n, S, So, co, P, ctx_ld; /* P: rows from one sample of x to the next */
     int stride, acc_bias, acc_res, acc_ctx;
 
     /* Row r of sample b in the layout of x; r = P: the zero row behind the last sample. */
-    __device__ void unfold(const float *dy, int64_t b, int64_t r, int64_t j) const
+    __device__ void unfold(const act_t *dy, int64_t b, int64_t r, int64_t j) const
     {
-        float *to = unfolded + ((b * P + r) * co + j) * 3;
+        act_t *to = unfolded + ((b * P + r) * co + j) * 3;
         int64_t s = P > S ? r - 1 : r;
         for (int tap = 0; tap < 3; tap++) {
             int64_t t = s + 1 - tap;
             bool is_there = s >= 0 && s < S && t >= 0 && t % stride == 0 && t / stride < So;
-            to[tap] = is_there ? dy[(b * So + t / stride) * co + j] : 0.0f;
+            to[tap] = is_there ? (float)dy[(b * So + t / stride) * co + j] : 0.0f;
         }
     }
     /* Channel j of sample b, of which this thread may have written dy; gives its sum. */
-    __device__ float channel(const float *dy, int64_t b, int64_t j) const
+    __device__ float channel(const act_t *dy, int64_t b, int64_t j) const
     {
         float s = 0;
         for (int64_t u = 0; u < So; u++) {
@@ -64,5 +68,6 @@ struct conv_begin {
 };
 
 conv_begin make_conv_begin(const mr_conv_begin *q, const mr_exec *ex);
+} // namespace MR_ACT_SPACE
 
 #endif

@@ -2,16 +2,20 @@
 enable_language(CUDA)
 find_package(CUDAToolkit REQUIRED)
 set(CMAKE_CUDA_FLAGS_RELEASE "-O3")
-file(GLOB MR_CUDA_SOURCES CONFIGURE_DEPENDS src/kernels/cuda/*.cu src/kernels/cuda/*.c
-     src/tensor/device_cuda.c)
-add_library(mr_cuda OBJECT ${MR_CUDA_SOURCES})
-set_target_properties(mr_cuda PROPERTIES CUDA_STANDARD 17)
-target_compile_options(mr_cuda PRIVATE
-  $<$<COMPILE_LANGUAGE:CUDA>:--extended-lambda -Xcompiler=-Wall>)
-if(MR_WERROR)
-  target_compile_options(mr_cuda PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings>)
-endif()
-target_link_libraries(mr_cuda PRIVATE mr_flags CUDA::cudart CUDA::cublas CUDA::cublasLt)
+file(GLOB MR_CUDA_KERNELS CONFIGURE_DEPENDS src/kernels/cuda/*.cu)
+# The kernels are compiled twice: activations in float and in bf16.
+add_library(mr_cuda OBJECT ${MR_CUDA_KERNELS} src/kernels/cuda/lt.c src/tensor/device_cuda.c)
+add_library(mr_cuda_bf16 OBJECT ${MR_CUDA_KERNELS})
+target_compile_definitions(mr_cuda_bf16 PRIVATE MR_ACT_BF16=1)
+foreach(target mr_cuda mr_cuda_bf16)
+  set_target_properties(${target} PROPERTIES CUDA_STANDARD 17)
+  target_compile_options(${target} PRIVATE
+    $<$<COMPILE_LANGUAGE:CUDA>:--extended-lambda -Xcompiler=-Wall>)
+  if(MR_WERROR)
+    target_compile_options(${target} PRIVATE $<$<COMPILE_LANGUAGE:CUDA>:-Werror=all-warnings>)
+  endif()
+  target_link_libraries(${target} PRIVATE mr_flags CUDA::cudart CUDA::cublas CUDA::cublasLt)
+endforeach()
 # NCCL is optional: without it ranks talk through MPI, with copies through host memory. Where CUDA
 # came with Python packages, name their folder: -DMR_NCCL_ROOT=.../site-packages/nvidia/nccl.
 set(MR_NCCL_ROOT "" CACHE PATH "folder with include/nccl.h and lib/libnccl.so")
@@ -28,6 +32,6 @@ if(MR_NCCL_INC AND MR_NCCL_LIB)
 else()
   message(STATUS "NCCL was not found: ranks with GPUs exchange through MPI")
 endif()
-target_sources(mealrec PRIVATE $<TARGET_OBJECTS:mr_cuda>)
+target_sources(mealrec PRIVATE $<TARGET_OBJECTS:mr_cuda> $<TARGET_OBJECTS:mr_cuda_bf16>)
 target_link_libraries(mealrec PUBLIC CUDA::cudart CUDA::cublas CUDA::cublasLt)
 target_compile_definitions(mealrec PUBLIC MR_HAVE_CUDA=1)

@@ -4,6 +4,9 @@
 #include "kernels/cuda/common.cuh"
 #include "kernels/shared/draw.h"
 
+namespace MR_ACT_SPACE
+{
+
 /* How the t of a row is drawn; by value, the list is host memory otherwise. */
 struct t_draw {
     uint64_t seed;
@@ -38,11 +41,11 @@ __device__ static inline void normals4(float eps[4], uint64_t seed, uint32_t pur
     for (int i = 0; i < 4; i++) eps[i] = (float)e[i];
 }
 
-void noise_fwd_cuda(void *xtv, const void *x0v, const double *abar, const uint32_t *rid, int64_t n,
-                    int64_t w, const mr_noise *nz, const mr_exec *ex)
+void noise_fwd(void *xtv, const void *x0v, const double *abar, const uint32_t *rid, int64_t n,
+               int64_t w, const mr_noise *nz, const mr_exec *ex)
 {
-    float *xt = (float *)xtv;
-    const float *x0 = (const float *)x0v;
+    act_t *xt = (act_t *)xtv;
+    const act_t *x0 = (const act_t *)x0v;
     t_draw draw = t_draw_of(nz, ex);
     uint32_t purpose = nz->purpose_eps;
     bool pure = nz->pure;
@@ -59,11 +62,11 @@ void noise_fwd_cuda(void *xtv, const void *x0v, const double *abar, const uint32
     });
 }
 
-void noise_bwd_cuda(void *dx0v, const void *dxtv, const double *abar, const uint32_t *rid,
-                    int64_t n, int64_t w, const mr_noise *nz, int acc, const mr_exec *ex)
+void noise_bwd(void *dx0v, const void *dxtv, const double *abar, const uint32_t *rid, int64_t n,
+               int64_t w, const mr_noise *nz, int acc, const mr_exec *ex)
 {
-    float *dx0 = (float *)dx0v;
-    const float *dxt = (const float *)dxtv;
+    act_t *dx0 = (act_t *)dx0v;
+    const act_t *dxt = (const act_t *)dxtv;
     t_draw draw = t_draw_of(nz, ex);
     cells(n, w, ex, [=] __device__(int64_t i, int64_t j) {
         float a = (float)sqrt(abar[draw.of(rid[i])]);
@@ -71,11 +74,12 @@ void noise_bwd_cuda(void *dx0v, const void *dxtv, const double *abar, const uint
     });
 }
 
-void posterior_cuda(void *outv, const void *xhatv, const void *xtv, const uint32_t *rid, int64_t n,
-                    int64_t w, double c1, double c2, double sd, uint32_t purpose, const mr_exec *ex)
+void posterior(void *outv, const void *xhatv, const void *xtv, const uint32_t *rid, int64_t n,
+               int64_t w, double c1, double c2, double sd, uint32_t purpose, const mr_exec *ex)
 {
-    float *out = (float *)outv, a = (float)c1, b = (float)c2, s = (float)sd;
-    const float *xhat = (const float *)xhatv, *xt = (const float *)xtv;
+    act_t *out = (act_t *)outv;
+    float a = (float)c1, b = (float)c2, s = (float)sd;
+    const act_t *xhat = (const act_t *)xhatv, *xt = (const act_t *)xtv;
     uint64_t seed = ex->seed;
     const mr_step_state *state = ex->state;
     bool noisy = sd != 0.0;
@@ -87,34 +91,36 @@ void posterior_cuda(void *outv, const void *xhatv, const void *xtv, const uint32
     });
 }
 
-void pool_concat_fwd_cuda(void *outv, const void *x0v, const void *framesv, const void *textv,
-                          int64_t n, int64_t K, int64_t d, const mr_exec *ex)
+void pool_concat_fwd(void *outv, const void *x0v, const void *framesv, const void *textv, int64_t n,
+                     int64_t K, int64_t d, const mr_exec *ex)
 {
-    float *out = (float *)outv, inv = (float)(1.0 / (double)K);
-    const float *x0 = (const float *)x0v, *frames = (const float *)framesv;
-    const float *text = (const float *)textv;
+    act_t *out = (act_t *)outv;
+    float inv = (float)(1.0 / (double)K);
+    const act_t *x0 = (const act_t *)x0v, *frames = (const act_t *)framesv;
+    const act_t *text = (const act_t *)textv;
     cells(n, d, ex, [=] __device__(int64_t i, int64_t j) {
         float s = 0;
         for (int64_t k = 0; k < K; k++) s += frames[(i * K + k) * d + j];
-        float *o = out + i * 3 * d + j;
+        act_t *o = out + i * 3 * d + j;
         o[0] = x0[i * d + j];
         o[d] = s * inv;
         o[2 * d] = text[i * d + j];
     });
 }
 
-void pool_concat_bwd_cuda(void *dx0v, void *dframesv, void *dtextv, const void *doutv, int64_t n,
-                          int64_t K, int64_t d, int acc_x0, int acc_frames, int acc_text,
-                          const mr_exec *ex)
+void pool_concat_bwd(void *dx0v, void *dframesv, void *dtextv, const void *doutv, int64_t n,
+                     int64_t K, int64_t d, int acc_x0, int acc_frames, int acc_text,
+                     const mr_exec *ex)
 {
-    float *dx0 = (float *)dx0v, *dframes = (float *)dframesv, *dtext = (float *)dtextv;
+    act_t *dx0 = (act_t *)dx0v, *dframes = (act_t *)dframesv, *dtext = (act_t *)dtextv;
     float inv = (float)(1.0 / (double)K);
-    const float *dout = (const float *)doutv;
+    const act_t *dout = (const act_t *)doutv;
     cells(n, d, ex, [=] __device__(int64_t i, int64_t j) {
-        const float *g = dout + i * 3 * d + j;
+        const act_t *g = dout + i * 3 * d + j;
         if (dx0) put(&dx0[i * d + j], g[0], acc_x0);
         for (int64_t k = 0; dframes && k < K; k++)
             put(&dframes[(i * K + k) * d + j], inv * g[d], acc_frames);
         if (dtext) put(&dtext[i * d + j], g[2 * d], acc_text);
     });
 }
+} // namespace MR_ACT_SPACE

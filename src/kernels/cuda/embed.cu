@@ -5,20 +5,28 @@
 
 #include "kernels/cuda/common.cuh"
 
-void gather_rows_cuda(void *outv, const void *tablev, const int32_t *row, int64_t n, int64_t w,
-                      const mr_exec *ex)
+namespace MR_ACT_SPACE
 {
-    float *out = (float *)outv;
-    const float *table = (const float *)tablev;
+
+template <class Y, class X>
+static void gather(Y *out, const X *table, const int32_t *row, int64_t n, int64_t w,
+                   const mr_exec *ex)
+{
     cells(n, w, ex,
           [=] __device__(int64_t i, int64_t j) { out[i * w + j] = table[row[i] * w + j]; });
 }
 
-void gather_padded_cuda(void *outv, const void *tablev, const int32_t *row, const int32_t *start,
-                        const int32_t *len, int64_t B, int64_t L, int64_t w, int64_t pad,
-                        const mr_exec *ex)
+void gather_rows(void *out, const void *table, const int32_t *row, int64_t n, int64_t w,
+                 mr_sides sides, const mr_exec *ex)
 {
-    float *out = (float *)outv;
+    OF_SIDES(sides, gather, out, table, row, n, w, ex);
+}
+
+void gather_padded(void *outv, const void *tablev, const int32_t *row, const int32_t *start,
+                   const int32_t *len, int64_t B, int64_t L, int64_t w, int64_t pad,
+                   const mr_exec *ex)
+{
+    act_t *out = (act_t *)outv;
     const float *table = (const float *)tablev;
     cells(B * L, w, ex, [=] __device__(int64_t i, int64_t j) {
         int64_t b = i / L, l = i % L, at = l < len[b] ? start[b] + l : pad;
@@ -26,30 +34,52 @@ void gather_padded_cuda(void *outv, const void *tablev, const int32_t *row, cons
     });
 }
 
-void add_rows_cuda(void *outv, const void *xv, const int32_t *row, const int32_t *start,
-                   const int32_t *pos, int64_t n, int64_t w, int64_t R, int acc, int32_t skip,
-                   const int32_t *tok_row, const int32_t *tok_pos, int64_t L, const mr_exec *ex)
+/* Where the rows to be added lie, and where they go: arguments of add_rows. */
+struct row_lists {
+    const int32_t *row, *start, *pos, *tok_row, *tok_pos;
+    int64_t L;
+    int32_t skip;
+
+    __device__ int64_t source(int64_t k) const
+    {
+        int64_t t = pos[k];
+        return tok_row ? tok_row[t] * L + tok_pos[t] : t;
+    }
+};
+
+template <class Y, class X>
+static void scatter(Y *out, const X *x, row_lists l, int64_t n, int64_t w, const mr_exec *ex)
 {
-    float *out = (float *)outv;
-    const float *x = (const float *)xv;
-    if (!acc) each(R * w, ex, [=] __device__(int64_t i) { out[i] = 0; });
     cells(n, w, ex, [=] __device__(int64_t i, int64_t j) {
-        int64_t to = row ? row[i] : i;
-        if (to == skip) return;
+        int64_t to = l.row ? l.row[i] : i;
+        if (to == l.skip) return;
         float s = out[to * w + j];
-        for (int64_t k = start[i]; k < start[i + 1]; k++) {
-            int64_t t = pos[k], src = tok_row ? tok_row[t] * L + tok_pos[t] : t;
-            s += x[src * w + j];
-        }
+        for (int64_t k = l.start[i]; k < l.start[i + 1]; k++) s += (float)x[l.source(k) * w + j];
         out[to * w + j] = s;
     });
 }
 
-void position_fwd_cuda(void *yv, const void *xv, const void *tablev, const int32_t *pos, int64_t n,
-                       int64_t w, const mr_exec *ex)
+template <class Y, class X> static void clear(Y *out, const X *, int64_t n, const mr_exec *ex)
 {
-    float *y = (float *)yv;
-    const float *x = (const float *)xv, *table = (const float *)tablev;
+    each(n, ex, [=] __device__(int64_t i) { out[i] = 0.0f; });
+}
+
+void add_rows(void *out, const void *x, const int32_t *row, const int32_t *start,
+              const int32_t *pos, int64_t n, int64_t w, int64_t R, int acc, int32_t skip,
+              const int32_t *tok_row, const int32_t *tok_pos, int64_t L, mr_sides sides,
+              const mr_exec *ex)
+{
+    row_lists l = {row, start, pos, tok_row, tok_pos, L, skip};
+    if (!acc) OF_SIDES(sides, clear, out, x, R * w, ex);
+    OF_SIDES(sides, scatter, out, x, l, n, w, ex);
+}
+
+void position_fwd(void *yv, const void *xv, const void *tablev, const int32_t *pos, int64_t n,
+                  int64_t w, const mr_exec *ex)
+{
+    act_t *y = (act_t *)yv;
+    const act_t *x = (const act_t *)xv;
+    const float *table = (const float *)tablev;
     cells(n, w, ex, [=] __device__(int64_t i, int64_t j) {
         y[i * w + j] = x[i * w + j] + table[pos[i] * w + j];
     });
@@ -57,7 +87,7 @@ void position_fwd_cuda(void *yv, const void *xv, const void *tablev, const int32
 
 /* Position blockIdx.y, 32 columns; thread row y adds up rows y, y + 32, .., and the 32 sums are
  * added in order. Every token is met once. */
-__global__ static void position_bwd_kernel(float *dx, float *dtable, const float *dy,
+__global__ static void position_bwd_kernel(act_t *dx, float *dtable, const act_t *dy,
                                            const int32_t *start, const int32_t *len, int64_t B,
                                            int64_t w, int acc_x, int acc_table)
 {
@@ -78,33 +108,32 @@ __global__ static void position_bwd_kernel(float *dx, float *dtable, const float
     put(&dtable[l * w + j], s, acc_table);
 }
 
-void position_bwd_cuda(void *dx, void *dtable, const void *dy, const int32_t *start,
-                       const int32_t *len, int64_t B, int64_t L, int64_t w, int acc_x,
-                       int acc_table, const mr_exec *ex)
+void position_bwd(void *dx, void *dtable, const void *dy, const int32_t *start, const int32_t *len,
+                  int64_t B, int64_t L, int64_t w, int acc_x, int acc_table, const mr_exec *ex)
 {
     if (L > 0 && w > 0)
         LAUNCH(position_bwd_kernel, dim3((unsigned)pieces(w, WARP), (unsigned)L), dim3(WARP, WARP),
-               0, ex, (float *)dx, (float *)dtable, (const float *)dy, start, len, B, w, acc_x,
+               0, ex, (act_t *)dx, (float *)dtable, (const act_t *)dy, start, len, B, w, acc_x,
                acc_table);
 }
 
-void last_fwd_cuda(void *yv, const void *xv, const int32_t *start, const int32_t *len, int64_t B,
-                   int64_t w, const mr_exec *ex)
+void last_fwd(void *yv, const void *xv, const int32_t *start, const int32_t *len, int64_t B,
+              int64_t w, const mr_exec *ex)
 {
-    float *y = (float *)yv;
-    const float *x = (const float *)xv;
+    act_t *y = (act_t *)yv;
+    const act_t *x = (const act_t *)xv;
     cells(B, w, ex, [=] __device__(int64_t b, int64_t j) {
         y[b * w + j] = x[(start[b] + len[b] - 1) * w + j];
     });
 }
 
-void last_bwd_cuda(void *dxv, const void *dyv, const int32_t *start, const int32_t *len, int64_t B,
-                   int64_t w, int acc, const mr_exec *ex)
+void last_bwd(void *dxv, const void *dyv, const int32_t *start, const int32_t *len, int64_t B,
+              int64_t w, int acc, const mr_exec *ex)
 {
-    float *dx = (float *)dxv;
-    const float *dy = (const float *)dyv;
+    act_t *dx = (act_t *)dxv;
+    const act_t *dy = (const act_t *)dyv;
     cells(B, w, ex, [=] __device__(int64_t b, int64_t j) {
-        float *d = dx + start[b] * w + j;
+        act_t *d = dx + start[b] * w + j;
         int64_t last = len[b] - 1;
         for (int64_t l = 0; !acc && l < last; l++) d[l * w] = 0;
         put(&d[last * w], dy[b * w + j], acc);
@@ -117,17 +146,17 @@ __device__ static inline float feature(const void *data, mr_dtype dtype, int64_t
     return dtype == MR_F16 ? __half2float(((const __half *)data)[at]) : ((const float *)data)[at];
 }
 
-void feature_gather_cuda(void *outv, const void *data, mr_dtype dtype, const int32_t *id, int64_t n,
-                         int64_t w, int64_t n_items, const mr_exec *ex)
+void feature_gather(void *outv, const void *data, mr_dtype dtype, const int32_t *id, int64_t n,
+                    int64_t w, int64_t n_items, const mr_exec *ex)
 {
-    float *out = (float *)outv;
+    act_t *out = (act_t *)outv;
     cells(n, w, ex, [=] __device__(int64_t i, int64_t j) {
         bool known = id[i] >= 1 && id[i] <= n_items;
         out[i * w + j] = known ? feature(data, dtype, (id[i] - (int64_t)1) * w + j) : 0.0f;
     });
 }
 
-__global__ static void context_kernel(float *out, const void *data, mr_dtype dtype,
+__global__ static void context_kernel(act_t *out, const void *data, mr_dtype dtype,
                                       const int32_t *id, const int32_t *start, const int32_t *len,
                                       int64_t w, int64_t n_items, double gamma)
 {
@@ -146,11 +175,12 @@ __global__ static void context_kernel(float *out, const void *data, mr_dtype dty
     }
 }
 
-void context_cuda(void *out, const void *data, mr_dtype dtype, const int32_t *id,
-                  const int32_t *start, const int32_t *len, int64_t B, int64_t w, int64_t n_items,
-                  double gamma, const mr_exec *ex)
+void context(void *out, const void *data, mr_dtype dtype, const int32_t *id, const int32_t *start,
+             const int32_t *len, int64_t B, int64_t w, int64_t n_items, double gamma,
+             const mr_exec *ex)
 {
     if (B > 0)
-        LAUNCH(context_kernel, (unsigned)B, threads_for(w), 0, ex, (float *)out, data, dtype, id,
+        LAUNCH(context_kernel, (unsigned)B, threads_for(w), 0, ex, (act_t *)out, data, dtype, id,
                start, len, w, n_items, gamma);
 }
+} // namespace MR_ACT_SPACE

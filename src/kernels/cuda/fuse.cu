@@ -3,6 +3,9 @@
  * as many blocks as the scratch of the contract has room for, and added in order. */
 #include "kernels/cuda/common.cuh"
 
+namespace MR_ACT_SPACE
+{
+
 /* Weight of bin k in irfft, times the cosine and sine of position m. */
 __device__ static void bin(float *c, float *s, int64_t k, int64_t m, int64_t L)
 {
@@ -13,7 +16,7 @@ __device__ static void bin(float *c, float *s, int64_t k, int64_t m, int64_t L)
     *s = is_real ? 0.0f : (float)(f * sin(w));
 }
 
-void fuse_filter_fwd_cuda(void *kv, const void *filterv, int64_t L, int64_t d, const mr_exec *ex)
+void fuse_filter_fwd(void *kv, const void *filterv, int64_t L, int64_t d, const mr_exec *ex)
 {
     float *k = (float *)kv;
     const float *filter = (const float *)filterv;
@@ -29,8 +32,8 @@ void fuse_filter_fwd_cuda(void *kv, const void *filterv, int64_t L, int64_t d, c
     });
 }
 
-void fuse_params_bwd_cuda(void *dfilterv, void *dwpv, void *dwfv, void *dbpv, void *dbfv,
-                          const void *sums, int64_t L, int64_t d, unsigned acc, const mr_exec *ex)
+void fuse_params_bwd(void *dfilterv, void *dwpv, void *dwfv, void *dbpv, void *dbfv,
+                     const void *sums, int64_t L, int64_t d, unsigned acc, const mr_exec *ex)
 {
     float *dfilter = (float *)dfilterv, *dwp = (float *)dwpv, *dwf = (float *)dwfv;
     float *dbp = (float *)dbpv, *dbf = (float *)dbfv;
@@ -56,7 +59,8 @@ void fuse_params_bwd_cuda(void *dfilterv, void *dwpv, void *dwfv, void *dbpv, vo
 }
 
 struct fuse_args {
-    const float *a, *u, *k, *wp, *bp, *wf, *bf;
+    const act_t *a, *u;
+    const float *k, *wp, *bp, *wf, *bf;
     const int32_t *start;
     int64_t B, L, d;
 };
@@ -65,7 +69,8 @@ struct fuse_args {
 __device__ static inline void convolve(float *p, float *f, const fuse_args &q, int64_t b, int64_t n,
                                        int64_t c)
 {
-    const float *a = q.a + b * q.L * q.d + c, *u = q.u + b * q.L * q.d + c, *k = q.k + c;
+    const act_t *a = q.a + b * q.L * q.d + c, *u = q.u + b * q.L * q.d + c;
+    const float *k = q.k + c;
     float sp = 0, sf = 0;
     for (int64_t m = 0; m < q.L; m++) {
         int64_t o = n >= m ? n - m : n - m + q.L;
@@ -77,7 +82,7 @@ __device__ static inline void convolve(float *p, float *f, const fuse_args &q, i
 }
 
 /* One position a block. */
-__global__ static void fuse_fwd_kernel(float *h, fuse_args q)
+__global__ static void fuse_fwd_kernel(act_t *h, fuse_args q)
 {
     SHARED_REST(float, row); /* p[d], f[d] */
     int64_t b = blockIdx.x / q.L, n = blockIdx.x % q.L;
@@ -97,8 +102,8 @@ static fuse_args make_args(const void *a, const void *u, const void *k, const vo
                            const void *bp, const void *wf, const void *bf, const int32_t *start,
                            int64_t B, int64_t L, int64_t d)
 {
-    fuse_args q = {(const float *)a,
-                   (const float *)u,
+    fuse_args q = {(const act_t *)a,
+                   (const act_t *)u,
                    (const float *)k,
                    (const float *)wp,
                    (const float *)bp,
@@ -111,13 +116,13 @@ static fuse_args make_args(const void *a, const void *u, const void *k, const vo
     return q;
 }
 
-void fuse_fwd_cuda(void *h, const void *a, const void *u, const void *k, const void *wp,
-                   const void *bp, const void *wf, const void *bf, const int32_t *start, int64_t B,
-                   int64_t L, int64_t d, const mr_exec *ex)
+void fuse_fwd(void *h, const void *a, const void *u, const void *k, const void *wp, const void *bp,
+              const void *wf, const void *bf, const int32_t *start, int64_t B, int64_t L, int64_t d,
+              const mr_exec *ex)
 {
     if (B * L > 0)
         LAUNCH(fuse_fwd_kernel, (unsigned)(B * L), threads_for(d), (size_t)(2 * d) * sizeof(float),
-               ex, (float *)h, make_args(a, u, k, wp, bp, wf, bf, start, B, L, d));
+               ex, (act_t *)h, make_args(a, u, k, wp, bp, wf, bf, start, B, L, d));
 }
 
 /* Scratch of one block of rows. */
@@ -127,11 +132,11 @@ struct fuse_work {
 };
 
 /* Gates of row b backward: fills dp and df (with f's 1/sqrt(L)) and adds to dwp, dwf, db. */
-__device__ static void gates_back(const fuse_work &t, const fuse_args &q, const float *dh,
+__device__ static void gates_back(const fuse_work &t, const fuse_args &q, const act_t *dh,
                                   int64_t b, int64_t len, float *dbp, float *dbf)
 {
     for (int64_t n = 0; n < len; n++) {
-        const float *g = dh + (q.start[b] + n) * q.d;
+        const act_t *g = dh + (q.start[b] + n) * q.d;
         float zp = 0, zf = 0, hp = 0, hf = 0;
         for (int64_t c = threadIdx.x; c < q.d; c += blockDim.x) {
             float p, f;
@@ -158,11 +163,12 @@ __device__ static void gates_back(const fuse_work &t, const fuse_args &q, const 
 }
 
 /* Convolutions of row b backward, column c. da, du may be NULL. */
-__device__ static void convolve_back(float *da, float *du, const fuse_work &t, const fuse_args &q,
+__device__ static void convolve_back(act_t *da, act_t *du, const fuse_work &t, const fuse_args &q,
                                      int64_t b, int64_t len, int64_t c, int acc_a, int acc_u)
 {
     int64_t at = b * q.L * q.d + c;
-    const float *a = q.a + at, *u = q.u + at, *k = q.k + c, *dp = t.dp + c, *df = t.df + c;
+    const act_t *a = q.a + at, *u = q.u + at;
+    const float *k = q.k + c, *dp = t.dp + c, *df = t.df + c;
     for (int64_t m = 0; m < q.L; m++) {
         float sa = 0, su = 0, sk = 0;
         for (int64_t n = 0; n < len; n++) {
@@ -184,8 +190,8 @@ struct fuse_blocks {
     bool is_shared; /* p, f, dp, df of a row lie in shared memory, else behind the block's sums */
 };
 
-__global__ static void fuse_bwd_kernel(float *da, float *du, float *sums, mr_parts parts,
-                                       const float *dh, fuse_args q, fuse_blocks s, int acc_a,
+__global__ static void fuse_bwd_kernel(act_t *da, act_t *du, float *sums, mr_parts parts,
+                                       const act_t *dh, fuse_args q, fuse_blocks s, int acc_a,
                                        int acc_u)
 {
     SHARED_REST(float, own);
@@ -231,17 +237,18 @@ static fuse_blocks blocks_of(int64_t B, int64_t L, int64_t d)
     return s;
 }
 
-void fuse_bwd_cuda(void *da, void *du, void *sums, const void *dh, const void *a, const void *u,
-                   const void *k, const void *wp, const void *bp, const void *wf, const void *bf,
-                   const int32_t *start, int64_t B, int64_t L, int64_t d, int acc_a, int acc_u,
-                   const mr_exec *ex)
+void fuse_bwd(void *da, void *du, void *sums, const void *dh, const void *a, const void *u,
+              const void *k, const void *wp, const void *bp, const void *wf, const void *bf,
+              const int32_t *start, int64_t B, int64_t L, int64_t d, int acc_a, int acc_u,
+              const mr_exec *ex)
 {
     fuse_blocks s = blocks_of(B, L, d);
     int64_t blocks = B > 0 ? pieces(B, s.rows) : 1; /* no rows: sums of nothing */
     size_t shared = s.is_shared ? (size_t)row_reals(L, d) * sizeof(float) : 0;
     mr_parts parts = {(float *)ex->scratch, (L + 2) * d + 2, s.stride, (int)blocks,
                       queue_of(ex)->counters};
-    LAUNCH(fuse_bwd_kernel, (unsigned)blocks, threads_for(d), shared, ex, (float *)da, (float *)du,
-           (float *)sums, parts, (const float *)dh,
+    LAUNCH(fuse_bwd_kernel, (unsigned)blocks, threads_for(d), shared, ex, (act_t *)da, (act_t *)du,
+           (float *)sums, parts, (const act_t *)dh,
            make_args(a, u, k, wp, bp, wf, bf, start, B, L, d), s, acc_a, acc_u);
 }
+} // namespace MR_ACT_SPACE

@@ -4,8 +4,12 @@
  * has a fixed order. */
 #include "kernels/cuda/conv.cuh"
 
+namespace MR_ACT_SPACE
+{
+
 struct gn_args {
-    const float *x, *gamma, *beta, *film, *mean, *rstd, *dy;
+    const act_t *x, *film, *dy;
+    const float *gamma, *beta, *mean, *rstd;
     int64_t n, S, c, G, cg, film_ld;
     mask drop;
 
@@ -18,7 +22,7 @@ struct gn_args {
     }
     __device__ float shift(int64_t i, int64_t j) const
     {
-        return film ? film[i * film_ld + c + j] : 0.0f;
+        return film ? (float)film[i * film_ld + c + j] : 0.0f;
     }
 };
 
@@ -26,10 +30,10 @@ static gn_args make_args(const void *x, const void *gamma, const void *beta, con
                          const mr_gn *gn, const mr_exec *ex)
 {
     gn_args a = {};
-    a.x = (const float *)x;
+    a.x = (const act_t *)x;
     a.gamma = (const float *)gamma;
     a.beta = (const float *)beta;
-    a.film = (const float *)film;
+    a.film = (const act_t *)film;
     a.n = gn->n;
     a.S = gn->S;
     a.c = gn->c;
@@ -46,7 +50,7 @@ __device__ static void sample_stats(float *mean, float *rstd, const gn_args &a, 
                                     float eps)
 {
     int lane = (int)threadIdx.x % WARP;
-    const float *x = a.x + i * a.S * a.c;
+    const act_t *x = a.x + i * a.S * a.c;
     float count = (float)(a.S * a.cg);
     for (int64_t g = threadIdx.x / WARP; g < a.G; g += blockDim.x / WARP) {
         float s = 0, q = 0;
@@ -68,7 +72,7 @@ __device__ static void sample_stats(float *mean, float *rstd, const gn_args &a, 
 /* Where y goes: rows of frames between samples, P; framed (P > S): zeros around a sample, and the
  * terms of the convolution that follows. */
 struct gn_out {
-    float *y;
+    act_t *y;
     int64_t P;
     conv_terms terms;
 
@@ -89,7 +93,7 @@ __global__ static void group_norm_fwd_kernel(gn_out out, float *mean, float *rst
                                              float eps)
 {
     int64_t i = blockIdx.x, w = a.S * a.c;
-    float *y = out.y + (i * out.P + out.is_framed(a)) * a.c;
+    act_t *y = out.y + (i * out.P + out.is_framed(a)) * a.c;
     sample_stats(mean, rstd, a, i, eps);
     __syncthreads();
     for (int64_t j = threadIdx.x; j < a.c; j += blockDim.x) {
@@ -105,22 +109,21 @@ __global__ static void group_norm_fwd_kernel(gn_out out, float *mean, float *rst
     if (out.is_framed(a)) out.around(a, i);
 }
 
-void group_norm_fwd_cuda(void *y, void *mean, void *rstd, const void *x, const void *gamma,
-                         const void *beta, const void *film, const mr_gn *gn, const mr_exec *ex)
+void group_norm_fwd(void *y, void *mean, void *rstd, const void *x, const void *gamma,
+                    const void *beta, const void *film, const mr_gn *gn, const mr_exec *ex)
 {
-    gn_out out = {(float *)y, gn->S, {}};
+    gn_out out = {(act_t *)y, gn->S, {}};
     if (gn->n > 0)
         LAUNCH(group_norm_fwd_kernel, (unsigned)gn->n, BLOCK, 0, ex, out, (float *)mean,
                (float *)rstd, make_args(x, gamma, beta, film, gn, ex), (float)gn->eps);
 }
 
-void group_norm_conv3_fwd_cuda(void *y, void *framed, void *mean, void *rstd, const void *x,
-                               const void *gamma, const void *beta, const void *film,
-                               const mr_gn *gn, const void *w, const void *bias,
-                               const void *residual, const void *context, const mr_conv *cv,
-                               const mr_exec *ex)
+void group_norm_conv3_fwd(void *y, void *framed, void *mean, void *rstd, const void *x,
+                          const void *gamma, const void *beta, const void *film, const mr_gn *gn,
+                          const void *w, const void *bias, const void *residual,
+                          const void *context, const mr_conv *cv, const mr_exec *ex)
 {
-    gn_out out = {(float *)framed, mr_framed_period(gn->S),
+    gn_out out = {(act_t *)framed, mr_framed_period(gn->S),
                   make_conv_terms(y, bias, residual, context, cv)};
     if (gn->n > 0)
         LAUNCH(group_norm_fwd_kernel, (unsigned)gn->n, BLOCK, 0, ex, out, (float *)mean,
@@ -129,7 +132,7 @@ void group_norm_conv3_fwd_cuda(void *y, void *framed, void *mean, void *rstd, co
 }
 
 struct gn_grads {
-    float *dx, *dfilm;
+    act_t *dx, *dfilm;
     float *dgamma, *dbeta;
     float *part; /* [blocks,w] their sums over a block's samples */
     float *sums; /* [blocks,2,c] terms of the group means; NULL: shared memory */
@@ -175,7 +178,7 @@ __device__ static void sample_params(const gn_args &a, const gn_grads &g, int64_
         }
         Q *= ch.rs;
         if (g.dfilm) {
-            float *df = g.dfilm + i * a.film_ld;
+            act_t *df = g.dfilm + i * a.film_ld;
             put(&df[j], a.gamma[j] * Q + a.beta[j] * P, g.acc_film);
             put(&df[a.c + j], P, g.acc_film);
         }
@@ -247,23 +250,22 @@ static int64_t samples_of_block(const mr_gn *gn, int64_t w)
     return b < MR_GN_BLOCK ? b : MR_GN_BLOCK;
 }
 
-void group_norm_bwd_cuda(void *dx, void *dgamma, void *dbeta, void *dfilm, const void *dy,
-                         const void *x, const void *mean, const void *rstd, const void *gamma,
-                         const void *beta, const void *film, const mr_gn *gn, int acc_x,
-                         int acc_gamma, int acc_beta, int acc_film, const mr_conv_begin *next,
-                         const mr_exec *ex)
+void group_norm_bwd(void *dx, void *dgamma, void *dbeta, void *dfilm, const void *dy, const void *x,
+                    const void *mean, const void *rstd, const void *gamma, const void *beta,
+                    const void *film, const mr_gn *gn, int acc_x, int acc_gamma, int acc_beta,
+                    int acc_film, const mr_conv_begin *next, const mr_exec *ex)
 {
     gn_args a = make_args(x, gamma, beta, film, gn, ex);
     a.mean = (const float *)mean;
     a.rstd = (const float *)rstd;
-    a.dy = (const float *)dy;
+    a.dy = (const act_t *)dy;
     int64_t c = gn->c, sums = next && next->dbias ? 3 * c : 2 * c;
     int64_t samples = samples_of_block(gn, sums);
     int64_t blocks = gn->n > 0 ? pieces(gn->n, samples) : 1; /* no samples: sums of nothing */
     bool is_shared = samples < MR_GN_BLOCK;
     gn_grads g = {};
-    g.dx = (float *)dx;
-    g.dfilm = (float *)dfilm;
+    g.dx = (act_t *)dx;
+    g.dfilm = (act_t *)dfilm;
     g.dgamma = (float *)dgamma;
     g.dbeta = (float *)dbeta;
     g.part = (float *)ex->scratch;
@@ -279,3 +281,4 @@ void group_norm_bwd_cuda(void *dx, void *dgamma, void *dbeta, void *dfilm, const
     size_t shared = (size_t)(2 * a.G + (is_shared ? 2 * c : 0)) * sizeof(float);
     LAUNCH(group_norm_bwd_kernel, (unsigned)blocks, BLOCK, shared, ex, a, g);
 }
+} // namespace MR_ACT_SPACE

@@ -2,10 +2,13 @@
 #include "kernels/cuda/common.cuh"
 #include "kernels/cuda/lt.h"
 
-/* Operands and result are float32 in memory and sums are made in float32, whatever the arithmetic.
- */
-static cublasComputeType_t arithmetic(const mr_exec *ex)
+namespace MR_ACT_SPACE
 {
+
+/* Sums are made in float32, whatever the arithmetic. Operands in bf16 need no rounding. */
+static cublasComputeType_t arithmetic(const mr_exec *ex, cudaDataType operands)
+{
+    if (operands == CUDA_R_16BF) return CUBLAS_COMPUTE_32F;
     switch (ex->precision) {
     case MR_TF32: return CUBLAS_COMPUTE_32F_FAST_TF32;
     case MR_BF16_PRODUCTS: return CUBLAS_COMPUTE_32F_FAST_16BF;
@@ -13,55 +16,48 @@ static cublasComputeType_t arithmetic(const mr_exec *ex)
     }
 }
 
-/* cuBLAS is column-major: the transpose of a row-major matrix. c^T = op(b)^T op(a)^T. */
-void gemm_cuda(void *c, const void *a, const void *b, int64_t m, int64_t n, int64_t k, int ta,
-               int tb, int64_t lda, int64_t ldb, int64_t ldc, double alpha, double beta,
-               const mr_exec *ex)
+void gemm(void *c, const void *a, const void *b, int64_t m, int64_t n, int64_t k, int ta, int tb,
+          int64_t lda, int64_t ldb, int64_t ldc, double alpha, double beta, mr_sides sides,
+          const mr_exec *ex)
 {
-    mr_cuda_queue *q = queue_of(ex);
-    float al = (float)alpha, be = (float)beta;
-    if (m == 0 || n == 0) return;
-    q->counts->launches++;
-    cublasStatus_t st =
-        cublasGemmEx_64(q->blas, tb ? CUBLAS_OP_T : CUBLAS_OP_N, ta ? CUBLAS_OP_T : CUBLAS_OP_N, n,
-                        m, k, &al, b, CUDA_R_32F, ldb, a, CUDA_R_32F, lda, &be, c, CUDA_R_32F, ldc,
-                        arithmetic(ex), CUBLAS_GEMM_DEFAULT);
-    if (q->blas_status == CUBLAS_STATUS_SUCCESS) q->blas_status = st;
+    mr_gemm_batch one = {1, 0, 0, 0};
+    gemm_batch(c, a, b, &one, m, n, k, ta, tb, lda, ldb, ldc, alpha, beta, sides, ex);
 }
 
-void gemm_batch_cuda(void *c, const void *a, const void *b, const mr_gemm_batch *batch, int64_t m,
-                     int64_t n, int64_t k, int ta, int tb, int64_t lda, int64_t ldb, int64_t ldc,
-                     double alpha, double beta, const mr_exec *ex)
+/* cuBLAS is column-major: the transpose of a row-major matrix. c^T = op(b)^T op(a)^T. A sum that is
+ * made in parts stays float32 until it is whole. */
+void gemm_batch(void *c, const void *a, const void *b, const mr_gemm_batch *batch, int64_t m,
+                int64_t n, int64_t k, int ta, int tb, int64_t lda, int64_t ldb, int64_t ldc,
+                double alpha, double beta, mr_sides sides, const mr_exec *ex)
 {
     mr_cuda_queue *q = queue_of(ex);
     float al = (float)alpha, be = (float)beta;
+    bool to_act = sides == MR_ACT_ACT || sides == MR_ACT_REAL;
+    bool of_act = sides == MR_ACT_ACT || sides == MR_REAL_ACT;
+    cudaDataType from = of_act ? ACT_BLAS_TYPE : CUDA_R_32F;
+    cudaDataType to = to_act ? ACT_BLAS_TYPE : CUDA_R_32F;
     if (m == 0 || n == 0 || batch->count == 0) return;
     q->counts->launches++;
-    cublasStatus_t st = cublasGemmStridedBatchedEx_64(
-        q->blas, tb ? CUBLAS_OP_T : CUBLAS_OP_N, ta ? CUBLAS_OP_T : CUBLAS_OP_N, n, m, k, &al, b,
-        CUDA_R_32F, ldb, batch->stride_b, a, CUDA_R_32F, lda, batch->stride_a, &be, c, CUDA_R_32F,
-        ldc, batch->stride_c, batch->count, arithmetic(ex), CUBLAS_GEMM_DEFAULT);
+    cublasStatus_t st =
+        cublasSetMathMode(q->blas, CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION);
+    cublasOperation_t op_b = tb ? CUBLAS_OP_T : CUBLAS_OP_N, op_a = ta ? CUBLAS_OP_T : CUBLAS_OP_N;
+    if (st == CUBLAS_STATUS_SUCCESS && batch->count == 1)
+        st = cublasGemmEx_64(q->blas, op_b, op_a, n, m, k, &al, b, from, ldb, a, from, lda, &be, c,
+                             to, ldc, arithmetic(ex, from), CUBLAS_GEMM_DEFAULT);
+    else if (st == CUBLAS_STATUS_SUCCESS)
+        st = cublasGemmStridedBatchedEx_64(q->blas, op_b, op_a, n, m, k, &al, b, from, ldb,
+                                           batch->stride_b, a, from, lda, batch->stride_a, &be, c,
+                                           to, ldc, batch->stride_c, batch->count,
+                                           arithmetic(ex, from), CUBLAS_GEMM_DEFAULT);
     if (q->blas_status == CUBLAS_STATUS_SUCCESS) q->blas_status = st;
 }
 
-void linear_fwd_cuda(void *y, void *pre, const void *x, const void *w, const void *b, int64_t n,
-                     int64_t o, int64_t i, int act, const mr_exec *ex)
+static mr_lt_layer layer(mr_lt_way way, void *out, void *bias, const void *x, const void *m,
+                         int64_t n, int64_t o, int64_t i, const mr_exec *ex)
 {
-    mr_lt_layer l = {MR_LT_FORWARD, y, (void *)b, x, w, n, o, i, 0.0f, arithmetic(ex)};
-    if (b && n > 0 && mr_lt_run(queue_of(ex), &l))
-        b = NULL;
-    else
-        gemm_cuda(y, x, w, n, o, i, 0, 1, i, i, o, 1.0, 0.0, ex);
-    if (b || act != MR_ACT_NONE) bias_act_fwd_cuda(y, pre, b, n, o, act, ex);
-}
-
-void linear_bwd_w_cuda(void *dw, void *db, const void *dy, const void *x, int64_t n, int64_t o,
-                       int64_t i, int acc_w, int acc_b, const mr_exec *ex)
-{
-    mr_lt_layer l = {MR_LT_BACKWARD, dw, db, x, dy, n, o, i, acc_w ? 1.0f : 0.0f, arithmetic(ex)};
-    if (db && !acc_b && n > 0 && mr_lt_run(queue_of(ex), &l)) return;
-    gemm_cuda(dw, dy, x, o, i, n, 1, 0, o, i, i, 1.0, acc_w ? 1.0 : 0.0, ex);
-    if (db) col_sum_cuda(db, dy, n, o, acc_b, ex);
+    mr_lt_layer l = {way,          out, bias, x, m, n, o, i, 0.0f, arithmetic(ex, ACT_BLAS_TYPE),
+                     ACT_BLAS_TYPE};
+    return l;
 }
 
 __device__ static inline float activate(float x, int act)
@@ -74,30 +70,60 @@ __device__ static inline float activate_grad(float x, int act)
     return act == MR_ACT_GELU ? mr_gelu_gradf(x) : mr_silu_gradf(x);
 }
 
-void bias_act_fwd_cuda(void *yv, void *prev, const void *biasv, int64_t n, int64_t w, int act,
-                       const mr_exec *ex)
+/* The bias of a layer of its own, mr_mat, or another's, mr_real. */
+template <class T>
+static void add_bias(act_t *y, act_t *pre, const T *bias, int64_t n, int64_t w, int act,
+                     const mr_exec *ex)
 {
-    float *y = (float *)yv, *pre = act != MR_ACT_NONE ? (float *)prev : NULL;
-    const float *bias = (const float *)biasv;
     cells(n, w, ex, [=] __device__(int64_t i, int64_t j) {
-        float v = y[i * w + j] + (bias ? bias[j] : 0.0f);
+        float v = (float)y[i * w + j] + (bias ? (float)bias[j] : 0.0f);
         if (pre) pre[i * w + j] = v;
         y[i * w + j] = activate(v, act);
     });
 }
 
-void act_fwd_cuda(void *yv, const void *xv, int64_t n, int act, const mr_exec *ex)
+void bias_act_fwd(void *y, void *pre, const void *bias, int64_t n, int64_t w, int act,
+                  const mr_exec *ex)
 {
-    float *y = (float *)yv;
-    const float *x = (const float *)xv;
+    add_bias((act_t *)y, act != MR_ACT_NONE ? (act_t *)pre : NULL, (const float *)bias, n, w, act,
+             ex);
+}
+
+void linear_fwd(void *y, void *pre, const void *x, const void *w, const void *b, int64_t n,
+                int64_t o, int64_t i, int act, const mr_exec *ex)
+{
+    mr_lt_layer l = layer(MR_LT_FORWARD, y, (void *)b, x, w, n, o, i, ex);
+    if (b && n > 0 && mr_lt_run(queue_of(ex), &l))
+        b = NULL;
+    else
+        gemm(y, x, w, n, o, i, 0, 1, i, i, o, 1.0, 0.0, MR_ACT_ACT, ex);
+    if (b || act != MR_ACT_NONE)
+        add_bias((act_t *)y, act != MR_ACT_NONE ? (act_t *)pre : NULL, (const act_t *)b, n, o, act,
+                 ex);
+}
+
+void linear_bwd_w(void *dw, void *db, const void *dy, const void *x, int64_t n, int64_t o,
+                  int64_t i, int acc_w, int acc_b, const mr_exec *ex)
+{
+    mr_lt_layer l = layer(MR_LT_BACKWARD, dw, db, x, dy, n, o, i, ex);
+    l.beta = acc_w ? 1.0f : 0.0f;
+    if (db && !acc_b && n > 0 && mr_lt_run(queue_of(ex), &l)) return;
+    gemm(dw, dy, x, o, i, n, 1, 0, o, i, i, 1.0, acc_w ? 1.0 : 0.0, MR_REAL_ACT, ex);
+    if (db) col_sum(db, dy, n, o, acc_b, ex);
+}
+
+void act_fwd(void *yv, const void *xv, int64_t n, int act, const mr_exec *ex)
+{
+    act_t *y = (act_t *)yv;
+    const act_t *x = (const act_t *)xv;
     each(n, ex, [=] __device__(int64_t i) { y[i] = activate(x[i], act); });
 }
 
-void act_bwd_cuda(void *dprev, const void *dyv, const void *prev, int64_t n, int64_t w, int act,
-                  const mr_exec *ex)
+void act_bwd(void *dprev, const void *dyv, const void *prev, int64_t n, int64_t w, int act,
+             const mr_exec *ex)
 {
-    float *d = (float *)dprev;
-    const float *g = (const float *)dyv, *p = (const float *)prev;
+    act_t *d = (act_t *)dprev;
+    const act_t *g = (const act_t *)dyv, *p = (const act_t *)prev;
     if (act == MR_ACT_NONE)
         each(n * w, ex, [=] __device__(int64_t i) { d[i] = g[i]; });
     else
@@ -106,7 +132,7 @@ void act_bwd_cuda(void *dprev, const void *dyv, const void *prev, int64_t n, int
 
 /* 32 columns a block; thread row y sums rows y, y + 32, ..; the 32 partial sums are added in order.
  */
-__global__ static void col_sum_kernel(float *out, const float *x, int64_t n, int64_t w, int acc)
+__global__ static void col_sum_kernel(float *out, const act_t *x, int64_t n, int64_t w, int acc)
 {
     SHARED(float, part, [WARP][WARP]);
     int64_t j = (int64_t)blockIdx.x * WARP + threadIdx.x;
@@ -120,15 +146,15 @@ __global__ static void col_sum_kernel(float *out, const float *x, int64_t n, int
     put(&out[j], s, acc);
 }
 
-void col_sum_cuda(void *out, const void *x, int64_t n, int64_t w, int acc, const mr_exec *ex)
+void col_sum(void *out, const void *x, int64_t n, int64_t w, int acc, const mr_exec *ex)
 {
     if (w > 0)
         LAUNCH(col_sum_kernel, (unsigned)pieces(w, WARP), dim3(WARP, WARP), 0, ex, (float *)out,
-               (const float *)x, n, w, acc);
+               (const act_t *)x, n, w, acc);
 }
 
 /* As col_sum_kernel over the columns of table; every element of dy is met once. */
-__global__ static void add_row_bwd_kernel(float *dx, float *dtable, const float *dy, int64_t n,
+__global__ static void add_row_bwd_kernel(act_t *dx, float *dtable, const act_t *dy, int64_t n,
                                           int64_t w, int64_t first, int64_t total, int acc_x,
                                           int acc_table)
 {
@@ -148,23 +174,28 @@ __global__ static void add_row_bwd_kernel(float *dx, float *dtable, const float 
     if (is_own || !acc_table) put(&dtable[to], s, acc_table);
 }
 
-void add_row_bwd_cuda(void *dx, void *dtable, const void *dy, int64_t n, int64_t w, int64_t first,
-                      int64_t total, int acc_x, int acc_table, const mr_exec *ex)
+void add_row_bwd(void *dx, void *dtable, const void *dy, int64_t n, int64_t w, int64_t first,
+                 int64_t total, int acc_x, int acc_table, const mr_exec *ex)
 {
     if (total > 0)
         LAUNCH(add_row_bwd_kernel, (unsigned)pieces(total, WARP), dim3(WARP, WARP), 0, ex,
-               (float *)dx, (float *)dtable, (const float *)dy, n, w, first, total, acc_x,
+               (act_t *)dx, (float *)dtable, (const act_t *)dy, n, w, first, total, acc_x,
                acc_table);
 }
 
-void axpy_cuda(void *yv, const void *xv, int64_t n, double alpha, int acc, const mr_exec *ex)
+template <class Y, class X>
+static void add_scaled(Y *y, const X *x, int64_t n, float a, int acc, const mr_exec *ex)
 {
-    float *y = (float *)yv, a = (float)alpha;
-    const float *x = (const float *)xv;
-    each(n, ex, [=] __device__(int64_t i) { put(&y[i], a * x[i], acc); });
+    each(n, ex, [=] __device__(int64_t i) { put(&y[i], a * (float)x[i], acc); });
 }
 
-__global__ static void probe_kernel(float *out, const float *x, int64_t n)
+void axpy(void *y, const void *x, int64_t n, double alpha, int acc, mr_sides sides,
+          const mr_exec *ex)
+{
+    OF_SIDES(sides, add_scaled, y, x, n, (float)alpha, acc, ex);
+}
+
+__global__ static void probe_kernel(float *out, const act_t *x, int64_t n)
 {
     double s = 0;
     for (int64_t i = threadIdx.x; i < n; i += blockDim.x)
@@ -173,15 +204,16 @@ __global__ static void probe_kernel(float *out, const float *x, int64_t n)
     if (threadIdx.x == 0) *out = (float)s;
 }
 
-void probe_fwd_cuda(void *out, const void *x, int64_t n, const mr_exec *ex)
+void probe_fwd(void *out, const void *x, int64_t n, const mr_exec *ex)
 {
-    LAUNCH(probe_kernel, 1, BLOCK, 0, ex, (float *)out, (const float *)x, n);
+    LAUNCH(probe_kernel, 1, BLOCK, 0, ex, (float *)out, (const act_t *)x, n);
 }
 
-void probe_bwd_cuda(void *dxv, int64_t n, double weight, int acc, const mr_exec *ex)
+void probe_bwd(void *dxv, int64_t n, double weight, int acc, const mr_exec *ex)
 {
-    float *dx = (float *)dxv;
+    act_t *dx = (act_t *)dxv;
     each(n, ex, [=] __device__(int64_t i) {
         put(&dx[i], (float)(weight * cos(0.37 * (double)i + 1.0)), acc);
     });
 }
+} // namespace MR_ACT_SPACE

@@ -3,9 +3,12 @@
  * (graph/op_softmax.c). Sums have a fixed order, those over many numbers are taken in double. */
 #include "kernels/cuda/common.cuh"
 
+namespace MR_ACT_SPACE
+{
+
 #define NORM_MIN 1e-12
 
-void zero_cuda(void *y, int64_t n, const mr_exec *ex)
+void zero(void *y, int64_t n, const mr_exec *ex)
 {
     float *p = (float *)y;
     each(n, ex, [=] __device__(int64_t i) { p[i] = 0; });
@@ -14,8 +17,9 @@ void zero_cuda(void *y, int64_t n, const mr_exec *ex)
 enum { MSE_BLOCKS = 512 }; /* fixed: the order depends on n w alone */
 
 struct mse_args {
-    float *loss, *dpred, *dtarget;
-    const float *pred, *target;
+    float *loss;
+    act_t *dpred, *dtarget;
+    const act_t *pred, *target;
     int64_t n, w; /* elements, columns */
     double weight;
     int acc_pred, acc_target;
@@ -53,15 +57,15 @@ __global__ static void sum_kernel(float *loss, const double *v, int64_t n, doubl
     if (threadIdx.x == 0) *loss = (float)(factor * s / ((double)state->rows_global * (double)w));
 }
 
-void mse_cuda(void *loss, void *dpred, void *dtarget, const void *pred, const void *target,
-              int64_t n, int64_t w, double weight, int acc_pred, int acc_target, const mr_exec *ex)
+void mse(void *loss, void *dpred, void *dtarget, const void *pred, const void *target, int64_t n,
+         int64_t w, double weight, int acc_pred, int acc_target, const mr_exec *ex)
 {
     mr_cuda_queue *q = queue_of(ex);
     mse_args a = {(float *)loss,
-                  (float *)dpred,
-                  (float *)dtarget,
-                  (const float *)pred,
-                  (const float *)target,
+                  (act_t *)dpred,
+                  (act_t *)dtarget,
+                  (const act_t *)pred,
+                  (const act_t *)target,
                   n * w,
                   w,
                   weight,
@@ -85,15 +89,14 @@ __global__ static void inv_norm_kernel(float *inv, const float *x, int64_t w)
     if (threadIdx.x == 0) inv[blockIdx.x] = (float)(1.0 / (norm > NORM_MIN ? norm : NORM_MIN));
 }
 
-void row_inv_norm_cuda(void *inv, const void *x, int64_t n, int64_t w, const mr_exec *ex)
+void row_inv_norm(void *inv, const void *x, int64_t n, int64_t w, const mr_exec *ex)
 {
     if (n > 0)
         LAUNCH(inv_norm_kernel, (unsigned)n, threads_for(w), 0, ex, (float *)inv, (const float *)x,
                w);
 }
 
-void row_scale_cuda(void *yv, const void *xv, const void *sv, int64_t n, int64_t w,
-                    const mr_exec *ex)
+void row_scale(void *yv, const void *xv, const void *sv, int64_t n, int64_t w, const mr_exec *ex)
 {
     float *y = (float *)yv;
     const float *x = (const float *)xv, *s = (const float *)sv;
@@ -106,7 +109,7 @@ __global__ static void row_dot_kernel(float *s, const float *a, const float *b, 
     if (threadIdx.x == 0) s[blockIdx.x] = v;
 }
 
-void row_dot_cuda(void *s, const void *a, const void *b, int64_t n, int64_t w, const mr_exec *ex)
+void row_dot(void *s, const void *a, const void *b, int64_t n, int64_t w, const mr_exec *ex)
 {
     if (n > 0)
         LAUNCH(row_dot_kernel, (unsigned)n, threads_for(w), 0, ex, (float *)s, (const float *)a,
@@ -127,8 +130,8 @@ __global__ static void norm_project_kernel(float *y, const float *h, const float
         put(&y[j], h[j] - c * x[j], acc);
 }
 
-void norm_project_cuda(void *y, const void *h, const void *x, const void *inv, const void *s0,
-                       int64_t n, int64_t w, int acc, const mr_exec *ex)
+void norm_project(void *y, const void *h, const void *x, const void *inv, const void *s0, int64_t n,
+                  int64_t w, int acc, const mr_exec *ex)
 {
     if (n > 0)
         LAUNCH(norm_project_kernel, (unsigned)n, threads_for(w), 0, ex, (float *)y,
@@ -165,9 +168,9 @@ __global__ static void ce_rows_kernel(float *rawv, double *stats, const int32_t 
     stats[3 * b + 2] = l_target;
 }
 
-void ce_rows_cuda(void *raw, double *stats, const int32_t *target, const int32_t *skip,
-                  const void *col_scale, int64_t n, int64_t v, int64_t lo, double scale,
-                  double known_max, const mr_exec *ex)
+void ce_rows(void *raw, double *stats, const int32_t *target, const int32_t *skip,
+             const void *col_scale, int64_t n, int64_t v, int64_t lo, double scale,
+             double known_max, const mr_exec *ex)
 {
     if (n > 0)
         LAUNCH(ce_rows_kernel, (unsigned)n, BLOCK, 0, ex, (float *)raw, stats, target, skip,
@@ -215,8 +218,8 @@ __global__ static void combine_kernel(combine_args a, const mr_step_state *state
         a.xs[b * a.w + j] = c[0] * a.x[b * a.w + j];
 }
 
-void ce_combine_cuda(void *coef, double *ce, void *xs, const double *stats, const void *x,
-                     int64_t n, int64_t w, int size, int rank, double weight, const mr_exec *ex)
+void ce_combine(void *coef, double *ce, void *xs, const double *stats, const void *x, int64_t n,
+                int64_t w, int size, int rank, double weight, const mr_exec *ex)
 {
     const mr_step_state *state = ex->state;
     combine_args a = {(float *)coef, (float *)xs, ce,    stats, (const float *)x, n, w,
@@ -257,9 +260,9 @@ __global__ static void ce_target_kernel(float *dtable, float *dx, const float *t
     }
 }
 
-void ce_target_cuda(void *dtable, void *dx, const void *table, const void *x, const int32_t *target,
-                    const void *col_scale, const double *ce, const void *coef, int64_t n, int64_t v,
-                    int64_t w, int64_t lo, double scale, double weight, const mr_exec *ex)
+void ce_target(void *dtable, void *dx, const void *table, const void *x, const int32_t *target,
+               const void *col_scale, const double *ce, const void *coef, int64_t n, int64_t v,
+               int64_t w, int64_t lo, double scale, double weight, const mr_exec *ex)
 {
     if (n > 0)
         LAUNCH(ce_target_kernel, (unsigned)n, threads_for(w), 0, ex, (float *)dtable, (float *)dx,
@@ -267,13 +270,13 @@ void ce_target_cuda(void *dtable, void *dx, const void *table, const void *x, co
                (const float *)coef, n, v, w, lo, weight * scale, ex->state);
 }
 
-void ce_sum_cuda(void *loss, const double *ce, int64_t n, double alpha, const mr_exec *ex)
+void ce_sum(void *loss, const double *ce, int64_t n, double alpha, const mr_exec *ex)
 {
     LAUNCH(sum_kernel, 1, BLOCK, 0, ex, (float *)loss, ce, n, alpha, 1, ex->state);
 }
 
-void pair_ids_cuda(int32_t *target, int32_t *skip, int64_t B, int64_t first, int64_t G,
-                   const mr_exec *ex)
+void pair_ids(int32_t *target, int32_t *skip, int64_t B, int64_t first, int64_t G,
+              const mr_exec *ex)
 {
     each(2 * B, ex, [=] __device__(int64_t r) {
         int64_t s = r / B, i = r % B;
@@ -281,3 +284,4 @@ void pair_ids_cuda(int32_t *target, int32_t *skip, int64_t B, int64_t first, int
         target[r] = (int32_t)((1 - s) * G + first + i);
     });
 }
+} // namespace MR_ACT_SPACE

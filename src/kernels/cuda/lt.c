@@ -34,13 +34,14 @@ static bool describe(setup *s, const mr_lt_layer *l, int64_t n)
 #undef SET
     /* forward: [i,o]^T [i,n] -> [o,n]; backward: [i,n] [o,n]^T -> [i,o] */
     if (st == CUBLAS_STATUS_SUCCESS)
-        st = cublasLtMatrixLayoutInit(&s->a, CUDA_R_32F, i, is_forward ? o : rows, l->i);
+        st = cublasLtMatrixLayoutInit(&s->a, l->type, i, is_forward ? o : rows, l->i);
     if (st == CUBLAS_STATUS_SUCCESS)
-        st = cublasLtMatrixLayoutInit(&s->b, CUDA_R_32F, is_forward ? i : o, rows,
+        st = cublasLtMatrixLayoutInit(&s->b, l->type, is_forward ? i : o, rows,
                                       is_forward ? l->i : l->o);
     if (st == CUBLAS_STATUS_SUCCESS)
-        st = cublasLtMatrixLayoutInit(&s->out, CUDA_R_32F, is_forward ? o : i,
-                                      is_forward ? rows : o, is_forward ? l->o : l->i);
+        st =
+            cublasLtMatrixLayoutInit(&s->out, is_forward ? l->type : CUDA_R_32F, is_forward ? o : i,
+                                     is_forward ? rows : o, is_forward ? l->o : l->i);
     return st == CUBLAS_STATUS_SUCCESS;
 }
 

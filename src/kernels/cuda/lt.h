@@ -19,6 +19,7 @@ typedef struct mr_lt_layer {
     int64_t n, o, i;
     float beta;
     cublasComputeType_t arithmetic;
+    cudaDataType type; /* of x and m, and forward of out and bias; else those are float32 */
 } mr_lt_layer;
 
 /* Starts it on q's stream and returns true; false, and nothing was done, when the library has no

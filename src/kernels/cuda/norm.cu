@@ -6,9 +6,13 @@
  * Masks are drawn again in every pass instead of being kept. */
 #include "kernels/cuda/common.cuh"
 
+namespace MR_ACT_SPACE
+{
+
 /* Everything the passes share; passed by value. */
 struct norm_args {
-    const float *x, *res, *gamma, *beta, *mean, *rstd, *dy;
+    const act_t *x, *res, *dy;
+    const float *gamma, *beta, *mean, *rstd;
     int64_t n, w;
     mask in, out;
 
@@ -33,31 +37,37 @@ struct norm_args {
     }
 };
 
-__global__ static void norm_fwd_kernel(float *y, float *mean, float *rstd, norm_args a, float eps)
+/* u is made once and kept in shared memory where a row fits (is_kept), else made in every pass. */
+__global__ static void norm_fwd_kernel(act_t *y, float *mean, float *rstd, norm_args a, float eps,
+                                       bool is_kept)
 {
+    SHARED_REST(float, row); /* [w] */
     int64_t i = blockIdx.x, w = a.w;
-    float sum = 0, square = 0, u[4];
+    float sum = 0, square = 0, u[4], m[4];
     for (int64_t j = 4 * threadIdx.x; j < w; j += 4 * blockDim.x) {
         a.input4(u, i, j);
         for (int k = 0; k < 4 && j + k < w; k++) {
-            y[i * w + j + k] = u[k];
+            if (is_kept) row[j + k] = u[k];
             sum += u[k];
         }
     }
     float mu = block_sum(sum) / (float)w;
-    for (int64_t j = 4 * threadIdx.x; j < w; j += 4 * blockDim.x)
+    for (int64_t j = 4 * threadIdx.x; j < w; j += 4 * blockDim.x) {
+        if (!is_kept) a.input4(u, i, j);
         for (int k = 0; k < 4 && j + k < w; k++) {
-            float d = y[i * w + j + k] - mu;
+            float d = (is_kept ? row[j + k] : u[k]) - mu;
             square += d * d;
         }
+    }
     float rs = 1 / sqrtf(block_sum(square) / (float)w + eps);
     for (int64_t j = 4 * threadIdx.x; j < w; j += 4 * blockDim.x) {
-        a.out.factor4(u, i, w, j);
+        if (!is_kept) a.input4(u, i, j);
+        a.out.factor4(m, i, w, j);
         for (int k = 0; k < 4 && j + k < w; k++) {
             int64_t c = j + k;
-            float v = (y[i * w + c] - mu) * rs;
+            float v = ((is_kept ? row[c] : u[k]) - mu) * rs;
             v = v * (a.gamma ? a.gamma[c] : 1) + (a.beta ? a.beta[c] : 0);
-            y[i * w + c] = v * u[k];
+            y[i * w + c] = v * m[k];
         }
     }
     if (threadIdx.x) return;
@@ -69,8 +79,8 @@ static norm_args make_args(const void *x, const void *res, const void *gamma, in
                            const mr_drop *in, const mr_drop *out, const mr_exec *ex)
 {
     norm_args a = {};
-    a.x = (const float *)x;
-    a.res = (const float *)res;
+    a.x = (const act_t *)x;
+    a.res = (const act_t *)res;
     a.gamma = (const float *)gamma;
     a.n = n;
     a.w = w;
@@ -79,22 +89,25 @@ static norm_args make_args(const void *x, const void *res, const void *gamma, in
     return a;
 }
 
-void layer_norm_fwd_cuda(void *y, void *mean, void *rstd, const void *x, const void *residual,
-                         const void *gamma, const void *beta, int64_t n, int64_t w, double eps,
-                         const mr_drop *in, const mr_drop *out, const mr_exec *ex)
+void layer_norm_fwd(void *y, void *mean, void *rstd, const void *x, const void *residual,
+                    const void *gamma, const void *beta, int64_t n, int64_t w, double eps,
+                    const mr_drop *in, const mr_drop *out, const mr_exec *ex)
 {
     norm_args a = make_args(x, residual, gamma, n, w, in, out, ex);
     a.beta = (const float *)beta;
+    size_t bytes = (size_t)w * sizeof(float);
+    bool is_kept = bytes <= SHARED_BYTES;
     if (n > 0)
-        LAUNCH(norm_fwd_kernel, (unsigned)n, threads_for4(w), 0, ex, (float *)y, (float *)mean,
-               (float *)rstd, a, (float)eps);
+        LAUNCH(norm_fwd_kernel, (unsigned)n, threads_for4(w), is_kept ? bytes : 0, ex, (act_t *)y,
+               (float *)mean, (float *)rstd, a, (float)eps, is_kept);
 }
 
 enum { ROWS = BLOCK / WARP }; /* rows of a tile: a warp each for dx */
 
 /* What backward writes, and how a block works through its rows. */
 struct norm_grads {
-    float *dx, *dres, *dgamma, *dbeta;
+    act_t *dx, *dres;
+    float *dgamma, *dbeta;
     float *part; /* [parts,2,w] sums of g xhat and of g over the rows of a part */
     unsigned *counters;
     int64_t rows;           /* of a part */
@@ -190,19 +203,18 @@ __global__ static void norm_bwd_kernel(norm_args a, norm_grads d)
     });
 }
 
-void layer_norm_bwd_cuda(void *dx, void *dres, void *dgamma, void *dbeta, const void *dy,
-                         const void *x, const void *residual, const void *gamma, const void *mean,
-                         const void *rstd, int64_t n, int64_t w, int acc_x, int acc_res,
-                         int acc_gamma, int acc_beta, const mr_drop *in, const mr_drop *out,
-                         const mr_exec *ex)
+void layer_norm_bwd(void *dx, void *dres, void *dgamma, void *dbeta, const void *dy, const void *x,
+                    const void *residual, const void *gamma, const void *mean, const void *rstd,
+                    int64_t n, int64_t w, int acc_x, int acc_res, int acc_gamma, int acc_beta,
+                    const mr_drop *in, const mr_drop *out, const mr_exec *ex)
 {
     norm_args a = make_args(x, residual, gamma, n, w, in, out, ex);
     a.mean = (const float *)mean;
     a.rstd = (const float *)rstd;
-    a.dy = (const float *)dy;
+    a.dy = (const act_t *)dy;
     norm_grads d = {};
-    d.dx = (float *)dx;
-    d.dres = (float *)dres;
+    d.dx = (act_t *)dx;
+    d.dres = (act_t *)dres;
     d.dgamma = (float *)dgamma;
     d.dbeta = (float *)dbeta;
     d.part = (float *)ex->scratch;
@@ -222,11 +234,11 @@ void layer_norm_bwd_cuda(void *dx, void *dres, void *dgamma, void *dbeta, const 
         LAUNCH(norm_bwd_kernel, (unsigned)parts, BLOCK, d.is_shared ? bytes : 0, ex, a, d);
 }
 
-void dropout_cuda(void *yv, const void *xv, int64_t n, int64_t w, int acc, const mr_drop *drop,
-                  const mr_exec *ex)
+void dropout(void *yv, const void *xv, int64_t n, int64_t w, int acc, const mr_drop *drop,
+             const mr_exec *ex)
 {
-    float *y = (float *)yv;
-    const float *x = (const float *)xv;
+    act_t *y = (act_t *)yv;
+    const act_t *x = (const act_t *)xv;
     mask m = mask_of(drop, ex);
     cells(n, pieces(w, 4), ex, [=] __device__(int64_t i, int64_t q) {
         float f[4];
@@ -235,3 +247,4 @@ void dropout_cuda(void *yv, const void *xv, int64_t n, int64_t w, int acc, const
             put(&y[i * w + j], x[i * w + j] * f[j - 4 * q], acc);
     });
 }
+} // namespace MR_ACT_SPACE

@@ -1,8 +1,11 @@
 /* Adam, gradient statistics over flat buffers, and what follows from them. */
 #include "kernels/cuda/common.cuh"
 
-void adam_cuda(void *pv, void *mv, void *vv, const void *gv, const mr_ranges *ranges, double beta1,
-               double beta2, double eps, double decay, const mr_exec *ex)
+namespace MR_ACT_SPACE
+{
+
+void adam(void *pv, void *mv, void *vv, const void *gv, const mr_ranges *ranges, uint16_t *p16,
+          int64_t n16, double beta1, double beta2, double eps, double decay, const mr_exec *ex)
 {
     float *p = (float *)pv, *m = (float *)mv, *v = (float *)vv;
     const float *g = (const float *)gv;
@@ -21,7 +24,9 @@ void adam_cuda(void *pv, void *mv, void *vv, const void *gv, const mr_ranges *ra
         float mi = b1 * m[i] + c1 * gi, vi = b2 * v[i] + c2 * gi * gi;
         m[i] = mi;
         v[i] = vi;
-        p[i] -= rate * mi / (sqrtf(vi) * inv2 + e);
+        float pi = p[i] - rate * mi / (sqrtf(vi) * inv2 + e);
+        p[i] = pi;
+        if (i < n16) p16[i] = bf16_t(pi).bits;
     });
 }
 
@@ -60,7 +65,7 @@ __global__ static void stats_kernel(double *out, double *part, unsigned *counter
     out[1] = bad;
 }
 
-void grad_stats_cuda(double *out, const void *g, const mr_ranges *ranges, const mr_exec *ex)
+void grad_stats(double *out, const void *g, const mr_ranges *ranges, const mr_exec *ex)
 {
     mr_cuda_queue *q = queue_of(ex);
     LAUNCH(stats_kernel, dim3(STAT_BLOCKS, (unsigned)ranges->n), BLOCK, 0, ex, out, q->partials,
@@ -80,10 +85,10 @@ __global__ static void decide_kernel(mr_step_state *state, float *told, const do
     state->grad_scale = clip > 0 && norm > clip ? clip / norm : 1.0;
 }
 
-void step_decide_cuda(mr_step_state *state, void *told, const double *a, const double *b,
-                      const void *losses, const mr_loss_weights *weights, double clip,
-                      const mr_exec *ex)
+void step_decide(mr_step_state *state, void *told, const double *a, const double *b,
+                 const void *losses, const mr_loss_weights *weights, double clip, const mr_exec *ex)
 {
     LAUNCH(decide_kernel, 1, 1, 0, ex, state, (float *)told, a, b, (const float *)losses, *weights,
            clip);
 }
+} // namespace MR_ACT_SPACE

@@ -3,11 +3,15 @@
  * Invariant: a thread owns its columns throughout. */
 #include "kernels/cuda/common.cuh"
 
-void moe_drop_cuda(void *yv, const void *xv, mr_rows_of rows, int64_t n, int64_t w, int e,
-                   int count, int E, double p, uint32_t purpose, const mr_exec *ex)
+namespace MR_ACT_SPACE
 {
-    float *y = (float *)yv, scale = (float)mr_drop_scale(p);
-    const float *x = (const float *)xv;
+
+void moe_drop(void *yv, const void *xv, mr_rows_of rows, int64_t n, int64_t w, int e, int count,
+              int E, double p, uint32_t purpose, const mr_exec *ex)
+{
+    act_t *y = (act_t *)yv;
+    float scale = (float)mr_drop_scale(p);
+    const act_t *x = (const act_t *)xv;
     uint32_t limit = mr_drop_threshold(p);
     uint64_t seed = ex->seed;
     const mr_step_state *state = ex->state;
@@ -36,7 +40,7 @@ __device__ static double gate_noise(int j, int E, int64_t pos, uint32_t rid, uin
 }
 
 /* A warp does one position, a lane its experts. */
-__global__ static void gate_kernel(float *p, float *factor, const float *clean, const float *noisy,
+__global__ static void gate_kernel(act_t *p, float *factor, const float *clean, const float *noisy,
                                    const int32_t *start, const uint32_t *rid, int64_t L, int E,
                                    int use_noise, uint32_t purpose, uint64_t seed,
                                    const mr_step_state *state)
@@ -66,28 +70,27 @@ __global__ static void gate_kernel(float *p, float *factor, const float *clean, 
     }
 }
 
-void moe_gate_fwd_cuda(void *p, void *factor, const void *clean, const void *noisy,
-                       const int32_t *start, const uint32_t *rid, int64_t B, int64_t L, int E,
-                       int use_noise, uint32_t purpose, const mr_exec *ex)
+void moe_gate_fwd(void *p, void *factor, const void *clean, const void *noisy, const int32_t *start,
+                  const uint32_t *rid, int64_t B, int64_t L, int E, int use_noise, uint32_t purpose,
+                  const mr_exec *ex)
 {
     if (B * L > 0)
-        LAUNCH(gate_kernel, (unsigned)(B * L), WARP, 0, ex, (float *)p, (float *)factor,
+        LAUNCH(gate_kernel, (unsigned)(B * L), WARP, 0, ex, (act_t *)p, (float *)factor,
                (const float *)clean, (const float *)noisy, start, rid, L, E, use_noise, purpose,
                ex->seed, ex->state);
 }
 
-void moe_mix_fwd_cuda(void *uv, const void *yv, const void *pv, const void *tv,
-                      const int32_t *start, int64_t B, int64_t L, int E, int64_t d,
-                      const mr_exec *ex)
+void moe_mix_fwd(void *uv, const void *yv, const void *pv, const void *tv, const int32_t *start,
+                 int64_t B, int64_t L, int E, int64_t d, const mr_exec *ex)
 {
-    float *u = (float *)uv;
-    const float *y = (const float *)yv, *p = (const float *)pv, *t = (const float *)tv;
+    act_t *u = (act_t *)uv;
+    const act_t *y = (const act_t *)yv, *p = (const act_t *)pv, *t = (const act_t *)tv;
     cells(B * L, d, ex, [=] __device__(int64_t i, int64_t c) {
         int64_t b = i / L, l = i % L, n = start[b] - start[0] + l;
         bool is_token = l < start[b + 1] - start[b];
         float s = 0;
         for (int64_t j = 0; j < E; j++) {
-            float v = is_token ? y[(n * E + j) * d + c] : 0.0f;
+            float v = is_token ? (float)y[(n * E + j) * d + c] : 0.0f;
             s += p[i * E + j] * (v - t[(j * L + l) * d + c]);
         }
         u[i * d + c] = s;
@@ -95,17 +98,17 @@ void moe_mix_fwd_cuda(void *uv, const void *yv, const void *pv, const void *tv,
 }
 
 /* A warp does one position; every lane knows all dot products, and keeps those of its experts. */
-__global__ static void gate_bwd_kernel(float *dclean, float *dnoisy, const float *du,
-                                       const float *y, const float *p, const float *t,
+__global__ static void gate_bwd_kernel(act_t *dclean, act_t *dnoisy, const act_t *du,
+                                       const act_t *y, const act_t *p, const act_t *t,
                                        const float *factor, const int32_t *start, int64_t L, int E,
                                        int64_t d)
 {
     int64_t b = blockIdx.x / L, l = blockIdx.x % L, n = start[b] - start[0] + l;
     if (l >= start[b + 1] - start[b]) return;
-    const float *g = du + (b * L + l) * d, *q = p + (b * L + l) * E;
+    const act_t *g = du + (b * L + l) * d, *q = p + (b * L + l) * E;
     double own[PER_LANE] = {}, mean = 0;
     for (int64_t j = 0; j < E; j++) {
-        const float *yj = y + (n * E + j) * d, *tj = t + (j * L + l) * d;
+        const act_t *yj = y + (n * E + j) * d, *tj = t + (j * L + l) * d;
         float s = 0;
         for (int64_t c = threadIdx.x; c < d; c += WARP) s += g[c] * (yj[c] - tj[c]);
         double a = (double)warp_sum(s);
@@ -122,24 +125,25 @@ __global__ static void gate_bwd_kernel(float *dclean, float *dnoisy, const float
     }
 }
 
-void moe_gate_bwd_cuda(void *dclean, void *dnoisy, const void *du, const void *y, const void *p,
-                       const void *t, const void *factor, const int32_t *start, int64_t B,
-                       int64_t L, int E, int64_t d, const mr_exec *ex)
+void moe_gate_bwd(void *dclean, void *dnoisy, const void *du, const void *y, const void *p,
+                  const void *t, const void *factor, const int32_t *start, int64_t B, int64_t L,
+                  int E, int64_t d, const mr_exec *ex)
 {
     if (B * L > 0)
-        LAUNCH(gate_bwd_kernel, (unsigned)(B * L), WARP, 0, ex, (float *)dclean, (float *)dnoisy,
-               (const float *)du, (const float *)y, (const float *)p, (const float *)t,
+        LAUNCH(gate_bwd_kernel, (unsigned)(B * L), WARP, 0, ex, (act_t *)dclean, (act_t *)dnoisy,
+               (const act_t *)du, (const act_t *)y, (const act_t *)p, (const act_t *)t,
                (const float *)factor, start, L, E, d);
 }
 
-void moe_weigh_cuda(void *zv, const void *duv, const void *pv, const int32_t *start, int64_t B,
-                    int64_t L, int E, int e, int count, int64_t d, const mr_exec *ex)
+void moe_weigh(void *zv, const void *duv, const void *pv, const int32_t *start, int64_t B,
+               int64_t L, int E, int e, int count, int64_t d, const mr_exec *ex)
 {
-    float *z = (float *)zv;
-    const float *du = (const float *)duv, *p = (const float *)pv;
+    act_t *z = (act_t *)zv;
+    const act_t *du = (const act_t *)duv, *p = (const act_t *)pv;
     cells(B * L, count * d, ex, [=] __device__(int64_t i, int64_t c) {
         int64_t b = i / L, l = i % L;
         if (l < start[b + 1] - start[b])
             z[(start[b] - start[0] + l) * count * d + c] = p[i * E + e + c / d] * du[i * d + c % d];
     });
 }
+} // namespace MR_ACT_SPACE

@@ -3,6 +3,9 @@
  * whichever tile or thread computes it; hence a product of its own instead of cuBLAS. */
 #include "kernels/cuda/common.cuh"
 
+namespace MR_ACT_SPACE
+{
+
 /* A block makes a TILE x TILE piece of s, a thread EACH x EACH of it; DEPTH columns of both inputs
  * at a time in shared memory. */
 enum { TILE = 64, EACH = 4, SIDE = TILE / EACH, DEPTH = 16 };
@@ -43,8 +46,8 @@ __global__ static void score_kernel(float *s, const float *x, const float *e, co
         }
 }
 
-void score_tile_cuda(void *s, const void *x, const void *e, const void *col_scale, int64_t n,
-                     int64_t m, int64_t w, const mr_exec *ex)
+void score_tile(void *s, const void *x, const void *e, const void *col_scale, int64_t n, int64_t m,
+                int64_t w, const mr_exec *ex)
 {
     const int64_t rows_most = (int64_t)65535 * TILE; /* of one launch: grid.y has 16 bits */
     for (int64_t i = 0; i < n && m > 0; i += rows_most) {
@@ -55,9 +58,8 @@ void score_tile_cuda(void *s, const void *x, const void *e, const void *col_scal
     }
 }
 
-void score_target_cuda(void *sv, const void *xv, const void *ev, const void *csv,
-                       const int32_t *target, int64_t n, int64_t v, int64_t w, int64_t lo,
-                       const mr_exec *ex)
+void score_target(void *sv, const void *xv, const void *ev, const void *csv, const int32_t *target,
+                  int64_t n, int64_t v, int64_t w, int64_t lo, const mr_exec *ex)
 {
     float *s = (float *)sv;
     const float *x = (const float *)xv, *e = (const float *)ev, *cs = (const float *)csv;
@@ -81,8 +83,8 @@ __global__ static void score_skip_kernel(float *s, const int64_t *skip_start,
     }
 }
 
-void score_skip_cuda(void *s, const int64_t *skip_start, const int32_t *skip_id,
-                     const int32_t *target, int64_t n, int64_t m, int64_t lo, const mr_exec *ex)
+void score_skip(void *s, const int64_t *skip_start, const int32_t *skip_id, const int32_t *target,
+                int64_t n, int64_t m, int64_t lo, const mr_exec *ex)
 {
     if (n > 0)
         LAUNCH(score_skip_kernel, (unsigned)n, WARP, 0, ex, (float *)s, skip_start, skip_id, target,
@@ -102,8 +104,8 @@ __global__ static void rank_count_kernel(int32_t *count, const float *sv, const 
     if (threadIdx.x == 0) count[i] += c;
 }
 
-void rank_count_cuda(int32_t *count, const void *s, const void *target_score, const int32_t *target,
-                     int64_t n, int64_t m, int64_t lo, const mr_exec *ex)
+void rank_count(int32_t *count, const void *s, const void *target_score, const int32_t *target,
+                int64_t n, int64_t m, int64_t lo, const mr_exec *ex)
 {
     if (n > 0)
         LAUNCH(rank_count_kernel, (unsigned)n, BLOCK, 0, ex, count, (const float *)s,
@@ -175,10 +177,11 @@ __global__ static void topk_kernel(int32_t *ids, float *scores, const float *sv,
     }
 }
 
-void topk_merge_cuda(int32_t *ids, void *scores, const void *s, int64_t n, int64_t m, int64_t k,
-                     int64_t lo, int first, const mr_exec *ex)
+void topk_merge(int32_t *ids, void *scores, const void *s, int64_t n, int64_t m, int64_t k,
+                int64_t lo, int first, const mr_exec *ex)
 {
     if (n > 0 && k > 0)
         LAUNCH(topk_kernel, (unsigned)n, BLOCK, 0, ex, ids, (float *)scores, (const float *)s, m, k,
                lo, first);
 }
+} // namespace MR_ACT_SPACE

@@ -7,22 +7,25 @@
 #include "kernels/cuda/conv.cuh"
 #include "kernels/shared/draw.h"
 
+namespace MR_ACT_SPACE
+{
+
 /* Row i of the copy of x[n,S,c]: frames of a sample, and zeros around them. */
 struct framed {
-    const float *x;
+    const act_t *x;
     int64_t n, S, c;
 
     __device__ float at(int64_t i, int64_t j) const
     {
         int64_t P = mr_framed_period(S), b = i / P, f = i % P - 1;
-        return b < n && f >= 0 && f < S ? x[(b * S + f) * c + j] : 0.0f;
+        return b < n && f >= 0 && f < S ? (float)x[(b * S + f) * c + j] : 0.0f;
     }
 };
 
 /* conv3_fwd: a row is a frame of y, which gets the terms that the products are added to, or behind
  * those a frame of the copy of x. */
 struct conv_prepare {
-    float *pad;
+    act_t *pad;
     conv_terms terms;
     framed x;
     int64_t n_y;
@@ -40,7 +43,7 @@ struct conv_prepare {
 conv_terms make_conv_terms(void *y, const void *bias, const void *res, const void *ctx,
                            const mr_conv *cv)
 {
-    return {(float *)y, (const float *)bias, (const float *)res, (const float *)ctx, cv->So,
+    return {(act_t *)y, (const float *)bias, (const act_t *)res, (const act_t *)ctx, cv->So,
             cv->co,     cv->ctx_ld};
 }
 
@@ -50,17 +53,17 @@ void conv_product(void *y, const void *framed_x, const void *w, const mr_conv *c
 {
     int64_t ci = cv->ci, co = cv->co, So = cv->So;
     mr_gemm_batch frames = {So, co, cv->stride * ci, 0};
-    gemm_batch_cuda(y, framed_x, w, &frames, cv->n, co, 3 * ci, 0, 1, mr_framed_period(cv->S) * ci,
-                    3 * ci, So * co, 1.0, 1.0, ex);
+    gemm_batch(y, framed_x, w, &frames, cv->n, co, 3 * ci, 0, 1, mr_framed_period(cv->S) * ci,
+               3 * ci, So * co, 1.0, 1.0, MR_ACT_ACT, ex);
 }
 
-void conv3_fwd_cuda(void *y, const void *x, const void *w, const void *bias, const void *res,
-                    const void *ctx, const mr_conv *cv, const mr_exec *ex)
+void conv3_fwd(void *y, const void *x, const void *w, const void *bias, const void *res,
+               const void *ctx, const mr_conv *cv, const mr_exec *ex)
 {
     int64_t ci = cv->ci, co = cv->co, n_y = cv->n * cv->So;
-    float *pad = cv->x_framed ? (float *)x : (float *)ex->scratch;
+    act_t *pad = cv->x_framed ? (act_t *)x : (act_t *)ex->scratch;
     conv_prepare p = {
-        pad, make_conv_terms(y, bias, res, ctx, cv), {(const float *)x, cv->n, cv->S, ci}, n_y};
+        pad, make_conv_terms(y, bias, res, ctx, cv), {(const act_t *)x, cv->n, cv->S, ci}, n_y};
     cells(n_y + (cv->x_framed ? 0 : mr_framed_rows(cv->n, cv->S)), ci > co ? ci : co, ex, p);
     conv_product(y, pad, w, cv, ex);
 }
@@ -69,10 +72,10 @@ conv_begin make_conv_begin(const mr_conv_begin *q, const mr_exec *ex)
 {
     const mr_conv *cv = &q->cv;
     conv_begin c = {};
-    c.unfolded = (float *)q->unfolded;
+    c.unfolded = (act_t *)q->unfolded;
     c.dbias = (float *)q->dbias;
-    c.dres = (float *)q->dres;
-    c.dctx = (float *)q->dctx;
+    c.dres = (act_t *)q->dres;
+    c.dctx = (act_t *)q->dctx;
     /* no samples: sums of nothing */
     c.sums = {(float *)q->scratch, cv->co, cv->co,
               (int)(cv->n > 0 ? pieces(cv->n, MR_CONV_BLOCK) : 1), queue_of(ex)->counters};
@@ -90,7 +93,7 @@ conv_begin make_conv_begin(const mr_conv_begin *q, const mr_exec *ex)
 }
 
 /* A few samples a block. write(row, j): the thread's element of dy, which may be there already. */
-template <class F> __global__ void conv_begin_kernel(conv_begin c, const float *dy, F write)
+template <class F> __global__ void conv_begin_kernel(conv_begin c, const act_t *dy, F write)
 {
     int64_t k = blockIdx.x, first = k * MR_CONV_BLOCK;
     int64_t end = first + MR_CONV_BLOCK < c.n ? first + MR_CONV_BLOCK : c.n;
@@ -112,19 +115,19 @@ static void begin(const mr_conv_begin *q, const void *dy, F write, const mr_exec
     if (q->cv.n == 0 && !q->dbias) return;
     conv_begin c = make_conv_begin(q, ex);
     LAUNCH(conv_begin_kernel<F>, (unsigned)c.sums.count, threads_for(c.co), 0, ex, c,
-           (const float *)dy, write);
+           (const act_t *)dy, write);
 }
 
-void conv3_bwd_begin_cuda(const mr_conv_begin *q, const void *dy, const mr_exec *ex)
+void conv3_bwd_begin(const mr_conv_begin *q, const void *dy, const mr_exec *ex)
 {
     if (q->unfolded || q->dbias || q->dres || q->dctx)
         begin(
             q, dy, [] __device__(int64_t, int64_t) {}, ex);
 }
 
-void conv3_bwd_add_cuda(void *dbias, void *dres, void *dctx, const void *dy, int64_t n, int64_t S,
-                        int64_t w, int64_t ctx_ld, int acc_bias, int acc_res, int acc_ctx,
-                        const mr_exec *ex)
+void conv3_bwd_add(void *dbias, void *dres, void *dctx, const void *dy, int64_t n, int64_t S,
+                   int64_t w, int64_t ctx_ld, int acc_bias, int acc_res, int acc_ctx,
+                   const mr_exec *ex)
 {
     mr_conv_begin q = {};
     q.cv.n = n;
@@ -138,68 +141,69 @@ void conv3_bwd_add_cuda(void *dbias, void *dres, void *dctx, const void *dy, int
     q.dres = dres;
     q.dctx = dctx;
     q.scratch = ex->scratch;
-    conv3_bwd_begin_cuda(&q, dy, ex);
+    conv3_bwd_begin(&q, dy, ex);
 }
 
 /* Unfolded dy makes backward that of a linear layer. dw is a long sum for few numbers, which the
  * library splits between blocks as it finds best. */
-void conv3_bwd_cuda(void *dx, void *dw, void *dbias, void *dres, void *dctx, const void *dy,
-                    const void *x, const void *w, const mr_conv *cv, const mr_conv_acc *acc,
-                    const mr_exec *ex)
+void conv3_bwd(void *dx, void *dw, void *dbias, void *dres, void *dctx, const void *dy,
+               const void *x, const void *w, const mr_conv *cv, const mr_conv_acc *acc,
+               const mr_exec *ex)
 {
     int64_t n = cv->n, ci = cv->ci, co3 = 3 * cv->co, S = cv->S, rows = mr_conv_rows(cv);
     int64_t ld = cv->x_framed ? mr_framed_period(S) : S;
     /* The residual is written first, so where it is x the product adds to it. */
     bool is_same = dx && dres == dx;
     double beta_x = is_same || acc->x ? 1.0 : 0.0;
-    const float *unfolded = (const float *)dy;
+    const act_t *unfolded = (const act_t *)dy;
     if (!cv->is_begun) {
-        float *space = (float *)ex->scratch;
-        mr_conv_begin q = {*cv,  *acc, dx || dw ? space : NULL, dbias,
-                           dres, dctx, space + rows * co3};
+        float *sums = (float *)ex->scratch;
+        act_t *space = (act_t *)(sums + mr_conv_sums(cv));
+        mr_conv_begin q = {*cv, *acc, dx || dw ? space : NULL, dbias, dres, dctx, sums};
         if (is_same) q.acc.res = acc->x;
-        conv3_bwd_begin_cuda(&q, dy, ex);
+        conv3_bwd_begin(&q, dy, ex);
         unfolded = space;
     }
     if (dw)
-        gemm_cuda(dw, unfolded, x, co3, ci, rows, 1, 0, co3, ci, ci, 1.0, acc->w ? 1.0 : 0.0, ex);
+        gemm(dw, unfolded, x, co3, ci, rows, 1, 0, co3, ci, ci, 1.0, acc->w ? 1.0 : 0.0,
+             MR_REAL_ACT, ex);
     if (!dx) return;
     if (!cv->x_framed) {
-        gemm_cuda(dx, unfolded, w, rows, ci, co3, 0, 0, co3, ci, ci, 1.0, beta_x, ex);
+        gemm(dx, unfolded, w, rows, ci, co3, 0, 0, co3, ci, ci, 1.0, beta_x, MR_ACT_ACT, ex);
         return;
     }
     mr_gemm_batch frames = {S, ci, co3, 0};
-    gemm_batch_cuda(dx, unfolded + co3, w, &frames, n, ci, co3, 0, 0, ld * co3, ci, S * ci, 1.0,
-                    beta_x, ex);
+    gemm_batch(dx, unfolded + co3, w, &frames, n, ci, co3, 0, 0, ld * co3, ci, S * ci, 1.0, beta_x,
+               MR_ACT_ACT, ex);
 }
 
-void frame_add_cuda(void *yv, const void *xv, const void *vv, int64_t n, int64_t S, int64_t c,
-                    const mr_exec *ex)
+void frame_add(void *yv, const void *xv, const void *vv, int64_t n, int64_t S, int64_t c,
+               const mr_exec *ex)
 {
-    float *y = (float *)yv;
-    const float *x = (const float *)xv, *v = (const float *)vv;
+    act_t *y = (act_t *)yv;
+    const act_t *x = (const act_t *)xv, *v = (const act_t *)vv;
     cells(n * S, c, ex,
           [=] __device__(int64_t i, int64_t j) { y[i * c + j] = x[i * c + j] + v[i / S * c + j]; });
 }
 
-void upsample_fwd_cuda(void *yv, const void *xv, int64_t n, int64_t S, int64_t S2, int64_t c,
-                       const mr_exec *ex)
+void upsample_fwd(void *yv, const void *xv, int64_t n, int64_t S, int64_t S2, int64_t c,
+                  const mr_exec *ex)
 {
-    float *y = (float *)yv;
-    const float *x = (const float *)xv;
+    act_t *y = (act_t *)yv;
+    const act_t *x = (const act_t *)xv;
     cells(n * S2, c, ex, [=] __device__(int64_t i, int64_t j) {
         y[i * c + j] = x[(i / S2 * S + i % S2 * S / S2) * c + j];
     });
 }
 
-void upsample_bwd_cuda(void *dxv, const void *dyv, int64_t n, int64_t S, int64_t S2, int64_t c,
-                       int acc, const mr_conv_begin *next, const mr_exec *ex)
+void upsample_bwd(void *dxv, const void *dyv, int64_t n, int64_t S, int64_t S2, int64_t c, int acc,
+                  const mr_conv_begin *next, const mr_exec *ex)
 {
-    float *dx = (float *)dxv;
-    const float *dy = (const float *)dyv;
+    act_t *dx = (act_t *)dxv;
+    const act_t *dy = (const act_t *)dyv;
     auto write = [=] __device__(int64_t i, int64_t j) {
         int64_t b = i / S, s = i % S;
-        float v = acc ? dx[i * c + j] : 0.0f;
+        float v = acc ? (float)dx[i * c + j] : 0.0f;
         /* the frames that copy frame s: floor(u S / S2) = s */
         for (int64_t u = (s * S2 + S - 1) / S; u < S2 && u * S / S2 == s; u++)
             v += dy[(b * S2 + u) * c + j];
@@ -211,25 +215,26 @@ void upsample_bwd_cuda(void *dxv, const void *dyv, int64_t n, int64_t S, int64_t
         cells(n * S, c, ex, write);
 }
 
-void concat_fwd_cuda(void *yv, const void *av, const void *bv, const void *biasv, int64_t n,
-                     int64_t wa, int64_t wb, const mr_exec *ex)
+void concat_fwd(void *yv, const void *av, const void *bv, const void *biasv, int64_t n, int64_t wa,
+                int64_t wb, const mr_exec *ex)
 {
-    float *y = (float *)yv;
-    const float *a = (const float *)av, *b = (const float *)bv, *bias = (const float *)biasv;
+    act_t *y = (act_t *)yv;
+    const act_t *a = (const act_t *)av, *b = (const act_t *)bv;
+    const float *bias = (const float *)biasv;
     cells(n, wa + wb, ex, [=] __device__(int64_t i, int64_t j) {
         float v = j < wa ? a[i * wa + j] : b[i * wb + j - wa];
         y[i * (wa + wb) + j] = bias ? v + bias[j] : v;
     });
 }
 
-void concat_bwd_cuda(void *dav, void *dbv, const void *dyv, int64_t n, int64_t wa, int64_t wb,
-                     int acc_a, int acc_b, const mr_conv_begin *next, const mr_exec *ex)
+void concat_bwd(void *dav, void *dbv, const void *dyv, int64_t n, int64_t wa, int64_t wb, int acc_a,
+                int acc_b, const mr_conv_begin *next, const mr_exec *ex)
 {
-    float *da = (float *)dav, *db = (float *)dbv;
-    const float *dy = (const float *)dyv;
+    act_t *da = (act_t *)dav, *db = (act_t *)dbv;
+    const act_t *dy = (const act_t *)dyv;
     /* One thread does column j of both: they may be one tensor, which then gets two terms. */
     auto write = [=] __device__(int64_t i, int64_t j) {
-        const float *g = dy + i * (wa + wb) + j;
+        const act_t *g = dy + i * (wa + wb) + j;
         if (j < wa && da) put(&da[i * wa + j], g[0], acc_a);
         if (j < wb && db) put(&db[i * wb + j], g[wa], acc_b);
     };
@@ -247,10 +252,10 @@ void concat_bwd_cuda(void *dav, void *dbv, const void *dyv, int64_t n, int64_t w
 }
 
 /* In double: t w_i reaches hundreds of radians, and there are few of them. */
-void time_embed_cuda(void *outv, const uint32_t *rid, int64_t n, int64_t C, uint32_t purpose,
-                     int64_t t_max, const mr_int_list *t_set, const mr_exec *ex)
+void time_embed(void *outv, const uint32_t *rid, int64_t n, int64_t C, uint32_t purpose,
+                int64_t t_max, const mr_int_list *t_set, const mr_exec *ex)
 {
-    float *out = (float *)outv;
+    act_t *out = (act_t *)outv;
     int64_t half = C / 2;
     double rate = half > 1 ? log(10000.0) / (double)(half - 1) : 0.0;
     uint64_t seed = ex->seed;
@@ -265,17 +270,17 @@ void time_embed_cuda(void *outv, const uint32_t *rid, int64_t n, int64_t C, uint
     });
 }
 
-void silu_fwd_cuda(void *yv, const void *xv, int64_t n, const mr_exec *ex)
+void silu_fwd(void *yv, const void *xv, int64_t n, const mr_exec *ex)
 {
-    float *y = (float *)yv;
-    const float *x = (const float *)xv;
+    act_t *y = (act_t *)yv;
+    const act_t *x = (const act_t *)xv;
     each(n, ex, [=] __device__(int64_t i) { y[i] = mr_siluf(x[i]); });
 }
 
-void silu_bwd_cuda(void *dxv, const void *dyv, const void *xv, int64_t n, int acc,
-                   const mr_exec *ex)
+void silu_bwd(void *dxv, const void *dyv, const void *xv, int64_t n, int acc, const mr_exec *ex)
 {
-    float *dx = (float *)dxv;
-    const float *dy = (const float *)dyv, *x = (const float *)xv;
+    act_t *dx = (act_t *)dxv;
+    const act_t *dy = (const act_t *)dyv, *x = (const act_t *)xv;
     each(n, ex, [=] __device__(int64_t i) { put(&dx[i], dy[i] * mr_silu_gradf(x[i]), acc); });
 }
+} // namespace MR_ACT_SPACE
