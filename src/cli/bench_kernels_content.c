@@ -7,7 +7,7 @@ static void convolution(mr_kb *b)
 {
     const mr_kb_sizes *z = &b->z;
     int64_t n = z->B, S = z->K, c = 2 * z->C; /* as in the middle of the U-Net */
-    mr_conv cv = {n, S, S, c, c, 1, c, false};
+    mr_conv cv = {n, S, S, c, c, 1, c, false, false};
     int64_t m = n * S * c;
     void *x = mr_kb_reals(b, m), *y = mr_kb_reals(b, m), *w = mr_kb_reals(b, 3 * c * c);
     void *bias = mr_kb_reals(b, c), *ctx = mr_kb_reals(b, n * c);
@@ -22,6 +22,9 @@ static void convolution(mr_kb *b)
     BENCH(conv3_bwd, "all", SHAPE(n, S, c, c), 2 * flop, 4 * m + 6 * c * c, dx, dw, bias, NULL, ctx,
           y, x, w, &cv, &acc);
     BENCH(conv3_bwd_add, "", SHAPE(n, S, c), 0, 2 * m, bias, x, ctx, y, n, S, c, c, 0, 0, 0);
+    mr_conv_begin begin = {
+        cv, acc, mr_kb_reals(b, 3 * m), bias, NULL, ctx, mr_kb_reals(b, mr_conv_sums(&cv))};
+    BENCH(conv3_bwd_begin, "", SHAPE(n, S, c), 0, 4 * m, &begin, y);
     BENCH(frame_add, "", SHAPE(n, S, c), 0, 2 * m, y, x, ctx, n, S, c);
     mr_kb_release(b);
 }
@@ -37,17 +40,17 @@ static void unet(mr_kb *b)
     void *db = mr_kb_reals(b, c), *dfilm = mr_kb_reals(b, 2 * n * c), *dx = mr_kb_reals(b, m);
     BENCH(group_norm_fwd, "film, silu", SHAPE(n, S, c), 0, 2 * m, y, mean, rstd, x, gamma, beta,
           film, &gn);
-    mr_conv cv = {n, S, S, c, c, 1, c, false};
+    mr_conv cv = {n, S, S, c, c, 1, c, false, false};
     void *w = mr_kb_reals(b, 3 * c * c), *framed = mr_kb_reals(b, mr_framed_rows(n, S) * c);
     BENCH(group_norm_conv3_fwd, "film, silu", SHAPE(n, S, c, c), 6.0 * (double)(m * c),
           4 * m + 3 * c * c, y, framed, mean, rstd, x, gamma, beta, film, &gn, w, gamma, NULL, NULL,
           &cv);
     BENCH(group_norm_bwd, "film, silu", SHAPE(n, S, c), 0, 3 * m, dx, dg, db, dfilm, y, x, mean,
-          rstd, gamma, beta, film, &gn, 0, 0, 0, 0);
+          rstd, gamma, beta, film, &gn, 0, 0, 0, 0, NULL);
     BENCH(upsample_fwd, "", SHAPE(n, S, c), 0, 2 * m, y, x, n, S2, S, c);
-    BENCH(upsample_bwd, "", SHAPE(n, S, c), 0, 2 * m, x, y, n, S2, S, c, 0);
+    BENCH(upsample_bwd, "", SHAPE(n, S, c), 0, 2 * m, x, y, n, S2, S, c, 0, NULL);
     BENCH(concat_fwd, "", SHAPE(n * S, c, c), 0, 4 * m, y, x, dx, NULL, n * S, c, c);
-    BENCH(concat_bwd, "", SHAPE(n * S, c, c), 0, 4 * m, x, dx, y, n * S, c, c, 0, 0);
+    BENCH(concat_bwd, "", SHAPE(n * S, c, c), 0, 4 * m, x, dx, y, n * S, c, c, 0, 0, NULL);
     BENCH(time_embed, "", SHAPE(n, c), 0, n * c, film, b->rid, n, c, MR_RNG_T_TCD, z->T, NULL);
     mr_kb_release(b);
 }

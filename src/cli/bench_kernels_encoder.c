@@ -40,6 +40,7 @@ static void elementwise(mr_kb *b)
     BENCH(act_fwd, "gelu", SHAPE(N, w), 0, 2 * N * w, y, pre, N * w, MR_ACT_GELU);
     BENCH(act_bwd, "gelu", SHAPE(N, w), 0, 3 * N * w, y, y, pre, N, w, MR_ACT_GELU);
     BENCH(col_sum, "", SHAPE(N, w), 0, N * w, bias, y, N, w, 0);
+    BENCH(add_row_bwd, "", SHAPE(N, w), 0, 2 * N * w, pre, bias, y, N, w, 0, w, 0, 0);
     BENCH(axpy, "+=", SHAPE(N, d), 0, 3 * N * d, v, x, N * d, 1e-6, 1, MR_ACT_ACT);
     BENCH(probe_fwd, "", SHAPE(N, d), 0, N * d, one, x, N * d);
     BENCH(probe_bwd, "", SHAPE(N, d), 0, N * d, v, N * d, 0.5, 0);
@@ -119,7 +120,8 @@ static void look_ups(mr_kb *b)
     BENCH(add_rows, "", SHAPE(N, d), 0, 2 * N * d, y, x, row, each, row, N, d, N, 0, -1, NULL, NULL,
           L, MR_ACT_ACT);
     BENCH(position_fwd, "", SHAPE(N, d), 0, 2 * N * d, y, y, pos, b->tok_pos, N, d);
-    BENCH(position_bwd, "", SHAPE(N, d), 0, N * d, pos, y, b->start, b->len, B, L, d, 0);
+    BENCH(position_bwd, "", SHAPE(N, d), 0, N * d, NULL, pos, y, b->start, b->len, N, B, L, d, 0,
+          0);
     BENCH(last_fwd, "", SHAPE(B, d), 0, 2 * B * d, rows, y, b->start, b->len, B, d);
     BENCH(last_bwd, "", SHAPE(N, d), 0, N * d + B * d, y, rows, b->start, b->len, B, N, d, 0);
     mr_kb_release(b);

@@ -11,8 +11,8 @@ static void small_losses(mr_kb *b)
     void *u = mr_kb_reals(b, n), *s = mr_kb_reals(b, B), *inv = mr_kb_reals(b, B);
     void *one = mr_kb_reals(b, 1);
     BENCH(zero, "", SHAPE(B, d), 0, n, y, n);
-    BENCH(mse_fwd, "", SHAPE(B, d), 0, 2 * n, one, x, t, B, d);
-    BENCH(mse_bwd, "", SHAPE(B, d), 0, 4 * n, y, u, x, t, B, d, 0.1, 0, 0);
+    BENCH(mse, "loss", SHAPE(B, d), 0, 2 * n, one, NULL, NULL, x, t, B, d, 0.1, 0, 0);
+    BENCH(mse, "all", SHAPE(B, d), 0, 4 * n, one, y, u, x, t, B, d, 0.1, 0, 0);
     BENCH(row_inv_norm, "", SHAPE(B, d), 0, n, inv, x, B, d);
     BENCH(row_scale, "", SHAPE(B, d), 0, 2 * n, y, x, inv, B, d);
     BENCH(row_dot, "", SHAPE(B, d), 0, 2 * n, s, x, t, B, d);
@@ -36,9 +36,9 @@ static void softmax(mr_kb *b)
           INFINITY);
     BENCH(ce_rows, "cosine", SHAPE(M, V), 0, 2 * M * V, raw, stats, target, NULL, norm, M, V, 0,
           1.0, 1.0);
-    BENCH(ce_combine, "", SHAPE(M), 0, 5 * M, coef, ce, stats, M, 1, 0, 1.0);
-    BENCH(ce_target, "", SHAPE(M, d), 0, 6 * M * d, dtable, dx, table, x, target, NULL, NULL, M, V,
-          d, 0, 1.0, 1.0);
+    BENCH(ce_combine, "", SHAPE(M, d), 0, 2 * M * d, coef, ce, dx, stats, x, M, d, 1, 0, 1.0);
+    BENCH(ce_target, "", SHAPE(M, d), 0, 6 * M * d, dtable, dx, table, x, target, NULL, NULL, coef,
+          M, V, d, 0, 1.0, 1.0);
     BENCH(pair_ids, "", SHAPE(z->B), 0, 2 * z->B, pair, skip, z->B, 0, z->B);
     BENCH(ce_sum, "", SHAPE(M), 0, M, one, ce, M, 1.0);
     mr_kb_release(b);
@@ -108,13 +108,14 @@ static void optimizer(mr_kb *b)
     void *p = mr_kb_reals(b, n), *m = mr_kb_reals(b, n), *v = mr_kb_reals(b, n);
     void *g = mr_kb_reals(b, n);
     double *stats = mr_kb_doubles(b, 2);
+    mr_ranges ranges = {1, {0}, {n}};
     if (b->st == MR_OK) /* second moments are not negative */
         b->st = b->dev->fill(b->dev, v, 0, (size_t)n * mr_dtype_bytes(b->dev->real));
-    BENCH(adam, "", SHAPE(n), 0, 7 * n, p, m, v, g, n, NULL, 0, 0.9, 0.999, 1e-8, 0.0);
-    BENCH(grad_stats, "", SHAPE(n), 0, n, stats, g, n);
+    BENCH(adam, "", SHAPE(n), 0, 7 * n, p, m, v, g, &ranges, NULL, 0, 0.9, 0.999, 1e-8, 0.0);
+    BENCH(grad_stats, "", SHAPE(n), 0, n, stats, g, &ranges);
     const mr_loss_weights weights = {.n = 3, .w = {1, 1, 1}};
     mr_step_state *state = (mr_step_state *)mr_kb_doubles(b, sizeof *state / sizeof(double));
-    BENCH(step_decide, "", SHAPE(1), 0, 8, state, stats, stats, g, &weights, 5.0);
+    BENCH(step_decide, "", SHAPE(1), 0, 8, state, NULL, stats, stats, g, &weights, 5.0);
     mr_kb_release(b);
 }
 

@@ -59,9 +59,14 @@ typedef struct mr_op {
     bool is_cheap;
     /* On a device where few launches count, a plan joins a node that may be joined to its only
      * reader, if that can take it as input i (takes_joined, bit i): the reader's forward does both,
-     * and the value, [N,S,c], lies in framed rows (kernels/family_unet.h). Backward stays apart. */
+     * and the value, [N,S,c], lies in framed rows (kernels/family_unet.h). */
     bool may_join;
     unsigned takes_joined;
+    /* On such a device the backward of a node that finishes the gradient of input i (begins, bit i)
+     * also does what that node's own backward begins with, if it is the next step and can be begun
+     * so (mr_conv_begin). */
+    unsigned begins;
+    bool can_begin;
     mr_status (*forward)(mr_run *r, const mr_node *n);
     mr_status (*backward)(mr_run *r, const mr_node *n); /* NULL: no gradient passes */
 } mr_op;

@@ -95,10 +95,9 @@ static mr_status add_param_backward(mr_run *r, const mr_node *n)
 {
     int id = mr_node_id(r, n);
     int64_t w = mr_node_inner(r->g, id);
-    mr_k(r)->col_sum(mr_pgrad(r, n, 0), mr_grad(r, id), mr_n(r, id), w, mr_pacc(r, n, 0), &r->ex);
-    if (mr_wants(r, n, 0))
-        mr_k(r)->axpy(mr_grad(r, n->in[0]), mr_grad(r, id), mr_n(r, id) * w, 1.0, mr_acc(r, n, 0),
-                      MR_ACT_ACT, &r->ex);
+    void *dx = mr_wants(r, n, 0) ? mr_grad(r, n->in[0]) : NULL;
+    mr_k(r)->add_row_bwd(dx, mr_pgrad(r, n, 0), mr_grad(r, id), mr_n(r, id), w, 0, w,
+                         mr_acc(r, n, 0), mr_pacc(r, n, 0), &r->ex);
     return MR_OK;
 }
 

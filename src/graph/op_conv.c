@@ -40,19 +40,54 @@ static mr_status conv3_forward(mr_run *r, const mr_node *n)
     return MR_OK;
 }
 
-static mr_status conv3_backward(mr_run *r, const mr_node *n)
+/* Sizes and accumulate bits of backward. x before residual: they may be the same node, and the acc
+ * bits count in slot order. */
+static mr_conv backward_of(const mr_run *r, const mr_node *n, mr_conv_acc *acc)
 {
     mr_conv cv = conv_of(r->g, n, mr_n(r, n->in[IN_X]));
     cv.x_framed = mr_joined(r, n, IN_X) != NULL;
-    void *dy = mr_grad(r, mr_node_id(r, n));
-    /* x before residual: they may be the same node, and the acc bits count in slot order. */
-    mr_conv_acc acc = {mr_acc(r, n, IN_X), mr_pacc(r, n, P_W), mr_pacc(r, n, P_B),
-                       mr_acc(r, n, IN_RESIDUAL), mr_acc(r, n, IN_CONTEXT)};
-    void *d[3];
-    for (int s = 0; s < 3; s++) d[s] = mr_wants(r, n, s) ? mr_grad(r, n->in[s]) : NULL;
-    mr_k(r)->conv3_bwd(d[IN_X], mr_pgrad(r, n, P_W), mr_pgrad(r, n, P_B), d[IN_RESIDUAL],
-                       d[IN_CONTEXT], dy, mr_val(r, n->in[IN_X]), mr_pmat(r, n, P_W), &cv, &acc,
-                       &r->ex);
+    cv.is_begun = mr_is_begun(r, n);
+    *acc = (mr_conv_acc){mr_acc(r, n, IN_X), mr_pacc(r, n, P_W), mr_pacc(r, n, P_B),
+                         mr_acc(r, n, IN_RESIDUAL), mr_acc(r, n, IN_CONTEXT)};
+    return cv;
+}
+
+static void *wanted_grad(const mr_run *r, const mr_node *n, int slot)
+{
+    return mr_wants(r, n, slot) ? mr_grad(r, n->in[slot]) : NULL;
+}
+
+/* Where the step before leaves dy unfolded: behind the partial sums. */
+static void *unfolded_of(const mr_run *r, const mr_node *n, const mr_conv *cv)
+{
+    return (char *)mr_backward_scratch(r, n) + mr_conv_sums(cv) * (int64_t)r->g->real_bytes;
+}
+
+const mr_conv_begin *mr_conv_next(const mr_run *r, const mr_node *n, int slot, mr_conv_begin *space)
+{
+    const mr_node *conv = mr_begins(r, n, slot);
+    if (!conv) return NULL;
+    mr_conv_begin *q = space;
+    q->cv = backward_of(r, conv, &q->acc);
+    if (conv->in[IN_RESIDUAL] == conv->in[IN_X]) q->acc.res = q->acc.x;
+    q->unfolded = unfolded_of(r, conv, &q->cv);
+    q->dbias = mr_pgrad(r, conv, P_B);
+    q->dres = wanted_grad(r, conv, IN_RESIDUAL);
+    q->dctx = wanted_grad(r, conv, IN_CONTEXT);
+    q->scratch = mr_backward_scratch(r, conv);
+    return q;
+}
+
+static mr_status conv3_backward(mr_run *r, const mr_node *n)
+{
+    mr_conv_acc acc;
+    mr_conv cv = backward_of(r, n, &acc);
+    bool is_begun = cv.is_begun;
+    mr_k(r)->conv3_bwd(wanted_grad(r, n, IN_X), mr_pgrad(r, n, P_W),
+                       is_begun ? NULL : mr_pgrad(r, n, P_B), wanted_grad(r, n, IN_RESIDUAL),
+                       is_begun ? NULL : wanted_grad(r, n, IN_CONTEXT),
+                       is_begun ? unfolded_of(r, n, &cv) : mr_grad(r, mr_node_id(r, n)),
+                       mr_val(r, n->in[IN_X]), mr_pmat(r, n, P_W), &cv, &acc, &r->ex);
     return MR_OK;
 }
 
@@ -60,6 +95,7 @@ const mr_op mr_op_conv3 = {.name = "conv3",
                            .bwd_in = 1u << IN_X,
                            .takes_slice = 1u << IN_CONTEXT,
                            .takes_joined = 1u << IN_X,
+                           .can_begin = true,
                            .forward = conv3_forward,
                            .backward = conv3_backward};
 

@@ -202,12 +202,10 @@ static mr_status position_backward(mr_run *r, const mr_node *n)
     int id = mr_node_id(r, n);
     int64_t w = mr_node_width(r->g, id);
     const mr_seq *q = &r->in.seq[n->i[0]];
-    const void *dy = mr_grad(r, id);
-    mr_k(r)->position_bwd(mr_pgrad(r, n, 0), dy, q->start, q->len, r->count[MR_SPACE_ROWS],
-                          r->g->dims.L, w, mr_pacc(r, n, 0), &r->ex);
-    if (mr_wants(r, n, 0))
-        mr_k(r)->axpy(mr_grad(r, n->in[0]), dy, mr_n(r, id) * w, 1.0, mr_acc(r, n, 0), MR_ACT_ACT,
-                      &r->ex);
+    void *dx = mr_wants(r, n, 0) ? mr_grad(r, n->in[0]) : NULL;
+    mr_k(r)->position_bwd(dx, mr_pgrad(r, n, 0), mr_grad(r, id), q->start, q->len, mr_n(r, id),
+                          r->count[MR_SPACE_ROWS], r->g->dims.L, w, mr_acc(r, n, 0),
+                          mr_pacc(r, n, 0), &r->ex);
     return MR_OK;
 }
 

@@ -56,21 +56,24 @@ static mr_status group_norm_forward(mr_run *r, const mr_node *n)
 static mr_status group_norm_backward(mr_run *r, const mr_node *n)
 {
     mr_gn gn = gn_of(r, n);
+    mr_conv_begin next;
     bool film = mr_wants(r, n, IN_FILM);
     MR_CHECK(!film || n->i[1] < 0, MR_ERR_INTERNAL,
              "%s: one FiLM row for all samples has no backward; give one row a sample", n->label);
-    mr_k(r)->group_norm_bwd(
-        mr_wants(r, n, IN_X) ? mr_grad(r, n->in[IN_X]) : NULL, mr_pgrad(r, n, P_GAMMA),
-        mr_pgrad(r, n, P_BETA), film ? mr_grad(r, n->in[IN_FILM]) : NULL,
-        mr_grad(r, mr_node_id(r, n)), mr_val(r, n->in[IN_X]), mr_saved(r, n, 0), mr_saved(r, n, 1),
-        mr_pval(r, n, P_GAMMA), mr_pval(r, n, P_BETA), film_of(r, n), &gn, mr_acc(r, n, IN_X),
-        mr_pacc(r, n, P_GAMMA), mr_pacc(r, n, P_BETA), mr_acc(r, n, IN_FILM), &r->ex);
+    mr_k(r)->group_norm_bwd(mr_wants(r, n, IN_X) ? mr_grad(r, n->in[IN_X]) : NULL,
+                            mr_pgrad(r, n, P_GAMMA), mr_pgrad(r, n, P_BETA),
+                            film ? mr_grad(r, n->in[IN_FILM]) : NULL, mr_grad(r, mr_node_id(r, n)),
+                            mr_val(r, n->in[IN_X]), mr_saved(r, n, 0), mr_saved(r, n, 1),
+                            mr_pval(r, n, P_GAMMA), mr_pval(r, n, P_BETA), film_of(r, n), &gn,
+                            mr_acc(r, n, IN_X), mr_pacc(r, n, P_GAMMA), mr_pacc(r, n, P_BETA),
+                            mr_acc(r, n, IN_FILM), mr_conv_next(r, n, IN_X, &next), &r->ex);
     return MR_OK;
 }
 
 const mr_op mr_op_group_norm = {.name = "group_norm",
                                 .is_cheap = true,
                                 .may_join = true,
+                                .begins = 1u << IN_X,
                                 .takes_slice = 1u << IN_FILM,
                                 .bwd_in = 1u << IN_X | 1u << IN_FILM,
                                 .forward = group_norm_forward,

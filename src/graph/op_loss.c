@@ -5,8 +5,8 @@
 
 static mr_status mse_forward(mr_run *r, const mr_node *n)
 {
-    mr_k(r)->mse_fwd(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[0]), mr_val(r, n->in[1]),
-                     mr_n(r, n->in[0]), mr_node_inner(r->g, n->in[0]), &r->ex);
+    mr_k(r)->mse(mr_val(r, mr_node_id(r, n)), NULL, NULL, mr_val(r, n->in[0]), mr_val(r, n->in[1]),
+                 mr_n(r, n->in[0]), mr_node_inner(r->g, n->in[0]), 0, 0, 0, &r->ex);
     return MR_OK;
 }
 
@@ -14,14 +14,17 @@ static mr_status mse_backward(mr_run *r, const mr_node *n)
 {
     void *dp = mr_wants(r, n, 0) ? mr_grad(r, n->in[0]) : NULL;
     void *dt = mr_wants(r, n, 1) ? mr_grad(r, n->in[1]) : NULL;
-    mr_k(r)->mse_bwd(dp, dt, mr_val(r, n->in[0]), mr_val(r, n->in[1]), mr_n(r, n->in[0]),
-                     mr_node_inner(r->g, n->in[0]), mr_loss_weight(r, n), mr_acc(r, n, 0),
-                     mr_acc(r, n, 1), &r->ex);
+    mr_k(r)->mse(mr_val(r, mr_node_id(r, n)), dp, dt, mr_val(r, n->in[0]), mr_val(r, n->in[1]),
+                 mr_n(r, n->in[0]), mr_node_inner(r->g, n->in[0]), mr_loss_weight(r, n),
+                 mr_acc(r, n, 0), mr_acc(r, n, 1), &r->ex);
     return MR_OK;
 }
 
-const mr_op mr_op_mse = {
-    .name = "mse", .bwd_in = 3, .forward = mse_forward, .backward = mse_backward};
+const mr_op mr_op_mse = {.name = "mse",
+                         .bwd_in = 3,
+                         .fused_loss = true,
+                         .forward = mse_forward,
+                         .backward = mse_backward};
 
 int mr_g_mse(mr_graph *g, int pred, int target, bool detach_target)
 {

@@ -4,29 +4,18 @@
 #include "graph/ops.h"
 #include "graph/run.h"
 
-/* out[w] = 0: the column sum over no rows. */
-static void zero(mr_run *r, void *out, int64_t w)
-{
-    if (w > 0) mr_k(r)->col_sum(out, NULL, 0, w, 0, &r->ex);
-}
-
 static void *at(const mr_run *r, void *base, int64_t element)
 {
     return (char *)base + element * (int64_t)r->g->real_bytes;
 }
 
-/* dtable rows lo..hi-1 [of `rows` rows of width d] (+)= sums of g[n, (hi - lo) d] over n */
-static void rows_grad(mr_run *r, const mr_node *n, const void *g, int64_t count, int64_t lo,
-                      int64_t hi, int64_t d)
+/* dx[n, w] (+)= g (NULL: not wanted), and the gradient of the table's rows from `row` on, which
+ * were added to every row of x. */
+static void rows_grad(mr_run *r, const mr_node *n, void *dx, const void *g, int64_t row, int64_t w)
 {
-    void *dt = mr_pgrad(r, n, 0);
-    int acc = mr_pacc(r, n, 0);
-    int64_t rows = r->params->p[n->param[0]].dim[0];
-    if (!acc) {
-        zero(r, dt, lo * d);
-        zero(r, at(r, dt, hi * d), (rows - hi) * d);
-    }
-    mr_k(r)->col_sum(at(r, dt, lo * d), g, count, (hi - lo) * d, acc, &r->ex);
+    const mr_param *p = &r->params->p[n->param[0]];
+    mr_k(r)->add_row_bwd(dx, mr_pgrad(r, n, 0), g, mr_n(r, n->in[0]), w, row * p->dim[1], p->count,
+                         mr_acc(r, n, 0), mr_pacc(r, n, 0), &r->ex);
 }
 
 /* ---- condition_tokens: [frames ; text] + type[1..K+1] ---- */
@@ -45,8 +34,9 @@ static mr_status condition_tokens_backward(mr_run *r, const mr_node *n)
     void *df = mr_wants(r, n, 0) ? mr_grad(r, n->in[0]) : NULL;
     void *dt = mr_wants(r, n, 1) ? mr_grad(r, n->in[1]) : NULL;
     if (df || dt)
-        mr_k(r)->concat_bwd(df, dt, dy, rows, K * d, d, mr_acc(r, n, 0), mr_acc(r, n, 1), &r->ex);
-    rows_grad(r, n, dy, rows, 1, K + 2, d);
+        mr_k(r)->concat_bwd(df, dt, dy, rows, K * d, d, mr_acc(r, n, 0), mr_acc(r, n, 1), NULL,
+                            &r->ex);
+    rows_grad(r, n, NULL, dy, 1, (K + 1) * d);
     return MR_OK;
 }
 
@@ -85,11 +75,8 @@ static mr_status add_row_forward(mr_run *r, const mr_node *n)
 
 static mr_status add_row_backward(mr_run *r, const mr_node *n)
 {
-    int64_t d = n->dim[1], rows = mr_n(r, n->in[0]);
-    const void *dy = mr_grad(r, mr_node_id(r, n));
-    if (mr_wants(r, n, 0))
-        mr_k(r)->axpy(mr_grad(r, n->in[0]), dy, rows * d, 1.0, mr_acc(r, n, 0), MR_ACT_ACT, &r->ex);
-    rows_grad(r, n, dy, rows, n->i[0], n->i[0] + 1, d);
+    void *dx = mr_wants(r, n, 0) ? mr_grad(r, n->in[0]) : NULL;
+    rows_grad(r, n, dx, mr_grad(r, mr_node_id(r, n)), n->i[0], n->dim[1]);
     return MR_OK;
 }
 

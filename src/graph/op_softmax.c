@@ -137,13 +137,13 @@ static void raw_logits(mr_run *r, const mr_softmax *s, const pieces *p, const ch
 }
 
 /* After the products: the targets' part, and in the last chunk the projection of cosine scores.
- * dx is NULL unless the block is all ids. */
-static void finish_table(mr_run *r, const mr_softmax *s, const ids *b, char *dx, int64_t at,
-                         int64_t m)
+ * dx, with its factors coef, is NULL unless the block is all ids. */
+static void finish_table(mr_run *r, const mr_softmax *s, const ids *b, char *dx, const char *coef,
+                         int64_t at, int64_t m)
 {
     const char *x = (const char *)s->x + at * s->w * (int64_t)r->g->real_bytes;
-    mr_k(r)->ce_target(b->dtable, dx, b->table, x, s->target + at, b->inv, NULL, m, b->m, s->w,
-                       s->lo + b->c0, s->scale, s->weight, &r->ex);
+    mr_k(r)->ce_target(b->dtable, dx, b->table, x, s->target + at, b->inv, NULL, coef, m, b->m,
+                       s->w, s->lo + b->c0, s->scale, s->weight, &r->ex);
     if (s->is_cosine && at + m == s->n)
         mr_k(r)->norm_project(b->dtable, b->dtable, b->table, b->inv, s->acc_table ? b->dot : NULL,
                               b->m, s->w, 0, &r->ex);
@@ -158,24 +158,22 @@ static void gradients(mr_run *r, const mr_softmax *s, const pieces *p, int64_t a
     char *dx = (char *)s->dx + at * w * real;
     double beta = at > 0 || s->acc_table ? 1.0 : 0.0;
     bool is_one = s->v > 0 && s->v <= block_of(s);
-    mr_k(r)->row_scale(p->xs, x, p->coef, m, w, ex);
     for (int64_t c0 = 0; c0 < s->v; c0 += block_of(s)) {
         ids b = ids_at(r, s, p, c0);
         mr_k(r)->gemm(b.dtable, b.logits, p->xs, b.m, w, m, 1, 0, s->v, w, w, 1.0, beta,
                       MR_REAL_REAL, ex);
         mr_k(r)->gemm(dx, b.logits, b.table, m, w, b.m, 0, 0, s->v, w, w, 1.0, c0 > 0 ? 1.0 : 0.0,
                       MR_REAL_REAL, ex);
-        if (!is_one) finish_table(r, s, &b, NULL, at, m);
+        if (!is_one) finish_table(r, s, &b, NULL, NULL, at, m);
     }
     if (s->v == 0) mr_k(r)->zero(dx, m * w, ex);
-    mr_k(r)->row_scale(dx, dx, p->coef, m, w, ex);
     if (is_one) {
         ids b = ids_at(r, s, p, 0);
-        finish_table(r, s, &b, dx, at, m);
+        finish_table(r, s, &b, dx, p->coef, at, m);
         return;
     }
-    mr_k(r)->ce_target(NULL, dx, s->table, x, s->target + at, s->is_cosine ? s->inv : NULL, NULL, m,
-                       s->v, w, s->lo, s->scale, s->weight, ex);
+    mr_k(r)->ce_target(NULL, dx, s->table, x, s->target + at, s->is_cosine ? s->inv : NULL, NULL,
+                       p->coef, m, s->v, w, s->lo, s->scale, s->weight, ex);
 }
 
 /* Cosines are at most 1, so the scale stands in for the largest score and nobody looks for it;
@@ -196,7 +194,8 @@ static mr_status chunk_pass(mr_run *r, const mr_softmax *s, const pieces *p, int
                      s->is_cosine ? s->inv : NULL, m, s->v, s->lo, s->scale,
                      mr_softmax_known_max(s), &r->ex);
     if (is_shared) MR_TRY(mr_softmax_gather(s, mine, all, m));
-    mr_k(r)->ce_combine(p->coef, s->ce + at, all, m, size, rank, s->weight, &r->ex);
+    mr_k(r)->ce_combine(p->coef, s->ce + at, s->dtable ? p->xs : NULL, all, x, m, s->w, size, rank,
+                        s->weight, &r->ex);
     if (s->dtable) gradients(r, s, p, at, m);
     return MR_OK;
 }

@@ -51,9 +51,8 @@ static void gradients(mr_run *r, const mr_softmax *s, const pieces *p, int64_t a
     mr_k(r)->rows_to_bf16(p->x, NULL, x, p->coef, m, w, ex);
     mr_k(r)->gemm_bf16(s->dtable, 0, p->logits, p->x, v, w, m, 1, 0, pv, pw, w, 1.0, beta, ex);
     mr_k(r)->gemm_bf16(dx, 0, p->logits, p->table, m, w, pv, 0, 0, pv, pw, w, 1.0, 0.0, ex);
-    mr_k(r)->row_scale(dx, dx, p->coef, m, w, ex);
-    mr_k(r)->ce_target(s->dtable, dx, s->table, x, s->target + at, inv, s->ce + at, m, v, w, s->lo,
-                       s->scale, s->weight, ex);
+    mr_k(r)->ce_target(s->dtable, dx, s->table, x, s->target + at, inv, s->ce + at, p->coef, m, v,
+                       w, s->lo, s->scale, s->weight, ex);
     if (s->is_cosine && at + m == s->n)
         mr_k(r)->norm_project(s->dtable, s->dtable, s->table, inv, s->acc_table ? s->dot : NULL, v,
                               w, 0, ex);
@@ -72,7 +71,7 @@ static mr_status chunk_pass(mr_run *r, const mr_softmax *s, const pieces *p, int
     mr_k(r)->ce_rows_bf16(p->logits, mine, s->target + at, s->is_cosine ? s->inv : NULL, m, s->v,
                           s->lo, s->scale, mr_softmax_known_max(s), ex);
     if (is_shared) MR_TRY(mr_softmax_gather(s, mine, all, m));
-    mr_k(r)->ce_combine(p->coef, s->ce + at, all, m, size, rank, s->weight, ex);
+    mr_k(r)->ce_combine(p->coef, s->ce + at, NULL, all, NULL, m, s->w, size, rank, s->weight, ex);
     if (s->dtable) gradients(r, s, p, at, m);
     return MR_OK;
 }

@@ -1,5 +1,6 @@
 /* Small ops around the U-Net: context addition, resizing, concatenation, time embedding, SiLU.
  * Contracts of the mathematics are with the kernels in family_unet.h. */
+#include "graph/norm_conv.h"
 #include "graph/ops.h"
 #include "graph/run.h"
 
@@ -47,15 +48,17 @@ static mr_status upsample_forward(mr_run *r, const mr_node *n)
 
 static mr_status upsample_backward(mr_run *r, const mr_node *n)
 {
+    mr_conv_begin next;
     if (mr_wants(r, n, 0))
         mr_k(r)->upsample_bwd(mr_grad(r, n->in[0]), mr_grad(r, mr_node_id(r, n)), mr_n(r, n->in[0]),
                               mr_node_at(r->g, n->in[0])->dim[1], n->dim[1], n->dim[2],
-                              mr_acc(r, n, 0), &r->ex);
+                              mr_acc(r, n, 0), mr_conv_next(r, n, 0, &next), &r->ex);
     return MR_OK;
 }
 
 const mr_op mr_op_upsample = {.name = "upsample",
                               .is_cheap = true,
+                              .begins = 1,
                               .forward = upsample_forward,
                               .backward = upsample_backward};
 
@@ -79,15 +82,20 @@ static mr_status concat_forward(mr_run *r, const mr_node *n)
 
 static mr_status concat_backward(mr_run *r, const mr_node *n)
 {
+    mr_conv_begin next;
     mr_k(r)->concat_bwd(mr_wants(r, n, 0) ? mr_grad(r, n->in[0]) : NULL,
                         mr_wants(r, n, 1) ? mr_grad(r, n->in[1]) : NULL,
                         mr_grad(r, mr_node_id(r, n)), mr_n(r, n->in[0]) * n->dim[1], n->i[0],
-                        n->i[1], mr_acc(r, n, 0), mr_acc(r, n, 1), &r->ex);
+                        n->i[1], mr_acc(r, n, 0), mr_acc(r, n, 1), mr_conv_next(r, n, 0, &next),
+                        &r->ex);
     return MR_OK;
 }
 
-const mr_op mr_op_concat = {
-    .name = "concat", .is_cheap = true, .forward = concat_forward, .backward = concat_backward};
+const mr_op mr_op_concat = {.name = "concat",
+                            .is_cheap = true,
+                            .begins = 1,
+                            .forward = concat_forward,
+                            .backward = concat_backward};
 
 int mr_g_concat(mr_graph *g, int a, int b)
 {

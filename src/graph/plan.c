@@ -98,6 +98,31 @@ static void order_steps(const mr_graph *g, marks *m, mr_plan *p)
     }
 }
 
+/* Do two nodes write the gradient of one parameter? */
+static bool shares_param(const mr_node *a, const mr_node *b)
+{
+    for (int i = 0; i < a->n_param; i++)
+        for (int k = 0; k < b->n_param; k++)
+            if (a->param[i] >= 0 && a->param[i] == b->param[k]) return true;
+    return false;
+}
+
+/* The nodes whose backward is begun in the step before. */
+static void choose_begun(const mr_graph *g, mr_plan *p)
+{
+    for (int j = 1; g->dims.whole_products && j < p->n_bwd; j++) {
+        const mr_node *a = &g->node[p->bwd[j - 1]], *b = &g->node[p->bwd[j]];
+        int slot = -1, uses = 0;
+        for (int s = 0; s < a->n_in; s++)
+            if (a->in[s] == p->bwd[j]) {
+                slot = s;
+                uses++;
+            }
+        if (uses == 1 && a->op->begins >> slot & 1u && b->op->can_begin && !shares_param(a, b))
+            p->begun_by[p->bwd[j]] = p->bwd[j - 1];
+    }
+}
+
 /* The node that stands for the same gradient memory: the first slice of the same columns, or the
  * root. */
 static int gradient_of(const mr_graph *g, const mr_plan *p, int id)
@@ -217,7 +242,7 @@ static void lifetimes(const mr_graph *g, const marks *m, mr_plan *p)
     for (int id = 0; id < g->n_nodes; id++) {
         const mr_node *n = &g->node[id];
         if (!m->live[id] || n->op->is_alias) continue;
-        int f = m->fwd_at[id], b = m->bwd_at[id];
+        int f = m->fwd_at[id], b = m->bwd_at[id], begin = p->begun_by[id] >= 0 ? b - 1 : b;
         if (f >= 0) live_at(&p->val[id], f);
         if (b >= 0 && (n->op->bwd_out || f < 0)) live_at(&p->again[id], b);
         for (int s = 0; s < n->n_in; s++) {
@@ -227,6 +252,7 @@ static void lifetimes(const mr_graph *g, const marks *m, mr_plan *p)
             if (b >= 0 && (f < 0 || n->op->bwd_in & 1u << s)) live_at(&p->again[root], b);
             if (b >= 0 && p->needs_grad[n->in[s]]) {
                 live_at(&p->grad[root], b);
+                live_at(&p->grad[root], begin);
                 if (m->bwd_at[root] >= 0) live_at(&p->grad[root], m->bwd_at[root]);
             }
         }
@@ -237,6 +263,7 @@ static void lifetimes(const mr_graph *g, const marks *m, mr_plan *p)
         }
         if (n->scratch_bytes > 0 && f >= 0) live_at(&p->scratch[id][0], f);
         if (n->scratch_bytes > 0 && b >= 0) live_at(&p->scratch[id][1], b);
+        if (n->scratch_bytes > 0 && b >= 0) live_at(&p->scratch[id][1], begin);
     }
     for (int i = 0; i < g->n_outputs; i++)
         if (!is_loss(g, p->root[g->output[i].node]))
@@ -335,6 +362,7 @@ static mr_status alloc_plan(mr_plan *p, marks *m, int n)
     MR_TRY(MR_ALLOC(&p->acc_in, n, "plan"));
     MR_TRY(MR_ALLOC(&p->acc_param, n, "plan"));
     MR_TRY(MR_ALLOC(&p->is_joined, n, "plan"));
+    MR_TRY(MR_ALLOC(&p->begun_by, n, "plan"));
     MR_TRY(MR_ALLOC(&m->live, n, "plan"));
     MR_TRY(MR_ALLOC(&m->depends, n, "plan"));
     MR_TRY(MR_ALLOC(&m->reach, n, "plan"));
@@ -344,6 +372,7 @@ static mr_status alloc_plan(mr_plan *p, marks *m, int n)
     for (int i = 0; i < n; i++) {
         p->val[i] = p->grad[i] = p->again[i] = p->scratch[i][0] = p->scratch[i][1] = none;
         for (int k = 0; k < MR_MAX_SAVED; k++) p->saved[i][k] = none;
+        p->begun_by[i] = -1;
     }
     return MR_OK;
 }
@@ -367,6 +396,7 @@ mr_status mr_plan_compile(mr_plan **out_p, const mr_graph *g, bool backward, boo
     mark_grads(g, &m, p);
     choose_joined(g, &m, p);
     order_steps(g, &m, p);
+    choose_begun(g, p);
     MR_TRY_GOTO(check_slices(g, p), st, done);
     mark_accumulate(g, p);
     lifetimes(g, &m, p);
@@ -401,5 +431,6 @@ void mr_plan_free(mr_plan **p_p)
     MR_FREE(p->acc_in);
     MR_FREE(p->acc_param);
     MR_FREE(p->is_joined);
+    MR_FREE(p->begun_by);
     MR_FREE(*p_p);
 }

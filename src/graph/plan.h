@@ -37,9 +37,10 @@ typedef struct mr_plan {
      * lives in forward alone. */
     mr_slot *again;
     mr_slot (*saved)[MR_MAX_SAVED];
-    mr_slot (*scratch)[2];           /* [n_nodes] of forward and backward, each live in one step */
-    unsigned *acc_in, *acc_param;    /* [n_nodes] bit masks */
-    bool *is_joined;                 /* [n_nodes] forward is done by the only reader */
+    mr_slot (*scratch)[2];        /* [n_nodes] of forward and backward, each live in one step */
+    unsigned *acc_in, *acc_param; /* [n_nodes] bit masks */
+    bool *is_joined;              /* [n_nodes] forward is done by the only reader */
+    int *begun_by; /* [n_nodes] the node whose step, the one before, begins backward; -1 = none */
     int n_zero, zero[MR_MAX_PARAMS]; /* parameters without any gradient: zeroed before backward */
     int n_buckets;
     mr_bucket bucket[256];

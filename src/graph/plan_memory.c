@@ -47,7 +47,7 @@ static int first_write(const mr_plan *p, int i)
             if (n->param[s] == i) {
                 for (int z = 0; z < p->n_zero; z++)
                     if (p->zero[z] == i) return p->n_fwd;
-                return p->n_fwd + j;
+                return p->n_fwd + j - (p->begun_by[p->bwd[j]] >= 0);
             }
     }
     return p->n_fwd;

@@ -64,6 +64,22 @@ const mr_node *mr_joined(const mr_run *r, const mr_node *n, int slot)
     return id >= 0 && r->plan->is_joined[id] ? &r->g->node[id] : NULL;
 }
 
+const mr_node *mr_begins(const mr_run *r, const mr_node *n, int slot)
+{
+    int id = n->in[slot];
+    return id >= 0 && r->plan->begun_by[id] == mr_node_id(r, n) ? &r->g->node[id] : NULL;
+}
+
+bool mr_is_begun(const mr_run *r, const mr_node *n)
+{
+    return r->plan->begun_by[mr_node_id(r, n)] >= 0;
+}
+
+void *mr_backward_scratch(const mr_run *r, const mr_node *n)
+{
+    return at(r, &r->plan->scratch[mr_node_id(r, n)][1]);
+}
+
 bool mr_wants(const mr_run *r, const mr_node *n, int slot)
 {
     return slot < n->n_in && n->in[slot] >= 0 && r->plan->needs_grad[n->in[slot]];
@@ -292,6 +308,8 @@ mr_status mr_run_losses(mr_run *r, double *out)
     mr_run_read_losses(r, out, buf);
     return MR_OK;
 }
+
+const void *mr_run_loss_slots(const mr_run *r) { return loss_base(r); }
 
 void mr_run_put_losses(mr_run *r, void *out)
 {

@@ -98,6 +98,11 @@ void *mr_val(const mr_run *r, int id);
 void *mr_grad(const mr_run *r, int id);
 /* The node whose forward n does as well, or NULL: input slot i was joined to n. */
 const mr_node *mr_joined(const mr_run *r, const mr_node *n, int slot);
+/* The node in input slot i whose backward n's backward begins, or NULL; whether the step before has
+ * begun n's; where it has left for it what is not a gradient: n's scratch in backward. */
+const mr_node *mr_begins(const mr_run *r, const mr_node *n, int slot);
+bool mr_is_begun(const mr_run *r, const mr_node *n);
+void *mr_backward_scratch(const mr_run *r, const mr_node *n);
 /* Must backward of n write the gradient of input slot i? And as `+=`? */
 bool mr_wants(const mr_run *r, const mr_node *n, int slot);
 int mr_acc(const mr_run *r, const mr_node *n, int slot);
@@ -158,9 +163,10 @@ mr_status mr_run_backward(mr_run *r, mr_bucket_fn on_bucket, void *user);
 mr_status mr_run_output(mr_run *r, const char *name, void *host);
 /* Local part of every loss term (sum over this rank's rows / global rows), as doubles. */
 mr_status mr_run_losses(mr_run *r, double *out);
-/* The same in two parts: out [MR_LOSS_SLOTS] reals of device memory, inside enter and leave; and
- * out from what came of it to the host. */
+/* The same in two parts: out [MR_LOSS_SLOTS] reals of device memory, inside enter and leave, or a
+ * kernel of the caller's that copies the slots; and out from what came of it to the host. */
 void mr_run_put_losses(mr_run *r, void *out);
+const void *mr_run_loss_slots(const mr_run *r);
 void mr_run_read_losses(const mr_run *r, double *out, const void *host);
 
 #endif

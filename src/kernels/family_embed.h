@@ -25,9 +25,12 @@
     /* y[n,w] = x[n,w] + table[pos[n],w]; y may alias x */                                         \
     X(position_fwd, (mr_act * y, const mr_act *x, const mr_real *table, const int32_t *pos,        \
                      int64_t n, int64_t w, const mr_exec *ex))                                     \
-    /* dtable[l,w] (+)= sum of dy[start[b] + l,w] over rows b with len[b] > l, ascending; l < L */ \
-    X(position_bwd, (mr_real * dtable, const mr_act *dy, const int32_t *start, const int32_t *len, \
-                     int64_t B, int64_t L, int64_t w, int acc, const mr_exec *ex))                 \
+    /* From dy[n,w], of which rows start[b] .. start[b] + len[b] - 1 are the tokens of row b < B:  \
+     *   dx[n,w] (+)= dy (NULL: not wanted)                                                        \
+     *   dtable[l,w] (+)= sum of dy[start[b] + l,w] over b with len[b] > l, l < L, fixed order */  \
+    X(position_bwd,                                                                                \
+      (mr_act * dx, mr_real * dtable, const mr_act *dy, const int32_t *start, const int32_t *len,  \
+       int64_t n, int64_t B, int64_t L, int64_t w, int acc_x, int acc_table, const mr_exec *ex))   \
     /* y[b,w] = x[start[b] + len[b] - 1,w] */                                                      \
     X(last_fwd, (mr_act * y, const mr_act *x, const int32_t *start, const int32_t *len, int64_t B, \
                  int64_t w, const mr_exec *ex))                                                    \

@@ -51,6 +51,11 @@ typedef struct mr_gemm_batch {
                 const mr_exec *ex))                                                                \
     /* out[w] (+)= sum_n x[n,w], fixed order */                                                    \
     X(col_sum, (mr_real * out, const mr_act *x, int64_t n, int64_t w, int acc, const mr_exec *ex)) \
+    /* Gradients of y[n,w] = x[n,w] + table[first .. first + w - 1]:                               \
+     *   dx[n,w] (+)= dy (NULL: not wanted)                                                        \
+     *   dtable[total] (+)= sums of dy over n, fixed order; unless acc_table, 0 outside of them */ \
+    X(add_row_bwd, (mr_act * dx, mr_real * dtable, const mr_act *dy, int64_t n, int64_t w,         \
+                    int64_t first, int64_t total, int acc_x, int acc_table, const mr_exec *ex))    \
     /* y[n] (+)= alpha * x[n]; x may alias y when acc = 0 */                                       \
     X(axpy, (void *y, const void *x, int64_t n, double alpha, int acc, mr_sides sides,             \
              const mr_exec *ex))                                                                   \

@@ -17,16 +17,12 @@
 #define MR_KERNELS_LOSS(X)                                                                         \
     /* y[n] = 0 */                                                                                 \
     X(zero, (mr_real * y, int64_t n, const mr_exec *ex))                                           \
-    /* loss[1] = sum_{n,w} (target - pred)^2 / (rows_global * w), fixed order */                   \
-    X(mse_fwd, (mr_real * loss, const mr_act *pred, const mr_act *target, int64_t n, int64_t w,    \
-                const mr_exec *ex))                                                                \
-    /* With g = 2 weight / (rows_global * w) * (pred - target):                                    \
-     *   dpred (+)= g                                                                              \
-     *   dtarget (+)= -g                                                                           \
-     * either may be NULL */                                                                       \
-    X(mse_bwd,                                                                                     \
-      (mr_act * dpred, mr_act * dtarget, const mr_act *pred, const mr_act *target, int64_t n,      \
-       int64_t w, double weight, int acc_pred, int acc_target, const mr_exec *ex))                 \
+    /* loss[1] = sum_{n,w} (target - pred)^2 / (rows_global * w), fixed order; and, with           \
+     * g = 2 weight / (rows_global * w) * (pred - target):                                         \
+     *   dpred (+)= g, dtarget (+)= -g;  each of the three may be NULL */                          \
+    X(mse,                                                                                         \
+      (mr_real * loss, mr_act * dpred, mr_act * dtarget, const mr_act *pred, const mr_act *target, \
+       int64_t n, int64_t w, double weight, int acc_pred, int acc_target, const mr_exec *ex))      \
     /* inv[n] = 1 / max(|x_n|, 1e-12), x[n,w] */                                                   \
     X(row_inv_norm, (mr_real * inv, const mr_real *x, int64_t n, int64_t w, const mr_exec *ex))    \
     /* y[n,w] = s[n] * x[n,w]; y may alias x */                                                    \
@@ -56,19 +52,19 @@
        int64_t v, int64_t lo, double scale, double known_max, const mr_exec *ex))                  \
     /* stats[size,n,3] in rank order ->                                                            \
      *   coef[n] as above                                                                          \
-     *   ce[n] = M + log Z - l_target */                                                           \
-    X(ce_combine, (mr_real * coef, double *ce, const double *stats, int64_t n, int size, int rank, \
-                   double weight, const mr_exec *ex))                                              \
-    /* Rows b, in order, whose target t is among this rank's ids:                                  \
+     *   ce[n] = M + log Z - l_target                                                              \
+     *   xs[n,w] = coef[n] x[n,w] (NULL: not wanted) */                                            \
+    X(ce_combine, (mr_real * coef, double *ce, mr_real *xs, const double *stats, const mr_real *x, \
+                   int64_t n, int64_t w, int size, int rank, double weight, const mr_exec *ex))    \
+    /* dx[n,w] *= coef[n] (coef NULL = 1; dx NULL: not wanted). Then, for rows b, in order, whose  \
+     * target t is among this rank's ids:                                                          \
      *   g = weight / rows_global * scale * col_scale[t]                                           \
-     *   dtable[t] -= g x[b]                                                                       \
-     *   dx[b] -= g table[t]                                                                       \
-     * dtable, dx: either may be NULL. ce[n], or NULL: q was 0 at the target, whose share of the   \
-     * softmax is exp(-ce), so g is g (1 - exp(-ce[b])) */                                         \
-    X(ce_target,                                                                                   \
-      (mr_real * dtable, mr_real * dx, const mr_real *table, const mr_real *x,                     \
-       const int32_t *target, const mr_real *col_scale, const double *ce, int64_t n, int64_t v,    \
-       int64_t w, int64_t lo, double scale, double weight, const mr_exec *ex))                     \
+     *   dtable[t] -= g x[b], dx[b] -= g table[t]                                                  \
+     * dtable, dx: may be NULL. ce[n], or NULL: q was 0 at the target; then g *= 1 - exp(-ce) */   \
+    X(ce_target, (mr_real * dtable, mr_real * dx, const mr_real *table, const mr_real *x,          \
+                  const int32_t *target, const mr_real *col_scale, const double *ce,               \
+                  const mr_real *coef, int64_t n, int64_t v, int64_t w, int64_t lo, double scale,  \
+                  double weight, const mr_exec *ex))                                               \
     /* NT-Xent: own anchor i of view s (0, 1) is row s * B + i, its id s * G + first + i.          \
      *   skip[2B] = its id                                                                         \
      *   target[2B] = the id of its other view */                                                  \

@@ -14,6 +14,7 @@ typedef struct mr_conv {
     int stride;
     int64_t ctx_ld; /* elements between the contexts of samples */
     bool x_framed;  /* x lies in framed rows (mr_framed_rows), with zeros between samples */
+    bool is_begun;  /* for conv3_bwd: dy is unfolded, and the added terms are done */
 } mr_conv;
 
 /* Accumulate bits of conv3_bwd. */
@@ -45,22 +46,44 @@ MR_HD int64_t mr_framed_rows(int64_t n, int64_t S)
 {
     return n > 0 ? n * mr_framed_period(S) + 1 : 0;
 }
+/* Rows that backward goes through: x's, the zero rows of framed x included. */
+static inline int64_t mr_conv_rows(const mr_conv *cv)
+{
+    return cv->x_framed ? mr_framed_rows(cv->n, cv->S) : cv->n * cv->S;
+}
+
+/* What backward of a convolution begins with, one pass over dy[n,So,co] for all of it. Kernels that
+ * write a dy may take it along (`next`: the convolution whose dy it is, or NULL):
+ *   unfolded[mr_conv_rows,co,3] = dy[b,(s + 1 - tap) / stride,o] for frame s of sample b, zero
+ * where there is no such frame and in the zero rows of framed x. The products are then those of a
+ *     linear layer: dw = unfolded^T x, dx = unfolded w.
+ *   dbias, dres, dctx as conv3_bwd_add, by acc; each of the four may be NULL.
+ * scratch: mr_conv_sums for dbias. */
+typedef struct mr_conv_begin {
+    mr_conv cv;
+    mr_conv_acc acc;
+    void *unfolded, *dbias, *dres, *dctx, *scratch; /* mr_act; scratch and dbias mr_real */
+} mr_conv_begin;
+
+#define MR_CONV_BLOCK 4 /* samples of a partial sum of dbias on a GPU */
+static inline int64_t mr_conv_sums(const mr_conv *cv)
+{
+    return ((cv->n + MR_CONV_BLOCK - 1) / MR_CONV_BLOCK * cv->co + 15) / 16 * 16;
+}
 #define MR_SUM_BLOCK 64 /* samples of one partial sum in conv3_bwd_add on a CPU */
 /* Bytes of scratch that any of the conv3 kernels needs, for an mr_real and an mr_act of so many
- * bytes. whole_products, as a GPU's kernels need it: partial sums (mr_real, to a multiple of 16
- * elements), then copies of x and dy with zero frames between samples and the weights turned
- * (mr_act). */
-static inline int64_t mr_conv_part(const mr_conv *cv)
-{
-    return ((cv->n + 15) / 16 * cv->co + 15) / 16 * 16;
-}
+ * bytes. whole_products, as a GPU's kernels need it: forward a framed copy of x; backward the
+ * partial sums (mr_conv_sums), then dy unfolded. */
 static inline int64_t mr_conv_scratch(const mr_conv *cv, bool whole_products, size_t real,
                                       size_t act)
 {
     int64_t w = 3 * cv->ci * cv->co, part = (cv->n + MR_SUM_BLOCK - 1) / MR_SUM_BLOCK * cv->co;
-    if (!whole_products) return (w > part ? w : part) * (int64_t)real;
-    return mr_conv_part(cv) * (int64_t)real +
-           (mr_framed_rows(cv->n, cv->S) * (cv->ci + cv->co) + w) * (int64_t)act;
+    int64_t most = (w > part ? w : part) * (int64_t)real;
+    if (!whole_products) return most;
+    int64_t width = 3 * cv->co > cv->ci ? 3 * cv->co : cv->ci;
+    int64_t whole =
+        mr_conv_sums(cv) * (int64_t)real + mr_framed_rows(cv->n, cv->S) * width * (int64_t)act;
+    return whole > most ? whole : most;
 }
 
 #define MR_KERNELS_UNET(X)                                                                         \
@@ -74,8 +97,9 @@ static inline int64_t mr_conv_scratch(const mr_conv *cv, bool whole_products, si
      *   dx[n,S,ci] (+)= transposed convolution of dy                                              \
      *   dw[co,3,ci] (+)= sum over samples and frames of dy x                                      \
      *   dbias, dres, dctx: as conv3_bwd_add                                                       \
-     * dres may be dx (the residual is x): dx is written before it. x and w are not read when dw   \
-     * and dx are not wanted. */                                                                   \
+     * dres may be dx (the residual is x), and then goes by acc->x. x and w are not read when dw   \
+     * and dx are not wanted. cv->is_begun: dy is unfolded (mr_conv_begin); dbias and dctx are     \
+     * NULL, and dres only says whether it is dx. */                                               \
     X(conv3_bwd, (mr_act * dx, mr_real * dw, mr_real * dbias, mr_act * dres, mr_act * dctx,        \
                   const mr_act *dy, const mr_act *x, const mr_mat *w, const mr_conv *cv,           \
                   const mr_conv_acc *acc, const mr_exec *ex))                                      \
@@ -83,10 +107,13 @@ static inline int64_t mr_conv_scratch(const mr_conv *cv, bool whole_products, si
      *   dbias[w] (+)= sum_{n,S} dy                                                                \
      *   dres[n,S,w] (+)= dy      (may alias dy when acc_res = 0)                                  \
      *   dctx[n,w] (+)= sum_S dy, rows ctx_ld apart                                                \
-     * Scratch as above when dbias is wanted */                                                    \
+     * Scratch: (n + MR_SUM_BLOCK - 1) / MR_SUM_BLOCK * w reals when dbias is wanted, on a GPU     \
+     * (n + MR_CONV_BLOCK - 1) / MR_CONV_BLOCK * w */                                              \
     X(conv3_bwd_add,                                                                               \
       (mr_real * dbias, mr_act * dres, mr_act * dctx, const mr_act *dy, int64_t n, int64_t S,      \
        int64_t w, int64_t ctx_ld, int acc_bias, int acc_res, int acc_ctx, const mr_exec *ex))      \
+    /* What conv3_bwd begins with, where no kernel before it has done it */                        \
+    X(conv3_bwd_begin, (const mr_conv_begin *begin, const mr_act *dy, const mr_exec *ex))          \
     /* y[n,S,c] = x[n,S,c] + v[n,c] on every frame; y may alias x */                               \
     X(frame_add, (mr_act * y, const mr_act *x, const mr_act *v, int64_t n, int64_t S, int64_t c,   \
                   const mr_exec *ex))                                                              \
@@ -104,25 +131,26 @@ static inline int64_t mr_conv_scratch(const mr_conv *cv, bool whole_products, si
        const mr_mat *w, const mr_real *bias, const mr_act *residual, const mr_act *context,        \
        const mr_conv *cv, const mr_exec *ex))                                                      \
     /* dx[n,S,c] (+)=, dgamma[c], dbeta[c] (+)=, dfilm[n,2c] (+)= (NULL: not wanted; rows film_ld  \
-     * apart, as in film). dx may be NULL and may alias dy when acc_x = 0. Scratch: mr_gn_scratch  \
-     * reals                                                                                       \
-     */                                                                                            \
+     * apart, as in film). dx may be NULL and may alias dy when acc_x = 0. next: dx is its dy.     \
+     * Scratch: mr_gn_scratch reals */                                                             \
     X(group_norm_bwd,                                                                              \
       (mr_act * dx, mr_real * dgamma, mr_real * dbeta, mr_act * dfilm, const mr_act *dy,           \
        const mr_act *x, const mr_real *mean, const mr_real *rstd, const mr_real *gamma,            \
        const mr_real *beta, const mr_act *film, const mr_gn *gn, int acc_x, int acc_gamma,         \
-       int acc_beta, int acc_film, const mr_exec *ex))                                             \
+       int acc_beta, int acc_film, const mr_conv_begin *next, const mr_exec *ex))                  \
     /* y[n,S2,c] = x[n, floor(i * S / S2), c] */                                                   \
     X(upsample_fwd, (mr_act * y, const mr_act *x, int64_t n, int64_t S, int64_t S2, int64_t c,     \
                      const mr_exec *ex))                                                           \
+    /* next: dx is its dy */                                                                       \
     X(upsample_bwd, (mr_act * dx, const mr_act *dy, int64_t n, int64_t S, int64_t S2, int64_t c,   \
-                     int acc, const mr_exec *ex))                                                  \
+                     int acc, const mr_conv_begin *next, const mr_exec *ex))                       \
     /* y[n,wa+wb] = [a[n,wa], b[n,wb]] + bias[wa+wb] (may be NULL); wb may be 0 */                 \
     X(concat_fwd, (mr_act * y, const mr_act *a, const mr_act *b, const mr_real *bias, int64_t n,   \
                    int64_t wa, int64_t wb, const mr_exec *ex))                                     \
-    /* da (+)= dy[:, :wa], db (+)= dy[:, wa:]; each may be NULL; db may be da, with acc_b = 1 */   \
+    /* da (+)= dy[:, :wa], db (+)= dy[:, wa:]; each may be NULL; db may be da, with acc_b = 1.     \
+     * next: da is its dy, in n = next->cv.n * next->cv.So rows; db is not da */                   \
     X(concat_bwd, (mr_act * da, mr_act * db, const mr_act *dy, int64_t n, int64_t wa, int64_t wb,  \
-                   int acc_a, int acc_b, const mr_exec *ex))                                       \
+                   int acc_a, int acc_b, const mr_conv_begin *next, const mr_exec *ex))            \
     /* out[n,C] = [sin(t w_i), cos(t w_i)], w_i = 10000^(-i / (C/2 - 1)), i < C/2 (model.md        \
      * 11.1). t of row b: mr_draw_t (shared/draw.h) of global row rid[b], or b + 1 where rid is    \
      * NULL. t_set: host memory, may be NULL */                                                    \

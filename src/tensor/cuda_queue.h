@@ -13,7 +13,7 @@
 
 /* Doubles of device memory for reductions that need more than one block. Kernels of one stream
  * follow each other, so one buffer serves them all. */
-#define MR_CUDA_PARTIALS 2048
+#define MR_CUDA_PARTIALS 4096
 /* Counters behind them, for blocks that have done their part (is_last_block in kernels/cuda). They
  * are 0 between kernels: the kernel that counts leaves them so. One that was ended by an error does
  * not, but then this process does nothing more with the GPU. */

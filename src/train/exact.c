@@ -212,12 +212,10 @@ mr_status mr_exact_stats(mr_trainer *t, double *sum, double *bad)
 {
     mr_run *r = t->train_run;
     mr_params *w = &t->exact->whole;
-    double *const dev[2] = {t->report_dev->dense, t->report_dev->shard};
     mr_step_report *own = t->report;
-    const int64_t lo[2] = {0, w->n_dense + MR_LOSS_SLOTS}, hi[2] = {w->n_dense, w->n_total};
+    mr_ranges ranges = mr_trainer_ranges(w);
     t->dev->enter(t->dev);
-    for (int i = 0; i < 2; i++)
-        mr_k(r)->grad_stats(dev[i], at(w->grad, lo[i], w->real_bytes), hi[i] - lo[i], &r->ex);
+    mr_k(r)->grad_stats(t->report_dev->dense, w->grad, &ranges, &r->ex);
     t->dev->leave(t->dev);
     MR_TRY(t->dev->to_host(t->dev, own, t->report_dev, sizeof *own));
     *sum = own->dense[0] + own->shard[0];

@@ -103,9 +103,6 @@ static mr_status reduce_bucket(void *user, int64_t lo, int64_t hi)
     return st;
 }
 
-/* The rows of the sharded table, after the dense part and the loss slots. */
-static int64_t shard_begin(const mr_trainer *t) { return t->params.n_dense + MR_LOSS_SLOTS; }
-
 mr_status mr_trainer_gradients(mr_trainer *t)
 {
     mr_run *r = t->train_run;
@@ -126,20 +123,22 @@ mr_status mr_trainer_gradients(mr_trainer *t)
     return st;
 }
 
-/* Losses, squared norm and number of non-finite elements of all gradients, on the device. Equal on
- * all ranks. */
-static mr_status put_report(mr_trainer *t)
+mr_ranges mr_trainer_ranges(const mr_params *ps)
+{
+    /* The loss slots lie between them. */
+    return (mr_ranges){2, {0, ps->n_dense + MR_LOSS_SLOTS}, {ps->n_dense, ps->n_total}};
+}
+
+/* Squared norm and number of non-finite elements of all gradients, on the device. Equal on all
+ * ranks. */
+static mr_status put_stats(mr_trainer *t)
 {
     mr_run *r = t->train_run;
-    mr_params *ps = &t->params;
     mr_step_report *dev = t->report_dev;
     mr_status st = MR_OK;
-    char *g = ps->grad;
+    mr_ranges ranges = mr_trainer_ranges(&t->params);
     t->dev->enter(t->dev);
-    mr_k(r)->grad_stats(dev->dense, g, ps->n_dense, &r->ex);
-    mr_k(r)->grad_stats(dev->shard, g + shard_begin(t) * (int64_t)ps->real_bytes,
-                        ps->n_total - shard_begin(t), &r->ex);
-    mr_run_put_losses(r, dev->losses);
+    mr_k(r)->grad_stats(dev->dense, t->params.grad, &ranges, &r->ex);
     if (t->items->size > 1) {
         t->dev_items->purpose = MR_FOR_TABLE_NORM;
         st = t->dev_items->allreduce(t->dev_items, dev->shard, 2, MR_F64, MR_SUM);
@@ -162,7 +161,10 @@ static mr_status take_report(mr_trainer *t, double *sum, double *bad)
 mr_status mr_trainer_report(mr_trainer *t, double *sum, double *bad)
 {
     if (t->exact) return mr_exact_stats(t, sum, bad);
-    MR_TRY(put_report(t));
+    MR_TRY(put_stats(t));
+    t->dev->enter(t->dev);
+    mr_run_put_losses(t->train_run, t->report_dev->losses);
+    t->dev->leave(t->dev);
     return take_report(t, sum, bad);
 }
 
@@ -171,15 +173,11 @@ static void apply(mr_trainer *t)
     const mr_config *c = t->cfg;
     mr_run *r = t->train_run;
     mr_params *ps = &t->params;
-    const int64_t lo[2] = {0, shard_begin(t)}, hi[2] = {ps->n_dense, ps->n_total};
+    mr_ranges ranges = mr_trainer_ranges(ps);
     t->dev->enter(t->dev);
-    for (int i = 0; i < 2; i++) {
-        int64_t at = lo[i] * (int64_t)ps->real_bytes;
-        mr_k(r)->adam((char *)ps->value + at, (char *)ps->m + at, (char *)ps->v + at,
-                      (char *)ps->grad + at, hi[i] - lo[i], i ? NULL : ps->value16,
-                      ps->value16 && !i ? ps->n_dense : 0, c->train.beta1, c->train.beta2,
-                      c->train.eps, c->train.weight_decay, &r->ex);
-    }
+    mr_k(r)->adam(ps->value, ps->m, ps->v, ps->grad, &ranges, ps->value16,
+                  ps->value16 ? ps->n_dense : 0, c->train.beta1, c->train.beta2, c->train.eps,
+                  c->train.weight_decay, &r->ex);
     t->dev->leave(t->dev);
 }
 
@@ -189,13 +187,13 @@ static mr_status update_on_device(mr_trainer *t)
 {
     mr_run *r = t->train_run;
     const mr_graph *g = t->train_graph;
-    const mr_step_report *dev = t->report_dev;
+    mr_step_report *dev = t->report_dev;
     mr_loss_weights weights = {.n = g->n_losses};
     for (int i = 0; i < g->n_losses; i++) weights.w[i] = g->loss[i].weight;
-    MR_TRY(put_report(t));
+    MR_TRY(put_stats(t));
     t->dev->enter(t->dev);
-    mr_k(r)->step_decide(r->state_dev, dev->dense, dev->shard, dev->losses, &weights,
-                         t->cfg->train.clip, &r->ex);
+    mr_k(r)->step_decide(r->state_dev, dev->losses, dev->dense, dev->shard, mr_run_loss_slots(r),
+                         &weights, t->cfg->train.clip, &r->ex);
     t->dev->leave(t->dev);
     apply(t);
     return MR_OK;

@@ -24,6 +24,7 @@ typedef struct mr_exact mr_exact;
 typedef struct mr_step_report {
     double dense[2], shard[2], losses[MR_LOSS_SLOTS];
 } mr_step_report;
+_Static_assert(offsetof(mr_step_report, shard) == 2 * sizeof(double), "one array for a kernel");
 
 /* The host's part of a batch, made while the device still works on the one before it. One rank. */
 typedef struct mr_ahead {
@@ -116,6 +117,8 @@ mr_status mr_trainer_gradients(mr_trainer *t);
  * t->eval_run. work must not wait, allocate, or copy from or to the host; when it fails nothing of
  * it is started. Collective: the ranks record the same calls together. */
 mr_status mr_trainer_recorded(mr_trainer *t, mr_recorded kind, mr_status (*work)(mr_trainer *t));
+/* The elements that are trained: dense parameters, own rows of the table. */
+mr_ranges mr_trainer_ranges(const mr_params *ps);
 mr_status mr_trainer_report(mr_trainer *t, double *sum, double *bad);
 mr_status mr_trainer_update(mr_trainer *t);
 /* Plan the row exchanges of a batch, fetch its features where they are spread, and hand all of it

@@ -13,7 +13,7 @@ sys.path.insert(0, os.path.join(HERE, "..", "train"))
 import harness as h  # noqa: E402
 
 # What docs/gpu.md tells; whoever saves launches lowers them.
-MOST = {("sasrec", "sasrec"): 70, ("mealrec", "sasrec"): 284, ("mealrec", "tedrec"): 311}
+MOST = {("sasrec", "sasrec"): 64, ("mealrec", "sasrec"): 260, ("mealrec", "tedrec"): 287}
 
 
 def launches(model, backbone, precision="auto"):
@@ -34,8 +34,8 @@ def main():
         h.check(most - 10 < n <= most, "%s on %s: %d launches, at most %d (lower the number here "
                 "when it fell by 10)" % (model, backbone, n, most))
     # The item loss in bf16: x comes as bf16 and its gradient goes so; the table and x times its
-    # norm are rounded; TedRec's norms come with the table's copy.
-    for model, more in (("sasrec", 4), ("tedrec", 3)):
+    # norm and times its factors are rounded; TedRec's norms come with the table's copy.
+    for model, more in (("sasrec", 5), ("tedrec", 4)):
         n = launches(model, model, "bf16") - launches(model, model)
         h.check(n == more, "%s in bf16: %d launches more, not %d" % (model, n, more))
     # Parts of a recorded step, and memory as the emulator counts it.

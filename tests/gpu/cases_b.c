@@ -39,7 +39,7 @@ static void convolution(twin_world *w, int64_t n, int64_t F, int stride, bool is
 {
     enum { LD = 13 };
     int64_t ci = is_same ? 10 : 6, co = 10;
-    mr_conv cv = {n, F, (F + stride - 1) / stride, ci, co, stride, LD, false};
+    mr_conv cv = {n, F, (F + stride - 1) / stride, ci, co, stride, LD, false, false};
     twin *x = twin_acts(w, n * F * ci), *wt = twin_acts(w, co * 3 * ci);
     twin *y = twin_acts(w, n * cv.So * co), *dx = twin_acts(w, n * F * ci);
     twin *dw = twin_reals(w, 3 * ci * co), *bias = twin_reals(w, co), *ctx = twin_acts(w, n * LD);
@@ -71,7 +71,7 @@ static void norm_conv(twin_world *w, int64_t n, int64_t F, int stride)
 {
     enum { C = 12, G = 3, CO = 7, LD = 9 };
     twin *rid = twin_ints(w, n, 3, 7, 1000), *pos = twin_ints(w, n, 0, 0, 1);
-    mr_conv cv = {n, F, (F + stride - 1) / stride, C, CO, stride, LD, false};
+    mr_conv cv = {n, F, (F + stride - 1) / stride, C, CO, stride, LD, false, false};
     mr_conv_acc acc = {0, 1, 0, 0, 0};
     mr_gn gn[2];
     for (int side_ = 0; side_ < 2; side_++)
@@ -97,6 +97,60 @@ static void norm_conv(twin_world *w, int64_t n, int64_t F, int stride)
     twin_release(w);
 }
 
+/* Whoever writes dy[n,So,co] of a convolution takes along what its backward begins with. */
+static void begun(twin_world *w, int64_t n, int64_t F, int64_t co, int stride, bool is_framed)
+{
+    enum { CI = 7, G = 3, WB = 17 };
+    int64_t So = (F + stride - 1) / stride, S2 = 2 * So + 1, ny = n * So * co, ld = co + 2;
+    twin *rid = twin_ints(w, n, 3, 7, 1000), *pos = twin_ints(w, n, 0, 0, 1);
+    mr_conv cv = {n, F, So, CI, co, stride, ld, is_framed, false};
+    int64_t rows = mr_conv_rows(&cv);
+    twin *unfolded = twin_acts(w, rows * co * 3), *sums = twin_reals(w, mr_conv_sums(&cv));
+    twin *x = twin_acts(w, rows * CI), *wt = twin_acts(w, co * 3 * CI);
+    twin *dx = twin_acts(w, n * F * CI), *dw = twin_reals(w, co * 3 * CI);
+    twin *db = twin_reals(w, co), *dres = twin_acts(w, ny), *dctx = twin_acts(w, n * ld);
+    twin *dy = twin_acts(w, ny), *in = twin_acts(w, ny), *mean = twin_reals(w, n * G);
+    twin *rstd = twin_reals(w, n * G), *gamma = twin_reals(w, co), *beta = twin_reals(w, co);
+    twin *dg = twin_reals(w, co), *dbeta = twin_reals(w, co), *from = twin_acts(w, ny);
+    twin *wide = twin_acts(w, n * So * (co + WB)), *other = twin_acts(w, n * So * WB);
+    twin *more = twin_acts(w, n * S2 * co);
+    mr_conv_acc acc = {1, 0, stride == 1, stride == 2, is_framed};
+    db->is_summed = true;
+    mr_conv_begin next[2];
+    mr_gn gn[2];
+    for (int side_ = 0; side_ < 2; side_++) {
+        next[side_] = (mr_conv_begin){cv, acc, A(unfolded), A(db), A(dres), A(dctx), A(sums)};
+        gn[side_] = (mr_gn){n, So, co, G, 0, 1e-5, {0.2, 9, {A(rid), A(pos)}, 1}};
+    }
+#define SAME(who)                                                                                  \
+    twin_same(w, who, "dy", dy, So *co);                                                           \
+    twin_same(w, who, "unfolded", unfolded, So *co);                                               \
+    twin_same(w, who, "dbias", db, n *So);                                                         \
+    twin_same(w, who, "dres", dres, So *co);                                                       \
+    twin_same(w, who, "dctx", dctx, 1000 * So)
+    BOTH(conv3_bwd_begin, &next[side_], A(dy), EX);
+    SAME("conv3_bwd_begin");
+    BOTH(group_norm_fwd, A(from), A(mean), A(rstd), A(in), A(gamma), A(beta), NULL, &gn[side_], EX);
+    twin_same(w, "group_norm_fwd", "y", from, So * co);
+    twin_same(w, "group_norm_fwd", "rstd", rstd, So * co);
+    BOTH(group_norm_bwd, A(dy), A(dg), A(dbeta), NULL, A(from), A(in), A(mean), A(rstd), A(gamma),
+         A(beta), NULL, &gn[side_], 1, 0, 1, 0, &next[side_], EX);
+    SAME("group_norm_bwd, next");
+    twin_same(w, "group_norm_bwd, next", "dgamma", dg, n * So);
+    twin_same(w, "group_norm_bwd, next", "dbeta", dbeta, n * So);
+    BOTH(upsample_bwd, A(dy), A(more), n, So, S2, co, 1, &next[side_], EX);
+    SAME("upsample_bwd, next");
+    BOTH(concat_bwd, A(dy), A(other), A(wide), n * So, co, WB, 0, 1, &next[side_], EX);
+    SAME("concat_bwd, next");
+    twin_same(w, "concat_bwd, next", "db", other, 1);
+#undef SAME
+    cv.is_begun = true;
+    BOTH(conv3_bwd, A(dx), A(dw), NULL, NULL, NULL, A(unfolded), A(x), A(wt), &cv, &acc, EX);
+    twin_same(w, "conv3_bwd, begun", "dx", dx, 3 * co);
+    twin_same(w, "conv3_bwd, begun", "dw", dw, n * So);
+    twin_release(w);
+}
+
 /* n samples; with thousands, more blocks than groups of sixteen. */
 static void group_norm(twin_world *w, int64_t n)
 {
@@ -113,7 +167,7 @@ static void group_norm(twin_world *w, int64_t n)
     twin *dg = twin_reals(w, C), *db = twin_reals(w, C), *dfilm = twin_acts(w, n * 27);
     BOTH(group_norm_fwd, A(y), A(mean), A(rstd), A(x), A(gamma), A(beta), A(film), &gn[side_], EX);
     BOTH(group_norm_bwd, A(dx), A(dg), A(db), A(dfilm), A(dy), A(x), A(mean), A(rstd), A(gamma),
-         A(beta), A(film), &gn[side_], 1, 0, 1, 0, EX);
+         A(beta), A(film), &gn[side_], 1, 0, 1, 0, NULL, EX);
     twin_same(w, "group_norm_fwd", "y", y, S * C);
     twin_same(w, "group_norm_fwd", "mean", mean, S * C);
     twin_same(w, "group_norm_fwd", "rstd", rstd, S * C);
@@ -155,6 +209,12 @@ void cases_b(twin_world *w)
     norm_conv(w, B, S, 1);
     norm_conv(w, B, 5, 2);
     norm_conv(w, 3, 1, 1);
+    begun(w, B, 5, 12, 1, true);
+    begun(w, B, 5, 9, 2, true);
+    begun(w, 3, 1, 3, 1, true);
+    begun(w, 3, 4, 15, 2, false);
+    begun(w, 300, 3, 300, 1, false);
+    begun(w, 4000, 2, 12, 1, true);
     group_norm(w, B);
     group_norm(w, 300);
     group_norm(w, 4000);

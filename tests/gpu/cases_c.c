@@ -10,15 +10,18 @@ static void embed(twin_world *w)
     for (int i = 0; i < B; i++) ((int32_t *)len->host)[i] += !((int32_t *)len->host)[i];
     w->dev->to_device(w->dev, len->dev, len->host, B * 4);
     twin *start = twin_starts(w, len), *pos = twin_ints(w, B * L, 1, 0, L);
-    twin *y = twin_acts(w, B * D), *dt = twin_reals(w, L * D);
+    twin *y = twin_acts(w, B * D), *dt = twin_reals(w, L * D), *x = twin_acts(w, B * L * D);
     BOTH(gather_rows, A(out), A(table), A(row), B * L, D, MR_ACT_REAL, EX);
     twin_equal(w, "gather_rows", "out", out);
     BOTH(gather_padded, A(out), A(table), A(row), A(start), A(len), B, L, D, 0, EX);
     twin_equal(w, "gather_padded", "out", out);
     BOTH(position_fwd, A(out), A(out), A(table), A(pos), B * L, D, EX);
     twin_same(w, "position_fwd", "y", out, 1);
-    BOTH(position_bwd, A(dt), A(out), A(start), A(len), B, L, D, 1, EX);
+    BOTH(position_bwd, A(x), A(dt), A(out), A(start), A(len), B * L, B, L, D, 0, 1, EX);
+    twin_same(w, "position_bwd", "dx", x, 1);
     twin_same(w, "position_bwd", "dtable", dt, B);
+    BOTH(position_bwd, NULL, A(dt), A(out), A(start), A(len), B * L, B, L, D, 0, 0, EX);
+    twin_same(w, "position_bwd", "dtable alone", dt, B);
     BOTH(last_fwd, A(y), A(out), A(start), A(len), B, D, EX);
     twin_same(w, "last_fwd", "y", y, 1);
     for (int acc = 0; acc < 2; acc++) {
@@ -50,11 +53,14 @@ static void losses(twin_world *w)
     twin *table = twin_reals(w, V * D), *dtable = twin_reals(w, V * D);
     twin *pred = twin_acts(w, B * D), *aim = twin_acts(w, B * D);
     twin *dpred = twin_acts(w, B * D), *daim = twin_acts(w, B * D);
-    BOTH(mse_fwd, A(one), A(pred), A(aim), B, D, EX);
-    twin_same(w, "mse_fwd", "loss", one, 1);
-    BOTH(mse_bwd, A(dpred), A(daim), A(pred), A(aim), B, D, 0.3, 1, 0, EX);
-    twin_same(w, "mse_bwd", "dpred", dpred, 1);
-    twin_same(w, "mse_bwd", "dtarget", daim, 1);
+    BOTH(mse, A(one), A(dpred), A(daim), A(pred), A(aim), B, D, 0.3, 1, 0, EX);
+    twin_same(w, "mse", "loss", one, 1);
+    twin_same(w, "mse", "dpred", dpred, 1);
+    twin_same(w, "mse", "dtarget", daim, 1);
+    BOTH(mse, A(one), NULL, A(daim), A(dpred), A(aim), B - 3, D, 0.3, 0, 1, EX);
+    twin_same(w, "mse", "loss and dtarget", one, 1);
+    BOTH(mse, NULL, A(dpred), NULL, A(pred), A(aim), B, D, 0.7, 0, 1, EX);
+    twin_same(w, "mse", "dpred alone", dpred, 1);
     BOTH(row_inv_norm, A(inv), A(x), B, D, EX);
     twin_same(w, "row_inv_norm", "inv", inv, D);
     BOTH(row_scale, A(y), A(x), A(inv), B, D, EX);
@@ -69,11 +75,15 @@ static void losses(twin_world *w)
     BOTH(ce_rows, A(raw), A(stats), A(target), NULL, A(cs), B, V, LO, 2.0, 9.5, EX);
     twin_same(w, "ce_rows of a known maximum", "q", raw, V);
     twin_same(w, "ce_rows of a known maximum", "stats", stats, V);
-    BOTH(ce_combine, A(coef), A(ce), A(stats), B, 1, 0, 0.5, EX);
+    BOTH(ce_combine, A(coef), A(ce), NULL, A(stats), NULL, B, 1, 1, 0, 0.5, EX);
     twin_same(w, "ce_combine", "coef", coef, V);
     twin_same(w, "ce_combine", "ce", ce, V);
-    BOTH(ce_target, A(dtable), A(z), A(table), A(x), A(target), A(cs), NULL, B, V, D, LO, 2.0, 0.5,
-         EX);
+    BOTH(ce_combine, A(coef), A(ce), A(y), A(stats), A(x), B / 2, D, 2, 1, 0.5, EX);
+    twin_same(w, "ce_combine, two ranks", "coef", coef, V);
+    twin_same(w, "ce_combine, two ranks", "ce", ce, V);
+    twin_same(w, "ce_combine, two ranks", "xs", y, V);
+    BOTH(ce_target, A(dtable), A(z), A(table), A(x), A(target), A(cs), NULL, A(coef), B, V, D, LO,
+         2.0, 0.5, EX);
     twin_same(w, "ce_target", "dtable", dtable, B);
     twin_same(w, "ce_target", "dx", z, 1);
     BOTH(ce_sum, A(one), A(ce), B, 0.5, EX);
@@ -93,7 +103,7 @@ static void frames(twin_world *w)
     twin *o = twin_acts(w, B * 3 * D), *t = twin_acts(w, B * D), *bias = twin_reals(w, 2 * D);
     BOTH(upsample_fwd, A(y), A(x), B, S, S2, D, EX);
     twin_equal(w, "upsample_fwd", "y", y);
-    BOTH(upsample_bwd, A(x), A(y), B, S, S2, D, 1, EX);
+    BOTH(upsample_bwd, A(x), A(y), B, S, S2, D, 1, NULL, EX);
     twin_same(w, "upsample_bwd", "dx", x, 2);
     BOTH(frame_add, A(x), A(x), A(v), B, S, D, EX);
     twin_same(w, "frame_add", "y", x, 1);
@@ -105,7 +115,7 @@ static void frames(twin_world *w)
     twin_same(w, "pool_concat_bwd", "dtext", t, 1);
     BOTH(concat_fwd, A(o), A(v), A(t), A(bias), B, D, D, EX);
     twin_same(w, "concat_fwd", "y", o, 1);
-    BOTH(concat_bwd, A(v), A(t), A(o), B, D, D, 1, 0, EX);
+    BOTH(concat_bwd, A(v), A(t), A(o), B, D, D, 1, 0, NULL, EX);
     twin_same(w, "concat_bwd", "da", v, 1);
     twin_same(w, "concat_bwd", "db", t, 1);
     twin_release(w);

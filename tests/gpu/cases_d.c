@@ -131,7 +131,7 @@ static void one_input_twice(twin_world *w)
 {
     enum { N = 9, W = 13 };
     twin *dx = twin_acts(w, N * W), *dy = twin_acts(w, N * 2 * W);
-    BOTH(concat_bwd, A(dx), A(dx), A(dy), N, W, W, 0, 1, EX);
+    BOTH(concat_bwd, A(dx), A(dx), A(dy), N, W, W, 0, 1, NULL, EX);
     twin_same(w, "concat_bwd, one input twice", "dx", dx, 1);
     twin_release(w);
 }
@@ -142,7 +142,7 @@ static void nothing(twin_world *w)
     enum { D = 6 };
     twin *x = twin_reals(w, 4 * D), *i = twin_ints(w, D, 1, 0, 3), *d = twin_doubles(w, D);
     mr_att_shape s = {MR_ATT_CAUSAL, 0, 4, 1, D, NULL, NULL, 0};
-    mr_conv cv = {0, 3, 3, 2, 2, 1, 2, false};
+    mr_conv cv = {0, 3, 3, 2, 2, 1, 2, false, false};
     mr_conv_acc acc = {0, 1, 1, 1, 1};
     mr_gn gn = {0, 3, D, 2, 2 * D, 1e-5, {0, 9, {NULL, NULL}, 1}};
     BOTH(gemm, A(x), A(x), A(x), 0, D, D, 0, 0, D, D, D, 1.0, 0.0, MR_ACT_ACT, EX);
@@ -163,7 +163,7 @@ static void nothing(twin_world *w)
     BOTH(score_target, A(x), A(x), A(x), NULL, A(i), 0, D, D, 0, EX);
     BOTH(topk_merge, A(i), A(x), A(x), 0, D, 2, 0, 1, EX);
     BOTH(rank_count, A(i), A(x), A(x), A(i), 0, D, 0, EX);
-    BOTH(mse_bwd, A(x), NULL, A(x), A(x), 0, D, 0.3, 0, 0, EX);
+    BOTH(mse, NULL, A(x), NULL, A(x), A(x), 0, D, 0.3, 0, 0, EX);
     twin_same(w, "kernels of no rows", "x", x, 1);
     twin_equal(w, "kernels of no rows", "i", i);
     BOTH(ce_sum, A(x), A(d), 0, 0.5, EX);

@@ -67,8 +67,8 @@ static void shares(twin_world *w)
     twin *x = twin_reals(w, N * D), *dx = twin_reals(w, N * D), *table = twin_reals(w, V * D);
     twin *dtable = twin_reals(w, V * D), *ce = twin_doubles(w, N), *cs = twin_positive(w, V);
     twin *target = twin_ints(w, N, 7, 0, V + 2);
-    BOTH(ce_target, A(dtable), A(dx), A(table), A(x), A(target), A(cs), A(ce), N, V, D, 1, 2.0, 0.5,
-         EX);
+    BOTH(ce_target, A(dtable), A(dx), A(table), A(x), A(target), A(cs), A(ce), NULL, N, V, D, 1,
+         2.0, 0.5, EX);
     twin_same(w, "ce_target with shares", "dtable", dtable, N);
     twin_same(w, "ce_target with shares", "dx", dx, 1);
     twin_release(w);

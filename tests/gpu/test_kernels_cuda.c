@@ -81,6 +81,13 @@ static void linear(twin_world *w)
     }
     BOTH(col_sum, A(bias), A(c), M, N, 1, EX);
     twin_same(w, "col_sum", "out", bias, M);
+    twin *table = twin_reals(w, 4 * N);
+    for (int t = 0; t < 4; t++) {
+        BOTH(add_row_bwd, t == 1 ? NULL : A(d), A(table), A(c), t == 3 ? 0 : M, N, t * N, 4 * N,
+             t & 1, t > 1, EX);
+        twin_same(w, "add_row_bwd", "dx", d, 1);
+        twin_same(w, "add_row_bwd", "dtable", table, M);
+    }
     BOTH(probe_fwd, A(bias), A(c), M * N, EX);
     twin_same(w, "probe_fwd", "out", bias, M * N);
     BOTH(probe_bwd, A(d), M * N, 0.5, 0, EX);
@@ -96,15 +103,21 @@ static void optim(twin_world *w)
 {
     enum { N = 100003 };
     twin *p = twin_reals(w, N), *m = twin_reals(w, N), *v = twin_positive(w, N);
-    twin *g = twin_reals(w, N), *stats = twin_doubles(w, 2);
+    twin *g = twin_reals(w, N), *stats = twin_doubles(w, 4), *told = twin_reals(w, 3);
+    const mr_ranges all = {1, {0}, {N}}, two = {2, {0, 70013}, {69997, N}}, none = {2, {5}, {5}};
     twin *p16 = twin_halves(w, N, 1);
-    BOTH(adam, A(p), A(m), A(v), A(g), N, A(p16), N - 3, 0.9, 0.99, 1e-8, 0.01, EX);
+    BOTH(adam, A(p), A(m), A(v), A(g), &two, A(p16), 69990, 0.9, 0.99, 1e-8, 0.01, EX);
     twin_near(w, "adam", "p16", p16);
     twin_same(w, "adam", "p", p, 1);
     twin_same(w, "adam", "m", m, 1);
     twin_same(w, "adam", "v", v, 1);
-    BOTH(grad_stats, A(stats), A(g), N, EX);
+    BOTH(adam, A(p), A(m), A(v), A(g), &all, NULL, 0, 0.9, 0.99, 1e-8, 0.0, EX);
+    twin_same(w, "adam", "p, one range", p, 1);
+    BOTH(adam, A(p), A(m), A(v), A(g), &none, NULL, 0, 0.9, 0.99, 1e-8, 0.0, EX);
+    BOTH(grad_stats, A(stats), A(g), &two, EX);
     twin_same(w, "grad_stats", "out", stats, 1);
+    BOTH(grad_stats, A(stats), A(g), &none, EX);
+    twin_same(w, "grad_stats", "out, nothing", stats, 1);
     /* The state as doubles: step and skip are the first, grad_scale is the last. */
     enum { STATE = sizeof(mr_step_state) / sizeof(double) };
     twin *bad = twin_positive(w, 4); /* two doubles > 0: bad elements */
@@ -112,11 +125,14 @@ static void optim(twin_world *w)
     const mr_loss_weights weights = {.n = 3, .w = {1, 0.5, 2}};
     for (int i = 0; i < 3; i++) {
         twin *s = twin_doubles(w, STATE);
-        BOTH(grad_stats, A(a), A(g), N - i, EX);
-        BOTH(grad_stats, A(b), A(p), N - i, EX);
-        BOTH(step_decide, A(s), A(a), A(b), A(loss), &weights, i ? 1e9 * (i - 1) + 3.0 : 0.0, EX);
+        const mr_ranges most = {1, {i}, {N}};
+        BOTH(grad_stats, A(a), A(g), &most, EX);
+        BOTH(grad_stats, A(b), A(p), &most, EX);
+        BOTH(step_decide, A(s), A(told), A(a), A(b), A(loss), &weights,
+             i ? 1e9 * (i - 1) + 3.0 : 0.0, EX);
+        twin_same(w, "step_decide", "told", told, 1);
         twin_same(w, "step_decide", "grad_scale", s, 1);
-        BOTH(step_decide, A(s), A(a), A(bad), A(loss), &weights, 0.0, EX);
+        BOTH(step_decide, A(s), NULL, A(a), A(bad), A(loss), &weights, 0.0, EX);
         twin_equal(w, "step_decide", "skip", s);
     }
     twin_release(w);

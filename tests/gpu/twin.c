@@ -172,18 +172,19 @@ static double element(const twin *t, const void *at, int64_t i)
 void twin_same(twin_world *w, const char *kernel, const char *what, const twin *t, int64_t K)
 {
     void *got = twin_fetch(w, t);
+    bool is_rough = t->is_rounded || (t->is_summed && w->is_bf16);
     double square = 0;
     for (int64_t i = 0; i < t->n; i++) square += pow(element(t, t->host, i), 2);
     double rms = sqrt(square / (double)(t->n ? t->n : 1));
     double length = 1 + sqrt((double)K / 100.0), tol = 2e-5 * length * rms;
     for (int64_t i = 0; i < t->n; i++) {
         double a = element(t, got, i), b = element(t, t->host, i);
-        double more = t->is_rounded ? length * (fabs(b) + rms) / 128.0 : 0.0;
+        double more = is_rough ? length * (fabs(b) + rms) / 128.0 : 0.0;
         if (fabs(a - b) <= tol + more || a == b) continue;
         bad(w, kernel, what, i, a, b);
         break;
     }
-    if (t->is_rounded) memcpy(t->host, got, (size_t)t->n * t->width);
+    if (is_rough) memcpy(t->host, got, (size_t)t->n * t->width);
     MR_FREE(got);
 }
 

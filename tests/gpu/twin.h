@@ -10,6 +10,7 @@ typedef struct twin {
     int64_t n;
     size_t width;    /* bytes of an element */
     bool is_rounded; /* float on the host, bf16 on the device */
+    bool is_summed;  /* a real that a kernel makes of what it has rounded: compared as if rounded */
 } twin;
 
 typedef struct twin_world {

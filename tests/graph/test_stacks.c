@@ -11,6 +11,7 @@
 #include "base/mem.h"
 #include "graph/ops.h"
 #include "graph/plan.h"
+#include "graph/plan_memory.h"
 
 #define OK(call) assert_int_equal((call), MR_OK)
 
@@ -229,12 +230,61 @@ static void test_joined(void **state)
     }
 }
 
+/* The step before begins the backward of a convolution, if it finishes the gradient. */
+static void test_begun(void **state)
+{
+    (void)state;
+    enum { PLAIN, SMALL_PRODUCTS, EARLIER_READER, LATER_READER, SHARED_PARAM, TWICE, CASES };
+    for (int i = 0; i < CASES; i++) {
+        fixture f;
+        begin(&f);
+        f.g->dims.whole_products = i != SMALL_PRODUCTS;
+        int one = mr_param_declare(&f.ps, "one", 1, (int64_t[]){3}, MR_INIT_ONE, 0, 0);
+        int b = mr_param_declare(&f.ps, "b", 1, (int64_t[]){3}, MR_INIT_ONE, 0, 0);
+        int w = mr_param_declare(&f.ps, "w", 3, (int64_t[]){3, 3, 3}, MR_INIT_NORMAL, 1, 0);
+        int x = mr_g_reshape(f.g, f.x, 3, 2, 3, 1);
+        int conv = mr_g_conv3(f.g, x, w, b, 1, x, -1);
+        int first = i == EARLIER_READER ? mr_g_silu(f.g, conv) : x;
+        int y = i == TWICE
+                    ? mr_g_concat(f.g, conv, conv)
+                    : mr_g_group_norm(f.g, conv, 1, one, i == SHARED_PARAM ? b : one, -1, -1, 0);
+        if (i == EARLIER_READER || i == LATER_READER)
+            y = mr_g_add(f.g, y, i == EARLIER_READER ? first : conv);
+        mr_graph_loss(f.g, mr_g_probe(f.g, y), 1.0, "loss");
+        OK(mr_graph_status(f.g));
+        mr_params_layout(&f.ps, f.dev, 0, 1, true);
+        OK(mr_plan_compile(&f.plan, f.g, true, false, 0));
+        const mr_plan *p = f.plan;
+        bool is_begun = i == PLAIN || i == LATER_READER;
+        assert_int_equal(p->begun_by[conv] >= 0, is_begun);
+        int at = -1;
+        for (int j = 0; j < p->n_bwd; j++)
+            if (p->bwd[j] == conv) at = p->n_fwd + j;
+        /* its scratch, and what it writes, is live a step earlier */
+        assert_int_equal(p->scratch[conv][1].first, at - is_begun);
+        assert_int_equal(p->grad[p->root[x]].first, at - is_begun);
+        if (is_begun) assert_int_equal(p->begun_by[conv], p->bwd[at - p->n_fwd - 1]);
+        OK(mr_plan_verify(f.plan));
+        /* and the memory of its bias's gradient is no buffer's from then on */
+        mr_slot fixed[2 * MR_MAX_PARAMS + 2];
+        int n_fixed = mr_gradient_slots(f.plan, fixed), found = 0;
+        for (int k = 0; k < n_fixed; k++) {
+            if (fixed[k].offset != f.ps.p[b].offset * 8 || fixed[k].bytes != 3 * 8) continue;
+            found++;
+            assert_int_equal(fixed[k].first, i == SHARED_PARAM ? at - 1 : at - is_begun);
+        }
+        assert_int_equal(found, 1);
+        end(&f);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_values), cmocka_unit_test(test_parts),
         cmocka_unit_test(test_plan),   cmocka_unit_test(test_builders),
         cmocka_unit_test(test_blocks), cmocka_unit_test(test_joined),
+        cmocka_unit_test(test_begun),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -82,6 +82,31 @@ static void test_activation(void **state)
             check_act(sizes[i][0], sizes[i][1], t / 4, (t & 1) != 0, (t & 2) != 0);
 }
 
+/* A row that was added to all rows: its elements of the table, and zeros around them. */
+static void test_add_row_bwd(void **state)
+{
+    (void)state;
+    mr_exec ex = {0};
+    enum { N = 37, W = 13, FIRST = 5, TOTAL = 40 };
+    for (int t = 0; t < 16; t++) {
+        int64_t n = t & 8 ? N : 0, first = t & 8 ? FIRST : TOTAL - W;
+        bool has_x = t & 1, acc_x = t & 2, acc = t & 4;
+        pair dy = pair_make(N * W, 1), dx = pair_make(N * W, 2), dt = pair_make(TOTAL, 3);
+        pair wx = pair_copy(&dx), wt = pair_copy(&dt);
+        for (int64_t j = 0; !acc && j < TOTAL; j++) wt.d[j] = 0;
+        for (int64_t i = 0; i < n * W; i++) {
+            wt.d[first + i % W] += dy.d[i];
+            if (has_x) wx.d[i] = (acc_x ? wx.d[i] : 0) + dy.d[i];
+        }
+        outputs o = outputs_of(2, &dx, &dt);
+        EVERY_WAY(o, k->add_row_bwd(has_x ? P(dx) : NULL, P(dt), P(dy), n, W, first, TOTAL, acc_x,
+                                    acc, &ex));
+        pair_compare("dx", &dx, wx.d, 1);
+        pair_compare("dtable", &dt, wt.d, N);
+        FREE_ALL(&dy, &dx, &dt, &wx, &wt);
+    }
+}
+
 static void test_col_sum(void **state)
 {
     (void)state;
@@ -213,9 +238,9 @@ static void test_flat(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_activation), cmocka_unit_test(test_col_sum),
-        cmocka_unit_test(test_gemm_batch), cmocka_unit_test(test_linear),
-        cmocka_unit_test(test_flat),
+        cmocka_unit_test(test_activation),  cmocka_unit_test(test_col_sum),
+        cmocka_unit_test(test_add_row_bwd), cmocka_unit_test(test_gemm_batch),
+        cmocka_unit_test(test_linear),      cmocka_unit_test(test_flat),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -19,7 +19,8 @@ static void test_mse(void **unused)
 {
     (void)unused;
     for (int i = 0; i < COUNT(sizes); i++)
-        for (int t = 0; t < 16; t++) {
+        for (int t = 0; t < 32; t++) {
+            bool has_l = t & 16;
             int64_t n = sizes[i][0], w = sizes[i][1], nw = n * w;
             bool acc_p = t & 1, acc_t = t & 2, has_p = !(t & 4), has_t = !(t & 8);
             pair x = pair_make(nw, 1), y = pair_make(nw, 2), loss = pair_make(1, 0);
@@ -33,10 +34,9 @@ static void test_mse(void **unused)
                 wy.d[j] = (acc_t ? wy.d[j] : 0) - g;
             }
             outputs o = outputs_of(3, &loss, &dx, &dy);
-            EVERY_WAY(o, k->mse_fwd(P(loss), P(x), P(y), n, w, &ex);
-                      k->mse_bwd(has_p ? P(dx) : NULL, has_t ? P(dy) : NULL, P(x), P(y), n, w, 0.3,
-                                 acc_p, acc_t, &ex));
-            pair_compare("mse", &loss, &sum, nw);
+            EVERY_WAY(o, k->mse(has_l ? P(loss) : NULL, has_p ? P(dx) : NULL, has_t ? P(dy) : NULL,
+                                P(x), P(y), n, w, 0.3, acc_p, acc_t, &ex));
+            if (has_l) pair_compare("mse", &loss, &sum, nw);
             if (has_p) pair_compare("dpred", &dx, wx.d, 1);
             if (has_t) pair_compare("dtarget", &dy, wy.d, 1);
             FREE_ALL(&x, &y, &loss, &dx, &dy, &wx, &wy);
@@ -113,13 +113,15 @@ static void test_ce_parts(void **unused)
     (void)unused;
     enum { N = 7, V = 5, W = 13, LO = 4 };
     const int32_t target[N] = {4, 8, 9, 3, 6, 8, 8};
-    for (int t = 0; t < 16; t++) {
+    for (int t = 0; t < 32; t++) {
         pair table = pair_make(V * W, 1), x = pair_make(N * W, 2), cs = pair_make(V, 3);
         pair dt = pair_make(V * W, 4), dx = pair_make(N * W, 5), loss = pair_make(1, 0);
+        pair coef = pair_make(N, 6);
         pair wt = pair_copy(&dt), wx = pair_copy(&dx);
         double ce[N], sum = 0;
         for (int b = 0; b < N; b++) {
             sum += 1.5 * (ce[b] = 0.1 * b * b + 1) / 37;
+            for (int j = 0; t & 16 && t & 4 && j < W; j++) wx.d[b * W + j] *= coef.d[b];
             int c = target[b] - LO;
             if (c < 0 || c >= V) continue;
             double g = 0.3 / 37 * 14 * (t & 1 ? cs.d[c] : 1) * (t & 8 ? 1 - exp(-ce[b]) : 1);
@@ -129,15 +131,46 @@ static void test_ce_parts(void **unused)
             }
         }
         outputs o = outputs_of(3, &dt, &dx, &loss);
-        EVERY_WAY(o,
-                  k->ce_target(t & 2 ? P(dt) : NULL, t & 4 ? P(dx) : NULL, P(table), P(x), target,
-                               t & 1 ? P(cs) : NULL, t & 8 ? ce : NULL, N, V, W, LO, 14, 0.3, &ex);
+        EVERY_WAY(o, k->ce_target(t & 2 ? P(dt) : NULL, t & 4 ? P(dx) : NULL, P(table), P(x),
+                                  target, t & 1 ? P(cs) : NULL, t & 8 ? ce : NULL,
+                                  t & 16 ? P(coef) : NULL, N, V, W, LO, 14, 0.3, &ex);
                   k->ce_sum(P(loss), ce, N, 1.5, &ex));
         pair_compare("dtable", &dt, wt.d, N);
         pair_compare("dx", &dx, wx.d, 1);
         pair_compare("ce_sum", &loss, &sum, N);
-        FREE_ALL(&table, &x, &cs, &dt, &dx, &loss, &wt, &wx);
+        FREE_ALL(&coef, &table, &x, &cs, &dt, &dx, &loss, &wt, &wx);
     }
+}
+
+/* Rows of two ranks put together: factor, loss, and the row times its factor. */
+static void test_ce_combine(void **unused)
+{
+    (void)unused;
+    enum { N = 5, W = 13, RANKS = 2 };
+    double stats[RANKS * N * 3], want[N], ce[N], want_ce[N];
+    pair x = pair_make(N * W, 1), xs = pair_make(N * W, 0), coef = pair_make(N, 0);
+    pair wxs = pair_copy(&xs);
+    for (int i = 0; i < RANKS * N; i++) { /* largest, sum, logit of the target on one of them */
+        stats[3 * i] = 0.3 * i - 1;
+        stats[3 * i + 1] = 1 + 0.1 * i;
+        stats[3 * i + 2] = i < N ? 0.25 * i : 0;
+    }
+    for (int b = 0; b < N; b++) {
+        const double *p = stats + 3 * b, *q = p + 3 * N;
+        double all = p[1] * exp(p[0]) + q[1] * exp(q[0]);
+        want_ce[b] = log(all) - p[2];
+        want[b] = 0.3 / 37 * exp(q[0]) / all;
+        for (int j = 0; j < W; j++) wxs.d[b * W + j] = want[b] * x.d[b * W + j];
+    }
+    for (int has_xs = 0; has_xs < 2; has_xs++) {
+        outputs o = outputs_of(2, &coef, &xs);
+        EVERY_WAY(o, k->ce_combine(P(coef), ce, has_xs ? P(xs) : NULL, stats, P(x), N, W, RANKS, 1,
+                                   0.3, &ex));
+        pair_compare("coef", &coef, want, 1);
+        if (has_xs) pair_compare("xs", &xs, wxs.d, 1);
+        for (int b = 0; b < N; b++) assert_true(fabs(ce[b] - want_ce[b]) <= 1e-12);
+    }
+    FREE_ALL(&x, &xs, &coef, &wxs);
 }
 
 static void test_adam(void **unused)
@@ -153,7 +186,10 @@ static void test_adam(void **unused)
         pair p = pair_make(n, 1), m = pair_make(n, 2), v = pair_make(n, 3), g = pair_make(n, 4);
         for (int64_t j = 0; j < n; j++) v.d[j] = v.f[j] = v.f[j] * v.f[j];
         pair wp = pair_copy(&p), wm = pair_copy(&m), wv = pair_copy(&v);
+        mr_ranges ranges = {2, {0, n / 2}, {n / 3, n}}; /* what lies between them stays */
+        if (n < 3) ranges = (mr_ranges){1, {0}, {n}};
         for (int64_t j = 0; !s.skip && j < n; j++) {
+            if (n >= 3 && j >= n / 3 && j < n / 2) continue;
             double gj = 0.5 * g.d[j] + decay * p.d[j];
             wm.d[j] = 0.9 * m.d[j] + 0.1 * gj;
             wv.d[j] = 0.999 * v.d[j] + 0.001 * gj * gj;
@@ -162,9 +198,10 @@ static void test_adam(void **unused)
         outputs o = outputs_of(3, &p, &m, &v);
         uint16_t p16[1031];
         memset(p16, 0x5a, sizeof p16);
-        EVERY_WAY(o, k->adam(P(p), P(m), P(v), P(g), n, p16, n / 2, 0.9, 0.999, 1e-8, decay, &e));
+        EVERY_WAY(
+            o, k->adam(P(p), P(m), P(v), P(g), &ranges, p16, n / 3, 0.9, 0.999, 1e-8, decay, &e));
         for (int64_t j = 0; j < n; j++) /* rounded from double last, to a neighbour at most */
-            assert_true(j < n / 2 && !s.skip
+            assert_true(j < n / 3 && !s.skip
                             ? abs((int)p16[j] - (int)mr_float_to_bf16((float)wp.d[j])) <= 1
                             : p16[j] == 0x5a5a);
         pair_compare("p", &p, wp.d, 1);
@@ -181,13 +218,17 @@ static void test_grad_stats(void **unused)
     for (int i = 0; i < COUNT(n_of); i++) {
         int64_t n = n_of[i];
         pair g = pair_make(n, 1);
-        double want = 0, out[2];
-        for (int64_t j = 0; j < n; j++) want += g.d[j] * g.d[j];
+        double want[2] = {0, 0}, out[4];
+        mr_ranges ranges = {2, {0, n / 2}, {n / 3, n}};
+        for (int64_t j = 0; j < n; j++)
+            if (j < n / 3 || j >= n / 2) want[j >= n / 2] += g.d[j] * g.d[j];
         BOTH_TABLES
         {
-            k->grad_stats(out, P(g), n, &ex);
-            assert_true(fabs(out[0] - want) <= 1e-12 * want && out[1] == 0);
+            k->grad_stats(out, P(g), &ranges, &ex);
+            for (int q = 0; q < 2; q++)
+                assert_true(fabs(out[2 * q] - want[q]) <= 1e-12 * want[q] && out[2 * q + 1] == 0);
         }
+        ranges = (mr_ranges){1, {0}, {n}};
         const double bad[] = {NAN, INFINITY, -INFINITY};
         for (int64_t j = 0; j < 3 && j < n; j++) {
             int64_t at = j * (n - 1) / 2;
@@ -196,7 +237,7 @@ static void test_grad_stats(void **unused)
         }
         BOTH_TABLES
         {
-            k->grad_stats(out, P(g), n, &ex);
+            k->grad_stats(out, P(g), &ranges, &ex);
             assert_true(out[1] == (double)(n < 3 ? n : 3));
         }
         pair_free(&g);
@@ -232,9 +273,12 @@ static void test_step_decide(void **unused)
             mr_step_state s = {.step = 7, .rows = 3, .lr = 0.5, .grad_scale = 9};
             float small[2] = {(float)c->loss[0], (float)c->loss[1]};
             bool is_double = k == &mr_kernels_cpu64;
-            k->step_decide(&s, c->a, c->b, is_double ? (const void *)c->loss : small, &weights,
-                           c->clip, &ex);
+            double told[2] = {0};
+            k->step_decide(&s, i ? told : NULL, c->a, c->b,
+                           is_double ? (const void *)c->loss : small, &weights, c->clip, &ex);
             assert_int_equal(s.skip, c->skip);
+            const void *want = is_double ? (const void *)c->loss : small;
+            if (i) assert_memory_equal(told, want, is_double ? sizeof told : sizeof small);
             assert_true(s.grad_scale == c->grad_scale);
             assert_true(s.step == 7 && s.rows == 3 && s.lr == 0.5);
         }
@@ -244,10 +288,10 @@ static void test_step_decide(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_mse),         cmocka_unit_test(test_rows),
-        cmocka_unit_test(test_pair_ids),    cmocka_unit_test(test_ce_parts),
-        cmocka_unit_test(test_adam),        cmocka_unit_test(test_grad_stats),
-        cmocka_unit_test(test_step_decide),
+        cmocka_unit_test(test_mse),        cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_pair_ids),   cmocka_unit_test(test_ce_parts),
+        cmocka_unit_test(test_ce_combine), cmocka_unit_test(test_adam),
+        cmocka_unit_test(test_grad_stats), cmocka_unit_test(test_step_decide),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

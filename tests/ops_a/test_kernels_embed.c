@@ -144,10 +144,11 @@ static void test_position_and_last(void **state)
         for (int acc = 0; acc < 2; acc++) {
             int64_t w = sizes[s].w, B = sizes[s].B, L = sizes[s].L;
             ragged_make(&r, B, L);
-            pair x = integers(r.tokens * w, 1), table = integers(L * w, 2), y = pair_make(x.n, 0);
             int64_t N = r.tokens + 3; /* rows of dx, three of no token */
+            pair x = integers(N * w, 1), table = integers(L * w, 2), y = pair_make(r.tokens * w, 0);
             pair dt = pair_copy(&table), dx = integers(N * w, 3), last = pair_make(B * w, 0);
-            pair dl = integers(B * w, 4), wy = pair_make(x.n, 0), wdt = pair_copy(&dt),
+            pair spare = pair_copy(&table), dp = integers(x.n, 3), wdp = pair_copy(&dp);
+            pair dl = integers(B * w, 4), wy = pair_make(y.n, 0), wdt = pair_copy(&dt),
                  wdx = pair_copy(&dx), wl = pair_make(B * w, 0);
             for (int64_t i = 0; !acc && i < dt.n; i++) wdt.d[i] = 0;
             for (int64_t i = 0; !acc && i < dx.n; i++) wdx.d[i] = 0;
@@ -159,18 +160,24 @@ static void test_position_and_last(void **state)
                     wl.d[r.row[t] * w + j] = x.d[t * w + j];
                     wdx.d[t * w + j] += dl.d[r.row[t] * w + j];
                 }
+            for (int64_t i = 0; i < x.n; i++) wdp.d[i] = x.d[i] + (acc ? 0 : wdp.d[i]);
             BOTH_TABLES
             {
                 k->position_fwd(P(y), P(x), P(table), r.pos, r.tokens, w, NULL);
-                k->position_bwd(P(dt), P(x), r.start, r.len, B, L, w, acc, NULL);
+                k->position_bwd(acc ? P(dp) : NULL, P(dt), P(x), r.start, r.len, N, B, L, w, 0, acc,
+                                NULL);
+                if (!acc)
+                    k->position_bwd(P(dp), P(spare), P(x), r.start, r.len, N, B, L, w, 1, 0, NULL);
                 k->last_fwd(P(last), P(x), r.start, r.len, B, w, NULL);
                 k->last_bwd(P(dx), P(dl), r.start, r.len, B, N, w, acc, NULL);
             }
             exact("position_fwd", &y, wy.d);
             exact("position_bwd", &dt, wdt.d);
+            exact("position_bwd, dx", &dp, wdp.d);
             exact("last_fwd", &last, wl.d);
             exact("last_bwd", &dx, wdx.d);
-            pair *all[] = {&x, &table, &y, &dt, &dx, &last, &dl, &wy, &wdt, &wdx, &wl};
+            pair *all[] = {&x,  &table, &y,   &dt, &dx, &last, &dl,
+                           &wy, &wdt,   &wdx, &wl, &dp, &wdp,  &spare};
             for (int i = 0; i < COUNT(all); i++) pair_free(all[i]);
         }
 }

@@ -52,7 +52,7 @@ static double gemm_rate(int64_t m, int64_t n, int64_t k)
 
 static void bench_conv(int64_t S, int64_t ci, int64_t co, int stride)
 {
-    mr_conv cv = {B, S, (S + stride - 1) / stride, ci, co, stride, co, false};
+    mr_conv cv = {B, S, (S + stride - 1) / stride, ci, co, stride, co, false, false};
     int64_t nx = B * S * ci, ny = B * cv.So * co;
     float *x = fresh(nx), *y = fresh(ny), *w = fresh(3 * co * ci), *dx = fresh(nx),
           *bias = fresh(co);
@@ -94,7 +94,8 @@ static void bench_norm(int64_t S, int64_t c, double p)
     double f, b, copy;
     BEST(copy, K->axpy(y, x, n, 0.5, 0, MR_ACT_ACT, &ex));
     BEST(f, K->group_norm_fwd(y, mu, rs, x, ga, be, film, &gn, &ex));
-    BEST(b, K->group_norm_bwd(dx, dg, db, df, dy, x, mu, rs, ga, be, film, &gn, 0, 0, 0, 0, &ex));
+    BEST(b, K->group_norm_bwd(dx, dg, db, df, dy, x, mu, rs, ga, be, film, &gn, 0, 0, 0, 0, NULL,
+                              &ex));
     double bytes = (double)n * 4;
     printf("group_norm S %lld c %3lld drop %.1f: fwd %.2f ms %.1f GB/s, bwd %.2f ms %.1f GB/s; "
            "copy %.1f "

@@ -42,6 +42,37 @@ void naive_conv_bwd(double *dx, double *dw, const double *dy, const double *x, c
                 }
 }
 
+void naive_rows(double *rows, const double *x, int64_t c, const mr_conv *cv)
+{
+    int64_t P = cv->x_framed ? mr_framed_period(cv->S) : cv->S, w = cv->S * c;
+    for (int64_t i = 0; i < cv->n * w; i++) rows[(i / w * P + cv->x_framed) * c + i % w] = x[i];
+}
+
+void naive_unfold(double *unfolded, double *dbias, const double *dy, const mr_conv *cv)
+{
+    int64_t co = cv->co, P = cv->x_framed ? mr_framed_period(cv->S) : cv->S;
+    for (int64_t i = 0; i < cv->n * cv->So * co; i++) {
+        int64_t b = i / (cv->So * co), u = i / co % cv->So;
+        dbias[i % co] += dy[i];
+        for (int tap = 0; tap < 3; tap++) { /* of y's frame u: it lies on x's frame s */
+            int64_t s = u * cv->stride + tap - 1, row = b * P + s + cv->x_framed;
+            if (s >= 0 && s < cv->S) unfolded[(row * co + i % co) * 3 + tap] = dy[i];
+        }
+    }
+}
+
+void naive_mask(double *mask, const mr_gn *gn, uint64_t seed, uint32_t step)
+{
+    int64_t w = gn->S * gn->c;
+    for (int64_t i = 0; i < gn->n * w; i++) {
+        uint32_t bits = 0, thr = mr_drop_threshold(gn->drop.p);
+        if (gn->drop.p > 0)
+            bits =
+                mr_drop_bits_at(seed, gn->drop.purpose, step, gn->drop.rows.rid[i / w], 0, i % w);
+        mask[i] = gn->drop.p > 0 ? bits >= thr ? mr_drop_scale(gn->drop.p) : 0 : 1;
+    }
+}
+
 /* Element e (of S * c / groups) of group g of sample b. */
 static int64_t at(const mr_gn *gn, int64_t b, int64_t g, int64_t e, int64_t *channel)
 {

@@ -15,7 +15,7 @@
 #include "kernels/shared/draw.h"
 #include "naive_b.h"
 
-enum { MAX_BUF = 128, PAD = 16 };
+enum { MAX_BUF = 256, PAD = 16 };
 
 static const mr_kernels *K;
 static size_t rb; /* bytes of an element */
@@ -145,6 +145,35 @@ static void both(void (*run)(const void *), const void *arg, const char *fmt, ..
 }
 
 /* ---- convolution ---- */
+/* Backward in two parts: what it begins with, then the products. */
+static void run_begun(mr_conv cv, const double *x, const double *w, const double *dy,
+                      const double *dx, const double *dw, const double *old, bool is_framed)
+{
+    cv.x_framed = is_framed;
+    int64_t rows = mr_conv_rows(&cv), nx = cv.n * cv.S * cv.ci, ny = cv.n * cv.So * cv.co,
+            nw = 3 * cv.co * cv.ci, nu = rows * cv.co * 3, sums = mr_conv_sums(&cv);
+    double *unfolded = blank(nu), *xs = blank(rows * cv.ci), *db = blank(cv.co);
+    naive_rows(xs, x, cv.ci, &cv);
+    naive_unfold(unfolded, db, dy, &cv);
+    mr_exec ex = exec_with(0);
+    for (int acc = 0; acc < 2; acc++, cv.is_begun = false) {
+        void *DX = dev(old, nx), *DW = dev(old, nw);
+        mr_conv_acc a = {acc, !acc, acc, !acc, 0};
+        mr_conv_begin q = {cv,           a,    dev(data(8, nu), nu),    dev(old, cv.co),
+                           dev(old, ny), NULL, dev(data(9, sums), sums)};
+        CALL(conv3_bwd_begin, &q, dev(dy, ny), &ex);
+        whole("scratch", q.scratch, sums);
+        near("unfolded", q.unfolded, unfolded, NULL, nu, 0);
+        near("dbias, begun", q.dbias, db, old, cv.co, acc);
+        near("dres, begun", q.dres, dy, old, ny, !acc);
+        cv.is_begun = true;
+        CALL(conv3_bwd, DX, DW, NULL, NULL, NULL, q.unfolded, dev(xs, rows * cv.ci), dev(w, nw),
+             &cv, &a, &ex);
+        near("dx, begun", DX, dx, old, nx, acc);
+        near("dw, begun", DW, dw, old, nw, !acc);
+    }
+}
+
 static void run_conv(const void *arg)
 {
     const mr_conv *cv = arg;
@@ -164,6 +193,7 @@ static void run_conv(const void *arg)
         near("y", out, y, NULL, ny, 0);
     }
     naive_conv_bwd(dx, dw, dy, x, w, cv);
+    for (int framed = 0; framed < 2; framed++) run_begun(*cv, x, w, dy, dx, dw, old, framed);
     for (int acc = 0; acc < 2; acc++) {
         void *DX = dev(old, nx), *DW = dev(old, nw);
         mr_conv_acc a = {.x = acc, .w = acc};
@@ -223,7 +253,8 @@ static void test_conv(void **unused)
     for (size_t i = 0; i < sizeof size / sizeof *size; i++)
         for (int stride = 1; stride <= 2; stride++) {
             mr_conv cv = {size[i][0], size[i][1], (size[i][1] + stride - 1) / stride, size[i][2],
-                          size[i][3], stride,     size[i][3] + (int64_t)(i % 3),      false};
+                          size[i][3], stride,     size[i][3] + (int64_t)(i % 3),      false,
+                          false};
             both(run_conv, &cv, "conv n %lld S %lld %lld->%lld stride %d", (long long)cv.n,
                  (long long)cv.S, (long long)cv.ci, (long long)cv.co, stride);
         }
@@ -236,33 +267,19 @@ typedef struct gn_case {
     double drop;
 } gn_case;
 
-static double *mask_of(const mr_gn *gn)
-{
-    int64_t w = gn->S * gn->c;
-    double *m = blank(gn->n * w);
-    for (int64_t i = 0; i < gn->n * w; i++) {
-        uint32_t bits = 0, thr = mr_drop_threshold(gn->drop.p);
-        if (gn->drop.p > 0)
-            bits = mr_drop_bits_at(77, gn->drop.purpose, state.step, gn->drop.rows.rid[i / w], 0,
-                                   i % w);
-        m[i] = gn->drop.p > 0 ? bits >= thr ? mr_drop_scale(gn->drop.p) : 0 : 1;
-    }
-    return m;
-}
-
 /* The norm and a convolution in one: y, framed rows with their zeros, and dw from those rows. */
 static void run_gn_conv(const mr_gn *gn, const double *u, void *X, void *GA, void *BE, void *FI)
 {
     enum { CO = 3 };
-    int64_t n = gn->n, S = gn->S, c = gn->c, P = mr_framed_period(S), nr = mr_framed_rows(n, S) * c;
-    mr_conv cv = {n, S, S, c, CO, 1, CO, false};
+    int64_t n = gn->n, S = gn->S, c = gn->c, nr = mr_framed_rows(n, S) * c;
+    mr_conv cv = {n, S, S, c, CO, 1, CO, true, false};
     mr_conv_acc acc = {0};
     double *w = data(11, 3 * c * CO), *bias = data(12, CO), *res = data(13, n * S * CO);
     double *ctx = data(14, n * CO), *dy = data(15, n * S * CO), *dw = blank(3 * c * CO);
     double *y = blank(n * S * CO), *rows = blank(nr), *dx = blank(n * S * c);
     naive_conv(y, u, w, bias, res, ctx, &cv);
     naive_conv_bwd(dx, dw, dy, u, w, &cv);
-    for (int64_t i = 0; i < n * S * c; i++) rows[(i / (S * c) * P + 1) * c + i % (S * c)] = u[i];
+    naive_rows(rows, u, c, &cv);
     int64_t want = mr_conv_scratch(&cv, false, 1, 1);
     mr_exec ex = exec_with(want);
     void *Y = dev(dy, n * S * CO), *R = dev(data(16, nr), nr), *W = dev(w, 3 * c * CO);
@@ -272,7 +289,6 @@ static void run_gn_conv(const mr_gn *gn, const double *u, void *X, void *GA, voi
          dev(res, n * S * CO), dev(ctx, n * CO), &cv, &ex);
     near("y of norm and convolution", Y, y, NULL, n * S * CO, 0);
     near("framed rows", R, rows, NULL, nr, 0);
-    cv.x_framed = true;
     void *DW = dev(w, 3 * c * CO);
     CALL(conv3_bwd, NULL, DW, NULL, NULL, NULL, dev(dy, n * S * CO), R, W, &cv, &acc, &ex);
     near("dw from framed rows", DW, dw, NULL, 3 * c * CO, 0);
@@ -300,7 +316,8 @@ static void run_gn(const void *arg)
            *rs = blank(ns);
     double *dx = blank(nx), *dg = blank(c->c), *db = blank(c->c), *df = ld ? blank(nf) : NULL;
     for (int64_t i = 0; i < nx; i++) x[i] = (double)(float)(x[i] + 3.0); /* a mean to be removed */
-    double *m = mask_of(&gn);
+    double *m = blank(nx);
+    naive_mask(m, &gn, 77, state.step);
     naive_gn(y, mu, rs, x, ga, be, fi, m, &gn);
     naive_gn_bwd(dx, dg, db, df, dy, x, ga, be, fi, m, &gn);
     int64_t want = mr_gn_scratch(c->n, c->S, c->c);
@@ -318,7 +335,7 @@ static void run_gn(const void *arg)
         for (int64_t i = 0; df && i < nf; i++)
             if (i % ld >= 2 * c->c) df[i] = acc ? 0 : old[i];
         CALL(group_norm_bwd, DX, DG, DB, DF, G, X, MU, RS, GA, BE, FI, &gn, acc, acc, acc, acc,
-             &ex);
+             NULL, &ex);
         near("dx", DX, dx, old, nx, acc);
         near("dgamma", DG, dg, old, c->c, acc);
         near("dbeta", DB, db, old, c->c, acc);
@@ -326,8 +343,8 @@ static void run_gn(const void *arg)
     }
     /* dx in place of dy, and dx not wanted */
     void *D = dev(dy, nx), *DG = dev(old, c->c), *DB = dev(old, c->c);
-    CALL(group_norm_bwd, NULL, DG, DB, NULL, D, X, MU, RS, GA, BE, FI, &gn, 0, 0, 0, 0, &ex);
-    CALL(group_norm_bwd, D, DG, DB, NULL, D, X, MU, RS, GA, BE, FI, &gn, 0, 0, 0, 0, &ex);
+    CALL(group_norm_bwd, NULL, DG, DB, NULL, D, X, MU, RS, GA, BE, FI, &gn, 0, 0, 0, 0, NULL, &ex);
+    CALL(group_norm_bwd, D, DG, DB, NULL, D, X, MU, RS, GA, BE, FI, &gn, 0, 0, 0, 0, NULL, &ex);
     near("dx in place", D, dx, NULL, nx, 0);
     whole("scratch", ex.scratch, want);
 }
@@ -385,13 +402,13 @@ static void run_move(const void *arg)
     near("concat + bias", C, cat, NULL, n * (c + wb), 0);
     for (int acc = 0; acc < 2; acc++) {
         void *DX = dev(old, n * S * c), *DA = dev(old, n * c), *DB = wb ? dev(old, n * wb) : NULL;
-        CALL(upsample_bwd, DX, G, n, S, S2, c, acc, &ex);
+        CALL(upsample_bwd, DX, G, n, S, S2, c, acc, NULL, &ex);
         near("upsample dx", DX, down, old, n * S * c, acc);
         void *GG = dev(g, n * (c + wb));
-        CALL(concat_bwd, DA, DB, GG, n, c, wb, acc, acc, &ex);
+        CALL(concat_bwd, DA, DB, GG, n, c, wb, acc, acc, NULL, &ex);
         near("concat da", DA, ga, old, n * c, acc);
         if (wb) near("concat db", DB, gb, old, n * wb, acc);
-        CALL(concat_bwd, NULL, NULL, GG, n, c, wb, acc, acc, &ex);
+        CALL(concat_bwd, NULL, NULL, GG, n, c, wb, acc, acc, NULL, &ex);
     }
 }
 

@@ -127,6 +127,42 @@ static void test_slices(void **state)
                             .arg = size[i]});
 }
 
+/* ---- convolutions whose backward the step before begins ---- */
+/* By a norm that adds to the gradient (with stride 2; with a residual; with both), by resizing, by
+ * concatenation; the residual of one is what it convolves. */
+static int build_begun(mr_graph *g, const void *arg)
+{
+    const int64_t *a = arg; /* S, channels in and inside */
+    int64_t S = a[0], c = a[1], e = a[2];
+    int x = op_leaf(g, "x", ROWS, 3, S, c, 1, 1.0);
+    int ctx = op_leaf(g, "context", ROWS, 2, 2 * e, 1, 1, 1.0);
+    int ctx1 = mr_g_slice(g, ctx, 0, e), ctx2 = mr_g_slice(g, ctx, e, e);
+    int w1 = op_param(g, "w1", 3, e, 3, c, 0.5, 0), w2 = op_param(g, "w2", 3, e, 3, e, 0.5, 0);
+    int b1 = op_param(g, "b1", 1, e, 1, 1, 1.0, 0), b2 = op_param(g, "b2", 1, e, 1, 1, 1.0, 0);
+    int ga = op_param(g, "ga", 1, e, 1, 1, 1.0, 0), be = op_param(g, "be", 1, e, 1, 1, 1.0, 0);
+    int w3 = op_param(g, "w3", 3, c + e, 3, c + e, 0.5, 0);
+    int b3 = op_param(g, "b3", 1, c + e, 1, 1, 1.0, 0);
+    int gb = op_param(g, "gb", 1, c + e, 1, 1, 1.0, 0);
+    int h = mr_g_conv3(g, x, w1, b1, 2, -1, ctx1);
+    int u = mr_g_group_norm(g, h, 1, ga, be, -1, -1, 0.1);
+    h = mr_g_upsample(g, mr_g_conv3(g, u, w2, b2, 1, h, ctx2), S);
+    h = mr_g_concat(g, mr_g_conv3(g, h, w2, b1, 1, h, -1), x);
+    h = mr_g_conv3(g, h, w3, b3, 1, h, -1);
+    return mr_g_group_norm(g, h, 1, gb, b3, -1, -1, 0);
+}
+
+static void test_begun(void **state)
+{
+    (void)state;
+    static const int64_t size[][3] = {{5, 3, 4}, {4, 2, 3}, {1, 3, 2}, {3, 5, 2}};
+    for (int i = 0; i < 8; i++)
+        op_check(&(op_case){
+            .name = i % 2 ? "convolutions, each on its own" : "convolutions begun before",
+            .s = {.rows = i < 6 ? 5 : 21, .L = 2, .n_items = 9, .whole_products = i % 2 == 0},
+            .build = build_begun,
+            .arg = size[i / 2]});
+}
+
 /* ---- block-diagonal products ---- */
 static int build_blocks(mr_graph *g, const void *arg)
 {
@@ -265,10 +301,10 @@ static void test_condition(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_conv3),     cmocka_unit_test(test_group_norm),
-        cmocka_unit_test(test_slices),    cmocka_unit_test(test_blocks),
-        cmocka_unit_test(test_small),     cmocka_unit_test(test_noise),
-        cmocka_unit_test(test_condition),
+        cmocka_unit_test(test_conv3),  cmocka_unit_test(test_group_norm),
+        cmocka_unit_test(test_begun),  cmocka_unit_test(test_slices),
+        cmocka_unit_test(test_blocks), cmocka_unit_test(test_small),
+        cmocka_unit_test(test_noise),  cmocka_unit_test(test_condition),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

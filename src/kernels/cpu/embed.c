@@ -70,10 +70,11 @@ void MR_FN(position_fwd)(void *yv, const void *xv, const void *tablev, const int
     }
 }
 
-void MR_FN(position_bwd)(void *dtablev, const void *dyv, const int32_t *start, const int32_t *len,
-                         int64_t B, int64_t L, int64_t w, int acc, const mr_exec *ex)
+void MR_FN(position_bwd)(void *dx, void *dtablev, const void *dyv, const int32_t *start,
+                         const int32_t *len, int64_t n, int64_t B, int64_t L, int64_t w, int acc_x,
+                         int acc, const mr_exec *ex)
 {
-    (void)ex;
+    if (dx) MR_FN(axpy)(dx, dyv, n * w, 1.0, acc_x, MR_ACT_ACT, ex);
     REAL *dtable = dtablev;
     const REAL *dy = dyv;
 #pragma omp parallel for collapse(2) schedule(dynamic)

@@ -251,7 +251,8 @@ static void sample_bwd(const gn_sample *s, const mr_gn *gn)
 void MR_FN(group_norm_bwd)(void *dxv, void *dgamma, void *dbeta, void *dfilmv, const void *dyv,
                            const void *xv, const void *meanv, const void *rstdv, const void *gamma,
                            const void *beta, const void *filmv, const mr_gn *gn, int acc_x,
-                           int acc_gamma, int acc_beta, int acc_film, const mr_exec *ex)
+                           int acc_gamma, int acc_beta, int acc_film, const mr_conv_begin *next,
+                           const mr_exec *ex)
 {
     REAL *dx = dxv, *dfilm = dfilmv;
     const REAL *dy = dyv, *x = xv, *mean = meanv, *rstd = rstdv, *film = filmv;
@@ -289,4 +290,5 @@ void MR_FN(group_norm_bwd)(void *dxv, void *dgamma, void *dbeta, void *dfilmv, c
     }
     MR_FN(col_sum)(dgamma, part_g, n_blocks, c, acc_gamma, ex);
     MR_FN(col_sum)(dbeta, part_b, n_blocks, c, acc_beta, ex);
+    if (next) MR_FN(conv3_bwd_begin)(next, dx, ex);
 }

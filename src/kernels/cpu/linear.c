@@ -111,6 +111,18 @@ void MR_FN(col_sum)(void *outv, const void *xv, int64_t n, int64_t w, int acc, c
     }
 }
 
+void MR_FN(add_row_bwd)(void *dx, void *dtable, const void *dy, int64_t n, int64_t w, int64_t first,
+                        int64_t total, int acc_x, int acc_table, const mr_exec *ex)
+{
+    REAL *dt = dtable;
+    if (!acc_table) {
+        memset(dt, 0, (size_t)first * sizeof *dt);
+        memset(dt + first + w, 0, (size_t)(total - first - w) * sizeof *dt);
+    }
+    MR_FN(col_sum)(dt + first, dy, n, w, acc_table, ex);
+    if (dx) MR_FN(axpy)(dx, dy, n * w, 1.0, acc_x, MR_ACT_ACT, ex);
+}
+
 void MR_FN(axpy)(void *yv, const void *xv, int64_t n, double alpha, int acc, mr_sides sides,
                  const mr_exec *ex)
 {

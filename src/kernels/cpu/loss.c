@@ -13,10 +13,9 @@ void MR_FN(zero)(void *y, int64_t n, const mr_exec *ex)
     if (n > 0) memset(y, 0, (size_t)n * sizeof(REAL));
 }
 
-void MR_FN(mse_fwd)(void *loss, const void *predv, const void *targetv, int64_t n, int64_t w,
-                    const mr_exec *ex)
+static void mse_loss(REAL *loss, const REAL *pred, const REAL *target, int64_t n, int64_t w,
+                     const mr_exec *ex)
 {
-    const REAL *pred = predv, *target = targetv;
     double sum = 0;
     for (int64_t i = 0; i < n; i++) {
         double part = 0;
@@ -28,14 +27,17 @@ void MR_FN(mse_fwd)(void *loss, const void *predv, const void *targetv, int64_t 
         sum += part;
     }
     double div = (double)ex->state->rows_global * (double)w;
-    *(REAL *)loss = (REAL)(sum / div);
+    *loss = (REAL)(sum / div);
 }
 
-void MR_FN(mse_bwd)(void *dpredv, void *dtargetv, const void *predv, const void *targetv, int64_t n,
-                    int64_t w, double weight, int acc_pred, int acc_target, const mr_exec *ex)
+void MR_FN(mse)(void *loss, void *dpredv, void *dtargetv, const void *predv, const void *targetv,
+                int64_t n, int64_t w, double weight, int acc_pred, int acc_target,
+                const mr_exec *ex)
 {
     REAL *dp = dpredv, *dt = dtargetv;
     const REAL *pred = predv, *target = targetv;
+    if (loss) mse_loss(loss, pred, target, n, w, ex);
+    if (!dp && !dt) return;
     REAL c = (REAL)(2.0 * weight / ((double)ex->state->rows_global * (double)w));
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < n; i++)
@@ -181,11 +183,11 @@ void MR_FN(ce_rows)(void *rawv, double *stats, const int32_t *target, const int3
     }
 }
 
-void MR_FN(ce_combine)(void *coefv, double *ce, const double *stats, int64_t n, int size, int rank,
-                       double weight, const mr_exec *ex)
+void MR_FN(ce_combine)(void *coefv, double *ce, void *xs, const double *stats, const void *x,
+                       int64_t n, int64_t w, int size, int rank, double weight, const mr_exec *ex)
 {
     REAL *coef = coefv;
-    double w = weight / (double)ex->state->rows_global;
+    double share = weight / (double)ex->state->rows_global;
     for (int64_t b = 0; b < n; b++) {
         double m = -HUGE_VAL, z = 0, t = 0;
         for (int r = 0; r < size; r++) {
@@ -199,18 +201,20 @@ void MR_FN(ce_combine)(void *coefv, double *ce, const double *stats, int64_t n, 
             t += s[2];
         }
         ce[b] = m + log(z) - t;
-        coef[b] = (REAL)(w * exp(stats[(rank * n + b) * 3] - m) / z);
+        coef[b] = (REAL)(share * exp(stats[(rank * n + b) * 3] - m) / z);
     }
+    if (xs) MR_FN(row_scale)(xs, x, coef, n, w, ex);
 }
 
 void MR_FN(ce_target)(void *dtablev, void *dxv, const void *tablev, const void *xv,
-                      const int32_t *target, const void *col_scale, const double *ce, int64_t n,
-                      int64_t v, int64_t w, int64_t lo, double scale, double weight,
-                      const mr_exec *ex)
+                      const int32_t *target, const void *col_scale, const double *ce,
+                      const void *coef, int64_t n, int64_t v, int64_t w, int64_t lo, double scale,
+                      double weight, const mr_exec *ex)
 {
     REAL *dtable = dtablev, *dx = dxv;
     const REAL *table = tablev, *x = xv, *cs = col_scale;
     double g0 = weight / (double)ex->state->rows_global * scale;
+    if (dx && coef) MR_FN(row_scale)(dx, dx, coef, n, w, ex);
     for (int64_t b = 0; b < n; b++) { /* rows may share a target: in order */
         int64_t t = target[b] - lo;
         if (t < 0 || t >= v) continue;

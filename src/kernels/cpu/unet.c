@@ -175,10 +175,53 @@ void MR_FN(conv3_bwd_add)(void *dbias, void *dresv, void *dctxv, const void *dyv
     if (out) MR_FN(col_sum)(out, part, n_blocks, w, acc_bias, ex);
 }
 
+void MR_FN(conv3_bwd_begin)(const mr_conv_begin *q, const void *dyv, const mr_exec *ex)
+{
+    const mr_conv *cv = &q->cv;
+    const REAL *dy = dyv;
+    REAL *to = q->unfolded;
+    int64_t co = cv->co, P = x_ld(cv) / cv->ci;
+    mr_exec own = *ex;
+    own.scratch = q->scratch;
+    if (q->dbias || q->dres || q->dctx) MR_FN(conv3_bwd_add)
+    (q->dbias, q->dres, q->dctx, dy, cv->n, cv->So, co, cv->ctx_ld, q->acc.bias, q->acc.res,
+     q->acc.ctx, &own);
+    if (!to) return;
+    memset(to, 0, (size_t)(mr_conv_rows(cv) * 3 * co) * sizeof *to);
+    if (cv->x_framed) to += 3 * co;
+    for (int64_t b = 0; b < cv->n; b++)
+        for (int64_t s = 0; s < cv->S; s++)
+            for (int64_t tap = 0; tap < 3; tap++) {
+                int64_t u = s + 1 - tap;
+                if (u < 0 || u % cv->stride || u / cv->stride >= cv->So) continue;
+                const REAL *g = dy + (b * cv->So + u / cv->stride) * co;
+                for (int64_t o = 0; o < co; o++) to[((b * P + s) * co + o) * 3 + tap] = g[o];
+            }
+}
+
+/* Both gradients from unfolded dy. */
+static void products(void *dx, void *dw, const void *unfolded, const void *x, const void *w,
+                     const mr_conv *cv, const mr_conv_acc *acc, bool adds_x, const mr_exec *ex)
+{
+    int64_t ci = cv->ci, co3 = 3 * cv->co, S = cv->S, ld = x_ld(cv);
+    const REAL *from = (const REAL *)unfolded + (cv->x_framed ? co3 : 0);
+    mr_gemm_batch frames = {S, ci, co3, 0};
+    if (dw) MR_FN(gemm)
+    (dw, unfolded, x, co3, ci, mr_conv_rows(cv), 1, 0, co3, ci, ci, 1.0, acc->w ? 1.0 : 0.0,
+     MR_REAL_ACT, ex);
+    if (dx) MR_FN(gemm_batch)
+    (dx, from, w, &frames, cv->n, ci, co3, 0, 0, ld / ci * co3, ci, S * ci, 1.0, adds_x ? 1.0 : 0.0,
+     MR_ACT_ACT, ex);
+}
+
 void MR_FN(conv3_bwd)(void *dx, void *dw, void *dbias, void *dres, void *dctx, const void *dy,
                       const void *x, const void *w, const mr_conv *cv, const mr_conv_acc *acc,
                       const mr_exec *ex)
 {
+    if (cv->is_begun) {
+        products(dx, dw, dy, x, w, cv, acc, acc->x || (dx && dres == dx), ex);
+        return;
+    }
     if (dw) backward_w(dw, dy, x, cv, acc->w, ex);
     if (dx) backward_x(dx, dy, w, cv, acc->x, ex);
     if (dbias || dres || dctx) MR_FN(conv3_bwd_add)
@@ -212,9 +255,8 @@ void MR_FN(upsample_fwd)(void *yv, const void *xv, int64_t n, int64_t S, int64_t
 }
 
 void MR_FN(upsample_bwd)(void *dxv, const void *dyv, int64_t n, int64_t S, int64_t S2, int64_t c,
-                         int acc, const mr_exec *ex)
+                         int acc, const mr_conv_begin *next, const mr_exec *ex)
 {
-    (void)ex;
     REAL *dx = dxv;
     const REAL *dy = dyv;
 #pragma omp parallel for schedule(static)
@@ -226,6 +268,7 @@ void MR_FN(upsample_bwd)(void *dxv, const void *dyv, int64_t n, int64_t S, int64
             for (int64_t j = 0; j < c; j++) d[j] += g[j];
         }
     }
+    if (next) MR_FN(conv3_bwd_begin)(next, dx, ex);
 }
 
 void MR_FN(concat_fwd)(void *yv, const void *av, const void *bv, const void *biasv, int64_t n,
@@ -253,9 +296,8 @@ static void copy_or_add(REAL *d, const REAL *g, int64_t w, int acc)
 }
 
 void MR_FN(concat_bwd)(void *dav, void *dbv, const void *dyv, int64_t n, int64_t wa, int64_t wb,
-                       int acc_a, int acc_b, const mr_exec *ex)
+                       int acc_a, int acc_b, const mr_conv_begin *next, const mr_exec *ex)
 {
-    (void)ex;
     REAL *da = dav, *db = dbv;
     const REAL *dy = dyv;
 #pragma omp parallel for schedule(static)
@@ -264,6 +306,7 @@ void MR_FN(concat_bwd)(void *dav, void *dbv, const void *dyv, int64_t n, int64_t
         if (da) copy_or_add(da + i * wa, g, wa, acc_a);
         if (db) copy_or_add(db + i * wb, g + wa, wb, acc_b);
     }
+    if (next) MR_FN(conv3_bwd_begin)(next, da, ex);
 }
 
 void MR_FN(time_embed)(void *outv, const uint32_t *rid, int64_t n, int64_t C, uint32_t purpose,

@@ -85,18 +85,41 @@ void position_fwd(void *yv, const void *xv, const void *tablev, const int32_t *p
     });
 }
 
-void position_bwd(void *dtablev, const void *dyv, const int32_t *start, const int32_t *len,
-                  int64_t B, int64_t L, int64_t w, int acc, const mr_exec *ex)
+/* Position blockIdx.y, 32 columns; thread row y adds up rows y, y + 32, .., and the 32 sums are
+ * added in order. Every token is met once. */
+__global__ static void position_bwd_kernel(act_t *dx, float *dtable, const act_t *dy,
+                                           const int32_t *start, const int32_t *len, int64_t n,
+                                           int64_t B, int64_t w, int acc_x, int acc_table)
 {
-    float *dtable = (float *)dtablev;
-    const act_t *dy = (const act_t *)dyv;
-    each(L * w, ex, [=] __device__(int64_t i) {
-        int64_t l = i / w, j = i % w;
-        float s = 0;
-        for (int64_t b = 0; b < B; b++)
-            if (len[b] > l) s += dy[(start[b] + l) * w + j];
-        put(&dtable[i], s, acc);
-    });
+    SHARED(float, part, [WARP][WARP]);
+    int64_t l = blockIdx.y, j = (int64_t)blockIdx.x * WARP + threadIdx.x;
+    float s = 0;
+    for (int64_t b = threadIdx.y; j < w && b < B; b += WARP) {
+        if (len[b] <= l) continue;
+        int64_t e = (start[b] + l) * w + j;
+        float g = dy[e];
+        s += g;
+        if (dx) put(&dx[e], g, acc_x);
+    }
+    /* rows of no token */
+    int64_t behind = start[B] + l * WARP + threadIdx.y;
+    for (int64_t i = behind; dx && j < w && i < n; i += (int64_t)gridDim.y * WARP)
+        put(&dx[i * w + j], dy[i * w + j], acc_x);
+    part[threadIdx.y][threadIdx.x] = s;
+    __syncthreads();
+    if (threadIdx.y || j >= w) return;
+    for (int i = 1; i < WARP; i++) s += part[i][threadIdx.x];
+    put(&dtable[l * w + j], s, acc_table);
+}
+
+void position_bwd(void *dx, void *dtable, const void *dy, const int32_t *start, const int32_t *len,
+                  int64_t n, int64_t B, int64_t L, int64_t w, int acc_x, int acc_table,
+                  const mr_exec *ex)
+{
+    if (L > 0 && w > 0)
+        LAUNCH(position_bwd_kernel, dim3((unsigned)pieces(w, WARP), (unsigned)L), dim3(WARP, WARP),
+               0, ex, (act_t *)dx, (float *)dtable, (const act_t *)dy, start, len, n, B, w, acc_x,
+               acc_table);
 }
 
 void last_fwd(void *yv, const void *xv, const int32_t *start, const int32_t *len, int64_t B,

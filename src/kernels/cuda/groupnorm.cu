@@ -134,11 +134,13 @@ void group_norm_conv3_fwd(void *y, void *framed, void *mean, void *rstd, const v
 struct gn_grads {
     act_t *dx, *dfilm;
     float *dgamma, *dbeta;
-    float *part; /* [blocks,2,c] their sums over a block's samples */
+    float *part; /* [blocks,w] their sums over a block's samples */
     float *sums; /* [blocks,2,c] terms of the group means; NULL: shared memory */
     unsigned *counters;
     int acc_x, acc_film, acc_gamma, acc_beta;
     int64_t samples; /* of a block */
+    int64_t w;       /* columns of part: 3c with the sums of next.dbias */
+    conv_begin next; /* .n 0: none */
 };
 
 /* Channel j of sample i with everything its elements share. */
@@ -164,7 +166,7 @@ struct gn_channel {
 __device__ static void sample_params(const gn_args &a, const gn_grads &g, int64_t i, float *term0,
                                      float *term1)
 {
-    float *part = g.part + blockIdx.x * 2 * a.c;
+    float *part = g.part + blockIdx.x * g.w;
     for (int64_t j = threadIdx.x; j < a.c; j += blockDim.x) {
         gn_channel ch(a, i, j);
         float P = 0, Q = 0;
@@ -196,7 +198,7 @@ __global__ static void group_norm_bwd_kernel(gn_args a, gn_grads g)
     float *term0 = g.sums ? g.sums + k * 2 * a.c : total + 2 * a.G, *term1 = term0 + a.c,
           count = (float)(a.S * a.cg);
     for (int64_t j = threadIdx.x; j < a.c; j += blockDim.x)
-        g.part[k * 2 * a.c + j] = g.part[(k * 2 + 1) * a.c + j] = 0;
+        for (int64_t q = j; q < g.w; q += a.c) g.part[k * g.w + q] = 0;
     for (int64_t i = k * g.samples; i < end; i++) {
         sample_params(a, g, i, term0, term1);
         __syncthreads();
@@ -221,38 +223,44 @@ __global__ static void group_norm_bwd_kernel(gn_args a, gn_grads g)
                 float d = a.x[i * w + e] - ch.mu, dv = ch.dv(a, i, e, d);
                 put(&g.dx[i * w + e], ch.slope * dv - m0 - d * m1, g.acc_x);
             }
+            if (!g.next.n) continue;
+            float s = g.next.channel(g.dx, i, j);
+            if (g.next.dbias) g.part[k * g.w + 2 * a.c + j] += s;
         }
         __syncthreads();
     }
-    mr_parts parts = {g.part, 2 * a.c, 2 * a.c, (int)gridDim.x, g.counters};
+    mr_parts parts = {g.part, g.w, g.w, (int)gridDim.x, g.counters};
     add_parts(parts, (int)k, [&](int64_t j, float s) {
         if (j < a.c)
             put(&g.dgamma[j], s, g.acc_gamma);
-        else
+        else if (j < 2 * a.c)
             put(&g.dbeta[j - a.c], s, g.acc_beta);
+        else
+            put(&g.next.dbias[j - 2 * a.c], s, g.next.acc_bias);
     });
 }
 
-/* The fewest samples a block for which two sums a block fit the scratch; MR_GN_BLOCK, with all four
- * in scratch, when the channels are too many for shared memory. */
-static int64_t samples_of_block(const mr_gn *gn)
+/* The fewest samples a block for which the sums of w columns fit the scratch; MR_GN_BLOCK, with the
+ * terms of the group means in scratch as well, when the channels are too many for shared memory. */
+static int64_t samples_of_block(const mr_gn *gn, int64_t w)
 {
     int64_t b = 1;
     if ((2 * gn->groups + 2 * gn->c) * (int64_t)sizeof(float) > SHARED_BYTES) return MR_GN_BLOCK;
-    while (2 * pieces(gn->n, b) * gn->c > mr_gn_scratch(gn->n, gn->S, gn->c)) b++;
+    while (pieces(gn->n, b) * w > mr_gn_scratch(gn->n, gn->S, gn->c)) b++;
     return b < MR_GN_BLOCK ? b : MR_GN_BLOCK;
 }
 
 void group_norm_bwd(void *dx, void *dgamma, void *dbeta, void *dfilm, const void *dy, const void *x,
                     const void *mean, const void *rstd, const void *gamma, const void *beta,
                     const void *film, const mr_gn *gn, int acc_x, int acc_gamma, int acc_beta,
-                    int acc_film, const mr_exec *ex)
+                    int acc_film, const mr_conv_begin *next, const mr_exec *ex)
 {
     gn_args a = make_args(x, gamma, beta, film, gn, ex);
     a.mean = (const float *)mean;
     a.rstd = (const float *)rstd;
     a.dy = (const act_t *)dy;
-    int64_t c = gn->c, samples = samples_of_block(gn);
+    int64_t c = gn->c, sums = next && next->dbias ? 3 * c : 2 * c;
+    int64_t samples = samples_of_block(gn, sums);
     int64_t blocks = gn->n > 0 ? pieces(gn->n, samples) : 1; /* no samples: sums of nothing */
     bool is_shared = samples < MR_GN_BLOCK;
     gn_grads g = {};
@@ -261,13 +269,15 @@ void group_norm_bwd(void *dx, void *dgamma, void *dbeta, void *dfilm, const void
     g.dgamma = (float *)dgamma;
     g.dbeta = (float *)dbeta;
     g.part = (float *)ex->scratch;
-    g.sums = is_shared ? NULL : g.part + 2 * blocks * c;
+    g.sums = is_shared ? NULL : g.part + blocks * sums;
     g.counters = queue_of(ex)->counters;
     g.acc_x = acc_x;
     g.acc_film = acc_film;
     g.acc_gamma = acc_gamma;
     g.acc_beta = acc_beta;
     g.samples = samples;
+    g.w = sums;
+    if (next) g.next = make_conv_begin(next, ex);
     size_t shared = (size_t)(2 * a.G + (is_shared ? 2 * c : 0)) * sizeof(float);
     LAUNCH(group_norm_bwd_kernel, (unsigned)blocks, BLOCK, shared, ex, a, g);
 }

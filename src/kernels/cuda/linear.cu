@@ -153,6 +153,36 @@ void col_sum(void *out, const void *x, int64_t n, int64_t w, int acc, const mr_e
                (const act_t *)x, n, w, acc);
 }
 
+/* As col_sum_kernel over the columns of table; every element of dy is met once. */
+__global__ static void add_row_bwd_kernel(act_t *dx, float *dtable, const act_t *dy, int64_t n,
+                                          int64_t w, int64_t first, int64_t total, int acc_x,
+                                          int acc_table)
+{
+    SHARED(float, part, [WARP][WARP]);
+    int64_t to = (int64_t)blockIdx.x * WARP + threadIdx.x, j = to - first;
+    bool is_own = j >= 0 && j < w;
+    float s = 0;
+    for (int64_t i = threadIdx.y; is_own && i < n; i += WARP) {
+        float g = dy[i * w + j];
+        s += g;
+        if (dx) put(&dx[i * w + j], g, acc_x);
+    }
+    part[threadIdx.y][threadIdx.x] = s;
+    __syncthreads();
+    if (threadIdx.y || to >= total) return;
+    for (int i = 1; i < WARP; i++) s += part[i][threadIdx.x];
+    if (is_own || !acc_table) put(&dtable[to], s, acc_table);
+}
+
+void add_row_bwd(void *dx, void *dtable, const void *dy, int64_t n, int64_t w, int64_t first,
+                 int64_t total, int acc_x, int acc_table, const mr_exec *ex)
+{
+    if (total > 0)
+        LAUNCH(add_row_bwd_kernel, (unsigned)pieces(total, WARP), dim3(WARP, WARP), 0, ex,
+               (act_t *)dx, (float *)dtable, (const act_t *)dy, n, w, first, total, acc_x,
+               acc_table);
+}
+
 template <class Y, class X>
 static void add_scaled(Y *y, const X *x, int64_t n, float a, int acc, const mr_exec *ex)
 {

@@ -16,24 +16,35 @@ void zero(void *y, int64_t n, const mr_exec *ex)
 
 enum { MSE_BLOCKS = 512 }; /* fixed: the order depends on n w alone */
 
-/* loss = sum of (target - pred)^2 of n elements / (rows_global * w) */
-__global__ static void mse_kernel(float *loss, double *part, unsigned *counter, const act_t *pred,
-                                  const act_t *target, int64_t n, int64_t w,
+struct mse_args {
+    float *loss;
+    act_t *dpred, *dtarget;
+    const act_t *pred, *target;
+    int64_t n, w; /* elements, columns */
+    double weight;
+    int acc_pred, acc_target;
+};
+
+__global__ static void mse_kernel(mse_args a, double *part, unsigned *counter,
                                   const mr_step_state *state)
 {
-    double s = 0;
-    for (int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x; i < n;
+    double s = 0, size = (double)state->rows_global * (double)a.w;
+    float c = (float)(2.0 * a.weight / size);
+    for (int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x; i < a.n;
          i += (int64_t)MSE_BLOCKS * BLOCK) {
-        double d = (double)(target[i] - pred[i]);
-        s += d * d;
+        float d = a.pred[i] - a.target[i];
+        s += (double)d * (double)d;
+        if (a.dpred) put(&a.dpred[i], c * d, a.acc_pred);
+        if (a.dtarget) put(&a.dtarget[i], -(c * d), a.acc_target);
     }
+    if (!a.loss) return;
     s = block_sum(s);
     if (threadIdx.x == 0) part[blockIdx.x] = s;
     if (!is_last_block(counter, MSE_BLOCKS)) return;
     s = 0;
     for (int64_t i = threadIdx.x; i < MSE_BLOCKS; i += BLOCK) s += part[i];
     s = block_sum(s);
-    if (threadIdx.x == 0) *loss = (float)(s / ((double)state->rows_global * (double)w));
+    if (threadIdx.x == 0) *a.loss = (float)(s / size);
 }
 
 /* loss = factor * sum of v[n] / (rows_global * w) */
@@ -46,26 +57,21 @@ __global__ static void sum_kernel(float *loss, const double *v, int64_t n, doubl
     if (threadIdx.x == 0) *loss = (float)(factor * s / ((double)state->rows_global * (double)w));
 }
 
-void mse_fwd(void *loss, const void *pred, const void *target, int64_t n, int64_t w,
-             const mr_exec *ex)
+void mse(void *loss, void *dpred, void *dtarget, const void *pred, const void *target, int64_t n,
+         int64_t w, double weight, int acc_pred, int acc_target, const mr_exec *ex)
 {
     mr_cuda_queue *q = queue_of(ex);
-    LAUNCH(mse_kernel, MSE_BLOCKS, BLOCK, 0, ex, (float *)loss, q->partials, q->counters,
-           (const act_t *)pred, (const act_t *)target, n * w, w, ex->state);
-}
-
-void mse_bwd(void *dpredv, void *dtargetv, const void *predv, const void *targetv, int64_t n,
-             int64_t w, double weight, int acc_pred, int acc_target, const mr_exec *ex)
-{
-    act_t *dp = (act_t *)dpredv, *dt = (act_t *)dtargetv;
-    const act_t *pred = (const act_t *)predv, *target = (const act_t *)targetv;
-    const mr_step_state *state = ex->state;
-    each(n * w, ex, [=] __device__(int64_t i) {
-        float c = (float)(2.0 * weight / ((double)state->rows_global * (double)w));
-        float g = c * (pred[i] - target[i]);
-        if (dp) put(&dp[i], g, acc_pred);
-        if (dt) put(&dt[i], -g, acc_target);
-    });
+    mse_args a = {(float *)loss,
+                  (act_t *)dpred,
+                  (act_t *)dtarget,
+                  (const act_t *)pred,
+                  (const act_t *)target,
+                  n * w,
+                  w,
+                  weight,
+                  acc_pred,
+                  acc_target};
+    LAUNCH(mse_kernel, MSE_BLOCKS, BLOCK, 0, ex, a, q->partials, q->counters, ex->state);
 }
 
 /* Dot product of two rows by a block; the same in every thread. */
@@ -171,12 +177,18 @@ void ce_rows(void *raw, double *stats, const int32_t *target, const int32_t *ski
                (const float *)col_scale, v, lo, (float)scale, (float)known_max);
 }
 
-void ce_combine(void *coefv, double *ce, const double *stats, int64_t n, int size, int rank,
-                double weight, const mr_exec *ex)
-{
-    float *coef = (float *)coefv;
-    const mr_step_state *state = ex->state;
-    each(n, ex, [=] __device__(int64_t b) {
+/* Row b of [size,n,3]. */
+struct combine_args {
+    float *coef, *xs;
+    double *ce;
+    const double *stats;
+    const float *x;
+    int64_t n, w;
+    int size, rank;
+    double weight;
+
+    __device__ float row(int64_t b, const mr_step_state *state) const
+    {
         double m = -INFINITY, z = 0, t = 0;
         for (int r = 0; r < size; r++) {
             double mr = stats[(r * n + b) * 3];
@@ -187,19 +199,47 @@ void ce_combine(void *coefv, double *ce, const double *stats, int64_t n, int siz
             z += s[1] * exp(s[0] - m);
             t += s[2];
         }
+        double share = weight / (double)state->rows_global;
+        float c = (float)(share * exp(stats[(rank * n + b) * 3] - m) / z);
         ce[b] = m + log(z) - t;
-        double w = weight / (double)state->rows_global;
-        coef[b] = (float)(w * exp(stats[(rank * n + b) * 3] - m) / z);
-    });
+        coef[b] = c;
+        return c;
+    }
+};
+
+/* With xs: a block a row, whose first thread does the sums. */
+__global__ static void combine_kernel(combine_args a, const mr_step_state *state)
+{
+    SHARED(float, c, [1]);
+    int64_t b = blockIdx.x;
+    if (threadIdx.x == 0) c[0] = a.row(b, state);
+    __syncthreads();
+    for (int64_t j = threadIdx.x; j < a.w; j += blockDim.x)
+        a.xs[b * a.w + j] = c[0] * a.x[b * a.w + j];
+}
+
+void ce_combine(void *coef, double *ce, void *xs, const double *stats, const void *x, int64_t n,
+                int64_t w, int size, int rank, double weight, const mr_exec *ex)
+{
+    const mr_step_state *state = ex->state;
+    combine_args a = {(float *)coef, (float *)xs, ce,    stats, (const float *)x, n, w,
+                      size,          rank,        weight};
+    if (!xs)
+        each(n, ex, [=] __device__(int64_t b) { a.row(b, state); });
+    else if (n > 0)
+        LAUNCH(combine_kernel, (unsigned)n, threads_for(w), 0, ex, a, state);
 }
 
 /* Rows may share a target. The block of the first such row does them all, in order. */
 __global__ static void ce_target_kernel(float *dtable, float *dx, const float *table,
                                         const float *x, const int32_t *target, const float *cs,
-                                        const double *ce, int64_t n, int64_t v, int64_t w,
-                                        int64_t lo, double g0, const mr_step_state *state)
+                                        const double *ce, const float *coef, int64_t n, int64_t v,
+                                        int64_t w, int64_t lo, double g0,
+                                        const mr_step_state *state)
 {
     int64_t b = blockIdx.x, t = target[b] - lo;
+    /* A thread has the same columns below. */
+    for (int64_t j = threadIdx.x; dx && coef && j < w; j += blockDim.x) dx[b * w + j] *= coef[b];
     if (t < 0 || t >= v) return;
     double scaled = g0 / (double)state->rows_global;
     double whole = cs ? scaled * (double)cs[t] : scaled;
@@ -221,13 +261,13 @@ __global__ static void ce_target_kernel(float *dtable, float *dx, const float *t
 }
 
 void ce_target(void *dtable, void *dx, const void *table, const void *x, const int32_t *target,
-               const void *col_scale, const double *ce, int64_t n, int64_t v, int64_t w, int64_t lo,
-               double scale, double weight, const mr_exec *ex)
+               const void *col_scale, const double *ce, const void *coef, int64_t n, int64_t v,
+               int64_t w, int64_t lo, double scale, double weight, const mr_exec *ex)
 {
     if (n > 0)
         LAUNCH(ce_target_kernel, (unsigned)n, threads_for(w), 0, ex, (float *)dtable, (float *)dx,
-               (const float *)table, (const float *)x, target, (const float *)col_scale, ce, n, v,
-               w, lo, weight * scale, ex->state);
+               (const float *)table, (const float *)x, target, (const float *)col_scale, ce,
+               (const float *)coef, n, v, w, lo, weight * scale, ex->state);
 }
 
 void ce_sum(void *loss, const double *ce, int64_t n, double alpha, const mr_exec *ex)

@@ -2,26 +2,23 @@
  * A convolution is one product for all frames: in a copy of x with a frame of zeros in front of
  * every sample and behind the last, [mr_framed_rows, ci], the window of output frame u is the 3 ci
  * elements from frame u * stride on, so the frames are a batch of equal products with a fixed
- * distance. Backward goes the same way over dy, where stride 2 leaves every second frame zero.
- * The copies are in ex->scratch (mr_conv_scratch). */
+ * distance. Backward unfolds dy instead (mr_conv_begin), in one pass that the writer of dy may take
+ * along; its products are those of a linear layer. Copies are in ex->scratch (mr_conv_scratch). */
 #include "kernels/cuda/conv.cuh"
 #include "kernels/shared/draw.h"
 
 namespace MR_ACT_SPACE
 {
 
-/* Row i of the copy of x[n,S / step,c]: frame f of a sample is x's frame f / step, or zeros between
- * its frames and around them. */
+/* Row i of the copy of x[n,S,c]: frames of a sample, and zeros around them. */
 struct framed {
     const act_t *x;
     int64_t n, S, c;
-    int step;
 
     __device__ float at(int64_t i, int64_t j) const
     {
         int64_t P = mr_framed_period(S), b = i / P, f = i % P - 1;
-        if (b >= n || f < 0 || f >= S || f % step) return 0.0f;
-        return x[(b * ((S + step - 1) / step) + f / step) * c + j];
+        return b < n && f >= 0 && f < S ? (float)x[(b * S + f) * c + j] : 0.0f;
     }
 };
 
@@ -66,154 +63,118 @@ void conv3_fwd(void *y, const void *x, const void *w, const void *bias, const vo
     int64_t ci = cv->ci, co = cv->co, n_y = cv->n * cv->So;
     act_t *pad = cv->x_framed ? (act_t *)x : (act_t *)ex->scratch;
     conv_prepare p = {
-        pad, make_conv_terms(y, bias, res, ctx, cv), {(const act_t *)x, cv->n, cv->S, ci, 1}, n_y};
+        pad, make_conv_terms(y, bias, res, ctx, cv), {(const act_t *)x, cv->n, cv->S, ci}, n_y};
     cells(n_y + (cv->x_framed ? 0 : mr_framed_rows(cv->n, cv->S)), ci > co ? ci : co, ex, p);
     conv_product(y, pad, w, cv, ex);
 }
 
-enum { ADD_BLOCK = 16 }; /* samples of a block; mr_conv_scratch has room for their sums */
-
-/* Column j of a block of samples: partial sum, contexts, residual. */
-struct conv_add {
-    mr_parts sums; /* .part NULL: not wanted */
-    float *dbias;
-    act_t *dres, *dctx;
-    const act_t *dy;
-    int64_t n, S, w, ctx_ld;
-    int acc_bias, acc_res, acc_ctx;
-
-    __device__ void column(int64_t k, int64_t j) const
-    {
-        int64_t end = (k + 1) * ADD_BLOCK < n ? (k + 1) * ADD_BLOCK : n;
-        float total = 0;
-        for (int64_t b = k * ADD_BLOCK; b < end; b++) {
-            float s = 0;
-            for (int64_t f = 0; f < S; f++) {
-                int64_t e = (b * S + f) * w + j;
-                float g = dy[e];
-                s += g;
-                if (dres) put(&dres[e], g, acc_res);
-            }
-            if (dctx) put(&dctx[b * ctx_ld + j], s, acc_ctx);
-            total += s;
-        }
-        if (dbias) sums.part[k * w + j] = total;
-    }
-    __device__ void block(int64_t k) const
-    {
-        for (int64_t j = threadIdx.x; j < w; j += blockDim.x) column(k, j);
-        if (!dbias) return;
-        add_parts(sums, (int)k, [&](int64_t j, float s) { put(&dbias[j], s, acc_bias); });
-    }
-};
-
-static conv_add make_add(void *dbias, void *dres, void *dctx, const void *dy, int64_t n, int64_t S,
-                         int64_t w, float *part, const mr_exec *ex)
+conv_begin make_conv_begin(const mr_conv_begin *q, const mr_exec *ex)
 {
-    conv_add a = {};
-    a.sums = {part, w, w, (int)(n > 0 ? pieces(n, ADD_BLOCK) : 1), queue_of(ex)->counters};
-    a.dbias = (float *)dbias;
-    a.dres = (act_t *)dres;
-    a.dctx = (act_t *)dctx;
-    a.dy = (const act_t *)dy;
-    a.n = n;
-    a.S = S;
-    a.w = w;
-    return a;
+    const mr_conv *cv = &q->cv;
+    conv_begin c = {};
+    c.unfolded = (act_t *)q->unfolded;
+    c.dbias = (float *)q->dbias;
+    c.dres = (act_t *)q->dres;
+    c.dctx = (act_t *)q->dctx;
+    /* no samples: sums of nothing */
+    c.sums = {(float *)q->scratch, cv->co, cv->co,
+              (int)(cv->n > 0 ? pieces(cv->n, MR_CONV_BLOCK) : 1), queue_of(ex)->counters};
+    c.n = cv->n;
+    c.S = cv->S;
+    c.So = cv->So;
+    c.co = cv->co;
+    c.P = cv->x_framed ? mr_framed_period(cv->S) : cv->S;
+    c.ctx_ld = cv->ctx_ld;
+    c.stride = cv->stride;
+    c.acc_bias = q->acc.bias;
+    c.acc_res = q->acc.res;
+    c.acc_ctx = q->acc.ctx;
+    return c;
 }
 
-/* Before the products of conv3_bwd: blocks are rows of the copy of x, rows of the copy of dy, rows
- * of the weights as flip[slot,o,i] = w[o,2 - slot,i] (frames of dy ascending see a frame of x
- * through taps 2, 1, 0), blocks of the added terms. */
-struct conv_turn {
-    act_t *pad_x, *pad_y, *flip;
-    const act_t *w;
-    framed x, dy;
-    conv_add add;
-    int64_t n_x, n_y, n_flip;
-
-    /* Row i, unless it is a block of the added terms. */
-    __device__ bool copy(int64_t i) const
-    {
-        int64_t ci = x.c, co = dy.c;
-        if (i < n_x) {
-            for (int64_t j = threadIdx.x; j < ci; j += blockDim.x) pad_x[i * ci + j] = x.at(i, j);
-        } else if ((i -= n_x) < n_y) {
-            for (int64_t j = threadIdx.x; j < co; j += blockDim.x) pad_y[i * co + j] = dy.at(i, j);
-        } else if ((i -= n_y) < n_flip) {
-            const act_t *from = w + (i % co * 3 + 2 - i / co) * ci;
-            for (int64_t j = threadIdx.x; j < ci; j += blockDim.x) flip[i * ci + j] = from[j];
-        } else {
-            return false;
-        }
-        return true;
-    }
-};
-
-__global__ static void conv_turn_kernel(conv_turn t)
+/* A few samples a block. write(row, j): the thread's element of dy, which may be there already. */
+template <class F> __global__ void conv_begin_kernel(conv_begin c, const act_t *dy, F write)
 {
-    if (t.copy(blockIdx.x)) return;
-    t.add.block(blockIdx.x - (t.n_x + t.n_y + t.n_flip));
+    int64_t k = blockIdx.x, first = k * MR_CONV_BLOCK;
+    int64_t end = first + MR_CONV_BLOCK < c.n ? first + MR_CONV_BLOCK : c.n;
+    for (int64_t j = threadIdx.x; j < c.co; j += blockDim.x) {
+        float s = 0;
+        for (int64_t b = first; b < end; b++) {
+            for (int64_t u = 0; u < c.So; u++) write(b * c.So + u, j);
+            s += c.channel(dy, b, j);
+        }
+        if (c.dbias) c.sums.part[k * c.co + j] = s;
+    }
+    if (c.dbias)
+        add_parts(c.sums, (int)k, [&](int64_t j, float s) { put(&c.dbias[j], s, c.acc_bias); });
 }
 
-static void turn(const conv_turn &t, const mr_exec *ex)
+template <class F>
+static void begin(const mr_conv_begin *q, const void *dy, F write, const mr_exec *ex)
 {
-    bool adds = t.add.dbias || (t.add.n > 0 && (t.add.dres || t.add.dctx));
-    int64_t blocks = t.n_x + t.n_y + t.n_flip + (adds ? t.add.sums.count : 0);
-    int64_t w = t.x.c > t.dy.c ? t.x.c : t.dy.c;
-    if (blocks) LAUNCH(conv_turn_kernel, (unsigned)blocks, threads_for(w), 0, ex, t);
+    if (q->cv.n == 0 && !q->dbias) return;
+    conv_begin c = make_conv_begin(q, ex);
+    LAUNCH(conv_begin_kernel<F>, (unsigned)c.sums.count, threads_for(c.co), 0, ex, c,
+           (const act_t *)dy, write);
+}
+
+void conv3_bwd_begin(const mr_conv_begin *q, const void *dy, const mr_exec *ex)
+{
+    if (q->unfolded || q->dbias || q->dres || q->dctx)
+        begin(
+            q, dy, [] __device__(int64_t, int64_t) {}, ex);
 }
 
 void conv3_bwd_add(void *dbias, void *dres, void *dctx, const void *dy, int64_t n, int64_t S,
                    int64_t w, int64_t ctx_ld, int acc_bias, int acc_res, int acc_ctx,
                    const mr_exec *ex)
 {
-    conv_turn t = {};
-    t.add = make_add(dbias, dres, dctx, dy, n, S, w, (float *)ex->scratch, ex);
-    t.add.ctx_ld = ctx_ld;
-    t.add.acc_bias = acc_bias;
-    t.add.acc_res = acc_res;
-    t.add.acc_ctx = acc_ctx;
-    t.dy.c = w;
-    turn(t, ex);
+    mr_conv_begin q = {};
+    q.cv.n = n;
+    q.cv.So = S;
+    q.cv.co = w;
+    q.cv.ctx_ld = ctx_ld;
+    q.acc.bias = acc_bias;
+    q.acc.res = acc_res;
+    q.acc.ctx = acc_ctx;
+    q.dbias = dbias;
+    q.dres = dres;
+    q.dctx = dctx;
+    q.scratch = ex->scratch;
+    conv3_bwd_begin(&q, dy, ex);
 }
 
+/* Unfolded dy makes backward that of a linear layer. dw is a long sum for few numbers, which the
+ * library splits between blocks as it finds best. */
 void conv3_bwd(void *dx, void *dw, void *dbias, void *dres, void *dctx, const void *dy,
                const void *x, const void *w, const mr_conv *cv, const mr_conv_acc *acc,
                const mr_exec *ex)
 {
-    int64_t n = cv->n, ci = cv->ci, co = cv->co, S = cv->S, P = mr_framed_period(S);
-    int64_t rows = mr_framed_rows(n, S);
-    float *part = (float *)ex->scratch;
-    act_t *pad_y = (act_t *)(part + mr_conv_part(cv)), *flip = pad_y + rows * co;
-    act_t *pad_x = cv->x_framed ? (act_t *)x : flip + 3 * ci * co;
+    int64_t n = cv->n, ci = cv->ci, co3 = 3 * cv->co, S = cv->S, rows = mr_conv_rows(cv);
+    int64_t ld = cv->x_framed ? mr_framed_period(S) : S;
     /* The residual is written first, so where it is x the product adds to it. */
     bool is_same = dx && dres == dx;
-    conv_turn t = {};
-    t.pad_x = pad_x;
-    t.pad_y = pad_y;
-    t.flip = flip;
-    t.w = (const act_t *)w;
-    t.x = {(const act_t *)x, n, S, ci, 1};
-    t.dy = {(const act_t *)dy, n, S, co, cv->stride};
-    t.add = make_add(dbias, dres, dctx, dy, n, cv->So, co, part, ex);
-    t.add.ctx_ld = cv->ctx_ld;
-    t.add.acc_bias = acc->bias;
-    t.add.acc_res = is_same ? acc->x : acc->res;
-    t.add.acc_ctx = acc->ctx;
-    t.n_x = dw && !cv->x_framed ? rows : 0;
-    t.n_y = dx || dw ? rows : 0;
-    t.n_flip = dx && n > 0 ? 3 * co : 0;
-    turn(t, ex);
-    /* dw[:,tap,:] = dy^T (x, tap - 1 rows on): zero rows of dy meet what belongs to other samples.
-     * A long sum for few numbers, which the library splits between blocks as it finds best. */
-    mr_gemm_batch taps = {dw ? 3 : 0, ci, 0, ci};
-    gemm_batch(dw, pad_y + co, pad_x, &taps, co, ci, n > 0 ? rows - 2 : 0, 1, 0, co, ci, 3 * ci,
-               1.0, acc->w ? 1.0 : 0.0, MR_REAL_ACT, ex);
-    /* dx[s] = dy[s - 1 .. s + 1] flip */
-    mr_gemm_batch frames = {dx ? S : 0, ci, co, 0};
-    gemm_batch(dx, pad_y, flip, &frames, n, ci, 3 * co, 0, 0, P * co, ci, S * ci, 1.0,
-               is_same || acc->x ? 1.0 : 0.0, MR_ACT_ACT, ex);
+    double beta_x = is_same || acc->x ? 1.0 : 0.0;
+    const act_t *unfolded = (const act_t *)dy;
+    if (!cv->is_begun) {
+        float *sums = (float *)ex->scratch;
+        act_t *space = (act_t *)(sums + mr_conv_sums(cv));
+        mr_conv_begin q = {*cv, *acc, dx || dw ? space : NULL, dbias, dres, dctx, sums};
+        if (is_same) q.acc.res = acc->x;
+        conv3_bwd_begin(&q, dy, ex);
+        unfolded = space;
+    }
+    if (dw)
+        gemm(dw, unfolded, x, co3, ci, rows, 1, 0, co3, ci, ci, 1.0, acc->w ? 1.0 : 0.0,
+             MR_REAL_ACT, ex);
+    if (!dx) return;
+    if (!cv->x_framed) {
+        gemm(dx, unfolded, w, rows, ci, co3, 0, 0, co3, ci, ci, 1.0, beta_x, MR_ACT_ACT, ex);
+        return;
+    }
+    mr_gemm_batch frames = {S, ci, co3, 0};
+    gemm_batch(dx, unfolded + co3, w, &frames, n, ci, co3, 0, 0, ld * co3, ci, S * ci, 1.0, beta_x,
+               MR_ACT_ACT, ex);
 }
 
 void frame_add(void *yv, const void *xv, const void *vv, int64_t n, int64_t S, int64_t c,
@@ -236,18 +197,22 @@ void upsample_fwd(void *yv, const void *xv, int64_t n, int64_t S, int64_t S2, in
 }
 
 void upsample_bwd(void *dxv, const void *dyv, int64_t n, int64_t S, int64_t S2, int64_t c, int acc,
-                  const mr_exec *ex)
+                  const mr_conv_begin *next, const mr_exec *ex)
 {
     act_t *dx = (act_t *)dxv;
     const act_t *dy = (const act_t *)dyv;
-    cells(n * S, c, ex, [=] __device__(int64_t i, int64_t j) {
+    auto write = [=] __device__(int64_t i, int64_t j) {
         int64_t b = i / S, s = i % S;
         float v = acc ? (float)dx[i * c + j] : 0.0f;
         /* the frames that copy frame s: floor(u S / S2) = s */
         for (int64_t u = (s * S2 + S - 1) / S; u < S2 && u * S / S2 == s; u++)
             v += dy[(b * S2 + u) * c + j];
         dx[i * c + j] = v;
-    });
+    };
+    if (next)
+        begin(next, dx, write, ex);
+    else
+        cells(n * S, c, ex, write);
 }
 
 void concat_fwd(void *yv, const void *av, const void *bv, const void *biasv, int64_t n, int64_t wa,
@@ -263,16 +228,27 @@ void concat_fwd(void *yv, const void *av, const void *bv, const void *biasv, int
 }
 
 void concat_bwd(void *dav, void *dbv, const void *dyv, int64_t n, int64_t wa, int64_t wb, int acc_a,
-                int acc_b, const mr_exec *ex)
+                int acc_b, const mr_conv_begin *next, const mr_exec *ex)
 {
     act_t *da = (act_t *)dav, *db = (act_t *)dbv;
     const act_t *dy = (const act_t *)dyv;
     /* One thread does column j of both: they may be one tensor, which then gets two terms. */
-    cells(n, wa > wb ? wa : wb, ex, [=] __device__(int64_t i, int64_t j) {
+    auto write = [=] __device__(int64_t i, int64_t j) {
         const act_t *g = dy + i * (wa + wb) + j;
         if (j < wa && da) put(&da[i * wa + j], g[0], acc_a);
         if (j < wb && db) put(&db[i * wb + j], g[wa], acc_b);
-    });
+    };
+    if (!next) {
+        cells(n, wa > wb ? wa : wb, ex, write);
+        return;
+    }
+    /* The kernel goes through wa columns. */
+    begin(
+        next, da,
+        [=] __device__(int64_t i, int64_t j) {
+            for (int64_t k = j; k < wa || k < wb; k += wa) write(i, k);
+        },
+        ex);
 }
 
 /* In double: t w_i reaches hundreds of radians, and there are few of them. */
