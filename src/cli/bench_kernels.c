@@ -189,6 +189,9 @@ static mr_status make_batch(mr_kb *b, const mr_dataset *data)
     b->len = mr_kb_copy(b, len, z->B * 4);
     b->tok_pos = mr_kb_copy(b, pos, z->N * 4);
     b->tok_rid = mr_kb_copy(b, rid, z->N * 4);
+    for (int64_t i = 0; i < z->B; i++)
+        for (int64_t n = start[i]; n < start[i + 1]; n++) pos[n] = (int32_t)i;
+    b->tok_row = mr_kb_copy(b, pos, z->N * 4);
     for (int64_t i = 0; i < z->B; i++) rid[i] = (uint32_t)(i * rows.n / z->B);
     b->rid = mr_kb_copy(b, rid, z->B * 4);
     b->n_kept = b->n_buf;

@@ -33,7 +33,7 @@ typedef struct mr_kb {
     int n_buf, n_kept; /* the first n_kept are those of the batch */
     void *buf[MR_KB_BUFFERS];
     int32_t *start, *len; /* [B + 1], [B] device: where the tokens of a row are */
-    int32_t *tok_pos;
+    int32_t *tok_pos, *tok_row;
     uint32_t *rid, *tok_rid;
     mr_step_state *state; /* device */
     json_t *rows;         /* one object a line of the table */

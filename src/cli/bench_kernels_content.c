@@ -95,8 +95,9 @@ static void experts(mr_kb *b)
     BENCH(moe_mix_fwd, "", SHAPE(B, L, E, d), 0, N * E * d + B * L * d, u, each, p, t, b->start, B,
           L, E, d);
     BENCH(moe_gate_bwd, "", SHAPE(N, E, d), 0, N * E * d + N * d, clean, noisy, u, each, p, t,
-          factor, b->start, B, L, E, d);
-    BENCH(moe_weigh, "", SHAPE(N, d), 0, 2 * N * d, one, u, p, b->start, B, L, E, 0, 1, d);
+          factor, b->start, B, N, L, E, d);
+    BENCH(moe_weigh, "", SHAPE(N, d), 0, 2 * N * d, one, u, p, b->tok_row, b->tok_pos, N, L, E, 0,
+          1, d);
     mr_kb_release(b);
 }
 
@@ -114,7 +115,7 @@ static void fusion(mr_kb *b)
     BENCH(fuse_params_bwd, "", SHAPE(L, d), 0, L * d + 2 * half * d, filter, wp, wf, bias, one,
           sums, L, d, 0);
     BENCH(fuse_fwd, "", SHAPE(B, L, d), flop, 2 * m + z->N * d, h, a, u, k, wp, bias, wf, bias,
-          b->start, B, L, d);
+          b->start, B, z->N, L, d);
     BENCH(fuse_bwd, "", SHAPE(B, L, d), 3 * flop, 4 * m + z->N * d, da, du, sums, h, a, u, k, wp,
           bias, wf, bias, b->start, B, L, d, 0, 0);
     mr_kb_release(b);

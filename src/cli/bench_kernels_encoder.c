@@ -79,7 +79,7 @@ typedef struct look {
 static void one_look(mr_kb *b, const look *l)
 {
     const mr_kb_sizes *z = &b->z;
-    mr_att_shape shape = {l->mode, z->B, l->S, l->heads, l->d, b->start, b->len};
+    mr_att_shape shape = {l->mode, z->B, l->S, l->heads, l->d, b->start, b->len, 0};
     mr_drop drop = {0.5, MR_RNG_OP + 2, {b->rid, b->tok_pos}, 1};
     int64_t q = l->q * l->d, kv = l->kv * 2 * l->d, p = l->q * l->heads * l->S;
     void *out = mr_kb_reals(b, q), *prob = mr_kb_reals(b, p), *x = mr_kb_reals(b, q);
@@ -121,7 +121,7 @@ static void look_ups(mr_kb *b)
     BENCH(position_fwd, "", SHAPE(N, d), 0, 2 * N * d, y, y, pos, b->tok_pos, N, d);
     BENCH(position_bwd, "", SHAPE(N, d), 0, N * d, pos, y, b->start, b->len, B, L, d, 0);
     BENCH(last_fwd, "", SHAPE(B, d), 0, 2 * B * d, rows, y, b->start, b->len, B, d);
-    BENCH(last_bwd, "", SHAPE(N, d), 0, N * d + B * d, y, rows, b->start, b->len, B, d, 0);
+    BENCH(last_bwd, "", SHAPE(N, d), 0, N * d + B * d, y, rows, b->start, b->len, B, N, d, 0);
     mr_kb_release(b);
 }
 

@@ -12,18 +12,15 @@
 #include "train/session.h"
 #include "train/trainer.h"
 
-/* What a step asks of its device, taken over the timed steps. */
 enum { LEAST_GPU_RATE = 1000 }; /* GFLOP/s */
 
+/* What a step asks of its device, taken over the timed steps: counts for one of them, allocations
+ * and recordings for all; and how long the host takes from sending a batch to the start of the
+ * device's work, or, where nothing is recorded, until it has started all of it. */
 typedef struct asked {
-    int64_t calls; /* of kernels */
     mr_device_counts counts;
+    double *start_s; /* [steps] sorted */
 } asked;
-
-static asked asked_so_far(const mr_trainer *t)
-{
-    return (asked){t->train_run->kernel_calls, t->dev->counts};
-}
 
 /* Numbers that fill the bits: a GPU takes less power, and so less time, for zeros. */
 static mr_status operand(mr_trainer *t, void **out_p, int64_t n)
@@ -75,26 +72,31 @@ done:
 /* Each ends when the device is done. */
 static mr_status time_steps(mr_trainer *t, int64_t warmup, int64_t n, double *seconds, asked *out)
 {
-    asked before = asked_so_far(t);
+    mr_device_counts before = t->dev->counts;
     int64_t batches = mr_sampler_batches(t->sampler);
     if (batches > 1) batches--; /* full batches only */
     for (int64_t i = 0; i < warmup + n; i++) {
-        if (i == warmup) before = asked_so_far(t);
+        if (i == warmup) before = t->dev->counts;
         MR_TRY(t->world->barrier(t->world));
         double at = mr_seconds();
         int64_t k = i % batches; /* as the training loop does it */
         MR_TRY(mr_trainer_step_and(t, i / batches, k, k + 1 < batches ? k + 1 : -1));
         MR_TRY(t->dev->sync(t->dev));
-        if (i >= warmup) seconds[i - warmup] = mr_seconds() - at;
+        if (i < warmup) continue;
+        seconds[i - warmup] = mr_seconds() - at;
+        out->start_s[i - warmup] = t->start_s;
     }
     mr_bench_sort(seconds, n);
-    asked after = asked_so_far(t);
-    *out = (asked){(after.calls - before.calls) / n,
-                   {.allocs = after.counts.allocs - before.counts.allocs,
-                    .copies_in = (after.counts.copies_in - before.counts.copies_in) / n,
-                    .copies_out = (after.counts.copies_out - before.counts.copies_out) / n,
-                    .waits = (after.counts.waits - before.counts.waits) / n - 1, /* ours */
-                    .launches = (after.counts.launches - before.counts.launches) / n}};
+    mr_bench_sort(out->start_s, n);
+    const mr_device_counts *after = &t->dev->counts;
+    out->counts = (mr_device_counts){.allocs = after->allocs - before.allocs,
+                                     .copies_in = (after->copies_in - before.copies_in) / n,
+                                     .copies_out = (after->copies_out - before.copies_out) / n,
+                                     .waits = (after->waits - before.waits) / n - 1, /* ours */
+                                     .calls = (after->calls - before.calls) / n,
+                                     .launches = (after->launches - before.launches) / n,
+                                     .recorded = after->recorded - before.recorded,
+                                     .replayed = after->replayed - before.replayed};
     return MR_OK;
 }
 
@@ -107,11 +109,12 @@ static double device_mib(mr_trainer *t)
     return (double)(total - left) / 1048576.0;
 }
 
-static void put_asked(json_t *o, const mr_trainer *t, const asked *q)
+static void put_asked(json_t *o, const mr_trainer *t, const asked *q, int64_t n)
 {
+    const double *s = q->start_s;
     json_object_set_new(o, "device", json_string(t->dev->id[0] ? t->dev->id : t->dev->name));
     json_object_set_new(o, "precision", json_string(t->cfg->run.precision));
-    json_object_set_new(o, "kernel_calls", json_integer(q->calls));
+    json_object_set_new(o, "kernel_calls", json_integer(q->counts.calls));
     json_object_set_new(o, "launches", json_integer(q->counts.launches));
     json_object_set_new(o, "allocations", json_integer(q->counts.allocs));
     json_object_set_new(o, "waits", json_integer(q->counts.waits));
@@ -119,9 +122,17 @@ static void put_asked(json_t *o, const mr_trainer *t, const asked *q)
     json_object_set_new(o, "copies_out", json_integer(q->counts.copies_out));
     printf("a step: %lld kernel calls, %lld launches on a GPU, %lld waits, copies %lld in and %lld "
            "out; allocations in all timed steps: %lld\n",
-           (long long)q->calls, (long long)q->counts.launches, (long long)q->counts.waits,
+           (long long)q->counts.calls, (long long)q->counts.launches, (long long)q->counts.waits,
            (long long)q->counts.copies_in, (long long)q->counts.copies_out,
            (long long)q->counts.allocs);
+    json_object_set_new(o, "host_start_s_median", json_real(s[n / 2]));
+    json_object_set_new(o, "host_start_s_max", json_real(s[n - 1]));
+    json_object_set_new(o, "recorded", json_integer(q->counts.recorded));
+    json_object_set_new(o, "replayed", json_integer(q->counts.replayed));
+    printf("host, from sending a batch to the start of its step: median %.1f us (min %.1f, max "
+           "%.1f); steps recorded %lld, started again without recording %lld of %lld\n",
+           1e6 * s[n / 2], 1e6 * s[0], 1e6 * s[n - 1], (long long)q->counts.recorded,
+           (long long)q->counts.replayed, (long long)n);
 }
 
 typedef struct figures {
@@ -157,7 +168,7 @@ static mr_status report(const mr_args *a, mr_trainer *t, const figures *f)
     if (gpu > 0)
         printf("device memory in use: %.0f MiB; most in this process's allocations: %.1f MiB\n",
                gpu, own);
-    put_asked(o, t, &f->asked);
+    put_asked(o, t, &f->asked, n);
     mr_status st = mr_bench_json(a, o);
     json_decref(o);
     return st;
@@ -176,10 +187,11 @@ static mr_status bench_step(const mr_args *a, mr_session *s, double rss_start)
     MR_TRY(mr_args_int(a, "steps", 1, 100000, 20, &n));
     MR_TRY(mr_args_int(a, "warmup", 0, 100000, 5, &warmup));
     MR_TRY_GOTO(mr_trainer_create(&t, &a->config, &s->data, s->world, &o), st, done);
-    MR_TRY_GOTO(MR_ALLOC(&seconds, n, "times"), st, done);
+    MR_TRY_GOTO(MR_ALLOC(&seconds, 2 * n, "times"), st, done);
     f.rss_ready = mr_bench_status_mib("VmRSS:");
     f.s = seconds;
     f.n = n;
+    f.asked.start_s = seconds + n;
     MR_TRY_GOTO(time_steps(t, warmup, n, seconds, &f.asked), st, done);
     f.peak = mr_bench_status_mib("VmHWM:");
     f.most_mib = (double)t->dev->counts.most_bytes / 1048576.0; /* the products below not counted */

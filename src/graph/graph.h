@@ -8,7 +8,8 @@
  *   ROWS   the rows of this rank's batch (capacity rows_cap),
  *   TOK0.. the packed valid tokens of sequence set 0..2 (capacity rows_cap * L),
  *   LAST   the distinct last items of the rows (capacity rows_cap; no random draws);
- * a run uses the actual counts, so padding costs nothing.
+ * a run uses the actual counts, so padding costs nothing (or, on a device that records, counts of
+ * tokens and last items a little rounded up: run_batch.c).
  *
  * Errors are sticky: after the first one the builders return -1 and mr_graph_status reports it, so
  * that models read as straight lines. */

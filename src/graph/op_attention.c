@@ -25,6 +25,7 @@ static att_args args_of(const mr_run *r, const mr_node *n)
     if (is_ragged(a.shape.mode)) {
         a.shape.start = r->in.seq[n->i[2]].start;
         a.shape.len = r->in.seq[n->i[2]].len;
+        a.shape.N = r->count[mr_space_tok((int)n->i[2])];
     }
     return a;
 }

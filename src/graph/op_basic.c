@@ -157,16 +157,20 @@ int mr_g_leaf(mr_graph *g, int param, mr_space space)
 static mr_status probe_forward(mr_run *r, const mr_node *n)
 {
     mr_k(r)->probe_fwd(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[0]),
-                       mr_n(r, n->in[0]) * mr_node_inner(r->g, n->in[0]), &r->ex);
+                       mr_n_rows(r, n->in[0]) * mr_node_inner(r->g, n->in[0]), &r->ex);
     return MR_OK;
 }
 
 static mr_status probe_backward(mr_run *r, const mr_node *n)
 {
-    if (mr_wants(r, n, 0))
-        mr_k(r)->probe_bwd(mr_grad(r, n->in[0]), mr_n(r, n->in[0]) * mr_node_inner(r->g, n->in[0]),
-                           mr_loss_weight(r, n), mr_acc(r, n, 0), &r->ex);
-    return MR_OK;
+    int64_t inner = mr_node_inner(r->g, n->in[0]), m = mr_n_rows(r, n->in[0]) * inner;
+    int64_t behind = mr_n(r, n->in[0]) * inner - m; /* rows behind the batch's */
+    if (!mr_wants(r, n, 0)) return MR_OK;
+    char *dx = mr_grad(r, n->in[0]);
+    mr_k(r)->probe_bwd(dx, m, mr_loss_weight(r, n), mr_acc(r, n, 0), &r->ex);
+    if (behind == 0 || mr_acc(r, n, 0)) return MR_OK;
+    size_t of = r->g->act_bytes;
+    return r->dev->fill(r->dev, dx + (size_t)m * of, 0, (size_t)behind * of);
 }
 
 const mr_op mr_op_probe = {.name = "probe", .forward = probe_forward, .backward = probe_backward};

@@ -52,7 +52,7 @@ static mr_status trade_of(const mr_run *r, const mr_node *n, trade *t)
     MR_CHECK(r->items && r->items->size == r->g->dims.n_ranks, MR_ERR_INTERNAL,
              "%s: the graph was built for %d ranks, the communicator has %d", n->label,
              r->g->dims.n_ranks, r->items ? r->items->size : 0);
-    MR_CHECK(t->x && t->x->n == t->seq->tokens + 1, MR_ERR_INTERNAL,
+    MR_CHECK(t->x && t->x->n == r->rows[mr_space_tok(seq)] + 1, MR_ERR_INTERNAL,
              "%s: the row exchange of sequence set %d is not planned for this batch", n->label,
              seq);
     if (r->items->size == 1) return MR_OK;
@@ -99,7 +99,8 @@ static mr_status scatter(mr_run *r, const mr_node *n, bool is_padded)
     int acc = mr_pacc(r, n, 0);
     if (r->items->size == 1) {
         mr_k(r)->add_rows(dtable, dy, t.lists->unique_id, t.lists->csr_start, t.lists->csr_pos,
-                          x->n_unique, t.w, rows, acc, 0, tok_row, tok_pos, L, MR_REAL_ACT, &r->ex);
+                          t.lists->n_unique, t.w, rows, acc, 0, tok_row, tok_pos, L, MR_REAL_ACT,
+                          &r->ex);
         return MR_OK;
     }
     /* PAD is in every list and the smallest id: its slot is 0 and stays zero. */
@@ -247,7 +248,7 @@ static mr_status last_backward(mr_run *r, const mr_node *n)
     const mr_seq *q = &r->in.seq[n->i[0]];
     if (mr_wants(r, n, 0))
         mr_k(r)->last_bwd(mr_grad(r, n->in[0]), mr_grad(r, id), q->start, q->len, mr_n(r, id),
-                          mr_node_width(r->g, id), mr_acc(r, n, 0), &r->ex);
+                          mr_n(r, n->in[0]), mr_node_width(r->g, id), mr_acc(r, n, 0), &r->ex);
     return MR_OK;
 }
 

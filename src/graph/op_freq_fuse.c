@@ -34,7 +34,7 @@ static mr_status freq_fuse_forward(mr_run *r, const mr_node *n)
     fuse f = fuse_of(r, n);
     mr_k(r)->fuse_filter_fwd(f.k, mr_pval(r, n, P_FILTER), f.L, f.d, &r->ex);
     mr_k(r)->fuse_fwd(mr_val(r, mr_node_id(r, n)), f.a, f.u, f.k, f.wp, f.bp, f.wf, f.bf,
-                      r->in.seq[0].start, f.B, f.L, f.d, &r->ex);
+                      r->in.seq[0].start, f.B, mr_n(r, mr_node_id(r, n)), f.L, f.d, &r->ex);
     return MR_OK;
 }
 

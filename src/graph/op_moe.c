@@ -7,8 +7,9 @@
  * is computed once a step and only tokens go through the large products. Memory: y [N,E,d] without
  * t is saved. To compute it again would cost a third large product where backward has only one
  * (there is no gradient into the frozen text), half as much again; dropped x and everything else of
- * that size lives for one chunk of rows only, and for one expert at a time (with whole_products for
- * all, in larger chunks: then it is one product for all of them). Invariants: the draws depend on
+ * that size lives for one chunk only. A chunk is some rows with all their tokens, and one expert at
+ * a time; with whole_products it is some tokens of all rows, and all experts in one product: then
+ * nothing that is launched depends on which row a token is of. Invariants: the draws depend on
  * (rid, position, expert, column) alone, also for the gate noise of PAD positions; chunks change
  * nothing but the grouping of the sums in the gradients of weights. */
 #include "graph/op_softmax.h"
@@ -21,8 +22,9 @@ enum { S_P, S_T, S_FACTOR, S_Y };
 enum { CHUNK_TOKENS = 1024, CHUNK_TOKENS_WHOLE = 4096 };
 
 typedef struct moe {
-    int E, group;                          /* group: experts of one product of dropped x */
-    int64_t B, L, d, dh, real, act, chunk; /* bytes of an mr_real, an mr_act; rows of a chunk */
+    int E, group;                   /* group: experts of one product of dropped x */
+    int64_t B, L, d, dh, real, act; /* bytes of an mr_real, an mr_act */
+    int64_t chunk, piece;           /* rows taken at once; tokens of them in one product, at most */
     bool use_noise;
     double drop;
     uint32_t purpose;
@@ -30,30 +32,42 @@ typedef struct moe {
     char *p, *t, *factor, *y;
 } moe;
 
-/* One chunk of rows and its tokens. */
+/* Rows b0 .. b0+nb-1 and their tokens n0 .. n0+n-1, with those behind all rows. */
 typedef struct part {
     int64_t b0, nb, n0, n;
     const char *x;
     const int32_t *start;
-    mr_rows_of rows;
 } part;
+
+/* Tokens at .. at+n-1 of a part: one product. */
+typedef struct piece {
+    int64_t at, n;
+    const char *x;
+    mr_rows_of rows;
+    const int32_t *tok_row;
+} piece;
 
 static void carve(mr_carve *c, moe *m)
 {
     int64_t tokens = m->chunk * m->L;
-    m->xd = mr_carve_take(c, m->group * tokens * m->dh * m->act);
-    m->z = mr_carve_take(c, tokens * m->E * m->d * m->act);
+    m->xd = mr_carve_take(c, m->group * m->piece * m->dh * m->act);
+    m->z = mr_carve_take(c, m->piece * m->E * m->d * m->act);
     m->clean = mr_carve_take(c, tokens * m->E * m->real);
     m->noisy = mr_carve_take(c, tokens * m->E * m->real);
     m->dt = mr_carve_take(c, m->E * m->L * m->d * m->real);
 }
 
-/* Rows of a chunk, and experts at a time. */
+/* Rows and tokens of a chunk, and experts at a time. */
 static void choose_sizes(moe *m, const mr_graph *g)
 {
-    int64_t tokens = g->dims.whole_products ? CHUNK_TOKENS_WHOLE : CHUNK_TOKENS;
-    m->chunk = m->L < tokens ? tokens / m->L : 1;
-    m->group = g->dims.whole_products ? m->E : 1;
+    m->chunk = m->L < CHUNK_TOKENS ? CHUNK_TOKENS / m->L : 1;
+    m->piece = m->chunk * m->L;
+    m->group = 1;
+    if (!g->dims.whole_products) return;
+    int64_t all = g->dims.rows_cap * m->L;
+    m->chunk = g->dims.rows_cap;
+    m->piece = all < CHUNK_TOKENS_WHOLE ? all : CHUNK_TOKENS_WHOLE;
+    m->group = m->E;
 }
 
 static moe moe_of(mr_run *r, const mr_node *n)
@@ -75,7 +89,7 @@ static moe moe_of(mr_run *r, const mr_node *n)
     m.p = mr_saved(r, n, S_P);
     m.t = mr_saved(r, n, S_T);
     m.factor = mr_saved(r, n, S_FACTOR);
-    m.y = mr_saved(r, n, S_Y); /* NULL in a plan without backward */
+    m.y = mr_saved(r, n, S_Y); /* NULL without backward, but with whole_products */
     return m;
 }
 
@@ -83,13 +97,40 @@ static part part_at(const moe *m, mr_run *r, const mr_node *n, int64_t b0)
 {
     const int32_t *start = r->host->seq[0].start;
     part q = {.b0 = b0, .nb = m->B - b0 < m->chunk ? m->B - b0 : m->chunk, .n0 = start[b0]};
-    q.n = start[b0 + q.nb] - q.n0;
+    int64_t end = r->g->dims.whole_products ? r->count[MR_SPACE_TOK0] : start[b0 + q.nb];
+    q.n = end - q.n0;
     q.x = (const char *)mr_val(r, n->in[IN_TEXT]) + q.n0 * m->dh * m->act;
     q.start = r->in.seq[0].start + b0;
-    q.rows = mr_rand_rows(r, MR_SPACE_TOK0);
-    q.rows.rid += q.n0;
-    q.rows.pos += q.n0;
     return q;
+}
+
+static piece piece_at(const moe *m, const mr_run *r, const part *q, int64_t at)
+{
+    piece t = {.at = at, .n = q->n - at < m->piece ? q->n - at : m->piece};
+    int64_t first = q->n0 + at;
+    t.x = q->x + at * m->dh * m->act;
+    t.rows = mr_rand_rows(r, MR_SPACE_TOK0);
+    t.rows.rid += first;
+    t.rows.pos += first;
+    t.tok_row = r->in.seq[0].tok_row + first;
+    return t;
+}
+
+/* y of a piece: the experts' products. */
+static void experts(const moe *m, mr_run *r, const mr_node *n, const piece *t, char *y)
+{
+    const mr_exec *ex = &r->ex;
+    int64_t act = m->act, dh = m->dh, d = m->d, E = m->E;
+    const char *w = mr_pmat(r, n, P_W);
+    if (m->drop <= 0.0)
+        mr_k(r)->gemm(y, t->x, w, t->n, E * d, dh, 0, 1, dh, dh, E * d, 1.0, 0.0, MR_ACT_ACT, ex);
+    for (int j = 0; m->drop > 0.0 && j < m->E; j += m->group) {
+        mr_gemm_batch batch = {m->group, d, t->n * dh, d * dh};
+        mr_k(r)->moe_drop(m->xd, t->x, t->rows, t->n, dh, j, m->group, m->E, m->drop, m->purpose,
+                          ex);
+        mr_k(r)->gemm_batch(y + j * d * act, m->xd, w + j * d * dh * act, &batch, t->n, d, dh, 0, 1,
+                            dh, dh, E * d, 1.0, 0.0, MR_ACT_ACT, ex);
+    }
 }
 
 static void forward_part(const moe *m, mr_run *r, const mr_node *n, const part *q)
@@ -98,7 +139,6 @@ static void forward_part(const moe *m, mr_run *r, const mr_node *n, const part *
     int64_t real = m->real, act = m->act, dh = m->dh, d = m->d, E = m->E;
     char *p = m->p + q->b0 * m->L * E * act, *factor = m->factor + q->n0 * E * real;
     char *y = m->y ? m->y + q->n0 * E * d * act : m->z;
-    const char *w = mr_pmat(r, n, P_W);
     mr_k(r)->gemm(m->clean, q->x, mr_pmat(r, n, P_GATE), q->n, E, dh, 0, 1, dh, dh, E, 1.0, 0.0,
                   MR_REAL_ACT, ex);
     if (m->use_noise)
@@ -106,14 +146,9 @@ static void forward_part(const moe *m, mr_run *r, const mr_node *n, const part *
                       0.0, MR_REAL_ACT, ex);
     mr_k(r)->moe_gate_fwd(p, factor, m->clean, m->noisy, q->start, r->in.rid + q->b0, q->nb, m->L,
                           m->E, m->use_noise, m->purpose, ex);
-    if (m->drop <= 0.0)
-        mr_k(r)->gemm(y, q->x, w, q->n, E * d, dh, 0, 1, dh, dh, E * d, 1.0, 0.0, MR_ACT_ACT, ex);
-    for (int j = 0; m->drop > 0.0 && j < m->E; j += m->group) {
-        mr_gemm_batch batch = {m->group, d, q->n * dh, d * dh};
-        mr_k(r)->moe_drop(m->xd, q->x, q->rows, q->n, dh, j, m->group, m->E, m->drop, m->purpose,
-                          ex);
-        mr_k(r)->gemm_batch(y + j * d * act, m->xd, w + j * d * dh * act, &batch, q->n, d, dh, 0, 1,
-                            dh, dh, E * d, 1.0, 0.0, MR_ACT_ACT, ex);
+    for (int64_t at = 0; at < q->n; at += m->piece) {
+        piece t = piece_at(m, r, q, at);
+        experts(m, r, n, &t, y + at * E * d * act);
     }
     mr_k(r)->moe_mix_fwd((char *)mr_val(r, mr_node_id(r, n)) + q->b0 * m->L * d * act, y, p, m->t,
                          q->start, q->nb, m->L, m->E, d, ex);
@@ -150,38 +185,51 @@ static void backward_table(const moe *m, mr_run *r, const mr_node *n, const char
                         d, dh, dh, 1.0, mr_pacc(r, n, P_W), MR_REAL_ACT, ex);
 }
 
+/* dW (+)= dy^T dropped x of a piece. p, du: of all rows. */
+static void experts_backward(const moe *m, mr_run *r, const mr_node *n, const piece *t,
+                             const char *du)
+{
+    const mr_exec *ex = &r->ex;
+    int64_t dh = m->dh, d = m->d, E = m->E;
+    char *dw = mr_pgrad(r, n, P_W);
+    if (m->drop <= 0.0) {
+        mr_k(r)->moe_weigh(m->z, du, m->p, t->tok_row, t->rows.pos, t->n, m->L, m->E, 0, m->E, d,
+                           ex);
+        mr_k(r)->gemm(dw, m->z, t->x, E * d, dh, t->n, 1, 0, E * d, dh, dh, 1.0, 1.0, MR_REAL_ACT,
+                      ex);
+        return;
+    }
+    for (int j = 0; j < m->E; j += m->group) {
+        mr_gemm_batch batch = {m->group, d * dh, d, t->n * dh};
+        mr_k(r)->moe_weigh(m->z, du, m->p, t->tok_row, t->rows.pos, t->n, m->L, m->E, j, m->group,
+                           d, ex);
+        mr_k(r)->moe_drop(m->xd, t->x, t->rows, t->n, dh, j, m->group, m->E, m->drop, m->purpose,
+                          ex);
+        mr_k(r)->gemm_batch(dw + j * d * dh * m->real, m->z, m->xd, &batch, d, dh, t->n, 1, 0,
+                            m->group * d, dh, dh, 1.0, 1.0, MR_REAL_ACT, ex);
+    }
+}
+
 /* is_first: the first chunk with tokens, which may be the first to write the gates' gradients. */
 static void backward_part(const moe *m, mr_run *r, const mr_node *n, const part *q, const char *du,
                           bool is_first)
 {
     const mr_exec *ex = &r->ex;
     int64_t real = m->real, act = m->act, dh = m->dh, d = m->d, E = m->E;
-    const char *p = m->p + q->b0 * m->L * E * act;
-    char *dw = mr_pgrad(r, n, P_W);
+    const char *p = m->p + q->b0 * m->L * E * act, *of_rows = du + q->b0 * m->L * d * act;
     double gate = is_first ? mr_pacc(r, n, P_GATE) : 1.0;
     double noise = is_first ? mr_pacc(r, n, P_NOISE) : 1.0;
-    du += q->b0 * m->L * d * act;
-    mr_k(r)->moe_gate_bwd(m->clean, m->use_noise ? m->noisy : NULL, du, m->y + q->n0 * E * d * act,
-                          p, m->t, m->factor + q->n0 * E * real, q->start, q->nb, m->L, m->E, d,
-                          ex);
+    mr_k(r)->moe_gate_bwd(m->clean, m->use_noise ? m->noisy : NULL, of_rows,
+                          m->y + q->n0 * E * d * act, p, m->t, m->factor + q->n0 * E * real,
+                          q->start, q->nb, q->n, m->L, m->E, d, ex);
     mr_k(r)->gemm(mr_pgrad(r, n, P_GATE), m->clean, q->x, E, dh, q->n, 1, 0, E, dh, dh, 1.0, gate,
                   MR_REAL_ACT, ex);
     if (m->use_noise)
         mr_k(r)->gemm(mr_pgrad(r, n, P_NOISE), m->noisy, q->x, E, dh, q->n, 1, 0, E, dh, dh, 1.0,
                       noise, MR_REAL_ACT, ex);
-    if (m->drop <= 0.0) {
-        mr_k(r)->moe_weigh(m->z, du, p, q->start, q->nb, m->L, m->E, 0, m->E, d, ex);
-        mr_k(r)->gemm(dw, m->z, q->x, E * d, dh, q->n, 1, 0, E * d, dh, dh, 1.0, 1.0, MR_REAL_ACT,
-                      ex);
-        return;
-    }
-    for (int j = 0; j < m->E; j += m->group) {
-        mr_gemm_batch batch = {m->group, d * dh, d, q->n * dh};
-        mr_k(r)->moe_weigh(m->z, du, p, q->start, q->nb, m->L, m->E, j, m->group, d, ex);
-        mr_k(r)->moe_drop(m->xd, q->x, q->rows, q->n, dh, j, m->group, m->E, m->drop, m->purpose,
-                          ex);
-        mr_k(r)->gemm_batch(dw + j * d * dh * real, m->z, m->xd, &batch, d, dh, q->n, 1, 0,
-                            m->group * d, dh, dh, 1.0, 1.0, MR_REAL_ACT, ex);
+    for (int64_t at = 0; at < q->n; at += m->piece) {
+        piece t = piece_at(m, r, q, at);
+        experts_backward(m, r, n, &t, du);
     }
 }
 
@@ -253,7 +301,7 @@ int mr_g_moe(mr_graph *g, int text, int w, int bias, int gate, int noise, double
     n.saved[S_T] = (mr_saved_spec){MR_SPACE_FIXED, m.E * L * m.d, (int)m.act};
     n.saved[S_FACTOR] = (mr_saved_spec){.space = MR_SPACE_TOK0, .inner = m.E};
     n.saved[S_Y] = (mr_saved_spec){MR_SPACE_TOK0, m.E * m.d, (int)m.act};
-    n.saved_for_bwd = 1u << S_Y;
+    if (!g->dims.whole_products) n.saved_for_bwd = 1u << S_Y;
     n.n_saved = 4;
     mr_carve c = {NULL, 0};
     carve(&c, &m);

@@ -113,6 +113,12 @@ int64_t mr_n(const mr_run *r, int id)
     return n->space == MR_SPACE_FIXED ? n->dim[0] : r->count[n->space];
 }
 
+int64_t mr_n_rows(const mr_run *r, int id)
+{
+    const mr_node *n = &r->g->node[id];
+    return n->space == MR_SPACE_FIXED ? n->dim[0] : r->rows[n->space];
+}
+
 double mr_loss_weight(const mr_run *r, const mr_node *n)
 {
     int i = loss_index(r, mr_node_id(r, n));
@@ -128,6 +134,8 @@ mr_rows_of mr_rand_rows(const mr_run *r, mr_space s)
 }
 
 uint32_t mr_rand_purpose(const mr_node *n) { return MR_RNG_OP + (uint32_t)n->number; }
+
+static int64_t runs; /* made: memory of one that is gone may be another's */
 
 static mr_status make_workspace(mr_run *r, const mr_run *lender)
 {
@@ -161,6 +169,7 @@ mr_status mr_run_create_in(mr_run **out_p, const mr_plan *plan, mr_device *dev, 
              "run: this graph is for values of %d bytes and %s stores them in %d",
              (int)plan->g->act_bytes, dev->name, (int)mr_dtype_bytes(dev->act));
     MR_TRY(MR_ALLOC(&r, 1, "run"));
+    r->number = ++runs;
     r->plan = plan;
     r->g = plan->g;
     r->dev = dev;
@@ -168,6 +177,7 @@ mr_status mr_run_create_in(mr_run **out_p, const mr_plan *plan, mr_device *dev, 
     r->ex.seed = seed;
     r->ex.stream = dev->stream;
     r->ex.precision = dev->precision;
+    r->rounds = plan->g->dims.whole_products && !dev->host_memory;
     MR_TRY_GOTO(mr_kernels_for(&r->k, dev->name, dev->act), st, fail);
     MR_TRY_GOTO(make_workspace(r, lender), st, fail);
     MR_TRY_GOTO(dev->alloc(dev, (void **)&r->state_dev, sizeof *r->state_dev, "step state"), st,
@@ -176,7 +186,7 @@ mr_status mr_run_create_in(mr_run **out_p, const mr_plan *plan, mr_device *dev, 
         MR_TRY_GOTO(dev->alloc_host(dev, (void **)&r->state_out[i], sizeof *r->state_out[i],
                                     "step state to send"),
                     st, fail);
-    r->sent[0] = r->sent[1] = r->sent[2] = -1;
+    for (int i = 0; i < 4; i++) r->sent[i] = -1;
     r->ex.state = r->state_dev;
     if (!params->grad)
         MR_TRY_GOTO(dev->alloc(dev, (void **)&r->loss_slots, MR_LOSS_SLOTS * r->g->real_bytes,
@@ -198,8 +208,10 @@ void mr_run_free(mr_run **r_p)
     r->dev->free(r->dev, r->state_dev);
     r->dev->free(r->dev, r->loss_slots);
     r->dev->free(r->dev, r->block);
-    for (int i = 0; i < 2; i++) r->dev->free_host(r->dev, r->state_out[i]);
-    r->dev->free_host(r->dev, r->block_host);
+    for (int i = 0; i < 2; i++) {
+        r->dev->free_host(r->dev, r->state_out[i]);
+        r->dev->free_host(r->dev, r->block_host[i]);
+    }
     MR_FREE(*r_p);
 }
 
@@ -265,7 +277,7 @@ mr_status mr_run_output(mr_run *r, const char *name, void *host)
 {
     int id = mr_graph_find_output(r->g, name);
     MR_CHECK(id >= 0, MR_ERR_INTERNAL, "this model has no output '%s'", name);
-    int64_t n = mr_n(r, id) * mr_node_inner(r->g, id);
+    int64_t n = mr_n_rows(r, id) * mr_node_inner(r->g, id);
     MR_TRY(r->dev->to_host(r->dev, host, mr_val(r, id), (size_t)n * r->g->act_bytes));
     float *to = host;
     const uint16_t *from = host; /* the same memory: from the end */

@@ -33,6 +33,7 @@ typedef struct mr_exchange_lists {
     const int32_t *unique_id, *inv, *csr_start, *csr_pos;
     const int32_t *give_row, *own_row, *own_start, *own_pos; /* not for one rank alone */
     const int32_t *slot;                                     /* when the exchange is_fixed */
+    int64_t n_unique; /* entries of unique_id, rounded up: those behind are PAD, used nowhere */
 } mr_exchange_lists;
 
 struct mr_run {
@@ -40,7 +41,7 @@ struct mr_run {
     const mr_graph *g;
     mr_device *dev;
     const mr_kernels *k;
-    int64_t kernel_calls; /* of this run so far */
+    int64_t number; /* of the runs of this process */
     mr_exec ex;
     mr_params *params;
     const mr_features *feat;
@@ -49,7 +50,12 @@ struct mr_run {
     mr_feature_ids ids[MR_FEATURE_COUNT]; /* for kernels */
     const mr_batch *host;                 /* the batch as the host sees it (counts, rank_rows) */
     mr_batch in;                          /* the same with device pointers */
-    int64_t count[MR_N_SPACES];           /* actual leading rows of each space */
+    int64_t rows[MR_N_SPACES];            /* actual leading rows of each space */
+    /* Leading rows that are computed. Where `rounds`, as in a graph with whole_products on a
+     * device, counts of tokens and of last items are rounded up, so that launch arguments seldom
+     * change (run_batch.c tells what the rows behind hold). Else the same as rows. */
+    int64_t count[MR_N_SPACES];
+    bool rounds;
     mr_comm *items;               /* ranks that share the item table; buffers in device memory */
     mr_comm *world;               /* all ranks; the same */
     int group0;                   /* world rank of items' rank 0: host->rank_rows[group0 + i] */
@@ -69,17 +75,19 @@ struct mr_run {
     char *loss_slots;         /* NULL: the slots behind the dense gradients */
     /* Where kernels do not read host memory: in's arrays, lists and abar, on the device and as the
      * host sends them (memory of dev->alloc_host). */
-    void *block, *block_host;
+    void *block, *block_host[2];
     int64_t block_bytes;
+    int turn;               /* which block_host is written next */
+    const uint32_t *staged; /* rid of the batch that lies in it already; NULL: none */
     mr_step_state state_host, *state_dev;
     mr_step_state *state_out[2]; /* alloc_host: of set_batch, of send_state */
-    int64_t sent[3];             /* dev->counts.waits when block and state_out were sent */
+    int64_t sent[4];             /* dev->counts.waits when block_host and state_out were sent */
 };
 
 /* The kernels, for one call: calls are counted, because each is at least one launch on a GPU. */
 static inline const mr_kernels *mr_k(mr_run *r)
 {
-    r->kernel_calls++;
+    r->dev->counts.calls++;
     return r->k;
 }
 
@@ -100,8 +108,9 @@ void *mr_pval(const mr_run *r, const mr_node *n, int slot);
 void *mr_pmat(const mr_run *r, const mr_node *n, int slot);
 void *mr_pgrad(const mr_run *r, const mr_node *n, int slot);
 int mr_pacc(const mr_run *r, const mr_node *n, int slot);
-/* Actual leading rows of a node in this run. */
+/* Leading rows of a node in this run that are computed; and those that belong to the batch. */
 int64_t mr_n(const mr_run *r, int id);
+int64_t mr_n_rows(const mr_run *r, int id);
 int mr_node_id(const mr_run *r, const mr_node *n);
 /* Value of a loss node's weight (0 when the node is not a loss term). */
 double mr_loss_weight(const mr_run *r, const mr_node *n);
@@ -122,6 +131,17 @@ void mr_run_free(mr_run **r_p);
 /* Set the batch, with the row exchanges that are in r->xch by now (all copied to the device where
  * kernels do not read host memory), and the step state; host fields of `state`. */
 mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *state);
+/* A count as it is rounded up where the run `rounds`: at least n, at most cap, 0 for 0. */
+int64_t mr_run_rounded(int64_t n, int64_t cap);
+/* What the arguments of all kernels of this run follow from, for the batch that was set: counts,
+ * and where the batch lies. One rank alone: with several, what ranks tell each other is not in it.
+ */
+void mr_run_signature(const mr_run *r, mr_signature *out);
+/* Write batch b, with the row exchanges xch [n_seq] planned for it, to where set_batch sends it
+ * from: before the device is done with the batch that is set, so that set_batch has less to do.
+ * Does not wait; does nothing where it would have to, or where features come with the batch. Until
+ * then b stays as it is; set_batch may be called for another. */
+void mr_run_stage(mr_run *r, const mr_batch *b, mr_exchange *const *xch);
 /* state_host once more, when the host has decided something after backward. Does not wait. */
 mr_status mr_run_send_state(mr_run *r);
 /* A plan with backward also uses the memory of params->grad: gradients of an earlier step are lost.
@@ -134,7 +154,7 @@ mr_status mr_run_backward_step(mr_run *r, int j);
  * [lo, hi) of params->grad is final: gradient reduction starts there while backward goes on. */
 typedef mr_status (*mr_bucket_fn)(void *user, int64_t lo, int64_t hi);
 mr_status mr_run_backward(mr_run *r, mr_bucket_fn on_bucket, void *user);
-/* Copy a named output to the host: mr_n rows x inner elements of the real type. */
+/* Copy a named output to the host: mr_n_rows rows x inner elements of the real type. */
 mr_status mr_run_output(mr_run *r, const char *name, void *host);
 /* Local part of every loss term (sum over this rank's rows / global rows), as doubles. */
 mr_status mr_run_losses(mr_run *r, double *out);

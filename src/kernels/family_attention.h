@@ -17,8 +17,9 @@ typedef struct mr_att_shape {
     int mode;             /* MR_ATT_* */
     int64_t B, S;         /* rows of the batch; most keys that a query can see (ragged: L) */
     int64_t heads, d;     /* d = width of all heads together, a multiple of heads */
-    const int32_t *start; /* [B] device; ragged modes only */
+    const int32_t *start; /* [B] device; ragged modes only; with N [B + 1] */
     const int32_t *len;   /* [B] device; ragged modes only, 1..S */
+    int64_t N;            /* ragged modes: packed rows, with those behind start[B]; 0: none */
 } mr_att_shape;
 
 #define MR_KERNELS_ATTENTION(X)                                                                    \
@@ -29,12 +30,13 @@ typedef struct mr_att_shape {
      * kv[.,2d] and kv_first[B,2d] hold k then v.                                                  \
      * m: factors of `drop` (rows.rid by b, block mr_drop_att_block of (head, query position, S),  \
      * element = key position), so LAST gives exactly CAUSAL's last row and ONE exactly FULL's     \
-     * row 0. */                                                                                   \
+     * row 0. CAUSAL: rows start[B]..N-1 of out = 0. */                                            \
     X(attention_fwd,                                                                               \
       (mr_act * out, mr_real * prob, const mr_act *q, const mr_act *kv, const mr_act *kv_first,    \
        const mr_att_shape *shape, const mr_drop *drop, const mr_exec *ex))                         \
     /* dq, dkv, dkv_first (+)= gradients, from dout[q,d] and forward's prob. dkv covers every kv   \
-     * row of the batch. Outputs may be NULL. */                                                   \
+     * row of the batch. Outputs may be NULL. Ragged: packed rows start[B]..N-1 = 0 if not (+=).   \
+     */                                                                                            \
     X(attention_bwd,                                                                               \
       (mr_act * dq, mr_act * dkv, mr_act * dkv_first, const mr_act *dout, const mr_real *prob,     \
        const mr_act *q, const mr_act *kv, const mr_act *kv_first, const mr_att_shape *shape,       \

@@ -33,9 +33,9 @@
                  int64_t w, const mr_exec *ex))                                                    \
     /* dx of every packed token:                                                                   \
      *   the last one of row b (+)= dy[b,w]                                                        \
-     *   the others = 0 when acc = 0 */                                                            \
+     *   the others = 0 when acc = 0, and so are rows start[B]..N-1 */                             \
     X(last_bwd, (mr_act * dx, const mr_act *dy, const int32_t *start, const int32_t *len,          \
-                 int64_t B, int64_t w, int acc, const mr_exec *ex))                                \
+                 int64_t B, int64_t N, int64_t w, int acc, const mr_exec *ex))                     \
     /* out[i,w] = data[id[i] - 1,w] as real; ids outside 1..n_items give zeros.                    \
      * data: MR_F16 or MR_F32, finite values */                                                    \
     X(feature_gather, (mr_act * out, const void *data, mr_dtype dtype, const int32_t *id,          \

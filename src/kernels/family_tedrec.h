@@ -34,14 +34,16 @@
      *   a_j = du . (y_j - t_j[l])                                                                 \
      *   dclean[n,j] = p_j (a_j - sum_i p_i a_i)                                                   \
      *   dnoisy[n,j] = dclean[n,j] * factor[n,j]   (dnoisy, factor NULL = no noise)                \
-     * Arrays start at token start[0] */                                                           \
+     * Arrays start at token start[0]; those of N tokens are zero behind the tokens of the rows */ \
     X(moe_gate_bwd,                                                                                \
       (mr_act * dclean, mr_act * dnoisy, const mr_act *du, const mr_act *y, const mr_act *p,       \
-       const mr_act *t, const mr_real *factor, const int32_t *start, int64_t B, int64_t L, int E,  \
-       int64_t d, const mr_exec *ex))                                                              \
-    /* z[n,count,d] = p[.,.,j .. j+count-1] du[B,L,d] at tokens; z row 0 is start[0] */            \
-    X(moe_weigh, (mr_act * z, const mr_act *du, const mr_act *p, const int32_t *start, int64_t B,  \
-                  int64_t L, int E, int j, int count, int64_t d, const mr_exec *ex))               \
+       const mr_act *t, const mr_real *factor, const int32_t *start, int64_t B, int64_t N,         \
+       int64_t L, int E, int64_t d, const mr_exec *ex))                                            \
+    /* z[n,count,d] = p[r,l,j .. j+count-1] du[r,l,d] of n tokens at position l = pos[.] of row    \
+     * r = row[.] of p[.,L,E] and du[.,L,d]; row[.] < 0 gives zeros */                             \
+    X(moe_weigh,                                                                                   \
+      (mr_act * z, const mr_act *du, const mr_act *p, const int32_t *row, const int32_t *pos,      \
+       int64_t n, int64_t L, int E, int j, int count, int64_t d, const mr_exec *ex))               \
     /* Time-domain kernel of the filter: k[L,d] = irfft(filter[L/2+1,d,2]) with 1/L.               \
      * The imaginary parts of bin 0 and (L even) L/2 count for nothing. */                         \
     X(fuse_filter_fwd,                                                                             \
@@ -56,10 +58,12 @@
      *   p[n] = sum_m a[m] k[(n-m) mod L]                                                          \
      *   f[n] = sum_m a[m] u[(n-m) mod L] / sqrt(L)                                                \
      *   h[N,d] = 2 (p sigmoid(p . wp + bp) + f sigmoid(f . wf + bf))                              \
-     * wp[d], bp[1], wf[d], bf[1]. Scratch: mr_fuse_scratch(B, L, d) reals */                      \
-    X(fuse_fwd, (mr_act * h, const mr_act *a, const mr_act *u, const mr_real *k,                   \
-                 const mr_real *wp, const mr_real *bp, const mr_real *wf, const mr_real *bf,       \
-                 const int32_t *start, int64_t B, int64_t L, int64_t d, const mr_exec *ex))        \
+     * wp[d], bp[1], wf[d], bf[1]; rows start[B]..N-1 of h = 0.                                    \
+     * Scratch: mr_fuse_scratch(B, L, d) reals */                                                  \
+    X(fuse_fwd,                                                                                    \
+      (mr_act * h, const mr_act *a, const mr_act *u, const mr_real *k, const mr_real *wp,          \
+       const mr_real *bp, const mr_real *wf, const mr_real *bf, const int32_t *start, int64_t B,   \
+       int64_t N, int64_t L, int64_t d, const mr_exec *ex))                                        \
     /* dh[N,d] -> da, du [B,L,d] (either may be NULL) and, summed over the rows in fixed order,    \
      *   sums[(L+2)*d+2] = dk[L,d], dwp[d], dwf[d], dbp, dbf                                       \
      * p and f are computed again. Same scratch */                                                 \

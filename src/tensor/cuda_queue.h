@@ -31,16 +31,27 @@ typedef struct mr_lt_choice {
 } mr_lt_choice;
 #define MR_LT_CHOICES 256
 
+/* A recording that can be started again, and what it asks for each time. */
+#define MR_KEPT 16
+typedef struct mr_kept {
+    cudaGraphExec_t graph; /* NULL: none */
+    mr_signature of;
+    bool has_signature; /* else it is only there to take over the next one */
+    int64_t turn;       /* when it was started last */
+    int64_t calls, launches;
+} mr_kept;
+
 typedef struct mr_cuda_queue {
     mr_device_counts *counts; /* the device's own: kernels count their launches */
     cudaStream_t stream;
-    cublasHandle_t blas;                  /* bound to stream; every product says its arithmetic */
-    cublasStatus_t blas_status;           /* first failure of a product; sync returns it */
-    double *partials;                     /* [MR_CUDA_PARTIALS] device memory */
-    unsigned *counters;                   /* [MR_CUDA_COUNTERS] behind partials, zeros */
-    cudaGraphExec_t graph[MR_N_RECORDED]; /* the last of each kind, NULL before the first */
-    int64_t recordings;                   /* begun */
-    void *blas_space;                     /* [MR_CUDA_BLAS_BYTES], fixed, so results repeat */
+    cublasHandle_t blas;        /* bound to stream; every product says its arithmetic */
+    cublasStatus_t blas_status; /* first failure of a product; sync returns it */
+    double *partials;           /* [MR_CUDA_PARTIALS] device memory */
+    unsigned *counters;         /* [MR_CUDA_COUNTERS] behind partials, zeros */
+    mr_kept kept[MR_N_RECORDED][MR_KEPT];
+    mr_kept next[MR_N_RECORDED]; /* signature of the recording to come; counts when it began */
+    int64_t recordings, turns;   /* begun; recordings that were started */
+    void *blas_space;            /* [MR_CUDA_BLAS_BYTES], fixed, so results repeat */
     mr_lt_choice lt[MR_LT_CHOICES];
     cudaEvent_t moment[MR_MOMENTS]; /* made when first wanted, NULL before */
     struct {

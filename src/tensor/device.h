@@ -16,10 +16,14 @@
  * that it gave the device is done. */
 typedef struct mr_device_counts {
     int64_t allocs, copies_in, copies_out, waits;
+    int64_t calls;    /* of kernels of the table, by plans that run */
     int64_t launches; /* kernels and library products, recorded ones too; 0 but on cuda */
     /* Device memory of this process in allocations: now, and the most so far; 0 but on cuda. What
      * the driver takes for itself is not in it. */
     int64_t bytes, most_bytes;
+    /* Recordings that were started when they were made, and later once more. What those started
+     * again ask for is counted in calls and launches as when they were made. */
+    int64_t recorded, replayed;
 } mr_device_counts;
 
 enum { MR_MOMENTS = 128 }; /* that a device can note: see mr_device.stamp */
@@ -35,6 +39,13 @@ typedef enum mr_capture {
     MR_CAPTURE_DROP,
     MR_CAPTURE_FORGET
 } mr_capture;
+
+/* All that the arguments of recorded work follow from, besides what never changes while a device is
+ * open: work of one kind and signature asks for the same, argument for argument. */
+#define MR_SIGNATURE_WORDS 14
+typedef struct mr_signature {
+    int64_t word[MR_SIGNATURE_WORDS];
+} mr_signature;
 
 typedef struct mr_device mr_device;
 struct mr_device {
@@ -68,6 +79,10 @@ struct mr_device {
      * one kind is much the same every time. DROP and FORGET do not fail. Devices that cannot record
      * do everything at once. */
     mr_status (*capture)(mr_device *d, mr_recorded kind, mr_capture what);
+    /* Recorded work of this signature starts once more, and *is_done_p = true. When none is kept,
+     * is_done is false, and what is recorded next of this kind is kept under the signature, some
+     * recordings of each kind, the one that was started longest ago going first. */
+    mr_status (*replay)(mr_device *d, mr_recorded kind, const mr_signature *s, bool *is_done_p);
     int64_t recording; /* number of the recording under way, from 1; 0: none */
     /* Name what follows for a profiler, until the matching call with NULL; may nest. NULL where no
      * profiler could listen. Costs next to nothing while none does. */
@@ -96,6 +111,10 @@ int mr_device_count(const char *name);
  * and when it cannot be told. Starts nothing on the GPU. */
 void mr_device_bus_id(const char *name, int index, char *out, size_t bytes);
 void mr_device_close(mr_device **dev_p);
+
+/* replay of a device that does recorded work at once. */
+mr_status mr_device_replays_nothing(mr_device *d, mr_recorded kind, const mr_signature *s,
+                                    bool *is_done_p);
 
 /* Who works with devices in this process, for sentences about them: "rank 3 on node7". */
 void mr_device_set_owner(int rank);

@@ -52,6 +52,16 @@ static mr_status cpu_sync(mr_device *d)
     return MR_OK;
 }
 
+mr_status mr_device_replays_nothing(mr_device *d, mr_recorded kind, const mr_signature *s,
+                                    bool *is_done_p)
+{
+    (void)d;
+    (void)kind;
+    (void)s;
+    *is_done_p = false;
+    return MR_OK;
+}
+
 static mr_status cpu_capture(mr_device *d, mr_recorded kind, mr_capture what)
 {
     (void)kind;
@@ -78,7 +88,8 @@ mr_status mr_device_open_cpu(mr_device **out_p, mr_dtype real)
                      .enter = cpu_nothing,
                      .leave = cpu_nothing,
                      .sync = cpu_sync,
-                     .capture = cpu_capture};
+                     .capture = cpu_capture,
+                     .replay = mr_device_replays_nothing};
     *out_p = d;
     return MR_OK;
 }

@@ -195,36 +195,76 @@ static mr_status cuda_memory(mr_device *d, int64_t *free_p, int64_t *total_p)
     return MR_OK;
 }
 
-static void forget(mr_cuda_queue *q, mr_recorded kind)
+static void forget(mr_kept *k)
 {
-    if (q->graph[kind]) (void)cudaGraphExecDestroy(q->graph[kind]);
-    q->graph[kind] = NULL;
+    if (k->graph) (void)cudaGraphExecDestroy(k->graph);
+    *k = (mr_kept){.graph = NULL};
+}
+
+static void forget_kind(mr_cuda_queue *q, mr_recorded kind)
+{
+    for (int i = 0; i < MR_KEPT; i++) forget(&q->kept[kind][i]);
+    q->next[kind].has_signature = false;
+}
+
+/* Where a recording goes: what has no signature always to the first place, the others to a free
+ * one, else to that of the one that was started longest ago. */
+static mr_kept *place_for(mr_cuda_queue *q, mr_recorded kind)
+{
+    mr_kept *best = q->kept[kind];
+    for (int i = 0; q->next[kind].has_signature && best->graph && i < MR_KEPT; i++) {
+        mr_kept *k = &q->kept[kind][i];
+        if (!k->graph || k->turn < best->turn) best = k;
+    }
+    return best;
 }
 
 /* The recorded work as a graph. Shapes change from batch to batch, but not which kernels follow
- * which, as long as no count is 0: then the graph at hand takes over the new arguments. Else it is
+ * which, as long as no count is 0: then a graph at hand takes over the new arguments. Else it is
  * made anew; so it is where CUDA does not let NCCL's nodes be taken over. Each rank does what it
  * can: NCCL asks that all ranks start what they recorded together, not that they keep it alike, and
  * waits for nobody when a graph goes. What a graph held of NCCL's (plans, work lists) is given back
  * by CUDA when its last start is done, which the host has waited for by now. */
-static cudaError_t take_graph(mr_cuda_queue *q, mr_recorded kind, cudaGraph_t graph)
+static cudaError_t take_graph(mr_kept *k, cudaGraph_t graph)
 {
     cudaGraphExecUpdateResultInfo info;
-    cudaGraphExec_t at_hand = q->graph[kind];
-    if (at_hand && cudaGraphExecUpdate(at_hand, graph, &info) == cudaSuccess) return cudaSuccess;
+    if (k->graph && cudaGraphExecUpdate(k->graph, graph, &info) == cudaSuccess) return cudaSuccess;
     (void)cudaGetLastError(); /* another order of kernels is no error */
-    forget(q, kind);
-    return cudaGraphInstantiate(&q->graph[kind], graph, 0);
+    forget(k);
+    return cudaGraphInstantiate(&k->graph, graph, 0);
+}
+
+static mr_status start(mr_cuda_queue *q, mr_kept *k)
+{
+    k->turn = ++q->turns;
+    CUDA_TRY(cudaGraphLaunch(k->graph, q->stream), "starting recorded work");
+    return MR_OK;
+}
+
+/* Make a graph of what was recorded, keep it under the signature that was said, start it. */
+static mr_status keep_and_start(mr_device *d, mr_cuda_queue *q, mr_recorded kind, cudaGraph_t graph)
+{
+    mr_kept *next = &q->next[kind], *k = place_for(q, kind);
+    k->has_signature = false; /* until all is well */
+    CUDA_TRY(take_graph(k, graph), "making a graph");
+    k->of = next->of;
+    k->has_signature = next->has_signature;
+    k->calls = d->counts.calls - next->calls;
+    k->launches = d->counts.launches - next->launches;
+    d->counts.recorded++;
+    return start(q, k);
 }
 
 /* ThreadLocal: NCCL's communicators are non-blocking, so that a thread of its own puts a collective
  * into the recording (and may allocate) while this one waits in settle() of dist/comm_nccl.c; in
  * the global mode CUDA would forbid that thread what it does. */
-static mr_status begin_capture(mr_device *d, mr_cuda_queue *q)
+static mr_status begin_capture(mr_device *d, mr_cuda_queue *q, mr_recorded kind)
 {
     CUDA_TRY(cudaStreamBeginCapture(q->stream, cudaStreamCaptureModeThreadLocal),
              "beginning to record");
     d->recording = ++q->recordings;
+    q->next[kind].calls = d->counts.calls;
+    q->next[kind].launches = d->counts.launches;
     return MR_OK;
 }
 
@@ -232,23 +272,41 @@ static mr_status cuda_capture(mr_device *d, mr_recorded kind, mr_capture what)
 {
     mr_cuda_queue *q = d->impl;
     cudaGraph_t graph = NULL;
-    if (what == MR_CAPTURE_BEGIN) return begin_capture(d, q);
+    mr_status st = MR_OK;
+    if (what == MR_CAPTURE_BEGIN) return begin_capture(d, q, kind);
     if (what == MR_CAPTURE_FORGET) {
-        forget(q, kind);
+        forget_kind(q, kind);
         return MR_OK;
     }
     d->recording = 0;
     cudaError_t e = cudaStreamEndCapture(q->stream, &graph);
-    if (what == MR_CAPTURE_DROP) { /* what failed has been said */
-        if (graph) (void)cudaGraphDestroy(graph);
+    if (what == MR_CAPTURE_DROP) /* what failed has been said */
         (void)cudaGetLastError();
+    else if (e != cudaSuccess)
+        st = cuda_failed(e, "recording");
+    else
+        st = keep_and_start(d, q, kind, graph);
+    if (graph) (void)cudaGraphDestroy(graph);
+    q->next[kind].has_signature = false;
+    return st;
+}
+
+static mr_status cuda_replay(mr_device *d, mr_recorded kind, const mr_signature *s, bool *is_done_p)
+{
+    mr_cuda_queue *q = d->impl;
+    for (int i = 0; i < MR_KEPT; i++) {
+        mr_kept *k = &q->kept[kind][i];
+        if (!k->has_signature || memcmp(&k->of, s, sizeof *s) != 0) continue;
+        MR_TRY(start(q, k));
+        d->counts.calls += k->calls;
+        d->counts.launches += k->launches;
+        d->counts.replayed++;
+        *is_done_p = true;
         return MR_OK;
     }
-    CUDA_TRY(e, "recording");
-    e = take_graph(q, kind, graph);
-    (void)cudaGraphDestroy(graph);
-    CUDA_TRY(e, "making a graph");
-    CUDA_TRY(cudaGraphLaunch(q->graph[kind], q->stream), "starting recorded work");
+    q->next[kind].of = *s;
+    q->next[kind].has_signature = true;
+    *is_done_p = false;
     return MR_OK;
 }
 
@@ -287,9 +345,9 @@ static void cuda_close(mr_device *d)
 {
     mr_cuda_queue *q = d->impl;
     if (q->stream) (void)cudaStreamSynchronize(q->stream);
-    for (int i = 0; i < MR_N_RECORDED; i++) forget(q, (mr_recorded)i);
     for (int i = 0; i < MR_MOMENTS; i++)
         if (q->moment[i]) (void)cudaEventDestroy(q->moment[i]);
+    for (int i = 0; i < MR_N_RECORDED; i++) forget_kind(q, (mr_recorded)i);
     if (q->blas) (void)cublasDestroy(q->blas);
     cuda_free(d, q->blas_space);
     cuda_free(d, q->partials);
@@ -422,6 +480,7 @@ mr_status mr_device_open_cuda(mr_device **out_p, int index)
                      .leave = cuda_nothing,
                      .sync = cuda_sync,
                      .capture = cuda_capture,
+                     .replay = cuda_replay,
                      .mark = cuda_mark,
                      .stamp = cuda_stamp,
                      .stamped = cuda_stamped,

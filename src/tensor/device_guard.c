@@ -224,6 +224,7 @@ mr_status mr_device_open_guard(mr_device **out_p, mr_dtype real)
                      .leave = guard_leave,
                      .sync = guard_sync,
                      .capture = guard_capture,
+                     .replay = mr_device_replays_nothing,
                      .close = guard_close,
                      .impl = g};
     *out_p = d;

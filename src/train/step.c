@@ -3,6 +3,7 @@
 #include <math.h>
 #include <string.h>
 
+#include "base/clock.h"
 #include "dist/ring.h"
 #include "train/exact.h"
 #include "train/sound.h"
@@ -41,6 +42,7 @@ static mr_status hand_over(mr_trainer *t, mr_run *run, const mr_feed *feed, cons
                         .bias1 = 1.0 - pow(c->train.beta1, k),
                         .bias2 = 1.0 - pow(c->train.beta2, k),
                         .grad_scale = 1.0};
+    t->sent_at = mr_seconds();
     return mr_run_set_batch(run, b, &st);
 }
 
@@ -56,6 +58,7 @@ static mr_status prepare(mr_trainer *t, int64_t epoch, int64_t i)
     mr_ahead *a = &t->ahead;
     mr_sampler_get(t->sampler, epoch, i, (uint32_t)(t->step + 1), &a->batch);
     MR_TRY(plan_rows(t, t->train_run, &a->feed, &a->batch));
+    mr_run_stage(t->train_run, &a->batch, a->feed.xch);
     a->epoch = epoch;
     a->i = i;
     a->step = t->step + 1;
@@ -234,12 +237,30 @@ static void mark(mr_trainer *t, const char *name)
     if (t->dev->mark) t->dev->mark(t->dev, name);
 }
 
+/* The same arguments as in a recording that is kept? Then it starts again. With several ranks the
+ * rows of each differ from step to step, and with them what is sent to whom: nothing would ever be
+ * the same. */
+static mr_status start_again(mr_trainer *t, mr_recorded kind, bool *is_done_p)
+{
+    mr_signature s;
+    *is_done_p = false;
+    if (t->world->size > 1) return MR_OK;
+    mr_run_signature(kind == MR_RECORD_STEP ? t->train_run : t->eval_run, &s);
+    mark(t, "recorded before");
+    mr_status st = t->dev->replay(t->dev, kind, &s, is_done_p);
+    mark(t, NULL);
+    return st;
+}
+
 mr_status mr_trainer_recorded(mr_trainer *t, mr_recorded kind, mr_status (*work)(mr_trainer *t))
 {
     mr_device *d = t->dev;
+    bool is_done;
     /* The first ones let libraries choose and allocate what they need. All ranks do as many steps
      * and blocks, so a collective is recorded by all of them or by none. */
     if (!t->cfg->run.capture || t->done_here[kind]++ < EAGER) return work(t);
+    MR_TRY(start_again(t, kind, &is_done));
+    if (is_done) return MR_OK;
     MR_TRY(d->capture(d, kind, MR_CAPTURE_BEGIN));
     mr_status st = work(t);
     /* Half of the work is not started: its collectives might wait for ever. */
@@ -269,6 +290,7 @@ static mr_status one_step(mr_trainer *t, int64_t epoch, int64_t i, int64_t next)
     }
     MR_TRY(mr_trainer_load(t, t->train_run, epoch, i));
     MR_TRY(mr_trainer_recorded(t, MR_RECORD_STEP, gradients_and_update));
+    t->start_s = mr_seconds() - t->sent_at;
     /* Several ranks plan their exchange in a meeting of hosts, which has to wait until none of them
      * waits for the others' GPUs. */
     if (next >= 0 && t->world->size == 1) MR_TRY(prepare(t, epoch, next));

@@ -71,8 +71,11 @@ typedef struct mr_trainer {
 
     int64_t step;                     /* steps done */
     int64_t done_here[MR_N_RECORDED]; /* by this process, with run.capture */
-    int skipped_in_row;               /* steps skipped because of a non-finite gradient */
-    double losses[MR_LOSS_SLOTS];     /* of the last step, global means */
+    /* Seconds of the host in the last step, from sending its batch until the device's work was
+     * started: a recording as a whole, else all of its kernels. */
+    double start_s, sent_at;
+    int skipped_in_row;           /* steps skipped because of a non-finite gradient */
+    double losses[MR_LOSS_SLOTS]; /* of the last step, global means */
     double grad_norm;
 } mr_trainer;
 
@@ -108,8 +111,10 @@ mr_status mr_trainer_step_and(mr_trainer *t, int64_t epoch, int64_t i, int64_t n
 mr_status mr_trainer_load(mr_trainer *t, mr_run *run, int64_t epoch, int64_t i);
 mr_status mr_trainer_gradients(mr_trainer *t);
 /* work(t), with run.capture recorded and started as one piece, except for the first ones of a
- * process. work must not wait, allocate, or copy from or to the host; when it fails nothing of it
- * is started. Collective: the ranks record the same calls together. */
+ * process; or a recording of it for other batches with the same counts started once more, with one
+ * rank. What it works on is the batch that was set, in t->train_run (MR_RECORD_STEP) or
+ * t->eval_run. work must not wait, allocate, or copy from or to the host; when it fails nothing of
+ * it is started. Collective: the ranks record the same calls together. */
 mr_status mr_trainer_recorded(mr_trainer *t, mr_recorded kind, mr_status (*work)(mr_trainer *t));
 mr_status mr_trainer_report(mr_trainer *t, double *sum, double *bad);
 mr_status mr_trainer_update(mr_trainer *t);

@@ -69,6 +69,7 @@ foreach(ops kernels/test_ops_basic ops_a/test_ops_a ops_b/test_ops_b ops_c/test_
 endforeach()
 mr_emulate(tests test_comm_nccl mr_test_support ${MR_EMULATE_DIR}/test_comm_nccl.c)
 mr_emulate(tests test_device_cuda mr_test_support ${MR_EMULATE_DIR}/test_device_cuda.c)
+mr_emulate(tests test_replay mr_test_support ${MR_EMULATE_DIR}/test_replay.c)
 mr_emulate(tests plants mealrec ${MR_EMULATE_DIR}/plants.cu)
 target_include_directories(emulated_plants BEFORE PRIVATE ${MR_EMULATE_DIR}/include)
 set_target_properties(emulated_plants PROPERTIES CXX_STANDARD 17 CXX_EXTENSIONS ON)
@@ -89,6 +90,9 @@ foreach(np 1 2 3)
   set_property(TEST comm_nccl_emulated_np${np} APPEND PROPERTY ENVIRONMENT
                "MR_EMULATE=when=${when_np${np}}")
 endforeach()
+# Recorded steps that start once more.
+add_test(NAME replay_emulated COMMAND emulated_test_replay)
+mr_register(replay_emulated "" LABELS gpu train TIMEOUT 600)
 # Every kernel against the CPU's: threads and blocks in three orders.
 foreach(order forward backward shuffled)
   add_test(NAME kernels_cuda_emulated_${order} COMMAND emulated_test_kernels_cuda)

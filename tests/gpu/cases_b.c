@@ -10,12 +10,12 @@ static void attention(twin_world *w, int mode, bool has_first)
     w->dev->to_device(w->dev, len->dev, len->host, B * 4);
     twin *start = twin_starts(w, len), *pos = twin_ints(w, B, 0, 0, 1);
     bool ragged = mode == MR_ATT_CAUSAL || mode == MR_ATT_LAST;
-    int64_t T = ragged ? ((int32_t *)start->host)[B] : B * (L - has_first);
+    int64_t T = ragged ? ((int32_t *)start->host)[B] + 5 : B * (L - has_first);
     int64_t Q = mode == MR_ATT_CAUSAL ? T : mode == MR_ATT_FULL ? B * L : B;
     mr_att_shape s[2];
     mr_drop drop[2];
     for (int side_ = 0; side_ < 2; side_++) {
-        s[side_] = (mr_att_shape){mode, B, L, 2, D, A(start), A(len)};
+        s[side_] = (mr_att_shape){mode, B, L, 2, D, A(start), A(len), ragged ? T : 0};
         drop[side_] = (mr_drop){0.3, 5, {A(rid), A(pos)}, 1};
     }
     twin *q = twin_acts(w, Q * D), *kv = twin_acts(w, T * 2 * D), *out = twin_acts(w, Q * D);

@@ -22,7 +22,7 @@ static void embed(twin_world *w)
     BOTH(last_fwd, A(y), A(out), A(start), A(len), B, D, EX);
     twin_same(w, "last_fwd", "y", y, 1);
     for (int acc = 0; acc < 2; acc++) {
-        BOTH(last_bwd, A(out), A(y), A(start), A(len), B, D, acc, EX);
+        BOTH(last_bwd, A(out), A(y), A(start), A(len), B, B * L, D, acc, EX);
         twin_same(w, "last_bwd", "dx", out, 1);
     }
     BOTH(feature_gather, A(out), A(table), MR_F32, A(row), B * L, D, ITEMS - 3, EX);
@@ -114,7 +114,7 @@ static void frames(twin_world *w)
 static void fusion(twin_world *w)
 {
     twin *len = twin_ints(w, B, 5, 1, L), *start = twin_starts(w, len);
-    int64_t N = ((int32_t *)start->host)[B], sums = (L + 2) * D + 2;
+    int64_t N = ((int32_t *)start->host)[B] + 3, sums = (L + 2) * D + 2;
     twin *a = twin_acts(w, B * L * D), *u = twin_acts(w, B * L * D), *k = twin_reals(w, L * D);
     twin *filter = twin_reals(w, (L / 2 + 1) * D * 2), *wp = twin_reals(w, D);
     twin *bp = twin_reals(w, 1);
@@ -122,7 +122,7 @@ static void fusion(twin_world *w)
     twin *out = twin_reals(w, sums), *wf = twin_reals(w, D);
     BOTH(fuse_filter_fwd, A(k), A(filter), L, D, EX);
     twin_same(w, "fuse_filter_fwd", "k", k, L);
-    BOTH(fuse_fwd, A(h), A(a), A(u), A(k), A(wp), A(bp), A(wf), A(bp), A(start), B, L, D, EX);
+    BOTH(fuse_fwd, A(h), A(a), A(u), A(k), A(wp), A(bp), A(wf), A(bp), A(start), B, N, L, D, EX);
     twin_same(w, "fuse_fwd", "h", h, D);
     BOTH(fuse_bwd, A(da), A(du), A(out), A(h), A(a), A(u), A(k), A(wp), A(bp), A(wf), A(bp),
          A(start), B, L, D, 0, 1, EX);
@@ -143,7 +143,10 @@ static void experts(twin_world *w)
 {
     enum { E = 5 };
     twin *len = twin_ints(w, B, 5, 1, L), *start = twin_starts(w, len);
-    int64_t N = ((int32_t *)start->host)[B];
+    int64_t N = ((int32_t *)start->host)[B] + 3; /* the last ones belong to no row */
+    twin *row = twin_ints(w, N, 1, 0, B);
+    for (int i = 1; i < 4; i++) ((int32_t *)row->host)[N - i] = -1;
+    w->dev->to_device(w->dev, row->dev, row->host, (size_t)N * 4);
     twin *rid = twin_ints(w, N + B, 3, 7, 1000), *pos = twin_ints(w, N, 1, 0, L);
     mr_rows_of rows[2];
     for (int side_ = 0; side_ < 2; side_++) rows[side_] = (mr_rows_of){A(rid), A(pos)};
@@ -159,11 +162,11 @@ static void experts(twin_world *w)
     BOTH(moe_mix_fwd, A(u), A(y), A(p), A(t), A(start), B, L, E, D, EX);
     twin_same(w, "moe_mix_fwd", "u", u, E);
     twin *dclean = twin_acts(w, N * E), *dnoisy = twin_acts(w, N * E);
-    BOTH(moe_gate_bwd, A(dclean), A(dnoisy), A(u), A(y), A(p), A(t), A(factor), A(start), B, L, E,
-         D, EX);
+    BOTH(moe_gate_bwd, A(dclean), A(dnoisy), A(u), A(y), A(p), A(t), A(factor), A(start), B, N, L,
+         E, D, EX);
     twin_same(w, "moe_gate_bwd", "dclean", dclean, D);
     twin_same(w, "moe_gate_bwd", "dnoisy", dnoisy, D);
-    BOTH(moe_weigh, A(two), A(u), A(p), A(start), B, L, E, 3, 2, D, EX);
+    BOTH(moe_weigh, A(two), A(u), A(p), A(row), A(pos), N, L, E, 3, 2, D, EX);
     twin_same(w, "moe_weigh", "z", two, 1);
     BOTH(moe_drop, A(two), A(z), rows[side_], N, D, 2, 2, E, 0.3, 8, EX);
     twin_same(w, "moe_drop", "y", two, 1);

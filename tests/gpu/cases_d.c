@@ -13,11 +13,11 @@ static void long_attention(twin_world *w, int64_t S, int64_t D)
     for (int i = 0; i < B; i++) ((int32_t *)len->host)[i] = (int32_t)S - i;
     w->dev->to_device(w->dev, len->dev, len->host, B * 4);
     twin *start = twin_starts(w, len), *pos = twin_ints(w, B, 0, 0, 1);
-    int64_t T = ((int32_t *)start->host)[B];
+    int64_t T = ((int32_t *)start->host)[B] + 1;
     mr_att_shape s[2];
     mr_drop drop[2];
     for (int side_ = 0; side_ < 2; side_++) {
-        s[side_] = (mr_att_shape){MR_ATT_CAUSAL, B, S, 1, D, A(start), A(len)};
+        s[side_] = (mr_att_shape){MR_ATT_CAUSAL, B, S, 1, D, A(start), A(len), T};
         drop[side_] = (mr_drop){0.3, 5, {A(rid), A(pos)}, 1};
     }
     twin *q = twin_acts(w, T * D), *kv = twin_acts(w, T * 2 * D), *out = twin_acts(w, T * D);
@@ -64,7 +64,7 @@ static void wide_fusion(twin_world *w)
     twin *wp = twin_reals(w, D), *wf = twin_reals(w, D), *bp = twin_reals(w, 1);
     twin *h = twin_acts(w, N * D), *da = twin_acts(w, B * L * D), *du = twin_acts(w, B * L * D);
     twin *out = twin_reals(w, sums);
-    BOTH(fuse_fwd, A(h), A(a), A(u), A(k), A(wp), A(bp), A(wf), A(bp), A(start), B, L, D, EX);
+    BOTH(fuse_fwd, A(h), A(a), A(u), A(k), A(wp), A(bp), A(wf), A(bp), A(start), B, N, L, D, EX);
     twin_same(w, "fuse_fwd, wide", "h", h, D);
     BOTH(fuse_bwd, A(da), A(du), A(out), A(h), A(a), A(u), A(k), A(wp), A(bp), A(wf), A(bp),
          A(start), B, L, D, 1, 0, EX);
@@ -86,7 +86,7 @@ static void many_experts(twin_world *w)
     BOTH(moe_gate_fwd, A(p), NULL, A(clean), NULL, A(start), A(rid), B, L, E, 0, 9, EX);
     twin_same(w, "moe_gate_fwd, 64 experts", "p", p, E);
     twin *dclean = twin_acts(w, N * E);
-    BOTH(moe_gate_bwd, A(dclean), NULL, A(u), A(y), A(p), A(t), NULL, A(start), B, L, E, D, EX);
+    BOTH(moe_gate_bwd, A(dclean), NULL, A(u), A(y), A(p), A(t), NULL, A(start), B, N, L, E, D, EX);
     twin_same(w, "moe_gate_bwd, 64 experts", "dclean", dclean, D);
     twin_release(w);
 }
@@ -141,7 +141,7 @@ static void nothing(twin_world *w)
 {
     enum { D = 6 };
     twin *x = twin_reals(w, 4 * D), *i = twin_ints(w, D, 1, 0, 3), *d = twin_doubles(w, D);
-    mr_att_shape s = {MR_ATT_CAUSAL, 0, 4, 1, D, NULL, NULL};
+    mr_att_shape s = {MR_ATT_CAUSAL, 0, 4, 1, D, NULL, NULL, 0};
     mr_conv cv = {0, 3, 3, 2, 2, 1, 2, false};
     mr_conv_acc acc = {0, 1, 1, 1, 1};
     mr_gn gn = {0, 3, D, 2, 2 * D, 1e-5, {0, 9, {NULL, NULL}, 1}};

@@ -94,6 +94,7 @@ static void test_ahead(void **state)
     for (size_t m = 0; m < sizeof models / sizeof *models; m++) {
         configure(&c, models[m][0], models[m][1]);
         mr_trainer *t = make_trainer(&c, "guard"), *plain = make_trainer(&c, "guard");
+        t->train_run->rounds = plain->train_run->rounds = m % 2;
         for (size_t k = 0; k < sizeof order / sizeof *order; k++) {
             const int32_t *prepared = t->ahead.batch.target;
             mr_device_counts a = t->dev->counts;
@@ -101,6 +102,7 @@ static void test_ahead(void **state)
             OK(mr_trainer_step(plain, order[k].epoch, order[k].i));
             assert_int_equal(t->batch.target == prepared, order[k].is_used);
             assert_int_equal(t->ahead.is_ready, order[k].next >= 0);
+            assert_ptr_equal(t->train_run->staged, order[k].next >= 0 ? t->ahead.batch.rid : NULL);
             assert_int_equal(t->dev->counts.waits, a.waits + 1);
             assert_memory_equal(t->losses, plain->losses, sizeof t->losses);
             assert_memory_equal(t->batch.target, plain->batch.target,

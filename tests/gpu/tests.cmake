@@ -9,6 +9,8 @@ if(MR_HAVE_CUDA)
 endif()
 # What a step asks of its device, on the guard device.
 mr_add_test(device_use SOURCES gpu/test_device_use.c LABELS gpu train)
+# Counts rounded up, on the guard device.
+mr_add_test(rounded_counts SOURCES gpu/test_rounding.c LABELS gpu train)
 # The checks of tests/gpu.sh themselves, on the CPU.
 if(TARGET mealrec-dist)
   mr_add_script(gpu_checks_dry gpu/gpu_checks.py ARGS ${CMAKE_BINARY_DIR} --device guard

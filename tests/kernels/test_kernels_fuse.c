@@ -18,6 +18,8 @@ typedef struct fuse {
     double *p, *f, *h, *da, *du, *sums; /* wanted */
 } fuse;
 
+enum { BEHIND = 2 }; /* rows of h that belong to no token */
+
 static double *zeros(int64_t n) { return calloc((size_t)n + 1, sizeof(double)); }
 
 static fuse fuse_make(int64_t B, int64_t L, int64_t d)
@@ -32,7 +34,7 @@ static fuse fuse_make(int64_t B, int64_t L, int64_t d)
     c.a = pair_make(B * L * d, 1), c.u = pair_make(B * L * d, 2), c.k = pair_make(L * d, 3);
     c.wp = pair_make(d, 4), c.bp = pair_make(1, 5), c.wf = pair_make(d, 6);
     c.bf = pair_make(1, 7), c.dh = pair_make(c.N * d, 8);
-    c.p = zeros(d), c.f = zeros(d), c.h = zeros(c.N * d), c.da = zeros(B * L * d);
+    c.p = zeros(d), c.f = zeros(d), c.h = zeros((c.N + BEHIND) * d), c.da = zeros(B * L * d);
     c.du = zeros(B * L * d), c.sums = zeros((L + 2) * d + 2);
     return c;
 }
@@ -94,7 +96,8 @@ static void check(int64_t B, int64_t L, int64_t d, bool acc, bool has_a, bool ha
 {
     fuse c = fuse_make(B, L, d);
     int64_t n = B * L * d;
-    pair h = pair_make(c.N * d, 0), sums = pair_make((L + 2) * d + 2, 0);
+    int64_t N = c.N + BEHIND;
+    pair h = pair_make(N * d, 0), sums = pair_make((L + 2) * d + 2, 0);
     pair da = pair_make(n, acc ? 9 : 0), du = pair_make(n, acc ? 10 : 0);
     for (int64_t e = 0; acc && e < n; e++) {
         c.da[e] = da.d[e];
@@ -107,7 +110,7 @@ static void check(int64_t B, int64_t L, int64_t d, bool acc, bool has_a, bool ha
     EVERY_WAY(o, mr_exec ex = no_scratch; ex.scratch = P(scratch);
               ex.scratch_bytes = (size_t)scratch.n * (wide ? 8 : 4);
               k->fuse_fwd(P(h), P(c.a), P(c.u), P(c.k), P(c.wp), P(c.bp), P(c.wf), P(c.bf), c.start,
-                          B, L, d, &ex);
+                          B, N, L, d, &ex);
               k->fuse_bwd(has_a ? P(da) : NULL, has_u ? P(du) : NULL, P(sums), P(c.dh), P(c.a),
                           P(c.u), P(c.k), P(c.wp), P(c.bp), P(c.wf), P(c.bf), c.start, B, L, d, acc,
                           acc, &ex));

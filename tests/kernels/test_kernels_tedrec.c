@@ -16,7 +16,8 @@ typedef struct moe_case {
     int E;
 } moe_case;
 static const moe_case cases[] = {{1, 1, 1, 1}, {0, 3, 2, 3}, {3, 5, 7, 3}, {67, 4, 13, 5}};
-static int32_t start[MAX_B + 1], pos[MAX_B * 5];
+enum { BEHIND = 2 }; /* tokens that belong to no row */
+static int32_t start[MAX_B + 1], pos[MAX_B * 5 + BEHIND], row[MAX_B * 5 + BEHIND];
 static uint32_t rid[MAX_B], token_rid[MAX_B * 5];
 
 /* Row b has b % (L + 1) tokens but the first, which has L; returns the number of tokens. */
@@ -28,10 +29,12 @@ static int64_t lay_out(const moe_case *c)
         rid[b] = (uint32_t)(1000 + 7 * b);
         for (int l = 0; l < len; l++) {
             pos[start[b] + l] = l;
+            row[start[b] + l] = b;
             token_rid[start[b] + l] = rid[b];
         }
         start[b + 1] = start[b] + len;
     }
+    for (int i = 0; i < BEHIND; i++) row[start[c->B] + i] = -1;
     return start[c->B];
 }
 
@@ -69,14 +72,16 @@ static void check_moe(const moe_case *c, bool has_noise)
     pair_exec_make(&e, 0);
     e.ex.state = &e.state;
     int E = c->E;
-    int64_t B = c->B, L = c->L, d = c->d, N = lay_out(c);
+    int64_t B = c->B, L = c->L, d = c->d, N = lay_out(c), M = N + BEHIND;
     pair clean = pair_make(N * E, 1), noisy = pair_make(N * E, 2), y = pair_make(N * E * d, 3);
     pair t = pair_make(E * L * d, 4), du = pair_make(B * L * d, 5), p = pair_make(B * L * E, 0);
-    pair fac = pair_make(N * E, 0), u = pair_make(B * L * d, 0), dc = pair_make(N * E, 0);
+    pair fac = pair_make(N * E, 0), u = pair_make(B * L * d, 0), dc = pair_make(M * E, 0);
     int first = E > 2 ? 1 : 0, some = E - first;
-    pair dn = pair_make(N * E, 0), z = pair_make(N * some * d, 0), wp = pair_copy(&p),
+    pair dn = pair_make(M * E, 0), z = pair_make(M * some * d, 0), wp = pair_copy(&p),
          wz = pair_copy(&z);
     pair wf = pair_copy(&fac), wu = pair_copy(&u), wc = pair_copy(&dc), wn = pair_copy(&dn);
+    for (int64_t i = N * E; i < M * E; i++) wc.d[i] = wn.d[i] = 0;
+    for (int64_t i = N * some * d; i < M * some * d; i++) wz.d[i] = 0;
     for (int64_t r = 0; r < B * L; r++) {
         int64_t b = r / L, l = r % L, n = start[b] + l;
         bool is_token = n < start[b + 1];
@@ -115,12 +120,12 @@ static void check_moe(const moe_case *c, bool has_noise)
     EVERY_WAY(on, k->moe_gate_fwd(P(p), P(fac), P(clean), P(noisy), start, rid, B, L, E, has_noise,
                                   PURPOSE, &e.ex);
               k->moe_gate_bwd(P(dc), has_noise ? P(dn) : NULL, P(du), P(y), P(p), P(t), P(fac),
-                              start, B, L, E, d, &e.ex));
+                              start, B, M, L, E, d, &e.ex));
     EVERY_WAY(o, k->moe_gate_fwd(P(p), P(fac), P(clean), P(noisy), start, rid, B, L, E, has_noise,
                                  PURPOSE, &e.ex);
-              k->moe_mix_fwd(P(u), P(y), P(p), P(t), start, B, L, E, d, &e.ex);
-              k->moe_gate_bwd(P(dc), NULL, P(du), P(y), P(p), P(t), NULL, start, B, L, E, d, &e.ex);
-              k->moe_weigh(P(z), P(du), P(p), start, B, L, E, first, some, d, &e.ex));
+              k->moe_mix_fwd(P(u), P(y), P(p), P(t), start, B, L, E, d, &e.ex); k->moe_gate_bwd(
+                  P(dc), NULL, P(du), P(y), P(p), P(t), NULL, start, B, M, L, E, d, &e.ex);
+              k->moe_weigh(P(z), P(du), P(p), row, pos, M, L, E, first, some, d, &e.ex));
     pair_compare("p", &p, wp.d, E);
     pair_compare("u", &u, wu.d, E);
     if (E > 1) pair_compare("dclean", &dc, wc.d, d); /* E = 1: zero up to rounding */

@@ -11,7 +11,7 @@
 #include "kernel_pair.h"
 
 #define COUNT(a) ((int)(sizeof(a) / sizeof *(a)))
-enum { MAX_B = 8 };
+enum { MAX_B = 8, BEHIND = 3 }; /* packed rows behind those of the batch */
 
 typedef struct att_case {
     int mode;
@@ -63,12 +63,17 @@ static void world_make(world *w, const att_case *c)
         w->len[b] = (int32_t)(b == 0 ? c->S : 1 + b * 5 % c->S);
         w->start[b + 1] = w->start[b] + w->len[b];
     }
-    int64_t tokens = w->start[c->B], rest = c->S - (c->first ? 1 : 0);
+    int64_t tokens = w->start[c->B] + BEHIND, rest = c->S - (c->first ? 1 : 0);
     w->d = c->H * c->dh;
     w->n_kv = ragged ? tokens : c->B * rest;
     w->n_q = c->mode == MR_ATT_CAUSAL ? tokens : c->mode == MR_ATT_FULL ? c->B * c->S : c->B;
-    w->shape = (mr_att_shape){
-        c->mode, c->B, c->S, c->H, w->d, ragged ? w->start : NULL, ragged ? w->len : NULL};
+    if (c->B == 0) w->n_q = w->n_kv = 0;
+    w->shape = (mr_att_shape){.mode = c->mode, .B = c->B, .S = c->S, .heads = c->H, .d = w->d};
+    if (ragged) {
+        w->shape.start = w->start;
+        w->shape.len = w->len;
+        w->shape.N = w->n_kv;
+    }
     w->drop = (mr_drop){c->p, 90, {w->rid, w->zero}, 1};
     pair_exec_make(&w->e, 0);
     w->e.ex.state = &w->e.state;

@@ -145,7 +145,8 @@ static void test_position_and_last(void **state)
             int64_t w = sizes[s].w, B = sizes[s].B, L = sizes[s].L;
             ragged_make(&r, B, L);
             pair x = integers(r.tokens * w, 1), table = integers(L * w, 2), y = pair_make(x.n, 0);
-            pair dt = pair_copy(&table), dx = integers(x.n, 3), last = pair_make(B * w, 0);
+            int64_t N = r.tokens + 3; /* rows of dx, three of no token */
+            pair dt = pair_copy(&table), dx = integers(N * w, 3), last = pair_make(B * w, 0);
             pair dl = integers(B * w, 4), wy = pair_make(x.n, 0), wdt = pair_copy(&dt),
                  wdx = pair_copy(&dx), wl = pair_make(B * w, 0);
             for (int64_t i = 0; !acc && i < dt.n; i++) wdt.d[i] = 0;
@@ -163,7 +164,7 @@ static void test_position_and_last(void **state)
                 k->position_fwd(P(y), P(x), P(table), r.pos, r.tokens, w, NULL);
                 k->position_bwd(P(dt), P(x), r.start, r.len, B, L, w, acc, NULL);
                 k->last_fwd(P(last), P(x), r.start, r.len, B, w, NULL);
-                k->last_bwd(P(dx), P(dl), r.start, r.len, B, w, acc, NULL);
+                k->last_bwd(P(dx), P(dl), r.start, r.len, B, N, w, acc, NULL);
             }
             exact("position_fwd", &y, wy.d);
             exact("position_bwd", &dt, wdt.d);

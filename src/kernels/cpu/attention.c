@@ -242,6 +242,14 @@ static inline void prefetch(const void *base, int64_t first, int64_t n)
     for (int64_t i = 0; i < n; i += LANES) __builtin_prefetch(p + i, 0, 2);
 }
 
+/* Packed rows behind those of the batch. */
+static void zero_behind(void *xv, const mr_att_shape *s, int64_t w)
+{
+    REAL *x = xv;
+    int64_t from = s->N > 0 ? s->start[s->B] : 0;
+    if (x && s->N > from) memset(x + from * w, 0, (size_t)((s->N - from) * w) * sizeof *x);
+}
+
 void MR_FN(attention_fwd)(void *outv, void *probv, const void *qv, const void *kv,
                           const void *first, const mr_att_shape *s, const mr_drop *drop,
                           const mr_exec *ex)
@@ -272,6 +280,7 @@ void MR_FN(attention_fwd)(void *outv, void *probv, const void *qv, const void *k
             }
         }
     }
+    if (s->mode == MR_ATT_CAUSAL) zero_behind(out, s, d);
 }
 
 /* Everything one head of one batch row needs in backward. */
@@ -343,4 +352,6 @@ void MR_FN(attention_bwd)(void *dqv, void *dkv, void *dfirst, const void *dout, 
             }
         }
     }
+    if (s->mode == MR_ATT_CAUSAL && !acc_q) zero_behind(dq, s, d);
+    if (!acc_kv) zero_behind(dkv, s, 2 * d);
 }

@@ -103,7 +103,7 @@ void MR_FN(last_fwd)(void *yv, const void *xv, const int32_t *start, const int32
 }
 
 void MR_FN(last_bwd)(void *dxv, const void *dyv, const int32_t *start, const int32_t *len,
-                     int64_t B, int64_t w, int acc, const mr_exec *ex)
+                     int64_t B, int64_t N, int64_t w, int acc, const mr_exec *ex)
 {
     (void)ex;
     REAL *dx = dxv;
@@ -114,6 +114,8 @@ void MR_FN(last_bwd)(void *dxv, const void *dyv, const int32_t *start, const int
         if (!acc) memset(dx + start[b] * w, 0, (size_t)(len[b] * w) * sizeof *dx);
         for (int64_t j = 0; j < w; j++) d[j] += dy[b * w + j];
     }
+    if (!acc && N > start[B])
+        memset(dx + start[B] * w, 0, (size_t)((N - start[B]) * w) * sizeof *dx);
 }
 
 /* Half to float for finite values, by moving the bits and scaling by 2^112: exact, subnormals

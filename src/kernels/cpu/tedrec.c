@@ -97,7 +97,7 @@ void MR_FN(moe_mix_fwd)(void *uv, const void *yv, const void *pv, const void *tv
 
 void MR_FN(moe_gate_bwd)(void *dcleanv, void *dnoisyv, const void *duv, const void *yv,
                          const void *pv, const void *tv, const void *factorv, const int32_t *start,
-                         int64_t B, int64_t L, int E, int64_t d, const mr_exec *ex)
+                         int64_t B, int64_t N, int64_t L, int E, int64_t d, const mr_exec *ex)
 {
     (void)ex;
     REAL *dclean = dcleanv, *dnoisy = dnoisyv;
@@ -122,22 +122,31 @@ void MR_FN(moe_gate_bwd)(void *dcleanv, void *dnoisyv, const void *duv, const vo
                 if (dnoisy) dnoisy[n * E + j] = (REAL)(v * (double)factor[n * E + j]);
             }
         }
+    for (int64_t i = (int64_t)(start[B] - start[0]) * E; i < N * E; i++) {
+        dclean[i] = 0;
+        if (dnoisy) dnoisy[i] = 0;
+    }
 }
 
-void MR_FN(moe_weigh)(void *zv, const void *duv, const void *pv, const int32_t *start, int64_t B,
-                      int64_t L, int E, int j, int count, int64_t d, const mr_exec *ex)
+void MR_FN(moe_weigh)(void *zv, const void *duv, const void *pv, const int32_t *row,
+                      const int32_t *pos, int64_t n, int64_t L, int E, int j, int count, int64_t d,
+                      const mr_exec *ex)
 {
     (void)ex;
     REAL *z = zv;
     const REAL *du = duv, *p = pv;
 #pragma omp parallel for schedule(static)
-    for (int64_t b = 0; b < B; b++)
-        for (int64_t l = 0; l < start[b + 1] - start[b]; l++) {
-            const REAL *q = p + (b * L + l) * E + j, *g = du + (b * L + l) * d;
-            REAL *zn = z + (start[b] - start[0] + l) * count * d;
-            for (int i = 0; i < count; i++)
-                for (int64_t c = 0; c < d; c++) zn[i * d + c] = q[i] * g[c];
+    for (int64_t i = 0; i < n; i++) {
+        REAL *zn = z + i * count * d;
+        int64_t at = row[i] * L + pos[i];
+        if (row[i] < 0) {
+            memset(zn, 0, (size_t)(count * d) * sizeof *zn);
+            continue;
         }
+        const REAL *q = p + at * E + j, *g = du + at * d;
+        for (int k = 0; k < count; k++)
+            for (int64_t c = 0; c < d; c++) zn[k * d + c] = q[k] * g[c];
+    }
 }
 
 /* Weight of bin k in irfft, and the cosine and sine of position m. */
@@ -230,7 +239,7 @@ static REAL dot(const REAL *a, const REAL *b, int64_t d)
 
 void MR_FN(fuse_fwd)(void *hv, const void *av, const void *uv, const void *kv, const void *wp,
                      const void *bp, const void *wf, const void *bf, const int32_t *start,
-                     int64_t B, int64_t L, int64_t d, const mr_exec *ex)
+                     int64_t B, int64_t N, int64_t L, int64_t d, const mr_exec *ex)
 {
     REAL *h = hv;
     const REAL *a = av, *u = uv, *k = kv;
@@ -250,6 +259,7 @@ void MR_FN(fuse_fwd)(void *hv, const void *av, const void *uv, const void *kv, c
             }
         }
     }
+    if (N > start[B]) memset(h + start[B] * d, 0, (size_t)((N - start[B]) * d) * sizeof *h);
 }
 
 /* Backward through 2 z sigmoid(z.w + b) at one position: dz = .., dw +=, db +=. */

@@ -121,6 +121,7 @@ __global__ static void attention_fwd_kernel(act_t *out, float *prob, att_args a)
         }
         __syncthreads();
     }
+    if (r.causal && a.s.N > 0) zero_rows(out, a.s.start[a.s.B], a.s.N, d);
 }
 
 void attention_fwd(void *out, void *prob, const void *q, const void *kv, const void *kv_first,
@@ -190,6 +191,15 @@ __device__ static void keys_bwd(const float *ds, const float *w, const att_args 
     }
 }
 
+/* Gradients of packed rows behind those of the batch. */
+__device__ static void behind_bwd(const att_args &a, const att_grads &g, bool causal)
+{
+    if (a.s.N == 0) return;
+    int64_t from = a.s.start[a.s.B];
+    if (causal && g.dq && !g.acc_q) zero_rows(g.dq, from, a.s.N, a.s.d);
+    if (g.dkv && !g.acc_kv) zero_rows(g.dkv, from, a.s.N, 2 * a.s.d);
+}
+
 __global__ static void attention_bwd_kernel(att_args a, att_grads g)
 {
     SHARED_REST(float, shared); /* ds[n_q,S], w[n_q,S] */
@@ -197,6 +207,7 @@ __global__ static void attention_bwd_kernel(att_args a, att_grads g)
     float *ds = shared, *w = shared + r.n_q * a.s.S;
     for (int64_t i = 0; i < r.n_q; i++) query_bwd(ds + i * a.s.S, w + i * a.s.S, a, g, r, i);
     keys_bwd(ds, w, a, g, r);
+    behind_bwd(a, g, r.causal);
 }
 
 enum { LANE_COLUMNS = 8 }; /* of a key, in registers */
@@ -246,6 +257,7 @@ __global__ static void attention_bwd_long_kernel(att_args a, att_grads g)
         for (int64_t c0 = 0; c0 < a.dh && r.key(g.dkv, g.dfirst, a.first != NULL, 0, 0, j);
              c0 += WARP * LANE_COLUMNS)
             long_key_bwd(mean, a, g, r, j, c0);
+    behind_bwd(a, g, r.causal);
 }
 
 void attention_bwd(void *dq, void *dkv, void *dkv_first, const void *dout, const void *prob,

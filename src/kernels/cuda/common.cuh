@@ -126,6 +126,15 @@ template <class T> __device__ static inline void put(T *y, float v, int acc)
         }                                                                                          \
     } while (0)
 
+/* Rows from..to-1 of x[.,w] = 0, shared out among all blocks. What lies behind the tokens of a
+ * batch, whose number kernels read from device memory. */
+template <class T>
+__device__ static inline void zero_rows(T *x, int64_t from, int64_t to, int64_t w)
+{
+    for (int64_t i = from + blockIdx.x; i < to; i += gridDim.x)
+        for (int64_t j = threadIdx.x; j < w; j += blockDim.x) x[i * w + j] = 0;
+}
+
 /* The same value in every lane. */
 template <class T> __device__ static inline T warp_sum(T v)
 {

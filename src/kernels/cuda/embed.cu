@@ -110,7 +110,7 @@ void last_fwd(void *yv, const void *xv, const int32_t *start, const int32_t *len
 }
 
 void last_bwd(void *dxv, const void *dyv, const int32_t *start, const int32_t *len, int64_t B,
-              int64_t w, int acc, const mr_exec *ex)
+              int64_t N, int64_t w, int acc, const mr_exec *ex)
 {
     act_t *dx = (act_t *)dxv;
     const act_t *dy = (const act_t *)dyv;
@@ -119,6 +119,7 @@ void last_bwd(void *dxv, const void *dyv, const int32_t *start, const int32_t *l
         int64_t last = len[b] - 1;
         for (int64_t l = 0; !acc && l < last; l++) d[l * w] = 0;
         put(&d[last * w], dy[b * w + j], acc);
+        for (int64_t i = start[B] + b; !acc && i < N; i += B) dx[i * w + j] = 0;
     });
 }
 

@@ -82,10 +82,11 @@ __device__ static inline void convolve(float *p, float *f, const fuse_args &q, i
 }
 
 /* One position a block. */
-__global__ static void fuse_fwd_kernel(act_t *h, fuse_args q)
+__global__ static void fuse_fwd_kernel(act_t *h, fuse_args q, int64_t N)
 {
     SHARED_REST(float, row); /* p[d], f[d] */
     int64_t b = blockIdx.x / q.L, n = blockIdx.x % q.L;
+    zero_rows(h, q.start[q.B], N, q.d);
     if (n >= q.start[b + 1] - q.start[b]) return; /* the whole block alike */
     float *p = row, *f = row + q.d, zp = 0, zf = 0;
     for (int64_t c = threadIdx.x; c < q.d; c += blockDim.x) {
@@ -117,12 +118,12 @@ static fuse_args make_args(const void *a, const void *u, const void *k, const vo
 }
 
 void fuse_fwd(void *h, const void *a, const void *u, const void *k, const void *wp, const void *bp,
-              const void *wf, const void *bf, const int32_t *start, int64_t B, int64_t L, int64_t d,
-              const mr_exec *ex)
+              const void *wf, const void *bf, const int32_t *start, int64_t B, int64_t N, int64_t L,
+              int64_t d, const mr_exec *ex)
 {
     if (B * L > 0)
         LAUNCH(fuse_fwd_kernel, (unsigned)(B * L), threads_for(d), (size_t)(2 * d) * sizeof(float),
-               ex, (act_t *)h, make_args(a, u, k, wp, bp, wf, bf, start, B, L, d));
+               ex, (act_t *)h, make_args(a, u, k, wp, bp, wf, bf, start, B, L, d), N);
 }
 
 /* Scratch of one block of rows. */

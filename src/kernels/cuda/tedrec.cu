@@ -100,9 +100,11 @@ void moe_mix_fwd(void *uv, const void *yv, const void *pv, const void *tv, const
 /* A warp does one position; every lane knows all dot products, and keeps those of its experts. */
 __global__ static void gate_bwd_kernel(act_t *dclean, act_t *dnoisy, const act_t *du,
                                        const act_t *y, const act_t *p, const act_t *t,
-                                       const float *factor, const int32_t *start, int64_t L, int E,
-                                       int64_t d)
+                                       const float *factor, const int32_t *start, int64_t B,
+                                       int64_t N, int64_t L, int E, int64_t d)
 {
+    zero_rows(dclean, start[B] - start[0], N, E);
+    if (dnoisy) zero_rows(dnoisy, start[B] - start[0], N, E);
     int64_t b = blockIdx.x / L, l = blockIdx.x % L, n = start[b] - start[0] + l;
     if (l >= start[b + 1] - start[b]) return;
     const act_t *g = du + (b * L + l) * d, *q = p + (b * L + l) * E;
@@ -126,24 +128,23 @@ __global__ static void gate_bwd_kernel(act_t *dclean, act_t *dnoisy, const act_t
 }
 
 void moe_gate_bwd(void *dclean, void *dnoisy, const void *du, const void *y, const void *p,
-                  const void *t, const void *factor, const int32_t *start, int64_t B, int64_t L,
-                  int E, int64_t d, const mr_exec *ex)
+                  const void *t, const void *factor, const int32_t *start, int64_t B, int64_t N,
+                  int64_t L, int E, int64_t d, const mr_exec *ex)
 {
     if (B * L > 0)
         LAUNCH(gate_bwd_kernel, (unsigned)(B * L), WARP, 0, ex, (act_t *)dclean, (act_t *)dnoisy,
                (const act_t *)du, (const act_t *)y, (const act_t *)p, (const act_t *)t,
-               (const float *)factor, start, L, E, d);
+               (const float *)factor, start, B, N, L, E, d);
 }
 
-void moe_weigh(void *zv, const void *duv, const void *pv, const int32_t *start, int64_t B,
-               int64_t L, int E, int e, int count, int64_t d, const mr_exec *ex)
+void moe_weigh(void *zv, const void *duv, const void *pv, const int32_t *row, const int32_t *pos,
+               int64_t n, int64_t L, int E, int e, int count, int64_t d, const mr_exec *ex)
 {
     act_t *z = (act_t *)zv;
     const act_t *du = (const act_t *)duv, *p = (const act_t *)pv;
-    cells(B * L, count * d, ex, [=] __device__(int64_t i, int64_t c) {
-        int64_t b = i / L, l = i % L;
-        if (l < start[b + 1] - start[b])
-            z[(start[b] - start[0] + l) * count * d + c] = p[i * E + e + c / d] * du[i * d + c % d];
+    cells(n, count * d, ex, [=] __device__(int64_t i, int64_t c) {
+        int64_t at = row[i] * L + pos[i];
+        z[i * count * d + c] = row[i] < 0 ? 0.0f : p[at * E + e + c / d] * du[at * d + c % d];
     });
 }
 } // namespace MR_ACT_SPACE
