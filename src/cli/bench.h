@@ -8,6 +8,7 @@
 
 #include "cli/args.h"
 #include "train/session.h"
+#include "train/trainer.h"
 
 typedef struct mr_bench {
     const char *name;
@@ -26,6 +27,10 @@ extern const mr_bench mr_bench_step;
 
 /* bench comm --check. */
 mr_status mr_bench_comm_check(const mr_args *a, mr_session *s);
+
+/* bench step --parts: n timed steps by parts of the model, printed. *out_p: the same as JSON; the
+ * caller's. One rank. */
+mr_status mr_bench_parts(mr_trainer *t, int64_t warmup, int64_t n, json_t **out_p);
 
 /* A line of /proc/self/status ("VmRSS:", "VmHWM:") in MiB, 0 without. */
 double mr_bench_status_mib(const char *key);

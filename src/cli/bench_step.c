@@ -139,21 +139,25 @@ typedef struct figures {
     const double *s; /* [n] sorted */
     int64_t n;
     double rss_start, rss_ready, peak, rate; /* MiB; GFLOP/s */
+    double most_mib;                         /* of device memory, in own allocations */
     const int64_t *product;                  /* [3] */
     asked asked;
+    json_t *parts; /* NULL: not asked for */
 } figures;
 
 static mr_status report(const mr_args *a, mr_trainer *t, const figures *f)
 {
     const double *s = f->s, rss_start = f->rss_start;
     int64_t n = f->n;
-    double peak = f->peak, median = s[n / 2], gpu = device_mib(t);
+    double peak = f->peak, median = s[n / 2], gpu = device_mib(t), own = f->most_mib;
     json_t *o = json_pack("{s:s, s:i, s:I, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f, s:f}", "bench",
                           "step", "ranks", t->world->size, "rows", (json_int_t)t->batch.rows_global,
                           "step_s_median", median, "step_s_min", s[0], "step_s_max", s[n - 1],
                           "rows_per_s", (double)t->batch.rows_global / median, "gemm_gflops",
                           f->rate, "rss_start_mib", rss_start, "step_mib", peak - f->rss_ready,
                           "whole_mib", peak - rss_start, "device_mib", gpu);
+    json_object_set_new(o, "own_device_mib", json_real(own));
+    if (f->parts) json_object_set(o, "parts", f->parts);
     printf("step: median %.4f s (min %.4f, max %.4f over %lld), %.0f rows/s, %d rank(s)\n", median,
            s[0], s[n - 1], (long long)n, (double)t->batch.rows_global / median, t->world->size);
     printf("matrix product %lld x %lld x %lld: %.1f GFLOP/s\n", (long long)f->product[0],
@@ -161,7 +165,9 @@ static mr_status report(const mr_args *a, mr_trainer *t, const figures *f)
     printf(
         "memory of rank 0: at start %.0f MiB, highest %.0f MiB above it, of that steps %.0f MiB\n",
         rss_start, peak - rss_start, peak - f->rss_ready);
-    if (gpu > 0) printf("device memory in use: %.0f MiB\n", gpu);
+    if (gpu > 0)
+        printf("device memory in use: %.0f MiB; most in this process's allocations: %.1f MiB\n",
+               gpu, own);
     put_asked(o, t, &f->asked, n);
     mr_status st = mr_bench_json(a, o);
     json_decref(o);
@@ -176,17 +182,20 @@ static mr_status bench_step(const mr_args *a, mr_session *s, double rss_start)
     /* The largest products of a step; a GPU is full only with more (an emulated one is not). */
     static const int64_t small[3] = {1280, 768, 768}, large[3] = {8192, 8192, 8192};
     mr_trainer_opts o = {.stochastic = true, .optimizer = true, .whole_steps = true};
+    figures f = {.rss_start = rss_start, .product = small};
     mr_status st;
     MR_TRY(mr_args_int(a, "steps", 1, 100000, 20, &n));
     MR_TRY(mr_args_int(a, "warmup", 0, 100000, 5, &warmup));
     MR_TRY_GOTO(mr_trainer_create(&t, &a->config, &s->data, s->world, &o), st, done);
     MR_TRY_GOTO(MR_ALLOC(&seconds, 2 * n, "times"), st, done);
-    double rss_ready = mr_bench_status_mib("VmRSS:");
-    figures f = {
-        .s = seconds, .n = n, .rss_start = rss_start, .rss_ready = rss_ready, .product = small};
+    f.rss_ready = mr_bench_status_mib("VmRSS:");
+    f.s = seconds;
+    f.n = n;
     f.asked.start_s = seconds + n;
     MR_TRY_GOTO(time_steps(t, warmup, n, seconds, &f.asked), st, done);
     f.peak = mr_bench_status_mib("VmHWM:");
+    f.most_mib = (double)t->dev->counts.most_bytes / 1048576.0; /* the products below not counted */
+    if (mr_args_has(a, "parts")) MR_TRY_GOTO(mr_bench_parts(t, warmup, n, &f.parts), st, done);
     MR_TRY_GOTO(product_rate(t, f.product, &f.rate), st, done);
     if (!strcmp(t->dev->name, "cuda") && f.rate > LEAST_GPU_RATE) {
         f.product = large;
@@ -194,6 +203,7 @@ static mr_status bench_step(const mr_args *a, mr_session *s, double rss_start)
     }
     if (s->world->rank == 0) st = report(a, t, &f);
 done:
+    json_decref(f.parts);
     MR_FREE(seconds);
     mr_trainer_free(&t);
     return st;
@@ -210,4 +220,4 @@ static mr_status run(const mr_args *a)
     return st;
 }
 
-const mr_bench mr_bench_step = {.name = "step", .options = "steps warmup json", .run = run};
+const mr_bench mr_bench_step = {.name = "step", .options = "steps warmup parts json", .run = run};

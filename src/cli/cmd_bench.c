@@ -19,6 +19,7 @@ static const mr_cli_option options[] = {
     {"ms", "N", "kernels: milliseconds to spend on each (100)"},
     {"steps", "N", "timed steps (20); io: readings (5); comm --check: counted steps (3)"},
     {"warmup", "N", "steps before them (5); io: readings (1)"},
+    {"parts", NULL, "step: also the time of each part of the model"},
     {"check", NULL, "comm: bytes of a step against their formula"},
     {"out", "FILE", "machine: where to write it (standard output)"},
     {"ranks", "LIST", "scaling: numbers of ranks (1,2,4,... up to all)"},

@@ -53,6 +53,12 @@ typedef struct mr_cuda_queue {
     int64_t recordings, turns;   /* begun; recordings that were started */
     void *blas_space;            /* [MR_CUDA_BLAS_BYTES], fixed, so results repeat */
     mr_lt_choice lt[MR_LT_CHOICES];
+    cudaEvent_t moment[MR_MOMENTS]; /* made when first wanted, NULL before */
+    struct {
+        const void *at;
+        int64_t bytes;
+    } * held; /* [held_cap] what is allocated; at NULL: a free place */
+    int64_t held_cap;
 } mr_cuda_queue;
 
 #endif

@@ -21,7 +21,12 @@ typedef struct mr_device_counts {
     /* Recordings that were started when they were made, and later once more. What those started
      * again ask for is counted in calls and launches as when they were made. */
     int64_t recorded, replayed;
+    /* Device memory of this process in allocations: now, and the most so far; 0 but on cuda. What
+     * the driver takes for itself is not in it. */
+    int64_t bytes, most_bytes;
 } mr_device_counts;
+
+enum { MR_MOMENTS = 128 }; /* that a device can note: see mr_device.stamp */
 
 /* Kinds of work that are recorded: a step, forward of a block of users. */
 typedef enum mr_recorded { MR_RECORD_STEP, MR_RECORD_BLOCK, MR_N_RECORDED } mr_recorded;
@@ -82,6 +87,11 @@ struct mr_device {
     /* Name what follows for a profiler, until the matching call with NULL; may nest. NULL where no
      * profiler could listen. Costs next to nothing while none does. */
     void (*mark)(mr_device *d, const char *name);
+    /* Note moment i (0 .. MR_MOMENTS - 1): when the device comes to this place among its kernels
+     * and copies, in a recording too; and the seconds between two moments, once the host has waited
+     * for the later one. Both NULL where work is done when the call returns. */
+    mr_status (*stamp)(mr_device *d, int i);
+    mr_status (*stamped)(mr_device *d, int from, int to, double *seconds);
     void (*close)(mr_device *d); /* release impl; NULL = nothing to release */
     mr_precision precision; /* of products; the opener of a GPU sets both before the first run */
     void *stream;           /* for mr_exec.stream: mr_cuda_queue on cuda, NULL elsewhere */

@@ -63,6 +63,38 @@ static mr_status cuda_sync(mr_device *d)
     return MR_OK;
 }
 
+/* CUDA does not say how large an allocation was when it goes. */
+static mr_status hold(mr_device *d, const void *p, size_t bytes)
+{
+    mr_cuda_queue *q = d->impl;
+    int64_t i = 0;
+    while (i < q->held_cap && q->held[i].at) i++;
+    if (i == q->held_cap) {
+        void *more = NULL;
+        MR_TRY(mr_alloc(&more, 2 * i + 64, sizeof *q->held, "list of GPU memory"));
+        if (i) memcpy(more, q->held, (size_t)i * sizeof *q->held);
+        MR_FREE(q->held);
+        q->held = more;
+        q->held_cap = 2 * i + 64;
+    }
+    q->held[i].at = p;
+    q->held[i].bytes = (int64_t)bytes;
+    d->counts.bytes += (int64_t)bytes;
+    if (d->counts.bytes > d->counts.most_bytes) d->counts.most_bytes = d->counts.bytes;
+    return MR_OK;
+}
+
+static void let_go(mr_device *d, const void *p)
+{
+    mr_cuda_queue *q = d->impl;
+    for (int64_t i = 0; i < q->held_cap; i++)
+        if (q->held[i].at == p) {
+            d->counts.bytes -= q->held[i].bytes;
+            q->held[i].at = NULL;
+            return;
+        }
+}
+
 static mr_status cuda_alloc(mr_device *d, void **out_p, size_t bytes, const char *what)
 {
     void *p = NULL;
@@ -78,14 +110,20 @@ static mr_status cuda_alloc(mr_device *d, void **out_p, size_t bytes, const char
                         what, mr_device_owner(), bytes, own_id, free_bytes, total);
     }
     if (e != cudaSuccess) return cuda_failed(e, what);
+    mr_status st = hold(d, p, bytes);
+    if (st != MR_OK) {
+        (void)cudaFree(p);
+        return st;
+    }
     *out_p = p;
     return MR_OK;
 }
 
 static void cuda_free(mr_device *d, void *ptr)
 {
-    (void)d;
-    if (ptr) (void)cudaFree(ptr);
+    if (!ptr) return;
+    let_go(d, ptr);
+    (void)cudaFree(ptr);
 }
 
 /* Pinned: copies from and to it need no second copy and do not hold up the host. */
@@ -281,6 +319,26 @@ static void cuda_mark(mr_device *d, const char *name)
         nvtxRangePop();
 }
 
+/* In a recording an event that is not `external` would only order the recording itself. */
+static mr_status cuda_stamp(mr_device *d, int i)
+{
+    mr_cuda_queue *q = d->impl;
+    cudaEvent_t *e = &q->moment[i];
+    if (!*e) CUDA_TRY(cudaEventCreateWithFlags(e, cudaEventDefault), "making an event");
+    unsigned how = d->recording ? cudaEventRecordExternal : cudaEventRecordDefault;
+    CUDA_TRY(cudaEventRecordWithFlags(*e, q->stream, how), "an event");
+    return MR_OK;
+}
+
+static mr_status cuda_stamped(mr_device *d, int from, int to, double *seconds)
+{
+    const mr_cuda_queue *q = d->impl;
+    float ms = 0;
+    CUDA_TRY(cudaEventElapsedTime(&ms, q->moment[from], q->moment[to]), "time between events");
+    *seconds = 1e-3 * (double)ms;
+    return MR_OK;
+}
+
 static void cuda_nothing(mr_device *d) { (void)d; }
 
 static void cuda_close(mr_device *d)
@@ -288,10 +346,13 @@ static void cuda_close(mr_device *d)
     mr_cuda_queue *q = d->impl;
     if (q->stream) (void)cudaStreamSynchronize(q->stream);
     for (int i = 0; i < MR_N_RECORDED; i++) forget_kind(q, (mr_recorded)i);
+    for (int i = 0; i < MR_MOMENTS; i++)
+        if (q->moment[i]) (void)cudaEventDestroy(q->moment[i]);
     if (q->blas) (void)cublasDestroy(q->blas);
     cuda_free(d, q->blas_space);
     cuda_free(d, q->partials);
     if (q->stream) (void)cudaStreamDestroy(q->stream);
+    MR_FREE(q->held);
     MR_FREE(d->impl);
 }
 
@@ -421,6 +482,8 @@ mr_status mr_device_open_cuda(mr_device **out_p, int index)
                      .capture = cuda_capture,
                      .replay = cuda_replay,
                      .mark = cuda_mark,
+                     .stamp = cuda_stamp,
+                     .stamped = cuda_stamped,
                      .close = cuda_close,
                      .stream = q,
                      .impl = q};

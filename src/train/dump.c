@@ -343,7 +343,26 @@ static mr_status whole_batch(dump *d)
     return sorted_rows(d);
 }
 
-mr_status mr_dump_step(mr_trainer *t, const char *path)
+/* Training goes on on this batch with these draws: loss.total of steps 1, 2, ... Adam counts on. */
+static mr_status add_curve(dump *d, int64_t steps)
+{
+    mr_trainer *t = d->t;
+    double sum, bad;
+    void *curve;
+    MR_TRY(add(d, "curve.total", t->dev->real, 1, steps, 1, 1, &curve));
+    put(t->dev->real, curve, 0, mr_trainer_total_loss(t));
+    for (int64_t i = 1; i < steps; i++) {
+        MR_TRY(mr_trainer_update(t));
+        t->step++;
+        MR_TRY(mr_trainer_set_batch(t, t->train_run, &t->feed, &t->batch));
+        MR_TRY(mr_trainer_gradients(t));
+        MR_TRY(mr_trainer_report(t, &sum, &bad));
+        put(t->dev->real, curve, i, mr_trainer_total_loss(t));
+    }
+    return MR_OK;
+}
+
+mr_status mr_dump_step(mr_trainer *t, int64_t steps, const char *path)
 {
     dump *d = NULL;
     mr_status st;
@@ -355,6 +374,7 @@ mr_status mr_dump_step(mr_trainer *t, const char *path)
     MR_TRY_GOTO(mr_trainer_gradients(t), st, done);
     MR_TRY_GOTO(mr_trainer_report(t, &sum, &bad), st, done);
     MR_TRY_GOTO(collect(d), st, done);
+    if (steps > 1) MR_TRY_GOTO(add_curve(d, steps), st, done);
     st = mr_comm_agree(t->world, t->world->rank == 0 ? write_file(d, path) : MR_OK);
 done:
     for (int i = 0; i < d->n; i++) MR_FREE(d->e[i].data);

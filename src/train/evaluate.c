@@ -136,15 +136,16 @@ static mr_status forward(evaluation *e, const void **x_p)
 static mr_status forward_shards(evaluation *e, int64_t i, const void **x_p)
 {
     mr_trainer *t = e->t;
-    size_t row = (size_t)t->params.p[t->table].dim[1] * t->params.real_bytes;
+    size_t row = (size_t)t->params.p[t->table].dim[1] * mr_dtype_bytes(t->dev->act);
+    const void *x;
     e->all.n = 0;
     for (int k = 0; k < mr_sampler_shards_most(e->sampler); k++) {
-        const void *unused;
         mr_sampler_get_shard(e->sampler, 0, i, 0, k, &e->batch);
-        MR_TRY(forward(e, &unused));
+        MR_TRY(forward(e, &x));
         if (e->batch.rows == 0) continue;
-        MR_TRY(mr_run_output(t->eval_run, "user", e->x + (size_t)e->all.n * row));
         size_t bytes = (size_t)e->batch.rows * sizeof(int32_t);
+        MR_TRY(
+            t->dev->to_host(t->dev, e->x + (size_t)e->all.n * row, x, (size_t)e->batch.rows * row));
         memcpy(e->all.user + e->all.n, e->batch.user, bytes);
         memcpy(e->all.target + e->all.n, e->batch.target, bytes);
         e->all.n += e->batch.rows;
@@ -216,7 +217,7 @@ static mr_status make_shards(evaluation *e)
 {
     mr_trainer *t = e->t;
     int64_t cap = e->batch.rows_cap, d = t->params.p[t->table].dim[1];
-    size_t bytes = (size_t)(cap * d) * t->params.real_bytes;
+    size_t bytes = (size_t)(cap * d) * mr_dtype_bytes(t->dev->act);
     e->by_shard = t->cfg->dist.deterministic == MR_DET_WORLD;
     if (!e->by_shard) return MR_OK;
     MR_TRY(MR_ALLOC(&e->all.user, cap, "users of a block"));

@@ -155,6 +155,8 @@ static mr_status run_loop(mr_job *j, mr_run_folder *f, mr_trainer *t)
     json_object_set_new(event, "step", json_integer(t->step));
     mr_status ended = st == MR_OK && l->is_unsaved ? MR_ERR_IO : st;
     json_object_set_new(event, "exit", json_integer(mr_exit_code(ended)));
+    if (t->dev->counts.most_bytes > 0)
+        json_object_set_new(event, "device_bytes", json_integer(t->dev->counts.most_bytes));
     mr_record_event(l->record, event);
 done:
     MR_FREE(l);

@@ -5,6 +5,7 @@
  * one that nobody waits for stays behind. During a recording nothing runs. */
 #include "streams.h"
 
+#include <chrono>
 #include <cstring>
 
 namespace emulate
@@ -244,6 +245,31 @@ extern "C" cudaError_t cudaEventRecord(cudaEvent_t e, cudaStream_t s)
     i.done = e->done;
     i.record = ++e->records;
     return push(s, i);
+}
+
+/* With `external`, a piece of work of the recording that notes the time at every start. */
+extern "C" cudaError_t cudaEventRecordWithFlags(cudaEvent_t e, cudaStream_t s, unsigned flags)
+{
+    static const char name = 0;
+    locked l(lock);
+    std::shared_ptr<double> at = e->at;
+    if (lost) return note(lost);
+    if (is_recording(s) != (flags == cudaEventRecordExternal)) return note(cudaErrorIllegalState);
+    *at = -1;
+    return enqueue(s, {&name, "an event", [=] {
+                           *at = std::chrono::duration<double, std::milli>(
+                                     std::chrono::steady_clock::now().time_since_epoch())
+                                     .count();
+                       }});
+}
+
+extern "C" cudaError_t cudaEventElapsedTime(float *ms, cudaEvent_t from, cudaEvent_t to)
+{
+    locked l(lock);
+    if (lost) return note(lost);
+    if (!from || !to || *from->at < 0 || *to->at < 0) return note(cudaErrorInvalidValue);
+    *ms = (float)(*to->at - *from->at);
+    return cudaSuccess;
 }
 
 /* For the last record before this call; without one there is nothing to wait for. */

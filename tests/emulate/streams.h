@@ -58,6 +58,7 @@ struct CUevent_st {
     uint64_t records = 0;
     std::shared_ptr<emulate::recording> in; /* that it was last recorded in */
     std::set<size_t> front;
+    std::shared_ptr<double> at = std::make_shared<double>(-1); /* ms; -1: it has not happened */
 };
 struct CUgraph_st {
     std::vector<emulate::node> nodes;

@@ -38,6 +38,19 @@ def main():
     for model, more in (("sasrec", 4), ("tedrec", 3)):
         n = launches(model, model, "bf16") - launches(model, model)
         h.check(n == more, "%s in bf16: %d launches more, not %d" % (model, n, more))
+    # Parts of a recorded step, and memory as the emulator counts it.
+    out = os.path.join(h.folder, "parts.json")
+    h.must(["bench", "step", "--parts", "--steps", "1", "--warmup", "3", "--json", out,
+            "--run.device=cuda", "--run.capture=true", "--data.path=small.h5", *h.SMALL])
+    with open(out) as f:
+        o = json.load(f)
+    parts = {p["part"]: p for p in o["parts"]}
+    h.check({"tedrec", "encoder.0", "tcd.encoder", "tcd.unet", "npd.block", "rank", "update"} <=
+            set(parts), "parts are %s" % sorted(parts))
+    h.check(all(p["forward_s"] + p["backward_s"] > 0 for p in parts.values()) and
+            parts["tcd.unet"]["backward_s"] > 0 and parts["rank"]["scratch_bytes"] > 0, "times")
+    h.check(abs(o["own_device_mib"] - o["device_mib"]) < 1e-6 * o["device_mib"],
+            "%s MiB are allocated, the GPU says %s" % (o["own_device_mib"], o["device_mib"]))
     h.finish()
 
 

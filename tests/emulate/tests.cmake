@@ -69,6 +69,7 @@ foreach(ops kernels/test_ops_basic ops_a/test_ops_a ops_b/test_ops_b ops_c/test_
 endforeach()
 mr_emulate(tests test_comm_nccl mr_test_support ${MR_EMULATE_DIR}/test_comm_nccl.c)
 mr_emulate(tests test_replay mr_test_support ${MR_EMULATE_DIR}/test_replay.c)
+mr_emulate(tests test_device_cuda mr_test_support ${MR_EMULATE_DIR}/test_device_cuda.c)
 mr_emulate(tests plants mealrec ${MR_EMULATE_DIR}/plants.cu)
 target_include_directories(emulated_plants BEFORE PRIVATE ${MR_EMULATE_DIR}/include)
 set_target_properties(emulated_plants PROPERTIES CXX_STANDARD 17 CXX_EXTENSIONS ON)
@@ -76,6 +77,8 @@ set_target_properties(emulated_plants PROPERTIES CXX_STANDARD 17 CXX_EXTENSIONS 
 # The emulator itself: it names every bug that is planted.
 add_test(NAME emulator COMMAND emulated_plants)
 mr_register(emulator "" LABELS gpu)
+add_test(NAME device_cuda_emulated COMMAND emulated_test_device_cuda)
+mr_register(device_cuda_emulated "" LABELS gpu)
 # NCCL's communicator against MPI, also recorded; pieces of a graph in three orders.
 set(when_np1 late)
 set(when_np2 early)

@@ -68,9 +68,7 @@ import torch  # noqa: E402
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 import mealrec_torch as twin  # noqa: E402
-
-# Training rows of MicroLens-50k by history length 1..10 after cutting to 10.
-MICROLENS = [50000, 50000, 29654, 18910, 12900, 9151, 6755, 5067, 3950, 23321]
+from twin_step import Data, adam  # noqa: E402
 
 
 def memory(field):
@@ -92,84 +90,6 @@ def forget_peak():
         return False
 
 
-def draw_lengths(kind, count, L, gen):
-    if kind == "microlens":
-        weights = MICROLENS[:L - 1] + [sum(MICROLENS[L - 1:])] if L < 10 else list(MICROLENS)
-        return torch.multinomial(torch.tensor(weights, dtype=torch.float64), count, True,
-                                 generator=gen) + 1
-    if kind == "geometric":
-        u = torch.rand(count, generator=gen, dtype=torch.float64)
-        n = torch.floor(torch.log1p(-u) / torch.log(torch.tensor(1 - 1 / 3.7).double())) + 1
-        return n.long().clamp(1, L)
-    if kind == "uniform":
-        return torch.randint(1, L + 1, (count,), generator=gen)
-    if kind.startswith("fixed:"):
-        return torch.full((count,), min(L, int(kind[6:])))
-    PARSER.error("--lengths is none of microlens, geometric, uniform, fixed:N")
-
-
-class Data:
-    """Frozen feature tables (row 0 = PAD = zeros) and a stream of batches of ids."""
-
-    def __init__(self, cfg, args, gen, device):
-        self.cfg, self.args, self.gen, self.device = cfg, args, gen, device
-        v = twin.Variant(cfg)
-
-        def table(*shape):
-            x = torch.empty(args.items + 1, *shape)
-            for i in range(0, args.items + 1, 1024):  # in pieces: no temporary of the full size
-                x[i:i + 1024].normal_(generator=gen)
-            x[0] = 0.0
-            return x.to(device)
-        self.visual = table(args.visual) if v.tcd else None
-        self.frames = table(args.frames, args.visual) if v.is_mealrec else None
-        self.text = table(args.text) if v.is_mealrec or v.backbone == "tedrec" else None
-        self.v, self.T = v, twin.schedule(cfg)["T"]
-
-    def ids(self):
-        B, L = self.args.rows, self.cfg["data"]["max_len"]
-        n = draw_lengths(self.args.lengths, B, L, self.gen)
-        h = torch.randint(1, self.args.items + 1, (B, L), generator=self.gen)
-        h = h * (torch.arange(L) < n[:, None])
-        y = torch.randint(1, self.args.items + 1, (B,), generator=self.gen)
-        return {"history": h.to(self.device), "length": n.to(self.device),
-                "target": y.to(self.device)}
-
-    def inputs(self, ids):
-        """What the model reads, gathered from the tables: part of the step."""
-        x, h = dict(ids), ids["history"]
-        last = h.gather(1, (ids["length"] - 1)[:, None]).squeeze(1)
-        if self.v.backbone == "tedrec":
-            x["text_history"] = self.text[h]
-        if self.v.is_mealrec:
-            x["frames"], x["text"] = self.frames[last], self.text[last]
-        if self.v.tcd:
-            x["visual"] = self.visual[h]
-        return x
-
-    def draws(self, ids):
-        B, dev, w = len(ids["target"]), self.device, {}
-        if self.v.tcd:
-            w["t_tcd"] = torch.randint(1, self.T + 1, (B,), device=dev)
-            w["eps_tcd"] = torch.randn(B, self.args.frames, self.args.visual, device=dev)
-        if self.v.npd:
-            w["t_npd"] = torch.randint(1, self.T + 1, (B,), device=dev)
-            w["eps_npd"] = torch.randn(B, self.cfg["model"]["hidden"], device=dev)
-        if self.v.backbone == "cl4srec":  # views of full length: the time of the two passes counts
-            for i in (1, 2):
-                w["view%d" % i], w["view%d_length" % i] = ids["history"], ids["length"]
-        return w
-
-
-def adam(params, cfg, fused):
-    if fused:
-        try:
-            return torch.optim.Adam(params, lr=1e-3, fused=True), "fused"
-        except (TypeError, RuntimeError, ValueError):
-            pass
-    return torch.optim.Adam(params, lr=1e-3), "default"
-
-
 def main():
     args = ARGS
     torch.set_num_threads(args.threads)
@@ -181,7 +101,10 @@ def main():
     cfg = twin.resolve(CONFIG)
     gen = torch.Generator().manual_seed(args.seed)
     imports = memory("VmRSS")
-    data = Data(cfg, args, gen, device)
+    try:
+        data = Data(cfg, args, gen, device)
+    except ValueError as e:
+        PARSER.error(str(e))
     shapes = twin.parameter_shapes(cfg, args.items, args.visual, args.frames, args.text)
     params = {n: p.to(device).requires_grad_(True)
               for n, p in twin.initial_parameters(cfg, shapes, gen).items()}

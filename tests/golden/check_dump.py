@@ -10,6 +10,7 @@ What is compared, ref being the twin's value:
   losses     |diff| / |ref|          <= 1e-5 (float32)   1e-10 (float64)
   act.*      max|diff| / rms(ref)    <= 1e-4 (float32)   1e-8 (float64)
   grad.*     max|diff| / rms(ref)    <= 2e-4 (float32)   1e-8 (float64)
+  curve.*    |diff| / |ref| of every loss of N steps of Adam, <= 1e-4 (float32)   1e-8 (float64)
 rms is taken over the whole tensor. Some gradients have no size of their own:
   *.k.bias              the softmax does not see it: rms of the gradient of *.v.bias instead
   tedrec.noise.weight   gate noise is off in a dump: must be exactly zero
@@ -34,9 +35,10 @@ import torch
 
 import mealrec_torch as twin
 import safetensors_io
+import twin_step
 
-TOLERANCE = {"float32": {"loss": 1e-5, "act": 1e-4, "grad": 2e-4},
-             "float64": {"loss": 1e-10, "act": 1e-8, "grad": 1e-8}}
+TOLERANCE = {"float32": {"loss": 1e-5, "act": 1e-4, "grad": 2e-4, "curve": 1e-4},
+             "float64": {"loss": 1e-10, "act": 1e-8, "grad": 1e-8, "curve": 1e-8}}
 EXACT_ZERO = ("tedrec.noise.weight",)
 
 
@@ -55,7 +57,7 @@ def load(path):
         abar = json.loads(meta["schedule_abar"])
     except (KeyError, ValueError) as e:
         raise Unusable("%s: the metadata lack 'config' or 'schedule_abar' as JSON (%s)" % (path, e))
-    groups = {g: {} for g in ("param", "grad", "input", "draw", "act", "loss")}
+    groups = {g: {} for g in ("param", "grad", "input", "draw", "act", "loss", "curve")}
     for name, a in tensors.items():
         group, _, rest = name.partition(".")
         if group not in groups:
@@ -128,7 +130,7 @@ def check_structure(cfg, g, report):
             for n, a in g["loss"].items() if a.size != 1]
     known = set(shapes) | {"loss." + n for n in losses}
     bad += ["surplus " + n for n in have
-            if n not in known and not n.startswith(("input.", "draw."))]
+            if n not in known and not n.startswith(("input.", "draw.")) and n != "curve.total"]
     for text in sorted(bad):
         report.fail(text)
     blocking = [n for n in shapes if not n.startswith(("grad.", "act.")) and
@@ -181,6 +183,17 @@ def recompute(cfg, g, dtype):
     grad = {n: np.zeros(p.shape) if p.grad is None else p.grad.numpy() for n, p in params.items()}
     return ({n: a.detach().numpy() for n, a in act.items()},
             {n: float(a.detach()) for n, a in loss.items()}, grad)
+
+
+def recompute_curve(cfg, g, dtype, steps):
+    """Losses of `steps` steps with one batch and its draws, from the parameters of the dump."""
+    def tensor(a):
+        t = torch.from_numpy(np.array(a))
+        return t.to(dtype) if t.is_floating_point() else t.to(torch.int64)
+    params = {n: tensor(a).requires_grad_(True) for n, a in g["param"].items()}
+    inputs, draws = ({n: tensor(a) for n, a in g[k].items()} for k in ("input", "draw"))
+    step = twin_step.Step(twin.Model(cfg, params), lambda fixed: (inputs, draws), {}, fused=False)
+    return step.curve(steps)
 
 
 def rms(a):
@@ -268,6 +281,12 @@ def check(path, same_dtype=False, scale=1.0):
     if check_structure(cfg, g, report) and check_inputs(cfg, g, plan, report):
         ref = recompute(cfg, g, getattr(torch, dtype if same_dtype else "float64"))
         compare(g, ref, {k: t * scale for k, t in TOLERANCE[dtype].items()}, report)
+        for n, a in g["curve"].items():
+            r = np.array(recompute_curve(cfg, g, torch.float64, len(a)))
+            worst = float(np.max(np.abs(a - r) / np.abs(r)))
+            report.add("curve." + n, worst, 1.0, TOLERANCE[dtype]["curve"] * scale)
+            if len(a) > 1 and not r[0] != r[-1]:
+                report.fail("curve.%s: the twin's loss does not move" % n)
     else:
         report.fail("nothing was computed, because the twin needs what is named above")
     return report

@@ -295,6 +295,10 @@ class Model:
         for i in range(m["layers"]):
             x = self.layer(x, "encoder.%d" % i, m["heads"], m["dropout"],
                            m["attention_dropout"], mask)
+        return self.last(x, length)
+
+    def last(self, x, length):
+        """The last valid position of x [B, L, d]."""
         return x[torch.arange(len(length), device=x.device), length - 1]
 
     def experts(self, x):
@@ -348,11 +352,13 @@ class Model:
         x = self.norm(frames + self.p["tcd.position.weight"], "tcd.norm")
         return self.layer(x, "tcd.encoder", c["heads"], c["dropout"], c["dropout"])
 
-    def time_embedding(self, t, dtype):
-        C = self.cfg["tcd"]["unet_width"]
+    def time_rows(self, t, dtype, C):
         i = torch.arange(C // 2, device=t.device, dtype=torch.float64)
         a = t.to(torch.float64)[:, None] * 10000.0 ** (-i / (C // 2 - 1))
-        e = torch.cat([torch.sin(a), torch.cos(a)], dim=1).to(dtype)
+        return torch.cat([torch.sin(a), torch.cos(a)], dim=1).to(dtype)
+
+    def time_embedding(self, t, dtype):
+        e = self.time_rows(t, dtype, self.cfg["tcd"]["unet_width"])
         return self.linear(F.silu(self.linear(e, "tcd.unet.time1")), "tcd.unet.time2")
 
     def conv(self, x, name, stride=1):

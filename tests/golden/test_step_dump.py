@@ -101,7 +101,7 @@ def main():
                 command = ["mpirun", "--oversubscribe", "--bind-to", "none", "-np", str(np_)] \
                     if np_ else []
                 command += [args.binary, "dump-step", "--out", path, "--rows", str(args.rows),
-                            "--run.device=" + device] + WIDTHS + keys
+                            "--steps", "4", "--run.device=" + device] + WIDTHS + keys
                 command += ["--" + k.lstrip("-") for k in args.keys]
                 r = subprocess.run(command, cwd=folder, text=True, stdout=subprocess.PIPE,
                                    stderr=subprocess.STDOUT)

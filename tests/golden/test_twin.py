@@ -24,6 +24,7 @@ import check_dump  # noqa: E402
 import make_dump  # noqa: E402
 import mealrec_torch as twin  # noqa: E402
 import safetensors_io  # noqa: E402
+import twin_step  # noqa: E402
 
 FAILURES = []
 
@@ -193,6 +194,35 @@ def circular_convolution():
         expect(float((f - g).abs().max()) < 1e-12, "circular convolution, L = %d" % L)
 
 
+def fast_forms():
+    """Every form of twin_step.Fast gives the losses and gradients of the plain twin."""
+    rng = np.random.default_rng(3)
+    for backbone, L in itertools.product(("sasrec", "cl4srec", "tedrec"), (6, 7)):
+        cfg = twin.resolve(dict(make_dump.SMALL, data={"max_len": L}))
+        cfg["model"]["backbone"] = backbone
+        inputs, draws, sizes = make_dump.random_batch(cfg, rng)
+        values = make_dump.random_parameters(twin.parameter_shapes(cfg, *sizes), rng)
+
+        def run(make):
+            params = {n: torch.from_numpy(a).requires_grad_(True) for n, a in values.items()}
+            loss = make(params).forward({n: torch.from_numpy(a) for n, a in inputs.items()},
+                                        {n: torch.from_numpy(a) for n, a in draws.items()})[1]
+            loss["total"].backward()
+            return float(loss["total"]), {n: p.grad for n, p in params.items()}
+        want, want_grad = run(lambda p: twin.Model(cfg, p))
+        for kind, names in twin_step.WAYS.items():
+            for name in names:
+                got, grad = run(lambda p: twin_step.Fast(cfg, p, ways={kind: name}))
+                what = "%s, L %d, %s %s" % (backbone, L, kind, name)
+                expect(abs(got - want) <= 1e-12 * abs(want), "loss of " + what)
+                for n, g in want_grad.items():
+                    if g is None:
+                        continue
+                    diff = float((grad[n] - g).abs().max())
+                    scale = max(float(g.square().mean().sqrt()), 1e-3)
+                    expect(diff <= 1e-10 * scale, "%s: %s differs by %.2g" % (what, n, diff))
+
+
 def container(folder):
     path = os.path.join(folder, "x.safetensors")
     t = {"a": np.arange(6, dtype=np.float32).reshape(2, 3), "b": np.array(2.5), "c": np.zeros(0),
@@ -218,6 +248,7 @@ def main():
         parameter_counts()
         diffusion()
         circular_convolution()
+        fast_forms()
         inference()
         container(folder)
         equal_and_different(folder)

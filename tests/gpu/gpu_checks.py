@@ -2,8 +2,11 @@
 """What a GPU must prove, in order of value; each check names what it compares and prints one line.
 
 Usage: gpu_checks.py BUILD [--device cuda] [--json FILE] [--only NAME ...] [--again] [--bench]
+                     [--keep FOLDER] [--budget SECONDS] [--python PYTHON_WITH_TORCH]
 The JSON file keeps the result of every check; a check that passed for this commit is not repeated
-unless --again is given, so a run that was cut off goes on where it stopped. --device guard runs the
+unless --again is given, so a run that was cut off goes on where it stopped. --budget begins no
+check that may not end in that time. --keep leaves machine, log, results and figures in one folder.
+--only takes beginnings of names: `--only figures` is all of figures.py. --device guard runs the
 same checks on the CPU: a test of the checks, which says nothing about a GPU. --device emulated runs
 them on the emulated GPU of tests/emulate (BUILD is then the folder emulated/ of a build): a test of
 the CUDA backend's logic, which says nothing about a GPU's speed or memory model.
@@ -19,12 +22,14 @@ import subprocess
 import sys
 import time
 
-import numpy as np
-
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "train"))
+sys.path.insert(0, HERE)
 import harness as h  # noqa: E402
 import safetensors_io  # noqa: E402  (harness puts its folder on the path)
+import figures  # noqa: E402
+import journal  # noqa: E402
+from compare import ALLOWED, Failed, need, rounded_apart, worst_of  # noqa: E402
 
 CHECKS = []
 
@@ -34,20 +39,26 @@ def check(f):
     return f
 
 
-class Failed(Exception):
-    pass
-
-
-def need(good, text):
-    if not good:
-        raise Failed(text)
+def every(args, cases, f):
+    """f of every case, so that one run tells all that is wrong and not only the first of it."""
+    bad = []
+    for case in cases:
+        try:
+            f(*case)
+        except (Failed, subprocess.TimeoutExpired) as e:
+            bad.append(str(e))
+        except SystemExit:
+            bad.append("%s: a run failed: %s" % (case[0], args.journal.last_failure[-300:]))
+    need(not bad, "%d of %d: %s" % (len(bad), len(cases), " | ".join(bad)))
 
 
 def program(args, path, *words, env=None):
     """Output of a program that has to succeed."""
-    e = dict(h.environment(), **(env or {}))
-    r = subprocess.run([path, *words], env=e, text=True, stdout=subprocess.PIPE,
-                       stderr=subprocess.STDOUT, timeout=args.limit, cwd=h.folder)
+    begin = time.time()
+    command = (["env"] + ["%s=%s" % kv for kv in env.items()] if env else []) + [path, *words]
+    r = subprocess.run(command, env=h.environment(), text=True, stdout=subprocess.PIPE,
+                       stderr=subprocess.STDOUT, timeout=args.now, cwd=h.folder)
+    h.tell(r.args, r.returncode, time.time() - begin, r.stdout, "")
     need(r.returncode == 0, "exit %d: %s" % (r.returncode, r.stdout[-800:]))
     return r.stdout
 
@@ -90,8 +101,8 @@ def ops(args):
     """every op forward and backward: float32 on the device against float64 on the CPU"""
     names = [os.path.join(args.build, "tests", "test_" + n)
              for n in ("ops_basic", "ops_a", "ops_b", "ops_c", "ops_bf16")]
-    for path in names:
-        program(args, path, env={"MR_TEST_DEVICE": args.device})
+    every(args, [(p,) for p in names],
+          lambda p: program(args, p, env={"MR_TEST_DEVICE": args.device}))
     return "%d programs" % len(names)
 
 
@@ -102,21 +113,6 @@ def dump(args, name, device, keys, ranks=0):
     h.must(["dump-step", "--out", out, "--data.path=small.h5", "--run.device=" + device] + h.SMALL
            + keys, ranks)
     return safetensors_io.load(out)[0]
-
-
-def worst_of(a, b):
-    """(largest max|a-b| / rms(a) over gradients and activations, its name)."""
-    need(set(a) == set(b), "tensors differ: %s" % sorted(set(a) ^ set(b))[:3])
-    biases = [np.mean(np.square(a[n])) for n in a if n.startswith("grad.") and n.endswith("bias")]
-    floor = 1e-3 * np.sqrt(np.mean(biases)) if biases else 0
-    worst = (0.0, "none")
-    for n in a:
-        if a[n].dtype.kind != "f" or n.split(".")[0] not in ("grad", "act", "loss"):
-            continue
-        scale = max(float(np.sqrt(np.mean(np.square(a[n])))), floor, 1e-20)
-        diff = float(np.max(np.abs(a[n].astype(float) - b[n]))) / scale if a[n].size else 0.0
-        worst = max(worst, (diff if diff == diff else float("inf"), n))
-    return worst
 
 
 def models():
@@ -130,43 +126,16 @@ def models():
 def step(args):
     """gradients, activations and losses of one step of every model against the CPU's"""
     data("small.h5")
-    worst = (0.0, "none")
-    for name, keys in models():
-        one = worst_of(dump(args, name, "cpu", keys), dump(args, name, args.device, keys))
-        need(one[0] <= 2e-4, "%s: %s differs by %.3g of its size" % (name, one[1], one[0]))
-        worst = max(worst, (one[0], name + " " + one[1]))
-    return "worst %.2g of RMS (%s)" % worst
+    worst = [(0.0, "none")]
 
-
-# Allowed: loss, all gradients as one vector, all activations, a single gradient or activation.
-# Three times what exact arithmetic on operands rounded to 10 and 7 bits gives over these models.
-ALLOWED = {"tf32": (5e-4, 8e-3, 1.5e-3, 5e-2), "bf16": (1.2e-2, 7e-2, 1e-2, 0.2)}
-
-
-def rms(x):
-    return float(np.sqrt(np.mean(np.square(x, dtype=float)))) if x.size else 0.0
-
-
-def rounded_apart(a, b):
-    """(loss, gradients, activations, worst tensor, its name): relative differences of two dumps."""
-    need(set(a) == set(b), "tensors differ: %s" % sorted(set(a) ^ set(b))[:3])
-    biases = [n for n in a if n.startswith("grad.") and n.endswith("bias")]
-    floor = 0.1 * np.sqrt(np.mean([np.square(rms(a[n])) for n in biases])) if biases else 0.0
-    whole, worst, loss = {}, (0.0, "none"), 0.0
-    for n in sorted(a):
-        kind = n.split(".")[0]
-        if a[n].dtype.kind != "f" or kind not in ("grad", "act", "loss"):
-            continue
-        diff = rms(a[n].astype(float) - b[n])
-        if kind == "loss":
-            loss = max(loss, diff / rms(a[n]))
-            continue
-        whole.setdefault(kind, []).append((a[n].size, diff, rms(a[n])))
-        scale = max(rms(a[n]), floor if n in biases else 0.0, 1e-20)
-        worst = max(worst, (diff / scale if diff == diff else float("inf"), n))
-    part = {k: np.sqrt(sum(s * d * d for s, d, _ in v) / sum(s * x * x for s, _, x in v))
-            for k, v in whole.items()}
-    return loss, float(part["grad"]), float(part["act"]), worst[0], worst[1]
+    def one(name, keys):
+        all_of_them = worst_of(dump(args, name, "cpu", keys), dump(args, name, args.device, keys))
+        args.journal.write("%s: %s\n" % (name, ", ".join(
+            "%s %.2g" % (n, d) for d, n in all_of_them[:60])))
+        worst.append((all_of_them[0][0], name + " " + all_of_them[0][1]))
+        need(all_of_them[0][0] <= 2e-4, "%s differs by %.3g of its size" % worst[-1][::-1])
+    every(args, list(models()), one)
+    return "worst %.2g of RMS (%s)" % max(worst)
 
 
 @check
@@ -180,17 +149,21 @@ def precision(args):
         return "refused without a GPU"
     data("small.h5")
     said = []
-    for mode, allowed in ALLOWED.items():
-        worst = [0.0] * 4
-        for name, keys in models():
-            got = rounded_apart(dump(args, name, "cpu", keys),
-                                dump(args, name, "cuda", keys + ["--run.precision=" + mode]))
-            for i, what in enumerate(("a loss", "the gradient", "activations", got[4])):
-                need(got[i] <= allowed[i],
-                     "%s, %s: %s differs by %.3g" % (mode, name, what, got[i]))
-                worst[i] = max(worst[i], got[i])
-            need(got[1] > 1e-5, "%s, %s: as exact as float32" % (mode, name))
-        said.append("%s within %.1g, %.1g, %.1g, %.1g" % (mode, *worst))
+
+    def one(name, keys, mode, worst):
+        got = rounded_apart(dump(args, name, "cpu", keys),
+                            dump(args, name, "cuda", keys + ["--run.precision=" + mode]))
+        args.journal.write("%s %s: %s\n" % (name, mode, got))
+        for i, what in enumerate(("a loss", "the gradient", "activations", got[4])):
+            worst[i] = max(worst[i], got[i])
+            need(got[i] <= ALLOWED[mode][i], "%s, %s: %s differs by %.3g, allowed %.3g" % (
+                mode, name, what, got[i], ALLOWED[mode][i]))
+        need(got[1] > 1e-5, "%s, %s: as exact as float32" % (mode, name))
+    worst = {mode: [0.0] * 4 for mode in ALLOWED}
+    every(args, [(name, keys, mode, worst[mode]) for mode in ALLOWED for name, keys in models()],
+          one)
+    for mode in ALLOWED:
+        said.append("%s within %.1g, %.1g, %.1g, %.1g" % (mode, *worst[mode]))
     return "loss, gradient, activations, one tensor: " + "; ".join(said)
 
 
@@ -226,9 +199,9 @@ def capture(args):
     runs = [(model, "auto") for model in names]
     if args.device == "cuda":
         runs.append(("sasrec", "bf16"))
-    for model, mode in runs:
-        recorded_or_not(model, "small.h5", 0, steps(args), "--model.name=" + model,
-                        "--run.precision=" + mode, *on(args))
+    every(args, runs, lambda model, mode: recorded_or_not(
+        model, "small.h5", 0, steps(args), "--model.name=" + model, "--run.precision=" + mode,
+        *on(args)))
     return "%d steps of %d runs, checkpoints equal" % (some_steps(args), len(runs))
 
 
@@ -358,7 +331,6 @@ def capture_nccl(args):
     return "2 ranks, %d models, checkpoints and metrics equal, counts exact" % len(names)
 
 
-@check
 def sanitizer(args):
     """compute-sanitizer finds nothing in a small step: memcheck, then racecheck"""
     tool = shutil.which("compute-sanitizer")
@@ -375,11 +347,16 @@ def sanitizer(args):
     return "memcheck and racecheck clean"
 
 
-def bench(args):
-    """time of a training step"""
+def big_data():
     path = os.path.join(h.folder, "big.h5")
     if not os.path.exists(path):
         h.must(["synth", "--shape", "microlens-big", "--feature-dtype", "f16", "--out", path])
+    return path
+
+
+def bench(args):
+    """time of a training step"""
+    path = big_data()
     said = []
     for mode, more in (("fp32", []), ("tf32", []), ("bf16", []), ("bf16", ["--run.capture=true"])):
         out = os.path.join(h.folder, "bench-%s.json" % mode)
@@ -396,9 +373,10 @@ def bench(args):
 
 def bench_kernels(args):
     """time of every kernel, beside the results file"""
-    path = os.path.join(h.folder, "big.h5")
-    out = (args.json or os.path.join(h.folder, "gpu")) + ".kernels"
-    h.must(["bench", "kernels", "--data.path=" + path, "--ms", "20", "--json", out, *on(args)])
+    name = "kernels.json" if args.keep else "gpu.kernels"
+    out = os.path.join(args.keep or os.path.dirname(args.json or "") or h.folder, name)
+    h.must(["bench", "kernels", "--data.path=" + big_data(), "--ms", "20", "--json", out] +
+           on(args))
     with open(out) as f:
         rows = json.load(f)["kernels"]
     slow = sorted(rows, key=lambda k: -k["seconds"])[:5]
@@ -406,43 +384,71 @@ def bench_kernels(args):
         len(rows), out, ", ".join("%s %.0f us" % (k["kernel"], 1e6 * k["seconds"]) for k in slow))
 
 
-def commit():
-    r = subprocess.run(["git", "-C", HERE, "describe", "--always", "--dirty"], text=True,
-                       stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    return r.stdout.strip() or "unknown"
-
-
-def is_emulated():
-    r = subprocess.run([h.BINARY, "doctor", "--run.device=cuda"], text=True, cwd=h.folder,
-                       env=h.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
-    return any(x.split()[1:3] == ["gpu", "emulated"] for x in r.stdout.splitlines())
-
-
 def gpu_name(args):
     if args.emulated:
-        need(is_emulated(), h.BINARY + " has no emulated GPU")
+        need(journal.is_emulated(), h.BINARY + " has no emulated GPU")
         return "emulated"
     if args.device != "cuda":
         return args.device
-    if is_emulated():
+    if journal.is_emulated():
         print("%s has an emulated GPU; say --device emulated" % h.BINARY)
         sys.exit(1)
-    r = subprocess.run(["nvidia-smi", "--query-gpu=name,driver_version", "--format=csv,noheader"],
-                       text=True, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
-    return r.stdout.strip().splitlines()[0] if r.returncode == 0 and r.stdout else None
+    return journal.gpu_name()
+
+
+def rows_of(results, key):
+    """Rows of all figures of this commit and GPU, in the order of the parts."""
+    found = [results.get(p.__name__, {}) for p in figures.PARTS]
+    return [r for one in found if all(one.get(k) == key[k] for k in key) for r in one["rows"]]
+
+
+def run_figures(f, args, results, key):
+    """(sentence, rows) of one part of figures.py."""
+    rows = f(figures.Bench(args, rows_of(results, key)))
+    aimed = [r for r in rows if r["least"] is not None or r["most"] is not None]
+    if not (args.device == "cuda" and not args.emulated):
+        return "%d figures, no measurement without a GPU" % len(rows), rows
+    missed = ["%s is %s" % (r["figure"], figures.shown(r["value"])) for r in aimed if not r["met"]]
+    return "%d figures, %d of %d targets met%s" % (
+        len(rows), len(aimed) - len(missed), len(aimed),
+        "; not: " + ", ".join(missed) if missed else ""), rows
+
+
+def write_figures(args, results, key):
+    """The path of the table of all figures so far, or None."""
+    rows = rows_of(results, key)
+    folder = args.keep or (os.path.dirname(args.json) if args.json else h.folder)
+    is_real = args.device == "cuda" and not args.emulated
+    return figures.write(folder, rows, key, is_real) if rows else None
 
 
 def run_one(f, args, results, key):
-    begin = time.time()
+    begin, rows = time.time(), []
+    args.journal.write("==== %s\n" % f.__name__)
+    args.journal.last_failure = ""
     try:
-        text, good = f(args), True
-    except (Failed, OSError, subprocess.TimeoutExpired) as e:
-        text, good = str(e), False
+        if f in figures.PARTS:
+            text, rows = run_figures(f, args, results, key)
+        else:
+            text = f(args)
+        good = True
+    except subprocess.TimeoutExpired as e:
+        text, good = "%s\n%s" % (e, e.stdout or ""), False
     except SystemExit:
-        text, good = "a run of the program failed (see above)", False
+        text, good = "a run of the program failed: " + args.journal.last_failure, False
+    except Exception as e:  # one check more or less must not cost the others
+        text, good = "%s: %s" % (type(e).__name__, e), False
     results[f.__name__] = dict(key, passed=good, result=text, seconds=round(time.time() - begin, 1),
                                date=time.strftime("%Y-%m-%d"), what=f.__doc__)
-    print("%-4s %-14s %s (%.0f s)" % ("ok" if good else "FAIL", f.__name__, text,
+    if f in figures.PARTS:
+        results[f.__name__]["rows"] = rows
+    if not good and args.device == "cuda" and not args.emulated:
+        args.journal.sanitize(text)
+    args.journal.write("==== %s: %s: %s\n\n" % (f.__name__, "ok" if good else "FAIL", text))
+    args.journal.results(results)
+    if rows and args.keep:
+        write_figures(args, results, key)
+    print("%-4s %-20s %s (%.0f s)" % ("ok" if good else "FAIL", f.__name__, text,
                                       time.time() - begin), flush=True)
     if args.json:
         with open(args.json + ".new", "w") as out:
@@ -451,7 +457,26 @@ def run_one(f, args, results, key):
     return good
 
 
-def main():
+# What may not end in time is not begun: seconds that a check takes on a GPU, guessed.
+EXPECT = {"kernels": 40, "ops": 60, "step": 45, "precision": 90, "curve": 30, "capture": 40,
+          "ranks_nccl": 60, "capture_nccl": 60, "bench": 40, "sanitizer": 240}
+
+
+def chosen(args):
+    """The checks of this run in order of value: is it right, how fast, several ranks, tools."""
+    several = [ranks_staged, ranks_nccl, capture_nccl]
+    timed = [] if args.emulated else [bench_kernels] + figures.PARTS
+    last = [bench] if timed else []
+    every = [c for c in CHECKS if c not in several] + timed + several + last + [sanitizer]
+    if args.emulated and args.bench:
+        print("bench, bench_kernels, figures: not applicable, an emulator's speed says nothing")
+    if args.only:
+        every += [p for p in figures.PARTS if p not in every]
+        return [c for c in every if any(c.__name__.startswith(o) for o in args.only)]
+    return [c for c in every if args.bench or c not in timed + last]
+
+
+def arguments():
     ap = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     ap.add_argument("build")
     ap.add_argument("--device", default="cuda", choices=["cuda", "guard", "emulated"])
@@ -460,31 +485,58 @@ def main():
     ap.add_argument("--again", action="store_true")
     ap.add_argument("--bench", action="store_true")
     ap.add_argument("--long", action="store_true", help="all models on an emulated GPU")
-    ap.add_argument("--limit", type=int, default=300, help="seconds for one program")
+    ap.add_argument("--limit", type=int, help="seconds for one program (150; without a GPU 300)")
+    ap.add_argument("--budget", type=float, default=1e9, help="seconds for all that is begun")
+    ap.add_argument("--keep", help="folder for machine, log, results and figures")
+    ap.add_argument("--python", default=sys.executable, help="interpreter with torch, for figures")
+    ap.add_argument("--bug", default="", help="for tests: a bug of torch_peer.py")
     args = ap.parse_args()
     args.emulated = args.device == "emulated"
     args.device = "cuda" if args.emulated else args.device
+    args.limit = args.limit or (150 if args.device == "cuda" and not args.emulated else 300)
     args.build = os.path.abspath(args.build)
+    args.keep = args.keep and os.path.abspath(args.keep)
+    args.json = args.json and os.path.abspath(args.json)
+    return args
+
+
+def run_all(args, results, key):
+    """True when nothing failed and nothing had to be left for the next run."""
+    good, begin, limit = True, time.time(), h.LIMIT
+    for f in chosen(args):
+        old = results.get(f.__name__, {})
+        if old.get("passed") and all(old.get(k) == key[k] for k in key) and not args.again:
+            continue
+        left = args.budget - (time.time() - begin)
+        if left < EXPECT.get(f.__name__, figures.EXPECT.get(f.__name__, 20)):
+            print("left %-20s does not fit into %.0f s; the same command goes on" % (f.__name__,
+                                                                                     left))
+            good = False
+            continue
+        h.LIMIT, args.now = min(limit, left), min(args.limit, left)
+        good &= run_one(f, args, results, key)
+    return good
+
+
+def main():
+    args = arguments()
     h.BINARY = os.path.join(args.build, "mealrec-dist")
     need(glob.glob(h.BINARY), h.BINARY + " is missing; build it first")
     name = gpu_name(args)
     if not name:
         print("no GPU here")
         sys.exit(77)
-    key = {"commit": commit(), "gpu": name}
+    key = {"commit": journal.commit(), "gpu": name}
     results = {}
     if args.json and os.path.exists(args.json):
         with open(args.json) as f:
             results = json.load(f)
-    good = True
-    if args.emulated and args.bench:
-        print("bench, bench_kernels: not applicable, an emulator's speed says nothing")
-    for f in CHECKS + ([bench, bench_kernels] if args.bench and not args.emulated else []):
-        old = results.get(f.__name__, {})
-        done = old.get("passed") and all(old.get(k) == key[k] for k in key)
-        if (args.only and f.__name__ not in args.only) or (done and not args.again):
-            continue
-        good &= run_one(f, args, results, key)
+    args.journal = journal.Journal(args.keep)
+    good = run_all(args, results, key)
+    path = write_figures(args, results, key)
+    if path:
+        with open(path) as f:
+            print(f.read(), end="")
     sys.exit(0 if good else 1)
 
 

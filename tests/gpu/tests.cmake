@@ -16,3 +16,7 @@ if(TARGET mealrec-dist)
   mr_add_script(gpu_checks_dry gpu/gpu_checks.py ARGS ${CMAKE_BINARY_DIR} --device guard
                 LABELS gpu TIMEOUT 300)
 endif()
+# The figures of a GPU with tiny sizes and without one: how they are taken, no measurement.
+if(TARGET mealrec-dist)
+  mr_add_script(gpu_figures gpu/test_figures.py LABELS gpu TIMEOUT 900)
+endif()

@@ -34,8 +34,11 @@ atexit.register(shutil.rmtree, folder, ignore_errors=True)
 segments = tempfile.mkdtemp(prefix="mealrec-mpi-", dir="/dev/shm") if os.path.isdir(
     "/dev/shm") else folder
 atexit.register(shutil.rmtree, segments, ignore_errors=True)
+THREADS = "1"  # of each rank
 failures = []
 checks = 0
+listeners = []      # f(command, exit code or None, seconds, output, error output) of every run
+on_timeout = None   # f(process that did not end) -> text, added to its error output
 
 
 def check(good, text):
@@ -54,7 +57,7 @@ def finish():
 
 
 def environment():
-    env = dict(os.environ, OMP_NUM_THREADS="1", OMPI_ALLOW_RUN_AS_ROOT="1",
+    env = dict(os.environ, OMP_NUM_THREADS=THREADS, OMPI_ALLOW_RUN_AS_ROOT="1",
                OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1", OMPI_MCA_mpi_yield_when_idle="1",
                OMPI_MCA_btl_vader_single_copy_mechanism="none",
                OMPI_MCA_btl_vader_backing_directory=segments)
@@ -67,8 +70,14 @@ def words(args, ranks=0):
     return (launcher if ranks else []) + [BINARY] + list(args)
 
 
-def run(args, ranks=0, limit=LIMIT):
+def tell(*what):
+    for f in listeners:
+        f(*what)
+
+
+def run(args, ranks=0, limit=None):
     """CompletedProcess with text output; a run over the limit has returncode None."""
+    limit, begin = limit or LIMIT, time.time()
     p = subprocess.Popen(words(args, ranks), cwd=folder, env=environment(), text=True,
                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, start_new_session=True)
     code = 0
@@ -76,9 +85,11 @@ def run(args, ranks=0, limit=LIMIT):
         out, err = p.communicate(timeout=limit)
         code = p.returncode
     except subprocess.TimeoutExpired:
+        where = on_timeout(p) if on_timeout else ""
         os.killpg(p.pid, signal.SIGKILL)
         out, err = p.communicate()
-        code, err = None, err + "\nno end within %d s" % limit
+        code, err = None, err + "\nno end within %d s\n%s" % (limit, where)
+    tell(p.args, code, time.time() - begin, out, err)
     return subprocess.CompletedProcess(p.args, code, out, err)
 
 
