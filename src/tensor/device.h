@@ -18,12 +18,12 @@ typedef struct mr_device_counts {
     int64_t allocs, copies_in, copies_out, waits;
     int64_t calls;    /* of kernels of the table, by plans that run */
     int64_t launches; /* kernels and library products, recorded ones too; 0 but on cuda */
-    /* Recordings that were started when they were made, and later once more. What those started
-     * again ask for is counted in calls and launches as when they were made. */
-    int64_t recorded, replayed;
     /* Device memory of this process in allocations: now, and the most so far; 0 but on cuda. What
      * the driver takes for itself is not in it. */
     int64_t bytes, most_bytes;
+    /* Recordings that were started when they were made, and later once more. What those started
+     * again ask for is counted in calls and launches as when they were made. */
+    int64_t recorded, replayed;
 } mr_device_counts;
 
 enum { MR_MOMENTS = 128 }; /* that a device can note: see mr_device.stamp */

@@ -345,9 +345,9 @@ static void cuda_close(mr_device *d)
 {
     mr_cuda_queue *q = d->impl;
     if (q->stream) (void)cudaStreamSynchronize(q->stream);
-    for (int i = 0; i < MR_N_RECORDED; i++) forget_kind(q, (mr_recorded)i);
     for (int i = 0; i < MR_MOMENTS; i++)
         if (q->moment[i]) (void)cudaEventDestroy(q->moment[i]);
+    for (int i = 0; i < MR_N_RECORDED; i++) forget_kind(q, (mr_recorded)i);
     if (q->blas) (void)cublasDestroy(q->blas);
     cuda_free(d, q->blas_space);
     cuda_free(d, q->partials);
