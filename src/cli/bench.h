@@ -34,6 +34,9 @@ mr_status mr_bench_parts(mr_trainer *t, int64_t warmup, int64_t n, json_t **out_
 
 /* A line of /proc/self/status ("VmRSS:", "VmHWM:") in MiB, 0 without. */
 double mr_bench_status_mib(const char *key);
+/* x as a float of which either half is a number of bf16 no larger than x: memory full of them holds
+ * numbers for kernels of either type. */
+float mr_bench_number(double x);
 /* Sorts n times, shortest first: the median is s[n / 2]. */
 void mr_bench_sort(double *s, int64_t n);
 /* Writes o to the file of --json, if that was given. ERR_IO when it cannot. o stays the caller's.

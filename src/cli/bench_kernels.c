@@ -51,7 +51,7 @@ static void *filled(mr_kb *b, int64_t n, bool is_double, double lo)
         if (is_double)
             ((double *)host)[i] = x;
         else
-            ((float *)host)[i] = (float)x;
+            ((float *)host)[i] = mr_bench_number(x);
     }
     p = device_memory(b, host, n * (int64_t)width);
     MR_FREE(host);
@@ -301,7 +301,10 @@ static mr_status all_cases(mr_kb *b, const mr_args *a, const mr_session *s)
     MR_TRY_GOTO(make_batch(b, &s->data), st, done);
     MR_TRY_GOTO(make_exec(b, &a->config), st, done);
     if (b->is_printing) head(b);
-    for (int i = 0; i < 3 && b->st == MR_OK; i++) cases[i](b);
+    for (int i = 0; i < 3 && b->st == MR_OK; i++) {
+        b->element = mr_dtype_bytes(cases[i] == mr_kb_losses ? b->dev->real : b->dev->act);
+        cases[i](b);
+    }
     st = b->st == MR_OK ? finish(b, a) : b->st;
 done:
     b->n_kept = 0;

@@ -30,6 +30,7 @@ typedef struct mr_kb {
     mr_status st; /* the first failure sticks; afterwards nothing runs any more */
     const char *filter;
     double least_s;    /* time to spend on a kernel */
+    size_t element;    /* bytes of most of what the kernels at hand move: an mr_act, an mr_real */
     int n_buf, n_kept; /* the first n_kept are those of the batch */
     void *buf[MR_KB_BUFFERS];
     int32_t *start, *len; /* [B + 1], [B] device: where the tokens of a row are */
@@ -64,11 +65,11 @@ void mr_kb_begin(mr_kb *b, const char *name, const char *variant, const int64_t 
 bool mr_kb_more(mr_kb *b);
 
 #define SHAPE(...) ((const int64_t[4]){__VA_ARGS__})
-/* flop: floating-point operations; reals: elements that must move. Further arguments: the
- * kernel's, without the mr_exec. */
-#define BENCH(kernel, variant, shape, flop, reals, ...)                                            \
+/* flop: floating-point operations; elements that must move, of b->element bytes. Further arguments:
+ * the kernel's, without the mr_exec. */
+#define BENCH(kernel, variant, shape, flop, elements, ...)                                         \
     for (mr_kb_begin(b, #kernel, variant, shape, (double)(flop),                                   \
-                     (double)(reals) * (double)mr_dtype_bytes(b->dev->real));                      \
+                     (double)(elements) * (double)b->element);                                     \
          mr_kb_more(b);)                                                                           \
     b->k->kernel(__VA_ARGS__, &b->ex)
 

@@ -33,7 +33,7 @@ static mr_status operand(mr_trainer *t, void **out_p, int64_t n)
         if (real == 8)
             ((double *)host)[i] = x;
         else
-            ((float *)host)[i] = (float)x;
+            ((float *)host)[i] = mr_bench_number(x);
     }
     mr_status st = t->dev->alloc(t->dev, out_p, (size_t)n * real, "bench");
     if (st == MR_OK) st = t->dev->to_device(t->dev, *out_p, host, (size_t)n * real);

@@ -7,6 +7,7 @@
 
 #include "cli/bench.h"
 #include "cli/commands.h"
+#include "kernels/shared/bf16.h"
 
 static const mr_bench *const benches[] = {&mr_bench_comm,    &mr_bench_io,   &mr_bench_kernels,
                                           &mr_bench_machine, &mr_bench_plot, &mr_bench_scaling,
@@ -46,6 +47,15 @@ static int ascending(const void *a, const void *b)
 {
     double x = *(const double *)a, y = *(const double *)b;
     return (x > y) - (x < y);
+}
+
+float mr_bench_number(double x)
+{
+    uint16_t half[2] = {mr_float_to_bf16((float)(0.7 * x)), mr_float_to_bf16((float)x)};
+    uint32_t bits = (uint32_t)half[1] << 16 | half[0];
+    float f;
+    memcpy(&f, &bits, sizeof f);
+    return f;
 }
 
 void mr_bench_sort(double *s, int64_t n) { qsort(s, (size_t)n, sizeof *s, ascending); }
