@@ -222,6 +222,26 @@ def curve(args):
     return "%d steps, first 20 within %.2g, all within %.2g" % (len(a), worst, last)
 
 
+@check
+def curve_bf16(args):
+    """training in bf16 follows the CPU's losses; its users are ranked the same shard by shard"""
+    if args.device != "cuda":
+        return "not applicable: bf16 is a GPU's"
+    data("small.h5")
+    keys = ["--model.name=sasrec", "--train.epochs=%d" % (1 if args.emulated else 3)]
+    ours = ["--run.precision=bf16", "--run.capture=true", *on(args)]
+    for name, more in (("bf16-cpu", ["--run.device=cpu"]), ("bf16-device", ours)):
+        shutil.rmtree(os.path.join(h.folder, "runs", name), ignore_errors=True)
+        h.train(name, "small.h5", *keys, *more)
+    worst = h.worst_difference(h.losses("bf16-cpu"), h.losses("bf16-device"))
+    need(1e-6 < worst <= 1e-2, "losses differ by %.3g" % worst)
+    said = [h.must(["eval", "--checkpoint", "runs/bf16-device", "--data.path=small.h5", *ours,
+                    "--dist.deterministic=" + way]).stdout.splitlines()[-1]
+            for way in ("run", "world")]
+    need(said[0] == said[1], "by shards the metrics differ: %s and %s" % tuple(said))
+    return "%d steps within %.2g, metrics by shards equal" % (len(h.losses("bf16-cpu")), worst)
+
+
 def byte_counts(args, comm, ranks):
     """The bytes of a step's collectives are those of the formula, whatever carries them."""
     for model, shared in (("sasrec", ranks), ("cl4srec", 1)):
@@ -458,7 +478,8 @@ def run_one(f, args, results, key):
 
 
 # What may not end in time is not begun: seconds that a check takes on a GPU, guessed.
-EXPECT = {"kernels": 40, "ops": 60, "step": 45, "precision": 90, "curve": 30, "capture": 40,
+EXPECT = {"kernels": 40, "ops": 60, "step": 45, "precision": 90, "curve": 30,
+          "curve_bf16": 30, "capture": 40,
           "ranks_nccl": 60, "capture_nccl": 60, "bench": 40, "sanitizer": 240}
 
 
