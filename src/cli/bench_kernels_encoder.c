@@ -19,14 +19,14 @@ static void products(mr_kb *b)
     BENCH(gemm, "dx = dy W", SHAPE(N, d, w), flop, moved, x, y, weight, N, d, w, 0, 0, w, d, d, 1.0,
           0.0, MR_ACT_ACT);
     BENCH(gemm, "dW = dy^T x", SHAPE(w, d, N), flop, moved, weight, y, x, w, d, N, 1, 0, w, d, d,
-          1.0, 0.0, MR_ACT_ACT);
+          1.0, 0.0, MR_REAL_ACT);
     BENCH(linear_fwd, "", SHAPE(N, w, d), flop, moved, y, NULL, x, weight, bias, N, w, d,
           MR_ACT_NONE);
     BENCH(linear_bwd_w, "", SHAPE(N, w, d), flop, moved, weight, bias, y, x, N, w, d, 0, 0);
     BENCH(gemm, "logits", SHAPE(M, V, d), big, all, logits, x, table, M, V, d, 0, 1, d, d, V, 1.0,
-          0.0, MR_ACT_ACT);
+          0.0, MR_REAL_REAL);
     BENCH(gemm, "dtable", SHAPE(V, d, M), big, all, table, logits, x, V, d, M, 1, 0, V, d, d, 1.0,
-          0.0, MR_ACT_ACT);
+          0.0, MR_REAL_REAL);
     mr_kb_release(b);
 }
 
@@ -114,11 +114,11 @@ static void look_ups(mr_kb *b)
     void *pos = mr_kb_reals(b, L * d), *rows = mr_kb_reals(b, B * d);
     int32_t *id = mr_kb_ints(b, N, 7919, V), *each = mr_kb_ints(b, N + 1, 1, N + 2);
     int32_t *row = mr_kb_ints(b, N, 1, N + 1);
-    BENCH(gather_rows, "", SHAPE(N, d), 0, 2 * N * d, y, table, id, N, d, MR_ACT_ACT);
+    BENCH(gather_rows, "", SHAPE(N, d), 0, 2 * N * d, y, table, id, N, d, MR_ACT_REAL);
     BENCH(gather_padded, "", SHAPE(B, L, d), 0, N * d + B * L * d, x, table, id, b->start, b->len,
           B, L, d, 0);
     BENCH(add_rows, "", SHAPE(N, d), 0, 2 * N * d, y, x, row, each, row, N, d, N, 0, -1, NULL, NULL,
-          L, MR_ACT_ACT);
+          L, MR_REAL_ACT);
     BENCH(position_fwd, "", SHAPE(N, d), 0, 2 * N * d, y, y, pos, b->tok_pos, N, d);
     BENCH(position_bwd, "", SHAPE(N, d), 0, N * d, NULL, pos, y, b->start, b->len, N, B, L, d, 0,
           0);

@@ -7,11 +7,10 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "base/log.h"
 #include "base/mem.h"
-#include "data/synth.h"
 #include "train/evaluate.h"
 #include "train/trainer.h"
+#include "small_main.h"
 
 #define OK(call) assert_int_equal((call), MR_OK)
 
@@ -258,18 +257,5 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_kept), cmocka_unit_test(test_not_kept),
                                        cmocka_unit_test(test_epoch), cmocka_unit_test(test_stale)};
-    mr_synth_spec s;
-    mr_log_init(0, MR_LOG_ERROR);
-    if (mr_comm_self(&world) != MR_OK || mr_synth_spec_for("demo", &s) != MR_OK) return 1;
-    s.users = 40;
-    s.items = 30;
-    s.inter = 340;
-    s.frames = 3;
-    s.width = 8;
-    s.text_width = 6;
-    if (mr_synth(&data, &s) != MR_OK) return 1;
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    mr_dataset_free(&data);
-    mr_comm_destroy(&world);
-    return failed;
+    SMALL_MAIN(&world, &data, 340, 8, 6, tests);
 }

@@ -24,6 +24,8 @@ import statistics
 import sys
 import time
 
+from twin_args import sections
+
 
 def arguments():
     ap = argparse.ArgumentParser(description=__doc__,
@@ -45,17 +47,7 @@ def arguments():
     ap.add_argument("--eval-mode", action="store_true", help="dropout and gate noise off")
     ap.add_argument("--json", help="write the result here too")
     args, rest = ap.parse_known_args()
-    config = {}
-    for word in rest:
-        key, eq, value = word.partition("=")
-        section, _, key = key.lstrip("-").partition(".")
-        if not eq or not key:
-            ap.error("unknown argument %r" % word)
-        try:
-            value = json.loads(value)
-        except ValueError:
-            pass
-        config.setdefault(section, {})[key] = value
+    config = sections(rest, ap)
     if args.steps < 1:
         ap.error("--steps must be at least 1")
     return args, config, ap

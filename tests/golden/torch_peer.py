@@ -19,6 +19,8 @@ import json
 import os
 import sys
 
+from twin_args import sections
+
 
 def arguments():
     ap = argparse.ArgumentParser(description=__doc__,
@@ -41,17 +43,7 @@ def arguments():
     ap.add_argument("--seed", type=int, default=2020)
     ap.add_argument("--bug", default="", help="for tests: skip-adam, other-rate")
     args, rest = ap.parse_known_args()
-    config = {}
-    for word in rest:
-        key, eq, value = word.partition("=")
-        section, _, key = key.lstrip("-").partition(".")
-        if not eq or not key:
-            ap.error("unknown argument %r" % word)
-        try:
-            value = json.loads(value)
-        except ValueError:
-            pass
-        config.setdefault(section, {})[key] = value
+    config = sections(rest, ap)
     return args, config
 
 

@@ -15,13 +15,12 @@
 #include <unistd.h>
 #include <cmocka.h>
 
-#include "base/log.h"
 #include "base/mem.h"
-#include "data/synth.h"
 #include "train/evaluate.h"
 #include "train/need.h"
 #include "train/own_device.h"
 #include "train/trainer.h"
+#include "small_main.h"
 
 #define OK(call) assert_int_equal((call), MR_OK)
 
@@ -429,18 +428,5 @@ int main(void)
         cmocka_unit_test(test_capture),     cmocka_unit_test(test_failed_recording),
         cmocka_unit_test(test_need),        cmocka_unit_test(test_failures),
         cmocka_unit_test(test_precision),   cmocka_unit_test(test_marks)};
-    mr_synth_spec s;
-    mr_log_init(0, MR_LOG_ERROR);
-    if (mr_comm_self(&world) != MR_OK || mr_synth_spec_for("demo", &s) != MR_OK) return 1;
-    s.users = 40;
-    s.items = 30;
-    s.inter = 320;
-    s.frames = 3;
-    s.width = 16;
-    s.text_width = 10;
-    if (mr_synth(&data, &s) != MR_OK) return 1;
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    mr_dataset_free(&data);
-    mr_comm_destroy(&world);
-    return failed;
+    SMALL_MAIN(&world, &data, 320, 16, 10, tests);
 }

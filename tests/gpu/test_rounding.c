@@ -9,10 +9,10 @@
 #include <string.h>
 #include <cmocka.h>
 
-#include "base/log.h"
 #include "base/mem.h"
 #include "data/synth.h"
 #include "train/trainer.h"
+#include "small_main.h"
 
 #define OK(call) assert_int_equal((call), MR_OK)
 #define COUNT(a) (sizeof(a) / sizeof *(a))
@@ -264,18 +264,5 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_counts), cmocka_unit_test(test_few), cmocka_unit_test(test_gradients),
         cmocka_unit_test(test_signature), cmocka_unit_test(test_forward)};
-    mr_synth_spec s;
-    mr_log_init(0, MR_LOG_ERROR);
-    if (mr_comm_self(&world) != MR_OK || mr_synth_spec_for("demo", &s) != MR_OK) return 1;
-    s.users = 40;
-    s.items = 30;
-    s.inter = 320;
-    s.frames = 3;
-    s.width = 16;
-    s.text_width = 10;
-    if (mr_synth(&data, &s) != MR_OK) return 1;
-    int failed = cmocka_run_group_tests(tests, NULL, NULL);
-    mr_dataset_free(&data);
-    mr_comm_destroy(&world);
-    return failed;
+    SMALL_MAIN(&world, &data, 320, 16, 10, tests);
 }

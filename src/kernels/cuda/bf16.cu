@@ -1,6 +1,6 @@
-/* The item head in bf16: rounding of rows, products, softmax rows. Rows of bf16 start at multiples
- * of 16 bytes and are read and written eight elements at a time. Sums are float32, over many
- * numbers double, in a fixed order. */
+/* The item head in bf16: rounding of rows, softmax rows; products are in linear.cu. Rows of bf16
+ * start at multiples of 16 bytes and are read and written eight elements at a time. Sums are
+ * float32, over many numbers double, in a fixed order. */
 #include "kernels/cuda/common.cuh"
 #include "kernels/shared/bf16.h"
 
@@ -76,26 +76,6 @@ void rows_to_bf16(uint16_t *y, void *inv, const void *x, const void *s, int64_t 
     if (n > 0)
         LAUNCH(rows_to_bf16_kernel, (unsigned)pieces(n, ROWS), BLOCK, 0, ex, y, (float *)inv,
                (const float *)x, (const float *)s, n, w, is_wide);
-}
-
-/* cuBLAS is column-major, as in linear.cu. A sum that is made in parts stays float32 until it is
- * whole. */
-void gemm_bf16(void *c, int c_is_bf16, const uint16_t *a, const uint16_t *b, int64_t m, int64_t n,
-               int64_t k, int ta, int tb, int64_t lda, int64_t ldb, int64_t ldc, double alpha,
-               double beta, const mr_exec *ex)
-{
-    mr_cuda_queue *q = queue_of(ex);
-    float al = (float)alpha, be = (float)beta;
-    if (m == 0 || n == 0) return;
-    q->counts->launches++;
-    cublasStatus_t st =
-        cublasSetMathMode(q->blas, CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION);
-    if (st == CUBLAS_STATUS_SUCCESS)
-        st = cublasGemmEx_64(q->blas, tb ? CUBLAS_OP_T : CUBLAS_OP_N,
-                             ta ? CUBLAS_OP_T : CUBLAS_OP_N, n, m, k, &al, b, CUDA_R_16BF, ldb, a,
-                             CUDA_R_16BF, lda, &be, c, c_is_bf16 ? CUDA_R_16BF : CUDA_R_32F, ldc,
-                             CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
-    if (q->blas_status == CUBLAS_STATUS_SUCCESS) q->blas_status = st;
 }
 
 /* Columns of a row of logits: how many there are, and what a raw score is multiplied by. */

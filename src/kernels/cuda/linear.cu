@@ -16,40 +16,61 @@ static cublasComputeType_t arithmetic(const mr_exec *ex, cudaDataType operands)
     }
 }
 
+struct product_size {
+    int64_t m, n, k, lda, ldb, ldc;
+    int ta, tb;
+};
+
+/* cuBLAS is column-major: the transpose of a row-major matrix. c^T = op(b)^T op(a)^T. A sum that is
+ * made in parts stays float32 until it is whole. */
+static void product(void *c, cudaDataType to, const void *a, const void *b, cudaDataType from,
+                    const mr_gemm_batch *batch, const product_size &s, double alpha, double beta,
+                    const mr_exec *ex)
+{
+    mr_cuda_queue *q = queue_of(ex);
+    float al = (float)alpha, be = (float)beta;
+    cublasOperation_t op_b = s.tb ? CUBLAS_OP_T : CUBLAS_OP_N;
+    cublasOperation_t op_a = s.ta ? CUBLAS_OP_T : CUBLAS_OP_N;
+    if (s.m == 0 || s.n == 0 || batch->count == 0) return;
+    q->counts->launches++;
+    cublasStatus_t st =
+        cublasSetMathMode(q->blas, CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION);
+    if (st == CUBLAS_STATUS_SUCCESS && batch->count == 1)
+        st = cublasGemmEx_64(q->blas, op_b, op_a, s.n, s.m, s.k, &al, b, from, s.ldb, a, from,
+                             s.lda, &be, c, to, s.ldc, arithmetic(ex, from), CUBLAS_GEMM_DEFAULT);
+    else if (st == CUBLAS_STATUS_SUCCESS)
+        st = cublasGemmStridedBatchedEx_64(q->blas, op_b, op_a, s.n, s.m, s.k, &al, b, from, s.ldb,
+                                           batch->stride_b, a, from, s.lda, batch->stride_a, &be, c,
+                                           to, s.ldc, batch->stride_c, batch->count,
+                                           arithmetic(ex, from), CUBLAS_GEMM_DEFAULT);
+    if (q->blas_status == CUBLAS_STATUS_SUCCESS) q->blas_status = st;
+}
+
+static const mr_gemm_batch ONE = {1, 0, 0, 0};
+
 void gemm(void *c, const void *a, const void *b, int64_t m, int64_t n, int64_t k, int ta, int tb,
           int64_t lda, int64_t ldb, int64_t ldc, double alpha, double beta, mr_sides sides,
           const mr_exec *ex)
 {
-    mr_gemm_batch one = {1, 0, 0, 0};
-    gemm_batch(c, a, b, &one, m, n, k, ta, tb, lda, ldb, ldc, alpha, beta, sides, ex);
+    gemm_batch(c, a, b, &ONE, m, n, k, ta, tb, lda, ldb, ldc, alpha, beta, sides, ex);
 }
 
-/* cuBLAS is column-major: the transpose of a row-major matrix. c^T = op(b)^T op(a)^T. A sum that is
- * made in parts stays float32 until it is whole. */
 void gemm_batch(void *c, const void *a, const void *b, const mr_gemm_batch *batch, int64_t m,
                 int64_t n, int64_t k, int ta, int tb, int64_t lda, int64_t ldb, int64_t ldc,
                 double alpha, double beta, mr_sides sides, const mr_exec *ex)
 {
-    mr_cuda_queue *q = queue_of(ex);
-    float al = (float)alpha, be = (float)beta;
     bool to_act = sides == MR_ACT_ACT || sides == MR_ACT_REAL;
     bool of_act = sides == MR_ACT_ACT || sides == MR_REAL_ACT;
-    cudaDataType from = of_act ? ACT_BLAS_TYPE : CUDA_R_32F;
-    cudaDataType to = to_act ? ACT_BLAS_TYPE : CUDA_R_32F;
-    if (m == 0 || n == 0 || batch->count == 0) return;
-    q->counts->launches++;
-    cublasStatus_t st =
-        cublasSetMathMode(q->blas, CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION);
-    cublasOperation_t op_b = tb ? CUBLAS_OP_T : CUBLAS_OP_N, op_a = ta ? CUBLAS_OP_T : CUBLAS_OP_N;
-    if (st == CUBLAS_STATUS_SUCCESS && batch->count == 1)
-        st = cublasGemmEx_64(q->blas, op_b, op_a, n, m, k, &al, b, from, ldb, a, from, lda, &be, c,
-                             to, ldc, arithmetic(ex, from), CUBLAS_GEMM_DEFAULT);
-    else if (st == CUBLAS_STATUS_SUCCESS)
-        st = cublasGemmStridedBatchedEx_64(q->blas, op_b, op_a, n, m, k, &al, b, from, ldb,
-                                           batch->stride_b, a, from, lda, batch->stride_a, &be, c,
-                                           to, ldc, batch->stride_c, batch->count,
-                                           arithmetic(ex, from), CUBLAS_GEMM_DEFAULT);
-    if (q->blas_status == CUBLAS_STATUS_SUCCESS) q->blas_status = st;
+    product(c, to_act ? ACT_BLAS_TYPE : CUDA_R_32F, a, b, of_act ? ACT_BLAS_TYPE : CUDA_R_32F,
+            batch, {m, n, k, lda, ldb, ldc, ta, tb}, alpha, beta, ex);
+}
+
+void gemm_bf16(void *c, int c_is_bf16, const uint16_t *a, const uint16_t *b, int64_t m, int64_t n,
+               int64_t k, int ta, int tb, int64_t lda, int64_t ldb, int64_t ldc, double alpha,
+               double beta, const mr_exec *ex)
+{
+    product(c, c_is_bf16 ? CUDA_R_16BF : CUDA_R_32F, a, b, CUDA_R_16BF, &ONE,
+            {m, n, k, lda, ldb, ldc, ta, tb}, alpha, beta, ex);
 }
 
 static mr_lt_layer layer(mr_lt_way way, void *out, void *bias, const void *x, const void *m,
