@@ -255,6 +255,7 @@ cublasGemmStridedBatchedEx_64(cublasHandle_t h, cublasOperation_t ta, cublasOper
     if (type_a != type_b || !is_supported(p)) return CUBLAS_STATUS_NOT_SUPPORTED;
     if (!is_good(p)) return CUBLAS_STATUS_INVALID_VALUE;
     if (!m || !n || !count) return CUBLAS_STATUS_SUCCESS;
+    if (!k) stop("a product of no terms: cuBLAS may leave the result as it was");
     cudaError_t e = enqueue(h->stream, {kernel_of(p), "product", [p] { multiply(p); }});
     return e ? CUBLAS_STATUS_EXECUTION_FAILED : CUBLAS_STATUS_SUCCESS;
 }

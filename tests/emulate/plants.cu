@@ -217,6 +217,13 @@ static void product_bf16(void) /* 12 x 12 elements of 2 bytes */
     gemm_bf16(x, 1, (uint16_t *)x, (uint16_t *)x, 12, 8, 8, 0, 0, 8, 8, 12, 1.0, 0.0, &ex);
     wait_for_it();
 }
+static void product_of_nothing(void)
+{
+    float al = 1, be = 0;
+    (void)cublasGemmEx_64(queue_of(&ex)->blas, CUBLAS_OP_N, CUBLAS_OP_N, 4, 4, 0, &al, x,
+                          CUDA_R_32F, 4, x, CUDA_R_32F, 1, &be, x, CUDA_R_32F, 4,
+                          CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+}
 static void after_free(void)
 {
     float *y = device_floats(N);
@@ -368,6 +375,7 @@ static const plant plants[] = {
     {"an empty grid", no_grid, SIGABRT, "a grid of 0"},
     {"a product outside its memory", product, SIGABRT, "reaches outside"},
     {"a bf16 product outside its memory", product_bf16, SIGABRT, "reaches outside"},
+    {"a product of no terms", product_of_nothing, SIGABRT, "may leave the result"},
     {"sums of bf16", sums_bf16, 0, "as it should"},
     {"nothing wrong", good, 0, "as it should"},
     {"the block that comes last", last_block, 0, "as it should"},

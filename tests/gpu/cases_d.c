@@ -136,6 +136,25 @@ static void one_input_twice(twin_world *w)
     twin_release(w);
 }
 
+/* A rank without rows adds nothing to gradients, or sets them to 0. */
+static void products_of_nothing(twin_world *w)
+{
+    enum { M = 7, N = 5 };
+    mr_gemm_batch batch = {2, 3, 0, 0};
+    twin *real = twin_reals(w, M * N), *x = twin_acts(w, M * N), *bias = twin_reals(w, M);
+    for (int t = 0; t < 3; t++) {
+        const double beta = t == 2 ? 0.0 : 0.5 + 0.5 * t;
+        BOTH(gemm, A(real), A(x), A(x), M, N, 0, 1, 0, M, N, N, 1.0, beta, MR_REAL_ACT, EX);
+        twin_same(w, "gemm of no terms", "c", real, 1);
+    }
+    BOTH(gemm_batch, A(x), A(x), A(x), &batch, M, 2, 0, 1, 0, M, 2, N, 1.0, 0.0, MR_ACT_ACT, EX);
+    twin_same(w, "gemm_batch of no terms", "c", x, 1);
+    BOTH(linear_bwd_w, A(real), A(bias), A(x), A(x), 0, M, N, 0, 0, EX);
+    twin_same(w, "linear_bwd_w of no rows", "dw", real, 1);
+    twin_same(w, "linear_bwd_w of no rows", "db", bias, 1);
+    twin_release(w);
+}
+
 /* Ranks without rows and tables without tokens: no launch may have an empty grid. */
 static void nothing(twin_world *w)
 {
@@ -187,5 +206,6 @@ void cases_d(twin_world *w)
     ranking(w);
     halves(w);
     one_input_twice(w);
+    products_of_nothing(w);
     nothing(w);
 }

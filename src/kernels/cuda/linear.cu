@@ -21,6 +21,19 @@ struct product_size {
     int ta, tb;
 };
 
+/* What a product of no terms leaves. cuBLAS has left the result as it was for some sizes. */
+template <class T>
+static void scale_result(T *c, const mr_gemm_batch *batch, const product_size &s, float beta,
+                         const mr_exec *ex)
+{
+    int64_t m = s.m, ld = s.ldc, stride = batch->stride_c;
+    if (beta == 1.0f) return;
+    cells(batch->count * m, s.n, ex, [=] __device__(int64_t i, int64_t j) {
+        T *at = c + i / m * stride + i % m * ld + j;
+        *at = beta == 0 ? 0.0f : beta * (float)*at;
+    });
+}
+
 /* cuBLAS is column-major: the transpose of a row-major matrix. c^T = op(b)^T op(a)^T. A sum that is
  * made in parts stays float32 until it is whole. */
 static void product(void *c, cudaDataType to, const void *a, const void *b, cudaDataType from,
@@ -32,6 +45,13 @@ static void product(void *c, cudaDataType to, const void *a, const void *b, cuda
     cublasOperation_t op_b = s.tb ? CUBLAS_OP_T : CUBLAS_OP_N;
     cublasOperation_t op_a = s.ta ? CUBLAS_OP_T : CUBLAS_OP_N;
     if (s.m == 0 || s.n == 0 || batch->count == 0) return;
+    if (s.k == 0) {
+        if (to == CUDA_R_16BF)
+            scale_result((bf16_t *)c, batch, s, be, ex);
+        else
+            scale_result((float *)c, batch, s, be, ex);
+        return;
+    }
     q->counts->launches++;
     cublasStatus_t st =
         cublasSetMathMode(q->blas, CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION);
