@@ -441,7 +441,9 @@ static mr_status queue_open(mr_device *d, mr_cuda_queue *q)
     MR_TRY(cuda_alloc(d, (void **)&q->partials, of_sums + of_counters, "partial sums on the GPU"));
     q->counters = (unsigned *)(q->partials + MR_CUDA_PARTIALS);
     MR_TRY(cuda_fill(d, q->counters, 0, of_counters));
-    MR_TRY(cuda_alloc(d, &q->blas_space, MR_CUDA_BLAS_BYTES, "workspace of cuBLAS"));
+    size_t of_blas = MR_CUDA_BLAS_BYTES, of_rows = MR_CUDA_SUMS * sizeof(float);
+    MR_TRY(cuda_alloc(d, &q->blas_space, of_blas + of_rows, "workspace of cuBLAS and of sums"));
+    q->sums = (float *)((char *)q->blas_space + of_blas);
     cublasStatus_t b = cublasCreate(&q->blas);
     if (b == CUBLAS_STATUS_SUCCESS) b = cublasSetStream(q->blas, q->stream);
     if (b == CUBLAS_STATUS_SUCCESS)
