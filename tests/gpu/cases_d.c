@@ -54,11 +54,11 @@ static void wide_norm(twin_world *w, int64_t N, int64_t W)
     twin_release(w);
 }
 
-/* A row that shared memory does not hold. */
-static void wide_fusion(twin_world *w)
+/* A row that shared memory does not hold; more positions than are added up at once. */
+static void wide_fusion(twin_world *w, int64_t L, int64_t D)
 {
-    enum { B = 3, L = 10, D = 516 };
-    twin *len = twin_ints(w, B, 4, 2, L + 1), *start = twin_starts(w, len);
+    enum { B = 3 };
+    twin *len = twin_ints(w, B, 37, 2, L + 1), *start = twin_starts(w, len);
     int64_t N = ((int32_t *)start->host)[B], sums = (L + 2) * D + 2;
     twin *a = twin_acts(w, B * L * D), *u = twin_acts(w, B * L * D), *k = twin_reals(w, L * D);
     twin *wp = twin_reals(w, D), *wf = twin_reals(w, D), *bp = twin_reals(w, 1);
@@ -201,7 +201,9 @@ void cases_d(twin_world *w)
     wide_norm(w, 700, 5);
     wide_norm(w, 2600, 37);
     wide_norm(w, 20, 5300);
-    wide_fusion(w);
+    wide_fusion(w, 10, 516);
+    wide_fusion(w, 70, 37);
+    wide_fusion(w, 70, 61);
     many_experts(w);
     ranking(w);
     halves(w);
