@@ -356,15 +356,10 @@ static void cuda_close(mr_device *d)
     MR_FREE(d->impl);
 }
 
-/* Loading a kernel at its first call is not allowed while a step is recorded. The variable is read
- * by the first call of CUDA. */
-static void load_eagerly(void) { (void)setenv("CUDA_MODULE_LOADING", "EAGER", 0); }
-
 /* Is there a driver, a GPU of that number, and can it run what was compiled? */
 static mr_status choose(int index)
 {
     int count = 0, major = 0, minor = 0;
-    load_eagerly();
     cudaError_t e = cudaGetDeviceCount(&count);
     MR_CHECK(e != cudaErrorInsufficientDriver, MR_ERR_DEVICE,
              "run.device=cuda: there is no NVIDIA driver here, or it is older than this program's "
@@ -411,7 +406,6 @@ void mr_device_bus_id_cuda(int index, char *out, size_t bytes)
 int mr_device_count_cuda(void)
 {
     int count = 0;
-    load_eagerly();
     return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 

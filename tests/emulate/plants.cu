@@ -224,6 +224,47 @@ static void product_of_nothing(void)
                           CUDA_R_32F, 4, x, CUDA_R_32F, 1, &be, x, CUDA_R_32F, 4,
                           CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
 }
+static void no_workspace(void)
+{
+    (void)cublasSetStream(queue_of(&ex)->blas, own_stream());
+    gemm(x, x, x, 4, 4, 4, 0, 0, 4, 4, 4, 1.0, 0.0, MR_REAL_REAL, &ex);
+}
+/* A layer of 16 rows of 16 in 16; shift: floats by which x begins later than it should. */
+static void layer_at(uint32_t promised, int shift)
+{
+    cublasLtMatmulDescOpaque_t d;
+    cublasLtMatrixLayoutOpaque_t l;
+    cublasLtMatmulPreferenceOpaque_t wish;
+    cublasLtMatmulHeuristicResult_t found;
+    cublasLtHandle_t h = (cublasLtHandle_t)queue_of(&ex)->blas;
+    float *p = device_floats(1024), al = 1, be = 0;
+    uint64_t space = MR_CUDA_BLAS_BYTES;
+    int n = 0;
+    must(!cublasLtMatmulDescInit(&d, CUBLAS_COMPUTE_32F, CUDA_R_32F), "a description");
+    must(!cublasLtMatrixLayoutInit(&l, CUDA_R_32F, 16, 16, 16), "a layout");
+    must(!cublasLtMatmulPreferenceInit(&wish), "a wish");
+    must(!cublasLtMatmulPreferenceSetAttribute(&wish, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                               &space, sizeof space),
+         "a workspace");
+    uint32_t sums = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    must(!cublasLtMatmulPreferenceSetAttribute(&wish, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                               &sums, sizeof sums),
+         "sums");
+    for (int k = 0; k < 4; k++)
+        must(!cublasLtMatmulPreferenceSetAttribute(
+                 &wish,
+                 (cublasLtMatmulPreferenceAttributes_t)(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES +
+                                                        k),
+                 &promised, sizeof promised),
+             "alignment");
+    must(!cublasLtMatmulAlgoGetHeuristic(h, &d, &l, &l, &l, &l, &wish, 1, &found, &n) && n == 1,
+         "a kernel");
+    must(!cublasLtMatmul(h, &d, &al, p + shift, &l, p + 256, &l, &be, p + 512, &l, p + 512, &l,
+                         &found.algo, queue_of(&ex)->blas_space, MR_CUDA_BLAS_BYTES, own_stream()),
+         "a product");
+}
+static void less_aligned(void) { layer_at(256, 4); }
+static void as_aligned(void) { layer_at(16, 4); }
 static void after_free(void)
 {
     float *y = device_floats(N);
@@ -375,6 +416,9 @@ static const plant plants[] = {
     {"an empty grid", no_grid, SIGABRT, "a grid of 0"},
     {"a product outside its memory", product, SIGABRT, "reaches outside"},
     {"a bf16 product outside its memory", product_bf16, SIGABRT, "reaches outside"},
+    {"a workspace that is not set again", no_workspace, SIGABRT, "library's own workspace"},
+    {"an operand less aligned than promised", less_aligned, SIGABRT, "no multiple of the 256"},
+    {"an operand aligned as promised", as_aligned, 0, "as it should"},
     {"a product of no terms", product_of_nothing, SIGABRT, "may leave the result"},
     {"sums of bf16", sums_bf16, 0, "as it should"},
     {"nothing wrong", good, 0, "as it should"},
