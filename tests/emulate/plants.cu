@@ -75,6 +75,25 @@ __global__ static void reverse_kernel(float *p, bool has_barrier)
     p[threadIdx.x] = s[N - 1 - threadIdx.x];
 }
 
+/* Lanes of a warp exchange, or (across) threads of two warps. */
+__global__ static void warp_reverse_kernel(float *p, bool has_barrier, bool is_across)
+{
+    SHARED(float, s, [N]);
+    unsigned t = threadIdx.x, other = is_across ? N - 1 - t : t / WARP * WARP + WARP - 1 - t % WARP;
+    s[t] = p[t];
+    if (has_barrier) __syncwarp();
+    p[t] = s[other];
+    if (has_barrier) __syncwarp();
+    s[t] = 0; /* behind what another lane has read */
+}
+
+__global__ static void half_warp_kernel(float *p)
+{
+    if (threadIdx.x % WARP >= WARP / 2) return;
+    __syncwarp();
+    p[threadIdx.x] = 1;
+}
+
 __global__ static void half_kernel(float *p)
 {
     if (threadIdx.x >= N / 2) return;
@@ -149,6 +168,21 @@ __global__ static void blocks_sum_kernel(float *p, float *part, unsigned *counte
 static void no_barrier(void)
 {
     LAUNCH(reverse_kernel, 1, N, 0, &ex, x, false);
+    wait_for_it();
+}
+static void no_warp_barrier(void)
+{
+    LAUNCH(warp_reverse_kernel, 1, N, 0, &ex, x, false, false);
+    wait_for_it();
+}
+static void warp_barrier_for_two(void)
+{
+    LAUNCH(warp_reverse_kernel, 1, N, 0, &ex, x, true, true);
+    wait_for_it();
+}
+static void half_warp(void)
+{
+    LAUNCH(half_warp_kernel, 1, N, 0, &ex, x);
     wait_for_it();
 }
 static void beside(void)
@@ -291,6 +325,7 @@ static void good(void)
     must(first_of(x) != first_of(x), "fresh memory is NaN");
     LAUNCH(fill_kernel, 1, N, 0, &ex, x, N, 2.0f);
     LAUNCH(reverse_kernel, 1, N, 0, &ex, x, true);
+    LAUNCH(warp_reverse_kernel, 1, N, 0, &ex, x, true, false);
     must(first_of(x) == 2, "a kernel's result");
     must(dev->fill(dev, x, 0, (N + 1) * sizeof(float)) != MR_OK, "too long a filling is refused");
 }
@@ -393,6 +428,9 @@ typedef struct plant {
 
 static const plant plants[] = {
     {"a barrier is missing", no_barrier, SIGABRT, "without a barrier"},
+    {"a barrier of a warp is missing", no_warp_barrier, SIGABRT, "without a barrier"},
+    {"a barrier of a warp orders two warps", warp_barrier_for_two, SIGABRT, "without a barrier"},
+    {"half a warp comes to its barrier", half_warp, SIGABRT, "only lanes 0000ffff"},
     {"an index is one too large", beside, SIGABRT, "at byte 256 of an allocation of 256 bytes"},
     {"the host reads device memory", host_load, SIGSEGV, "the host touches device memory"},
     {"a kernel gets host memory", host_address, SIGABRT, "memory that is not the GPU's"},
