@@ -11,9 +11,13 @@ namespace MR_ACT_SPACE
 
 /* A warp takes several queries and keys at a time, so that what it loads is used more than once. */
 enum { WARPS = 4, KEYS = 4, SHARED_FLOATS = SHARED_BYTES / (int)sizeof(float) };
-/* Blocks that a multiprocessor is to have room for: left alone, the compiler unrolls until only
- * five fit; in float32 anything else would spill. */
-enum { FWD_BLOCKS = sizeof(act_t) == 2 ? 7 : 1 };
+/* Seven blocks are to fit a multiprocessor: left alone, the compiler unrolls until only five do. In
+ * float32 it would spill. */
+#ifdef MR_ACT_BF16
+#define FWD_BOUNDS __launch_bounds__(WARPS *WARP, 7)
+#else
+#define FWD_BOUNDS
+#endif
 
 /* What a call needs; the shape's arrays are device memory. */
 struct att_args {
@@ -187,8 +191,7 @@ __device__ static void softmax(float *p, float *prob, const att_args &a, const a
 }
 
 template <int V, int Q>
-__global__ static void __launch_bounds__(WARPS *WARP, FWD_BLOCKS)
-    attention_fwd_kernel(act_t *out, float *prob, att_args a)
+__global__ static void FWD_BOUNDS attention_fwd_kernel(act_t *out, float *prob, att_args a)
 {
     SHARED_REST(float, shared); /* [warps,Q,S] */
     att_row r(a);
