@@ -74,7 +74,7 @@ static moe moe_of(mr_run *r, const mr_node *n)
 {
     const mr_param *w = &r->params->p[n->param[P_W]];
     moe m = {.E = (int)w->dim[0],
-             .B = r->host->rows,
+             .B = r->count[MR_SPACE_ROWS],
              .L = r->g->dims.L,
              .d = w->dim[1],
              .dh = w->dim[2],
