@@ -69,9 +69,9 @@ struct mr_run {
     bool rounds;
     const mr_counts *most; /* several ranks that round: the largest counts of any rank for this
                             * batch, with which all compute, rows too; NULL: this rank's own */
-    mr_comm *items;               /* ranks that share the item table; buffers in device memory */
-    mr_comm *world;               /* all ranks; the same */
-    int group0;                   /* world rank of items' rank 0: host->rank_rows[group0 + i] */
+    mr_comm *items;        /* ranks that share the item table; buffers in device memory */
+    mr_comm *world;        /* all ranks; the same */
+    int group0;            /* world rank of items' rank 0: host->rank_rows[group0 + i] */
     mr_exchange *xch[MR_MAX_SEQ]; /* row exchange of each sequence set, planned for this batch */
     mr_exchange_lists lists[MR_MAX_SEQ]; /* the same for kernels */
     /* Diffusion schedule, length steps + 1, index t = 0..T (host memory, constant). */

@@ -14,8 +14,8 @@
  *
  * One rank never rounds rows. Several ranks compute with the largest counts of any of them (most),
  * rounded up, so that all start the same work: behind a rank's rows lie rows with one token of PAD
- * each, the first of those behind its tokens. They have no target and are no rows of the step state,
- * so losses leave them out and give them gradients of exactly 0. */
+ * each, the first of those behind its tokens. They have no target and are no rows of the step
+ * state, so losses leave them out and give them gradients of exactly 0. */
 #include "graph/run.h"
 
 #include <string.h>

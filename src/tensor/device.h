@@ -90,7 +90,7 @@ struct mr_device {
      * follows from the calls alone: ranks that make the same keep alike. */
     mr_status (*replay)(mr_device *d, mr_recorded kind, const mr_signature *s, bool *is_done_p);
     int64_t recording; /* number of the recording under way, from 1; 0: none */
-    int place;         /* of the recorded work that was started last: 0 .. MR_KEPT - 1 of its kind */
+    int place; /* of the recorded work that was started last: 0 .. MR_KEPT - 1 of its kind */
     /* Name what follows for a profiler, until the matching call with NULL; may nest. NULL where no
      * profiler could listen. Costs next to nothing while none does. */
     void (*mark)(mr_device *d, const char *name);

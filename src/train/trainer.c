@@ -202,8 +202,8 @@ static bool is_exact(const mr_trainer *t, const mr_trainer_opts *o)
     return t->cfg->dist.deterministic == MR_DET_WORLD && o->whole_steps;
 }
 
-/* dist.exchange=fixed, or steps that are recorded, of which others are to be started again: room for
- * the rows of every pair of ranks. */
+/* dist.exchange=fixed, or steps that are recorded, of which others are to be started again: room
+ * for the rows of every pair of ranks. */
 static mr_status fix_exchange(mr_trainer *t)
 {
     const mr_config *c = t->cfg;

@@ -62,8 +62,8 @@ typedef struct mr_trainer {
     bool is_dry;                  /* see mr_trainer_opts */
     /* Rows of every pair of ranks in training and in evaluation, 0: as many as wanted. */
     int64_t exchange_rows, eval_exchange_rows;
-    int64_t table_rows;           /* rows of item.weight */
-    int table;                    /* its parameter id */
+    int64_t table_rows; /* rows of item.weight */
+    int table;          /* its parameter id */
 
     mr_exact *exact;       /* dist.deterministic=world: how steps are made; else NULL */
     mr_graph *train_graph; /* of a whole step; exact: of the rows of one virtual shard */
@@ -125,13 +125,13 @@ mr_status mr_trainer_load(mr_trainer *t, mr_run *run, int64_t epoch, int64_t i);
 mr_status mr_trainer_gradients(mr_trainer *t);
 /* work(t), with run.capture recorded and started as one piece, except for the first ones of a
  * process; or a recording of it for other batches with the same counts started once more. What it
- * works on is the batch that was set, in t->train_run (MR_RECORD_STEP) or t->eval_run. work must not
- * wait, allocate, or copy from or to the host; when it fails nothing of it is started. Collective:
- * the ranks record the same calls together, and start again what they recorded together.
- * (recorded.c) */
+ * works on is the batch that was set, in t->train_run (MR_RECORD_STEP) or t->eval_run. work must
+ * not wait, allocate, or copy from or to the host; when it fails nothing of it is started.
+ * Collective: the ranks record the same calls together, and start again what they recorded
+ * together. (recorded.c) */
 mr_status mr_trainer_recorded(mr_trainer *t, mr_recorded kind, mr_status (*work)(mr_trainer *t));
-/* Does `run` compute with the largest counts of any rank? Then they are agreed on for a batch b that
- * was planned, in feed->most. Collective. */
+/* Does `run` compute with the largest counts of any rank? Then they are agreed on for a batch b
+ * that was planned, in feed->most. Collective. */
 bool mr_trainer_agrees(const mr_trainer *t, const mr_run *run);
 mr_status mr_trainer_agree(mr_trainer *t, const mr_run *run, mr_feed *feed, const mr_batch *b);
 /* The elements that are trained: dense parameters, own rows of the table. */

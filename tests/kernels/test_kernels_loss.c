@@ -310,11 +310,11 @@ static void test_step_decide(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_mse),        cmocka_unit_test(test_rows),
-        cmocka_unit_test(test_pair_ids),   cmocka_unit_test(test_leave_out),
-        cmocka_unit_test(test_ce_parts),
-        cmocka_unit_test(test_ce_combine), cmocka_unit_test(test_adam),
-        cmocka_unit_test(test_grad_stats), cmocka_unit_test(test_step_decide),
+        cmocka_unit_test(test_mse),         cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_pair_ids),    cmocka_unit_test(test_leave_out),
+        cmocka_unit_test(test_ce_parts),    cmocka_unit_test(test_ce_combine),
+        cmocka_unit_test(test_adam),        cmocka_unit_test(test_grad_stats),
+        cmocka_unit_test(test_step_decide),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -235,7 +235,7 @@ void ce_combine(void *coef, double *ce, void *xs, const double *stats, const int
                 const mr_exec *ex)
 {
     const mr_step_state *state = ex->state;
-    combine_args a = {(float *)coef, (float *)xs, ce,   stats, target, (const float *)x, n, w,
+    combine_args a = {(float *)coef, (float *)xs, ce,    stats, target, (const float *)x, n, w,
                       size,          rank,        weight};
     if (!xs)
         each(n, ex, [=] __device__(int64_t b) { a.row(b, state); });
