@@ -24,6 +24,12 @@ void mr_mem_touch(void *ptr);
 /* malloc for libraries that allocate through the program and free with free(); not counted. */
 void *mr_plain_alloc(size_t bytes);
 
+/* n as a multiple of unit, rounded up; unit 0 = 1. */
+static inline int64_t mr_round_up(int64_t n, int64_t unit)
+{
+    return unit > 1 ? (n + unit - 1) / unit * unit : n;
+}
+
 int64_t mr_mem_now_bytes(void);
 int64_t mr_mem_peak_bytes(void);
 /* Fault injection: the n-th following allocation fails (n >= 1); 0 turns it off. */

@@ -211,7 +211,7 @@ static void take_sizes(mr_kb *b, const mr_config *c, const mr_trainer *t)
     int64_t P = t->world->size, V = d->n_items + 1;
     b->z = (mr_kb_sizes){.B = (c->train.batch + P - 1) / P,
                          .L = c->data.max_len,
-                         .d = c->model.hidden,
+                         .d = mr_round_up(c->model.hidden, mr_device_row_unit(t->dev)),
                          .inner = c->model.inner,
                          .heads = c->model.heads,
                          .D = d->frames.data ? d->frames.width : 0,

@@ -67,11 +67,12 @@ static void diffusion(mr_kb *b)
     double *abar = mr_kb_doubles(b, z->T + 1);
     BENCH(noise_fwd, "", SHAPE(n, w), 0, 2 * m, y, x, abar, b->rid, n, w, &nz);
     BENCH(noise_bwd, "", SHAPE(n, w), 0, 2 * m, x, y, abar, b->rid, n, w, &nz, 0);
-    BENCH(posterior, "with noise", SHAPE(n, w), 0, 3 * m, y, x, y, b->rid, n, w, 0.5, 0.4, 0.1,
-          MR_RNG_POST_TCD);
-    BENCH(pool_concat_fwd, "", SHAPE(n, K, d), 0, n * (K + 5) * d, out, row, frames, text, n, K, d);
+    BENCH(posterior, "with noise", SHAPE(n, w), 0, 3 * m, y, x, y, b->rid, n, w, w, w, 0.5, 0.4,
+          0.1, MR_RNG_POST_TCD);
+    BENCH(pool_concat_fwd, "", SHAPE(n, K, d), 0, n * (K + 5) * d, out, row, frames, text, n, K, d,
+          d, 3 * d);
     BENCH(pool_concat_bwd, "", SHAPE(n, K, d), 0, n * (K + 5) * d, row, frames, text, out, n, K, d,
-          0, 0, 0);
+          d, 3 * d, 0, 0, 0);
     mr_kb_release(b);
 }
 

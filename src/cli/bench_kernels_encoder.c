@@ -42,8 +42,8 @@ static void elementwise(mr_kb *b)
     BENCH(col_sum, "", SHAPE(N, w), 0, N * w, bias, y, N, w, 0);
     BENCH(add_row_bwd, "", SHAPE(N, w), 0, 2 * N * w, pre, bias, y, N, w, 0, w, 0, 0);
     BENCH(axpy, "+=", SHAPE(N, d), 0, 3 * N * d, v, x, N * d, 1e-6, 1, MR_ACT_ACT);
-    BENCH(probe_fwd, "", SHAPE(N, d), 0, N * d, one, x, N * d);
-    BENCH(probe_bwd, "", SHAPE(N, d), 0, N * d, v, N * d, 0.5, 0);
+    BENCH(probe_fwd, "", SHAPE(N, d), 0, N * d, one, x, N * d, d, d);
+    BENCH(probe_bwd, "", SHAPE(N, d), 0, N * d, v, N * d, d, d, 0.5, 0);
     BENCH(silu_fwd, "", SHAPE(N, w), 0, 2 * N * w, y, pre, N * w);
     BENCH(silu_bwd, "", SHAPE(N, w), 0, 3 * N * w, y, y, pre, N * w, 0);
     mr_kb_release(b);
@@ -59,13 +59,13 @@ static void norm(mr_kb *b)
     void *rstd = mr_kb_reals(b, N), *dx = mr_kb_reals(b, N * w), *dr = mr_kb_reals(b, N * w);
     void *dg = mr_kb_reals(b, w), *db = mr_kb_reals(b, w);
     BENCH(layer_norm_fwd, "+ res", SHAPE(N, w), 0, 3 * N * w, y, mean, rstd, x, res, gamma, beta, N,
-          w, 1e-12, &off, &off);
+          w, w, 1e-12, &off, &off);
     BENCH(layer_norm_fwd, "+ res, drop", SHAPE(N, w), 0, 3 * N * w, y, mean, rstd, x, res, gamma,
-          beta, N, w, 1e-12, &in, &off);
+          beta, N, w, w, 1e-12, &in, &off);
     BENCH(layer_norm_bwd, "+ res", SHAPE(N, w), 0, 5 * N * w, dx, dr, dg, db, y, x, res, gamma,
-          mean, rstd, N, w, 0, 0, 0, 0, &off, &off);
+          mean, rstd, N, w, w, 0, 0, 0, 0, &off, &off);
     BENCH(layer_norm_bwd, "+ res, drop", SHAPE(N, w), 0, 5 * N * w, dx, dr, dg, db, y, x, res,
-          gamma, mean, rstd, N, w, 0, 0, 0, 0, &in, &off);
+          gamma, mean, rstd, N, w, w, 0, 0, 0, 0, &in, &off);
     BENCH(dropout, "", SHAPE(N, w), 0, 2 * N * w, y, x, N, w, 0, &in);
     mr_kb_release(b);
 }
@@ -80,7 +80,7 @@ typedef struct look {
 static void one_look(mr_kb *b, const look *l)
 {
     const mr_kb_sizes *z = &b->z;
-    mr_att_shape shape = {l->mode, z->B, l->S, l->heads, l->d, b->start, b->len, 0};
+    mr_att_shape shape = {l->mode, z->B, l->S, l->heads, l->d, b->start, b->len, 0, 0, 0};
     mr_drop drop = {0.5, MR_RNG_OP + 2, {b->rid, b->tok_pos}, 1};
     int64_t q = l->q * l->d, kv = l->kv * 2 * l->d, p = l->q * l->heads * l->S;
     void *out = mr_kb_reals(b, q), *prob = mr_kb_reals(b, p), *x = mr_kb_reals(b, q);
@@ -135,9 +135,10 @@ static void features(mr_kb *b)
     void *out = mr_kb_reals(b, B * w), *mean = mr_kb_reals(b, B * z->D);
     float *data = mr_kb_floats(b, I * w); /* features are stored in float32 or float16 */
     int32_t *id = mr_kb_ints(b, z->N, 7919, I);
-    BENCH(feature_gather, "frames", SHAPE(B, w), 0, 2 * B * w, out, data, MR_F32, id, B, w, I);
+    BENCH(feature_gather, "frames", SHAPE(B, w), 0, 2 * B * w, out, data, MR_F32, id, B, z->K, z->D,
+          z->D, I);
     BENCH(context, "", SHAPE(z->N, z->D), 0, z->N * z->D + B * z->D, mean, data, MR_F32, id,
-          b->start, b->len, B, z->D, I, 0.9);
+          b->start, b->len, B, z->D, z->D, I, 0.9);
     mr_kb_release(b);
 }
 

@@ -11,8 +11,8 @@ static void small_losses(mr_kb *b)
     void *u = mr_kb_reals(b, n), *s = mr_kb_reals(b, B), *inv = mr_kb_reals(b, B);
     void *one = mr_kb_reals(b, 1);
     BENCH(zero, "", SHAPE(B, d), 0, n, y, n);
-    BENCH(mse, "loss", SHAPE(B, d), 0, 2 * n, one, NULL, NULL, x, t, B, d, 0.1, 0, 0);
-    BENCH(mse, "all", SHAPE(B, d), 0, 4 * n, one, y, u, x, t, B, d, 0.1, 0, 0);
+    BENCH(mse, "loss", SHAPE(B, d), 0, 2 * n, one, NULL, NULL, x, t, B, d, d, 0.1, 0, 0);
+    BENCH(mse, "all", SHAPE(B, d), 0, 4 * n, one, y, u, x, t, B, d, d, 0.1, 0, 0);
     BENCH(row_inv_norm, "", SHAPE(B, d), 0, n, inv, x, B, d);
     BENCH(row_scale, "", SHAPE(B, d), 0, 2 * n, y, x, inv, B, d);
     BENCH(row_dot, "", SHAPE(B, d), 0, 2 * n, s, x, t, B, d);

@@ -20,6 +20,7 @@ mr_status mr_graph_create(mr_graph **out_p, const mr_graph_dims *dims, mr_params
     }
     g->dims = *dims;
     g->params = params;
+    params->row_unit = dims->row_unit;
     g->real_bytes = real_bytes;
     g->act_bytes = dims->act_bytes ? dims->act_bytes : real_bytes;
     g->train = train;
@@ -66,8 +67,23 @@ mr_node mr_node_make(const mr_graph *g, const mr_op *op, mr_space space, int ndi
     n.dim[1] = ndim > 1 ? d1 : 1;
     n.dim[2] = ndim > 2 ? d2 : 1;
     n.dim[3] = ndim > 3 ? d3 : 1;
+    n.cols = n.dim[ndim - 1];
+    if (ndim > 1) n.dim[ndim - 1] = mr_round_up(n.cols, g->dims.row_unit);
     for (int i = 0; i < MR_MAX_IN; i++) n.in[i] = -1;
     for (int i = 0; i < MR_MAX_NODE_PARAMS; i++) n.param[i] = -1;
+    return n;
+}
+
+void mr_node_set_width(mr_node *n, int64_t dim, int64_t cols)
+{
+    n->dim[n->ndim - 1] = dim;
+    n->cols = cols;
+}
+
+mr_node mr_node_like(const mr_graph *g, const mr_op *op, mr_space space, const mr_node *a)
+{
+    mr_node n = mr_node_make(g, op, space, a->ndim, a->dim[0], a->dim[1], a->dim[2], a->dim[3]);
+    mr_node_set_width(&n, a->dim[a->ndim - 1], a->cols);
     return n;
 }
 
@@ -82,6 +98,14 @@ int mr_graph_fail(mr_graph *g, const char *fmt, ...)
         g->status =
             MR_RAISE(MR_ERR_CONFIG, "model graph, %s: %s", g->scope[0] ? g->scope : "top", text);
     return -1;
+}
+
+bool mr_node_is_plain(mr_graph *g, const mr_node *n)
+{
+    if (!mr_node_is_padded(n)) return true;
+    mr_graph_fail(g, "%s: %lld channels, which must be a multiple of %lld here", n->op->name,
+                  (long long)n->cols, (long long)g->dims.row_unit);
+    return false;
 }
 
 int mr_graph_add(mr_graph *g, const mr_node *n)
@@ -156,6 +180,13 @@ int64_t mr_node_width(const mr_graph *g, int id)
 {
     const mr_node *n = &g->node[id];
     return n->dim[n->ndim - 1];
+}
+
+int64_t mr_node_cols(const mr_graph *g, int id) { return g->node[id].cols; }
+
+int64_t mr_node_count(const mr_graph *g, int id)
+{
+    return mr_node_inner(g, id) / mr_node_width(g, id) * mr_node_cols(g, id);
 }
 
 int64_t mr_node_ld(const mr_graph *g, int id)

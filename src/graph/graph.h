@@ -85,7 +85,8 @@ struct mr_node {
     int n_param, param[MR_MAX_NODE_PARAMS]; /* parameter ids; -1 = absent */
     mr_space space;
     int ndim;
-    int64_t dim[4]; /* dim[0] = capacity of the space (or the size when FIXED) */
+    int64_t dim[4]; /* dim[0] = capacity of the space (or the size when FIXED); as stored */
+    int64_t cols;   /* of the last dimension count; those behind are 0 (mr_graph_dims.row_unit) */
     int n_saved;
     mr_saved_spec saved[MR_MAX_SAVED];
     unsigned saved_for_bwd; /* bit k: saved[k] is absent (NULL) when no backward will run */
@@ -106,6 +107,10 @@ typedef struct mr_graph_dims {
     bool whole_products;     /* over everything at once (a GPU), not in pieces that fit a cache */
     mr_precision precision;  /* of the device: under bf16 the item loss stores operands so */
     size_t act_bytes;        /* of an element of a value or gradient; 0 = those of a real */
+    /* Rows (last dimensions of nodes of two or more, and dimensions of parameters that say so) are
+     * rounded up to a multiple of so many elements, 0 = 1. What is behind is 0 in values, gradients
+     * and parameters, and counts for nothing; files, dumps and outputs do not have it. */
+    int64_t row_unit;
 } mr_graph_dims;
 
 typedef struct mr_loss_term {
@@ -140,11 +145,18 @@ void mr_graph_free(mr_graph **g_p);
 mr_status mr_graph_status(const mr_graph *g);
 void mr_graph_scope(mr_graph *g, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 
-/* Used by the builders of ops. Start a node of `op` with space and shape; then set inputs,
+/* Used by the builders of ops. Start a node of `op` with space and shape (of which the last is then
+ * rounded up to row_unit); then set inputs,
  * attributes, saved buffers; then add it. mr_graph_add returns the node id, or -1 (sticky). */
 mr_node mr_node_make(const mr_graph *g, const mr_op *op, mr_space space, int ndim, int64_t d0,
                      int64_t d1, int64_t d2, int64_t d3);
+/* The same with the shape of rows of a. */
+mr_node mr_node_like(const mr_graph *g, const mr_op *op, mr_space space, const mr_node *a);
+/* Rows of a as wide as those of parameter dimension dim (stored), of which cols count. */
+void mr_node_set_width(mr_node *n, int64_t dim, int64_t cols);
 int mr_graph_add(mr_graph *g, const mr_node *n);
+/* For ops of channels, where all columns count: whether those of n do; else the builder's error. */
+bool mr_node_is_plain(mr_graph *g, const mr_node *n);
 /* Random draws go by a node's number. A model that is put together of fewer or more nodes than
  * before says which number comes next, so that what follows draws the same. */
 void mr_graph_set_number(mr_graph *g, int number);
@@ -161,7 +173,10 @@ int mr_graph_find_output(const mr_graph *g, const char *name); /* node id or -1 
 const mr_node *mr_node_at(const mr_graph *g, int id);
 int64_t mr_node_inner(const mr_graph *g, int id); /* product of dim[1..] */
 int64_t mr_node_width(const mr_graph *g, int id); /* last dimension */
-int64_t mr_node_ld(const mr_graph *g, int id);    /* elements between rows: width, slices aside */
+int64_t mr_node_cols(const mr_graph *g, int id);  /* columns of it that count */
+int64_t mr_node_count(const mr_graph *g, int id); /* elements of dim[1..] that count */
+static inline bool mr_node_is_padded(const mr_node *n) { return n->cols != n->dim[n->ndim - 1]; }
+int64_t mr_node_ld(const mr_graph *g, int id); /* elements between rows: width, slices aside */
 int64_t mr_space_cap(const mr_graph *g, mr_space s);
 static inline mr_space mr_space_tok(int seq) { return (mr_space)(MR_SPACE_TOK0 + seq); }
 

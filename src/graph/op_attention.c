@@ -17,7 +17,9 @@ static att_args args_of(const mr_run *r, const mr_node *n)
                    .B = n->i[0] == MR_ATT_FULL ? r->count[n->space] : r->count[MR_SPACE_ROWS],
                    .S = n->i[3],
                    .heads = n->i[1],
-                   .d = n->dim[n->ndim - 1]},
+                   .d = n->cols,
+                   .q_w = n->dim[n->ndim - 1],
+                   .kv_w = mr_node_width(r->g, n->in[1])},
                   {.p = n->f[0],
                    .purpose = mr_rand_purpose(n),
                    .rows = {r->in.rid, r->in.zero_pos},
@@ -56,8 +58,8 @@ const mr_op mr_op_attention = {
 static int64_t keys_of(const mr_graph *g, const mr_node *q, const mr_node *kv, const mr_node *first,
                        int mode, int seq)
 {
-    int64_t d = q->dim[q->ndim - 1];
-    if (kv->dim[kv->ndim - 1] != 2 * d) return -1;
+    int64_t d = q->cols;
+    if (kv->cols != 2 * d) return -1;
     if (is_ragged(mode)) {
         mr_space tok = mr_space_tok(seq);
         bool ok = kv->space == tok && kv->ndim == 2 && q->ndim == 2 && !first &&
@@ -70,7 +72,7 @@ static int64_t keys_of(const mr_graph *g, const mr_node *q, const mr_node *kv, c
     if (mode == MR_ATT_FULL)
         return q->ndim == 3 && q->dim[1] == kv->dim[1] && !first ? kv->dim[1] : -1;
     if (q->ndim != 2) return -1;
-    if (first && (first->space != MR_SPACE_ROWS || first->ndim != 2 || first->dim[1] != 2 * d))
+    if (first && (first->space != MR_SPACE_ROWS || first->ndim != 2 || first->cols != 2 * d))
         return -1;
     return kv->dim[1] + (first ? 1 : 0);
 }
@@ -81,7 +83,7 @@ int mr_g_attention(mr_graph *g, int q, int kv, int kv_first, int heads, int mode
     if (q < 0 || kv < 0) return -1;
     const mr_node *a = mr_node_at(g, q);
     const mr_node *first = kv_first >= 0 ? mr_node_at(g, kv_first) : NULL;
-    int64_t d = mr_node_width(g, q), S;
+    int64_t d = mr_node_cols(g, q), S;
     if (mode < MR_ATT_CAUSAL || mode > MR_ATT_ONE || seq < 0 || seq >= MR_MAX_SEQ)
         return mr_graph_fail(g, "attention: mode %d, sequence set %d", mode, seq);
     S = keys_of(g, a, mr_node_at(g, kv), first, mode, seq);
@@ -96,8 +98,7 @@ int mr_g_attention(mr_graph *g, int q, int kv, int kv_first, int heads, int mode
         return mr_graph_fail(g, "attention: dropout %g is outside [0, 1)", dropout);
     if (a->space == MR_SPACE_LAST && g->train && dropout > 0)
         return mr_graph_fail(g, "attention: dropout on an input without rows of the batch");
-    mr_node n = mr_node_make(g, &mr_op_attention, a->space, a->ndim, a->dim[0], a->dim[1],
-                             a->dim[2], a->dim[3]);
+    mr_node n = mr_node_like(g, &mr_op_attention, a->space, a);
     n.in[0] = q;
     n.in[1] = kv;
     n.in[2] = kv_first;

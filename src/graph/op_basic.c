@@ -13,8 +13,7 @@ int mr_g_detach(mr_graph *g, int x)
 {
     if (x < 0) return -1;
     const mr_node *a = mr_node_at(g, x);
-    mr_node n = mr_node_make(g, &mr_op_detach, a->space, a->ndim, a->dim[0], a->dim[1], a->dim[2],
-                             a->dim[3]);
+    mr_node n = mr_node_like(g, &mr_op_detach, a->space, a);
     n.in[n.n_in++] = x;
     return mr_graph_add(g, &n);
 }
@@ -24,7 +23,8 @@ int mr_g_reshape(mr_graph *g, int x, int ndim, int64_t d1, int64_t d2, int64_t d
     if (x < 0) return -1;
     const mr_node *a = mr_node_at(g, x);
     mr_node n = mr_node_make(g, &mr_op_reshape, a->space, ndim, a->dim[0], d1, d2, d3);
-    if (n.dim[1] * n.dim[2] * n.dim[3] != mr_node_inner(g, x))
+    bool is_same_row = n.cols == a->cols || !(mr_node_is_padded(a) || mr_node_is_padded(&n));
+    if (n.dim[1] * n.dim[2] * n.dim[3] != mr_node_inner(g, x) || !is_same_row)
         return mr_graph_fail(g, "reshape: %lld elements a row into %lld",
                              (long long)mr_node_inner(g, x),
                              (long long)(n.dim[1] * n.dim[2] * n.dim[3]));
@@ -36,10 +36,11 @@ int mr_g_slice(mr_graph *g, int x, int64_t at, int64_t width)
 {
     if (x < 0) return -1;
     const mr_node *a = mr_node_at(g, x);
-    if (a->ndim != 2 || a->op->is_alias || at < 0 || width < 1 || at + width > a->dim[1])
+    if (a->ndim != 2 || a->op->is_alias || at < 0 || width < 1 || at + width > a->cols)
         return mr_graph_fail(g, "slice: columns %lld to %lld of [N,%lld]", (long long)at,
                              (long long)(at + width - 1), (long long)mr_node_inner(g, x));
     mr_node n = mr_node_make(g, &mr_op_slice, a->space, 2, a->dim[0], width, 1, 1);
+    mr_node_set_width(&n, width, width);
     n.in[n.n_in++] = x;
     n.i[0] = at;
     return mr_graph_add(g, &n);
@@ -74,8 +75,7 @@ int mr_g_add(mr_graph *g, int a, int b)
     const mr_node *p = mr_node_at(g, a), *q = mr_node_at(g, b);
     if (p->space != q->space || mr_node_inner(g, a) != mr_node_inner(g, b))
         return mr_graph_fail(g, "add: shapes differ");
-    mr_node n =
-        mr_node_make(g, &mr_op_add, p->space, p->ndim, p->dim[0], p->dim[1], p->dim[2], p->dim[3]);
+    mr_node n = mr_node_like(g, &mr_op_add, p->space, p);
     n.in[n.n_in++] = a;
     n.in[n.n_in++] = b;
     return mr_graph_add(g, &n);
@@ -111,8 +111,7 @@ int mr_g_add_param(mr_graph *g, int x, int param)
     const mr_param *p = &g->params->p[param];
     if (p->dim[0] * p->dim[1] * p->dim[2] * p->dim[3] != mr_node_inner(g, x))
         return mr_graph_fail(g, "add_param: %s does not fit a row", p->name);
-    mr_node n = mr_node_make(g, &mr_op_add_param, a->space, a->ndim, a->dim[0], a->dim[1],
-                             a->dim[2], a->dim[3]);
+    mr_node n = mr_node_like(g, &mr_op_add_param, a->space, a);
     n.in[n.n_in++] = x;
     n.param[n.n_param++] = param;
     return mr_graph_add(g, &n);
@@ -147,6 +146,7 @@ int mr_g_leaf(mr_graph *g, int param, mr_space space)
     const mr_param *p = &g->params->p[param];
     mr_node n =
         mr_node_make(g, &mr_op_leaf, space, p->ndim, p->dim[0], p->dim[1], p->dim[2], p->dim[3]);
+    mr_node_set_width(&n, p->dim[p->ndim - 1], p->own[p->ndim - 1]);
     if (n.dim[0] > p->dim[0]) return mr_graph_fail(g, "leaf: %s has too few rows", p->name);
     n.param[n.n_param++] = param;
     return mr_graph_add(g, &n);
@@ -155,8 +155,10 @@ int mr_g_leaf(mr_graph *g, int param, mr_space space)
 /* ---- probe: a loss with a different, known gradient at every element ---- */
 static mr_status probe_forward(mr_run *r, const mr_node *n)
 {
-    mr_k(r)->probe_fwd(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[0]),
-                       mr_n_rows(r, n->in[0]) * mr_node_inner(r->g, n->in[0]), &r->ex);
+    const mr_node *x = mr_node_at(r->g, n->in[0]);
+    int64_t elements = mr_n_rows(r, n->in[0]) * mr_node_inner(r->g, n->in[0]);
+    mr_k(r)->probe_fwd(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[0]), elements, x->cols,
+                       x->dim[x->ndim - 1], &r->ex);
     return MR_OK;
 }
 
@@ -166,7 +168,9 @@ static mr_status probe_backward(mr_run *r, const mr_node *n)
     int64_t behind = mr_n(r, n->in[0]) * inner - m; /* rows behind the batch's */
     if (!mr_wants(r, n, 0)) return MR_OK;
     char *dx = mr_grad(r, n->in[0]);
-    mr_k(r)->probe_bwd(dx, m, mr_loss_weight(r, n), mr_acc(r, n, 0), &r->ex);
+    const mr_node *x = mr_node_at(r->g, n->in[0]);
+    mr_k(r)->probe_bwd(dx, m, x->cols, x->dim[x->ndim - 1], mr_loss_weight(r, n), mr_acc(r, n, 0),
+                       &r->ex);
     if (behind == 0 || mr_acc(r, n, 0)) return MR_OK;
     size_t of = r->g->act_bytes;
     return r->dev->fill(r->dev, dx + (size_t)m * of, 0, (size_t)behind * of);
@@ -262,9 +266,8 @@ static int add_linear(mr_graph *g, int x, int w, int b, int act_in, int act)
     if (pw->dim[1] * pw->dim[2] * pw->dim[3] != mr_node_width(g, x))
         return mr_graph_fail(g, "linear: %s takes %lld inputs, got %lld", pw->name,
                              (long long)pw->dim[1], (long long)mr_node_width(g, x));
-    mr_node n = mr_node_make(g, &mr_op_linear, a->space, a->ndim, a->dim[0], a->dim[1], a->dim[2],
-                             a->dim[3]);
-    n.dim[a->ndim - 1] = pw->dim[0];
+    mr_node n = mr_node_like(g, &mr_op_linear, a->space, a);
+    mr_node_set_width(&n, pw->dim[0], pw->own[0]);
     n.in[n.n_in++] = x;
     n.param[0] = w;
     n.param[1] = b;

@@ -116,6 +116,7 @@ int mr_g_conv3(mr_graph *g, int x, int w, int b, int stride, int residual, int c
                              (long long)pw->dim[0]);
     int64_t So = (a->dim[1] + stride - 1) / stride;
     mr_node n = mr_node_make(g, &mr_op_conv3, a->space, 3, a->dim[0], So, pw->dim[0], 1);
+    mr_node_set_width(&n, pw->dim[0], pw->own[0]);
     if (residual >= 0) {
         const mr_node *q = mr_node_at(g, residual);
         if (q->space != n.space || q->dim[0] != n.dim[0] ||

@@ -15,6 +15,8 @@ static mr_noise noise_of(const mr_run *r, const mr_node *n)
                       .t = n->i[1],
                       .t_max = r->t_max,
                       .t_set = r->t_set,
+                      .ld = mr_node_width(r->g, mr_node_id(r, n)),
+                      .cols = n->cols,
                       .pure = n->i[2] != 0};
 }
 
@@ -49,8 +51,7 @@ int mr_g_noise(mr_graph *g, int x0, int which, int64_t t, bool pure)
     if (a->space != MR_SPACE_ROWS) return mr_graph_fail(g, "noise: needs rows of the batch");
     if (t < 0 || (pure && t == 0))
         return mr_graph_fail(g, "noise: step %lld is not one of 0..T", (long long)t);
-    mr_node n = mr_node_make(g, &mr_op_noise, a->space, a->ndim, a->dim[0], a->dim[1], a->dim[2],
-                             a->dim[3]);
+    mr_node n = mr_node_like(g, &mr_op_noise, a->space, a);
     n.in[n.n_in++] = x0;
     n.i[0] = which;
     n.i[1] = t;
@@ -69,8 +70,8 @@ static mr_status posterior_forward(mr_run *r, const mr_node *n)
     uint32_t base = n->i[0] == MR_DIFF_NPD ? MR_RNG_POST_NPD : MR_RNG_POST_TCD;
     double sd = n->i[2] && t > 1 ? sqrt(r->s2[t]) : 0.0;
     mr_k(r)->posterior(mr_val(r, id), mr_val(r, n->in[0]), mr_val(r, n->in[1]), r->in.rid,
-                       mr_n(r, id), mr_node_inner(r->g, id), r->c1[t], r->c2[t], sd,
-                       base + (uint32_t)t, &r->ex);
+                       mr_n(r, id), mr_node_inner(r->g, id), mr_node_width(r->g, id), n->cols,
+                       r->c1[t], r->c2[t], sd, base + (uint32_t)t, &r->ex);
     return MR_OK;
 }
 
@@ -87,8 +88,7 @@ int mr_g_posterior(mr_graph *g, int xhat, int xt, int which, int64_t t, bool noi
     if (t < 1 || t >= MR_RNG_POST_NPD - MR_RNG_POST_TCD)
         return mr_graph_fail(g, "posterior: step %lld is not one of 1..%d", (long long)t,
                              MR_RNG_POST_NPD - MR_RNG_POST_TCD - 1);
-    mr_node n = mr_node_make(g, &mr_op_posterior, a->space, a->ndim, a->dim[0], a->dim[1],
-                             a->dim[2], a->dim[3]);
+    mr_node n = mr_node_like(g, &mr_op_posterior, a->space, a);
     n.in[n.n_in++] = xhat;
     n.in[n.n_in++] = xt;
     n.i[0] = which;
@@ -128,8 +128,7 @@ int mr_g_mix(mr_graph *g, int x0, int xhat, double w)
     if (a->space != b->space || a->dim[0] != b->dim[0] ||
         mr_node_inner(g, x0) != mr_node_inner(g, xhat))
         return mr_graph_fail(g, "mix: shapes differ");
-    mr_node n =
-        mr_node_make(g, &mr_op_mix, a->space, a->ndim, a->dim[0], a->dim[1], a->dim[2], a->dim[3]);
+    mr_node n = mr_node_like(g, &mr_op_mix, a->space, a);
     n.in[n.n_in++] = x0;
     n.in[n.n_in++] = xhat;
     n.f[0] = w;

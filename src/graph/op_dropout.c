@@ -41,8 +41,7 @@ int mr_g_dropout(mr_graph *g, int x, double p)
     const mr_node *a = mr_node_at(g, x);
     if (a->space == MR_SPACE_FIXED || a->space == MR_SPACE_LAST)
         return mr_graph_fail(g, "dropout: the input has no rows of the batch");
-    mr_node n = mr_node_make(g, &mr_op_dropout, a->space, a->ndim, a->dim[0], a->dim[1], a->dim[2],
-                             a->dim[3]);
+    mr_node n = mr_node_like(g, &mr_op_dropout, a->space, a);
     n.in[n.n_in++] = x;
     n.f[0] = p;
     return mr_graph_add(g, &n);

@@ -171,6 +171,7 @@ static int add_lookup(mr_graph *g, const mr_op *op, mr_space space, int64_t L, i
         return mr_graph_fail(g, "%s: %s is not sharded", op->name, p->name);
     int64_t w = p->dim[1];
     mr_node n = mr_node_make(g, op, space, L ? 3 : 2, 0, L ? L : w, w, 1);
+    mr_node_set_width(&n, w, p->own[1]);
     n.param[n.n_param++] = table;
     n.i[0] = seq;
     if (g->dims.n_ranks > 1)
@@ -223,7 +224,7 @@ int mr_g_add_position(mr_graph *g, int x, int pos, int seq)
     if (p->dim[0] != g->dims.L || p->dim[1] != a->dim[1])
         return mr_graph_fail(g, "add_position: %s is not [%lld, %lld]", p->name,
                              (long long)g->dims.L, (long long)a->dim[1]);
-    mr_node n = mr_node_make(g, &mr_op_add_position, a->space, 2, 0, a->dim[1], 1, 1);
+    mr_node n = mr_node_like(g, &mr_op_add_position, a->space, a);
     n.in[n.n_in++] = x;
     n.param[n.n_param++] = pos;
     n.i[0] = seq;
@@ -258,7 +259,7 @@ int mr_g_last(mr_graph *g, int x, int seq)
     const mr_node *a = mr_node_at(g, x);
     if (a->space != mr_space_tok(seq) || a->ndim != 2)
         return mr_graph_fail(g, "last: the input is not tokens of sequence set %d", seq);
-    mr_node n = mr_node_make(g, &mr_op_last, MR_SPACE_ROWS, 2, 0, a->dim[1], 1, 1);
+    mr_node n = mr_node_like(g, &mr_op_last, MR_SPACE_ROWS, a);
     n.in[n.n_in++] = x;
     n.i[0] = seq;
     return mr_graph_add(g, &n);

@@ -27,8 +27,8 @@ static mr_status gather(mr_run *r, const mr_node *n, const mr_feature *f, const 
 {
     int me = mr_node_id(r, n);
     MR_TRY(need_ids(id, n));
-    mr_k(r)->feature_gather(mr_val(r, me), f->data, f->dtype, id, mr_n(r, me),
-                            mr_node_inner(r->g, me), rows, &r->ex);
+    mr_k(r)->feature_gather(mr_val(r, me), f->data, f->dtype, id, mr_n(r, me), f->count, n->cols,
+                            mr_node_width(r->g, me), rows, &r->ex);
     return MR_OK;
 }
 
@@ -41,21 +41,21 @@ static const int32_t *last_of(const mr_feature_ids *ids, const mr_node *n)
 static mr_status frames_forward(mr_run *r, const mr_node *n)
 {
     const mr_feature *f = &r->feat->frames;
-    MR_TRY(need(f, n, "frame", n->dim[1], n->dim[2]));
+    MR_TRY(need(f, n, "frame", n->dim[1], n->cols));
     const mr_feature_ids *ids = &r->ids[MR_FEATURE_FRAMES];
     return gather(r, n, f, last_of(ids, n), ids->n);
 }
 
 static mr_status text_last_forward(mr_run *r, const mr_node *n)
 {
-    MR_TRY(need(&r->feat->text, n, "text", 1, n->dim[1]));
+    MR_TRY(need(&r->feat->text, n, "text", 1, n->cols));
     const mr_feature_ids *ids = &r->ids[MR_FEATURE_TEXT];
     return gather(r, n, &r->feat->text, last_of(ids, n), ids->n);
 }
 
 static mr_status text_tokens_forward(mr_run *r, const mr_node *n)
 {
-    MR_TRY(need(&r->feat->text, n, "text", 1, n->dim[1]));
+    MR_TRY(need(&r->feat->text, n, "text", 1, n->cols));
     const mr_feature_ids *ids = &r->ids[MR_FEATURE_TEXT];
     return gather(r, n, &r->feat->text, ids->tok, ids->n);
 }
@@ -66,11 +66,11 @@ static mr_status context_forward(mr_run *r, const mr_node *n)
     const mr_feature *f = &r->feat->visual;
     const mr_seq *q = &r->in.seq[0];
     int id = mr_node_id(r, n);
-    MR_TRY(need(f, n, "visual", 1, n->dim[1]));
+    MR_TRY(need(f, n, "visual", 1, n->cols));
     const mr_feature_ids *ids = &r->ids[MR_FEATURE_VISUAL];
     MR_TRY(need_ids(ids->tok, n));
     mr_k(r)->context(mr_val(r, id), f->data, f->dtype, ids->tok, q->start, q->len, mr_n(r, id),
-                     n->dim[1], ids->n, n->f[0], &r->ex);
+                     n->cols, n->dim[1], ids->n, n->f[0], &r->ex);
     return MR_OK;
 }
 
@@ -138,8 +138,7 @@ int mr_g_spread(mr_graph *g, int x)
     if (x < 0) return -1;
     const mr_node *a = mr_node_at(g, x);
     if (a->space != MR_SPACE_LAST) return mr_graph_fail(g, "spread: needs distinct last items");
-    mr_node n =
-        mr_node_make(g, &mr_op_spread, MR_SPACE_ROWS, a->ndim, 0, a->dim[1], a->dim[2], a->dim[3]);
+    mr_node n = mr_node_like(g, &mr_op_spread, MR_SPACE_ROWS, a);
     n.in[n.n_in++] = x;
     return mr_graph_add(g, &n);
 }

@@ -74,7 +74,7 @@ int mr_g_freq_fuse(mr_graph *g, int a, int u, int filter, int gate_p_w, int gate
     if (f->ndim != 3 || f->dim[0] != L / 2 + 1 || f->dim[1] != d || f->dim[2] != 2)
         return mr_graph_fail(g, "freq_fuse: filter %s must be [%lld,%lld,2]", f->name,
                              (long long)(L / 2 + 1), (long long)d);
-    mr_node n = mr_node_make(g, &mr_op_freq_fuse, MR_SPACE_TOK0, 2, 0, d, 1, 1);
+    mr_node n = mr_node_make(g, &mr_op_freq_fuse, MR_SPACE_TOK0, 2, 0, x->cols, 1, 1);
     n.in[n.n_in++] = a;
     n.in[n.n_in++] = u;
     const int params[] = {filter, gate_p_w, gate_p_b, gate_f_w, gate_f_b};

@@ -96,7 +96,8 @@ int mr_g_group_norm(mr_graph *g, int x, int groups, int gamma, int beta, int fil
     if (a->ndim != 3 || groups < 1 || a->dim[2] % groups)
         return mr_graph_fail(g, "group_norm: %lld channels do not divide into %d groups",
                              (long long)a->dim[2], groups);
-    mr_node n = mr_node_make(g, &mr_op_group_norm, a->space, 3, a->dim[0], a->dim[1], a->dim[2], 1);
+    mr_node n = mr_node_like(g, &mr_op_group_norm, a->space, a);
+    if (!mr_node_is_plain(g, &n)) return -1;
     if (g->params->p[gamma].dim[0] != a->dim[2] || g->params->p[beta].dim[0] != a->dim[2])
         return mr_graph_fail(g, "group_norm: %s and %s must have %lld elements",
                              g->params->p[gamma].name, g->params->p[beta].name,

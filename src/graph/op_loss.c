@@ -6,7 +6,8 @@
 static mr_status mse_forward(mr_run *r, const mr_node *n)
 {
     mr_k(r)->mse(mr_val(r, mr_node_id(r, n)), NULL, NULL, mr_val(r, n->in[0]), mr_val(r, n->in[1]),
-                 mr_n(r, n->in[0]), mr_node_inner(r->g, n->in[0]), 0, 0, 0, &r->ex);
+                 mr_n(r, n->in[0]), mr_node_inner(r->g, n->in[0]), mr_node_count(r->g, n->in[0]), 0,
+                 0, 0, &r->ex);
     return MR_OK;
 }
 
@@ -15,8 +16,8 @@ static mr_status mse_backward(mr_run *r, const mr_node *n)
     void *dp = mr_wants(r, n, 0) ? mr_grad(r, n->in[0]) : NULL;
     void *dt = mr_wants(r, n, 1) ? mr_grad(r, n->in[1]) : NULL;
     mr_k(r)->mse(mr_val(r, mr_node_id(r, n)), dp, dt, mr_val(r, n->in[0]), mr_val(r, n->in[1]),
-                 mr_n(r, n->in[0]), mr_node_inner(r->g, n->in[0]), mr_loss_weight(r, n),
-                 mr_acc(r, n, 0), mr_acc(r, n, 1), &r->ex);
+                 mr_n(r, n->in[0]), mr_node_inner(r->g, n->in[0]), mr_node_count(r->g, n->in[0]),
+                 mr_loss_weight(r, n), mr_acc(r, n, 0), mr_acc(r, n, 1), &r->ex);
     return MR_OK;
 }
 

@@ -288,7 +288,7 @@ int mr_g_moe(mr_graph *g, int text, int w, int bias, int gate, int noise, double
         return mr_graph_fail(g, "moe: %d experts, at most %d", m.E, MR_MOE_MAX_EXPERTS);
     if (!mr_drop_is_valid(dropout))
         return mr_graph_fail(g, "moe: dropout %g is not in [0, 1)", dropout);
-    mr_node n = mr_node_make(g, &mr_op_moe, MR_SPACE_ROWS, 3, 0, L, m.d, 1);
+    mr_node n = mr_node_make(g, &mr_op_moe, MR_SPACE_ROWS, 3, 0, L, g->params->p[w].own[1], 1);
     n.in[n.n_in++] = text;
     n.param[P_W] = w;
     n.param[P_BIAS] = bias;

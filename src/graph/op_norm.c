@@ -5,7 +5,7 @@
 #include "graph/run.h"
 
 typedef struct norm_args {
-    int64_t n, w;
+    int64_t n, w, cols;
     mr_drop in, out;
 } norm_args;
 
@@ -14,6 +14,7 @@ static norm_args args_of(const mr_run *r, const mr_node *n)
     norm_args a;
     int id = mr_node_id(r, n);
     a.w = mr_node_width(r->g, id);
+    a.cols = n->cols;
     int64_t per_row = mr_node_inner(r->g, id) / a.w;
     a.n = n->ndim == 1 ? 1 : mr_n(r, id) * per_row;
     a.in = a.out = (mr_drop){.p = n->f[1], .purpose = mr_rand_purpose(n), .per_row = per_row};
@@ -28,7 +29,7 @@ static mr_status norm_forward(mr_run *r, const mr_node *n)
     norm_args a = args_of(r, n);
     mr_k(r)->layer_norm_fwd(mr_val(r, mr_node_id(r, n)), mr_saved(r, n, 0), mr_saved(r, n, 1),
                             mr_val(r, n->in[0]), mr_val(r, n->in[1]), mr_pval(r, n, 0),
-                            mr_pval(r, n, 1), a.n, a.w, n->f[0], &a.in, &a.out, &r->ex);
+                            mr_pval(r, n, 1), a.n, a.w, a.cols, n->f[0], &a.in, &a.out, &r->ex);
     return MR_OK;
 }
 
@@ -39,7 +40,7 @@ static mr_status norm_backward(mr_run *r, const mr_node *n)
                             mr_wants(r, n, 1) ? mr_grad(r, n->in[1]) : NULL, mr_pgrad(r, n, 0),
                             mr_pgrad(r, n, 1), mr_grad(r, mr_node_id(r, n)), mr_val(r, n->in[0]),
                             mr_val(r, n->in[1]), mr_pval(r, n, 0), mr_saved(r, n, 0),
-                            mr_saved(r, n, 1), a.n, a.w, mr_acc(r, n, 0), mr_acc(r, n, 1),
+                            mr_saved(r, n, 1), a.n, a.w, a.cols, mr_acc(r, n, 0), mr_acc(r, n, 1),
                             mr_pacc(r, n, 0), mr_pacc(r, n, 1), &a.in, &a.out, &r->ex);
     return MR_OK;
 }
@@ -61,15 +62,14 @@ int mr_g_layer_norm(mr_graph *g, int x, int residual, int gamma, int beta, doubl
     int64_t w = mr_node_width(g, x);
     if (residual >= 0 &&
         (mr_node_at(g, residual)->space != a->space ||
-         mr_node_inner(g, residual) != mr_node_inner(g, x) || mr_node_width(g, residual) != w))
+         mr_node_inner(g, residual) != mr_node_inner(g, x) || mr_node_cols(g, residual) != a->cols))
         return mr_graph_fail(g, "layer_norm: residual and input have different shapes");
     if (!fits(g, gamma, w) || !fits(g, beta, w))
         return mr_graph_fail(g, "layer_norm: weight or bias is not [%lld]", (long long)w);
     if (!mr_drop_is_valid(drop_in) || !mr_drop_is_valid(drop_out))
         return mr_graph_fail(g, "layer_norm: dropout %g or %g is outside [0, 1)", drop_in,
                              drop_out);
-    mr_node n = mr_node_make(g, &mr_op_layer_norm, a->space, a->ndim, a->dim[0], a->dim[1],
-                             a->dim[2], a->dim[3]);
+    mr_node n = mr_node_like(g, &mr_op_layer_norm, a->space, a);
     n.in[0] = x;
     n.in[1] = residual;
     n.n_in = 2;

@@ -56,8 +56,8 @@ int mr_g_condition_tokens(mr_graph *g, int frames, int text, int type)
     if (p->dim[0] < f->dim[1] + 2 || p->dim[1] != f->dim[2])
         return mr_graph_fail(g, "condition_tokens: %s must be [%lld,%lld]", p->name,
                              (long long)(f->dim[1] + 2), (long long)f->dim[2]);
-    mr_node n = mr_node_make(g, &mr_op_condition_tokens, f->space, 3, f->dim[0], f->dim[1] + 1,
-                             f->dim[2], 1);
+    mr_node n = mr_node_like(g, &mr_op_condition_tokens, f->space, f);
+    n.dim[1]++;
     n.in[n.n_in++] = frames;
     n.in[n.n_in++] = text;
     n.param[n.n_param++] = type;
@@ -93,7 +93,7 @@ int mr_g_add_row(mr_graph *g, int x, int param, int64_t row)
         return mr_graph_fail(g, "add_row: row %lld of %s [%lld,%lld] does not fit [N,%lld]",
                              (long long)row, p->name, (long long)p->dim[0], (long long)p->dim[1],
                              (long long)a->dim[1]);
-    mr_node n = mr_node_make(g, &mr_op_add_row, a->space, 2, a->dim[0], a->dim[1], 1, 1);
+    mr_node n = mr_node_like(g, &mr_op_add_row, a->space, a);
     n.in[n.n_in++] = x;
     n.param[n.n_param++] = param;
     n.i[0] = row;
@@ -103,20 +103,21 @@ int mr_g_add_row(mr_graph *g, int x, int param, int64_t row)
 /* ---- pool_concat: [x0 ; mean of frames ; text] ---- */
 static mr_status pool_concat_forward(mr_run *r, const mr_node *n)
 {
-    int64_t K = mr_node_at(r->g, n->in[1])->dim[1];
+    const mr_node *f = mr_node_at(r->g, n->in[1]);
     mr_k(r)->pool_concat_fwd(mr_val(r, mr_node_id(r, n)), mr_val(r, n->in[0]), mr_val(r, n->in[1]),
-                             mr_val(r, n->in[2]), mr_n(r, n->in[0]), K, n->dim[1] / 3, &r->ex);
+                             mr_val(r, n->in[2]), mr_n(r, n->in[0]), f->dim[1], f->cols, f->dim[2],
+                             n->dim[1], &r->ex);
     return MR_OK;
 }
 
 static mr_status pool_concat_backward(mr_run *r, const mr_node *n)
 {
-    int64_t K = mr_node_at(r->g, n->in[1])->dim[1];
+    const mr_node *f = mr_node_at(r->g, n->in[1]);
     void *d[3];
     for (int s = 0; s < 3; s++) d[s] = mr_wants(r, n, s) ? mr_grad(r, n->in[s]) : NULL;
-    mr_k(r)->pool_concat_bwd(d[0], d[1], d[2], mr_grad(r, mr_node_id(r, n)), mr_n(r, n->in[0]), K,
-                             n->dim[1] / 3, mr_acc(r, n, 0), mr_acc(r, n, 1), mr_acc(r, n, 2),
-                             &r->ex);
+    mr_k(r)->pool_concat_bwd(d[0], d[1], d[2], mr_grad(r, mr_node_id(r, n)), mr_n(r, n->in[0]),
+                             f->dim[1], f->cols, f->dim[2], n->dim[1], mr_acc(r, n, 0),
+                             mr_acc(r, n, 1), mr_acc(r, n, 2), &r->ex);
     return MR_OK;
 }
 
@@ -133,7 +134,7 @@ int mr_g_pool_concat(mr_graph *g, int x0, int frames, int text)
         t->dim[0] != a->dim[0])
         return mr_graph_fail(g, "pool_concat: x0 [N,%lld], frames [N,K,%lld], text [N,%lld] differ",
                              (long long)d, (long long)f->dim[2], (long long)t->dim[1]);
-    mr_node n = mr_node_make(g, &mr_op_pool_concat, a->space, 2, a->dim[0], 3 * d, 1, 1);
+    mr_node n = mr_node_make(g, &mr_op_pool_concat, a->space, 2, a->dim[0], 3 * a->cols, 1, 1);
     n.in[n.n_in++] = x0;
     n.in[n.n_in++] = frames;
     n.in[n.n_in++] = text;

@@ -31,8 +31,7 @@ int mr_g_add_context(mr_graph *g, int x, int v)
     if (a->ndim != 3 || b->space != a->space || b->dim[0] != a->dim[0] ||
         mr_node_inner(g, v) != a->dim[2])
         return mr_graph_fail(g, "add_context: the context must be [N,%lld]", (long long)a->dim[2]);
-    mr_node n =
-        mr_node_make(g, &mr_op_add_context, a->space, 3, a->dim[0], a->dim[1], a->dim[2], 1);
+    mr_node n = mr_node_like(g, &mr_op_add_context, a->space, a);
     n.in[n.n_in++] = x;
     n.in[n.n_in++] = v;
     return mr_graph_add(g, &n);
@@ -67,7 +66,8 @@ int mr_g_upsample(mr_graph *g, int x, int64_t S2)
     if (x < 0) return -1;
     const mr_node *a = mr_node_at(g, x);
     if (a->ndim != 3) return mr_graph_fail(g, "upsample: needs [N,S,c]");
-    mr_node n = mr_node_make(g, &mr_op_upsample, a->space, 3, a->dim[0], S2, a->dim[2], 1);
+    mr_node n = mr_node_like(g, &mr_op_upsample, a->space, a);
+    n.dim[1] = S2;
     n.in[n.n_in++] = x;
     return mr_graph_add(g, &n);
 }
@@ -105,8 +105,9 @@ int mr_g_concat(mr_graph *g, int a, int b)
         p->dim[1] != q->dim[1])
         return mr_graph_fail(g, "concat: [N,%lld,..] and [N,%lld,..] differ in frames",
                              (long long)p->dim[1], (long long)q->dim[1]);
-    mr_node n =
-        mr_node_make(g, &mr_op_concat, p->space, 3, p->dim[0], p->dim[1], p->dim[2] + q->dim[2], 1);
+    mr_node n = mr_node_like(g, &mr_op_concat, p->space, p);
+    mr_node_set_width(&n, p->dim[2] + q->dim[2], p->cols + q->cols);
+    if (!mr_node_is_plain(g, &n)) return -1;
     n.in[n.n_in++] = a;
     n.in[n.n_in++] = b;
     n.i[0] = p->dim[2];
@@ -138,7 +139,7 @@ int mr_g_time_rows(mr_graph *g, int64_t C)
     if (C < 2 || C % 2)
         return mr_graph_fail(g, "time embedding: width %lld must be even", (long long)C);
     mr_node n = mr_node_make(g, &mr_op_time_rows, MR_SPACE_ROWS, 2, 0, C, 1, 1);
-    return mr_graph_add(g, &n);
+    return mr_node_is_plain(g, &n) ? mr_graph_add(g, &n) : -1;
 }
 
 int mr_g_time_all(mr_graph *g, int64_t C, int64_t T)
@@ -146,7 +147,7 @@ int mr_g_time_all(mr_graph *g, int64_t C, int64_t T)
     if (C < 2 || C % 2)
         return mr_graph_fail(g, "time embedding: width %lld must be even", (long long)C);
     mr_node n = mr_node_make(g, &mr_op_time_all, MR_SPACE_FIXED, 2, T, C, 1, 1);
-    return mr_graph_add(g, &n);
+    return mr_node_is_plain(g, &n) ? mr_graph_add(g, &n) : -1;
 }
 
 /* ---- silu ---- */
@@ -177,8 +178,7 @@ int mr_g_silu(mr_graph *g, int x)
 {
     if (x < 0) return -1;
     const mr_node *a = mr_node_at(g, x);
-    mr_node n =
-        mr_node_make(g, &mr_op_silu, a->space, a->ndim, a->dim[0], a->dim[1], a->dim[2], a->dim[3]);
+    mr_node n = mr_node_like(g, &mr_op_silu, a->space, a);
     n.in[n.n_in++] = x;
     return mr_graph_add(g, &n);
 }

@@ -9,9 +9,8 @@
 
 #define ALIGN 16 /* elements: rows of every parameter start on a cache line */
 
-static int64_t round_up(int64_t n, int64_t a) { return (n + a - 1) / a * a; }
-
 static int64_t row_elems(const mr_param *p) { return p->dim[1] * p->dim[2] * p->dim[3]; }
+static int64_t own_row_elems(const mr_param *p) { return p->own[1] * p->own[2] * p->own[3]; }
 
 int mr_param_find(const mr_params *ps, const char *name)
 {
@@ -28,7 +27,7 @@ static int declare(mr_params *ps, const char *name, int ndim, const int64_t *dim
     for (int i = 0; i < ndim; i++) d[i] = dim[i];
     int id = mr_param_find(ps, name);
     if (id >= 0) {
-        if (ps->p[id].ndim != ndim || memcmp(ps->p[id].dim, d, sizeof d)) {
+        if (ps->p[id].ndim != ndim || memcmp(ps->p[id].own, d, sizeof d)) {
             MR_RAISE(MR_ERR_INTERNAL, "parameter %s declared twice with different shapes", name);
             return -1;
         }
@@ -43,7 +42,9 @@ static int declare(mr_params *ps, const char *name, int ndim, const int64_t *dim
     memset(p, 0, sizeof *p);
     snprintf(p->name, sizeof p->name, "%s", name);
     p->ndim = ndim;
-    memcpy(p->dim, d, sizeof d);
+    memcpy(p->own, d, sizeof d);
+    for (int i = 0; i < 4; i++)
+        p->dim[i] = flags & MR_PARAM_WIDTH(i) ? mr_round_up(d[i], ps->row_unit) : d[i];
     p->init = init;
     p->flags = flags;
     return ps->n++;
@@ -59,9 +60,9 @@ int mr_param_declare(mr_params *ps, const char *name, int ndim, const int64_t *d
 }
 
 int mr_param_declare_stack(mr_params *ps, const char *name, int ndim, const int64_t *dim,
-                           mr_init init)
+                           mr_init init, unsigned flags)
 {
-    return declare(ps, name, ndim, dim, init, 0);
+    return declare(ps, name, ndim, dim, init, flags);
 }
 
 mr_status mr_param_add_part(mr_params *ps, int id, const char *name, int64_t rows, double scale)
@@ -74,9 +75,9 @@ mr_status mr_param_add_part(mr_params *ps, int id, const char *name, int64_t row
         if (!strcmp(p->part[i].name, name)) return MR_OK;
         at += p->part[i].rows;
     }
-    MR_CHECK(p->n_parts < MR_MAX_PARTS && at + rows <= p->dim[0] && !ps->is_frozen, MR_ERR_INTERNAL,
+    MR_CHECK(p->n_parts < MR_MAX_PARTS && at + rows <= p->own[0] && !ps->is_frozen, MR_ERR_INTERNAL,
              "%s: part %s of %lld rows does not fit behind %lld rows of %lld in %d parts", p->name,
-             name, (long long)rows, (long long)at, (long long)p->dim[0], p->n_parts);
+             name, (long long)rows, (long long)at, (long long)p->own[0], p->n_parts);
     *q = (mr_param_part){.row0 = at, .rows = rows, .number = ps->n_numbers++, .scale = scale};
     snprintf(q->name, sizeof q->name, "%s", name);
     p->n_parts++;
@@ -100,8 +101,8 @@ mr_status mr_param_parts(mr_params *ps, int id, int n_parts, const char *const *
         at += rows[i];
     }
     p->n_parts = n_parts;
-    MR_CHECK(at == p->dim[0], MR_ERR_INTERNAL, "%s: parts have %lld rows of %lld", p->name,
-             (long long)at, (long long)p->dim[0]);
+    MR_CHECK(at == p->own[0], MR_ERR_INTERNAL, "%s: parts have %lld rows of %lld", p->name,
+             (long long)at, (long long)p->own[0]);
     return MR_OK;
 }
 
@@ -133,7 +134,7 @@ void mr_params_layout(mr_params *ps, mr_device *dev, int rank, int n_ranks, bool
             if (sharded) mr_shard_rows(p->dim[0], rank, n_ranks, &p->row_lo, &p->row_hi);
             p->count = (p->row_hi - p->row_lo) * row_elems(p);
             p->offset = at;
-            at = round_up(at + p->count, ALIGN);
+            at = mr_round_up(at + p->count, ALIGN);
         }
         if (!sharded) {
             ps->n_dense = at;
@@ -152,7 +153,7 @@ mr_status mr_params_alloc(mr_params *ps, mr_device *dev, int rank, int n_ranks, 
     ps->is_value16_old = true;
     if (dev->act == MR_BF16)
         MR_TRY(dev->alloc(dev, (void **)&ps->value16,
-                          (size_t)round_up(ps->n_dense, MR_VALUE16_UNIT) * sizeof *ps->value16,
+                          (size_t)mr_round_up(ps->n_dense, MR_VALUE16_UNIT) * sizeof *ps->value16,
                           "parameters in bf16"));
     if (!with_optimizer) return MR_OK;
     MR_TRY(alloc_flat(ps, &ps->grad, "gradients"));
@@ -176,7 +177,7 @@ void mr_params_free(mr_params *ps)
 int64_t mr_params_count(const mr_params *ps)
 {
     int64_t n = 0;
-    for (int i = 0; i < ps->n; i++) n += ps->p[i].dim[0] * row_elems(&ps->p[i]);
+    for (int i = 0; i < ps->n; i++) n += ps->p[i].own[0] * own_row_elems(&ps->p[i]);
     return n;
 }
 
@@ -193,20 +194,35 @@ static double init_element(mr_init init, const mr_param_part *q, uint64_t seed, 
     return q->scale * (w & 1 ? b : a);
 }
 
+/* Where element e of rows as declared lies in rows as stored. */
+static int64_t stored_at(const mr_param *p, int64_t e)
+{
+    int64_t d[4], at = 0;
+    for (int i = 3; i > 0; i--) {
+        d[i] = e % p->own[i];
+        e /= p->own[i];
+    }
+    d[0] = e;
+    for (int i = 0; i < 4; i++) at = at * p->dim[i] + d[i];
+    return at;
+}
+
 /* This rank's rows of a part, in their places in host[count]; a sharded parameter has one part. */
 static void init_part(const mr_params *ps, const mr_param *p, const mr_param_part *q, uint64_t seed,
                       char *host)
 {
-    int64_t w = row_elems(p), lo = q->row0 > p->row_lo ? q->row0 : p->row_lo;
+    int64_t w = own_row_elems(p), lo = q->row0 > p->row_lo ? q->row0 : p->row_lo;
     int64_t end = q->row0 + q->rows, hi = end < p->row_hi ? end : p->row_hi;
     int64_t at = (lo - p->row_lo) * w, first = (q->first + lo - q->row0) * w;
+    bool is_padded = w != row_elems(p);
 #pragma omp parallel for schedule(static)
     for (int64_t e = 0; e < (hi - lo) * w; e++) {
         double x = init_element(p->init, q, seed, first + e);
+        int64_t to = is_padded ? stored_at(p, at + e) : at + e;
         if (ps->real_bytes == 8)
-            ((double *)host)[at + e] = (double)(float)x; /* the same start in both precisions */
+            ((double *)host)[to] = (double)(float)x; /* the same start in both precisions */
         else
-            ((float *)host)[at + e] = (float)x;
+            ((float *)host)[to] = (float)x;
     }
 }
 
@@ -222,13 +238,14 @@ mr_status mr_params_init(mr_params *ps, uint64_t seed)
     for (int i = 0; i < ps->n && st == MR_OK; i++) {
         const mr_param *p = &ps->p[i];
         int64_t rows = 0;
+        memset(host, 0, (size_t)p->count * ps->real_bytes); /* what is behind stays 0 */
         for (int k = 0; k < p->n_parts; k++) {
             init_part(ps, p, &p->part[k], seed, host);
             rows += p->part[k].rows;
         }
-        if (rows != p->dim[0])
+        if (rows != p->own[0])
             st = MR_RAISE(MR_ERR_INTERNAL, "%s: parts have %lld rows of %lld", p->name,
-                          (long long)rows, (long long)p->dim[0]);
+                          (long long)rows, (long long)p->own[0]);
         if (st != MR_OK) break;
         st = ps->dev->to_device(ps->dev, (char *)ps->value + p->offset * (int64_t)ps->real_bytes,
                                 host, (size_t)p->count * ps->real_bytes);
@@ -255,25 +272,33 @@ void mr_named_at(const mr_params *ps, int i, mr_named *out)
     out->param = id;
     out->part = i;
     out->ndim = p->ndim;
-    memcpy(out->dim, p->dim, sizeof out->dim);
+    memcpy(out->dim, p->own, sizeof out->dim);
     out->dim[0] = part->rows;
     if (p->flags & MR_PARAM_CONV) {
-        out->dim[1] = p->dim[2];
-        out->dim[2] = p->dim[1];
+        out->dim[1] = p->own[2];
+        out->dim[2] = p->own[1];
     }
     out->row_lo = p->flags & MR_PARAM_SHARDED ? p->row_lo : 0;
     out->row_hi = p->flags & MR_PARAM_SHARDED ? p->row_hi : part->rows;
 }
 
-/* Between [rows, 3, in] (stored) and [rows, in, 3] (named). */
-static void permute_conv(char *dst, const char *src, int64_t rows, int64_t d1, int64_t d2,
-                         size_t elem)
+/* Between rows as stored and rows of a named tensor: without what is behind, and [in, 3] for a
+ * convolution's [3, in]. */
+static void copy_rows(const mr_param *p, char *named, char *stored, int64_t rows, size_t elem,
+                      bool to_named)
 {
+    bool is_conv = p->flags & MR_PARAM_CONV;
+    const int64_t *own = p->own, *dim = p->dim;
+    size_t run = (is_conv ? 1 : (size_t)own[3]) * elem;
     for (int64_t r = 0; r < rows; r++)
-        for (int64_t a = 0; a < d1; a++)
-            for (int64_t b = 0; b < d2; b++)
-                memcpy(dst + (size_t)((r * d2 + b) * d1 + a) * elem,
-                       src + (size_t)((r * d1 + a) * d2 + b) * elem, elem);
+        for (int64_t a = 0; a < own[1]; a++)
+            for (int64_t b = 0; b < own[2]; b++) {
+                int64_t to = is_conv ? (r * own[2] + b) * own[1] + a
+                                     : ((r * own[1] + a) * own[2] + b) * own[3];
+                char *n = named + (size_t)to * elem;
+                char *s = stored + (size_t)(((r * dim[1] + a) * dim[2] + b) * dim[3]) * elem;
+                memcpy(to_named ? n : s, to_named ? s : n, run);
+            }
 }
 
 static void *flat(const mr_params *ps, mr_which which)
@@ -287,44 +312,50 @@ static void *flat(const mr_params *ps, mr_which which)
     return NULL;
 }
 
-/* Device address and element count of this rank's rows of a named tensor. */
-static char *locate(const mr_params *ps, int i, mr_which which, mr_named *nm, int64_t *count)
+/* This rank's rows of a named tensor on the device. */
+typedef struct place {
+    const mr_param *p;
+    char *at;
+    int64_t rows, count; /* count: elements as stored */
+    bool is_plain;       /* stored as named */
+} place;
+
+static place locate(const mr_params *ps, int i, mr_which which)
 {
-    mr_named_at(ps, i, nm);
-    const mr_param *p = &ps->p[nm->param];
-    *count = (nm->row_hi - nm->row_lo) * row_elems(p);
-    int64_t at = p->offset + p->part[nm->part].row0 * row_elems(p);
-    return (char *)flat(ps, which) + at * (int64_t)ps->real_bytes;
+    mr_named nm;
+    mr_named_at(ps, i, &nm);
+    const mr_param *p = &ps->p[nm.param];
+    place q = {.p = p, .rows = nm.row_hi - nm.row_lo};
+    q.count = q.rows * row_elems(p);
+    q.is_plain = !(p->flags & MR_PARAM_CONV) && row_elems(p) == own_row_elems(p);
+    int64_t at = p->offset + p->part[nm.part].row0 * row_elems(p);
+    q.at = (char *)flat(ps, which) + at * (int64_t)ps->real_bytes;
+    return q;
 }
 
 mr_status mr_named_get(const mr_params *ps, int i, mr_which which, void *host)
 {
-    mr_named nm;
-    int64_t count;
-    char *at = locate(ps, i, which, &nm, &count), *tmp = NULL;
-    const mr_param *p = &ps->p[nm.param];
-    size_t bytes = (size_t)count * ps->real_bytes;
-    if (!(p->flags & MR_PARAM_CONV)) return ps->dev->to_host(ps->dev, host, at, bytes);
-    MR_TRY(mr_alloc((void **)&tmp, count, ps->real_bytes, "convolution weight"));
-    mr_status st = ps->dev->to_host(ps->dev, tmp, at, bytes);
-    if (st == MR_OK)
-        permute_conv(host, tmp, nm.row_hi - nm.row_lo, p->dim[1], p->dim[2], ps->real_bytes);
+    place q = locate(ps, i, which);
+    char *tmp = NULL;
+    size_t bytes = (size_t)q.count * ps->real_bytes;
+    if (q.is_plain) return ps->dev->to_host(ps->dev, host, q.at, bytes);
+    MR_TRY(mr_alloc((void **)&tmp, q.count, ps->real_bytes, "rows as they are stored"));
+    mr_status st = ps->dev->to_host(ps->dev, tmp, q.at, bytes);
+    if (st == MR_OK) copy_rows(q.p, host, tmp, q.rows, ps->real_bytes, true);
     MR_FREE(tmp);
     return st;
 }
 
 mr_status mr_named_set(mr_params *ps, int i, mr_which which, const void *host)
 {
-    mr_named nm;
-    int64_t count;
-    char *at = locate(ps, i, which, &nm, &count), *tmp = NULL;
-    const mr_param *p = &ps->p[nm.param];
-    size_t bytes = (size_t)count * ps->real_bytes;
+    place q = locate(ps, i, which);
+    char *tmp = NULL;
+    size_t bytes = (size_t)q.count * ps->real_bytes;
     if (which == MR_VALUE) ps->is_value16_old = true;
-    if (!(p->flags & MR_PARAM_CONV)) return ps->dev->to_device(ps->dev, at, host, bytes);
-    MR_TRY(mr_alloc((void **)&tmp, count, ps->real_bytes, "convolution weight"));
-    permute_conv(tmp, host, nm.row_hi - nm.row_lo, p->dim[2], p->dim[1], ps->real_bytes);
-    mr_status st = ps->dev->to_device(ps->dev, at, tmp, bytes);
+    if (q.is_plain) return ps->dev->to_device(ps->dev, q.at, host, bytes);
+    MR_TRY(mr_alloc((void **)&tmp, q.count, ps->real_bytes, "rows as they are stored"));
+    copy_rows(q.p, (char *)(uintptr_t)host, tmp, q.rows, ps->real_bytes, false);
+    mr_status st = ps->dev->to_device(ps->dev, q.at, tmp, bytes);
     MR_FREE(tmp);
     return st;
 }

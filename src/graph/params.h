@@ -3,8 +3,10 @@
  *   [ dense parameters | loss slots | rows of the sharded table ]
  * so that gradients are reduced in a few large buckets, the losses travel with them, and the
  * optimizer is one kernel. Dense parameters are replicated on all ranks; a sharded one keeps only
- * its rows here. Names and shapes are those of model.md §10 (PyTorch's layouts); a convolution
- * weight is stored as [out, 3, in] and permuted when it is read or written by name. */
+ * its rows here. Names and shapes are those of model.md §10 (PyTorch's layouts). Two things are
+ * done when a tensor is read or written by name: a convolution weight is stored as [out, 3, in] and
+ * permuted, and dimensions are stored rounded up to row_unit where their flags say so; what is
+ * behind is 0, and stays 0, because its gradient is. */
 #ifndef MR_GRAPH_PARAMS_H
 #define MR_GRAPH_PARAMS_H
 
@@ -30,6 +32,8 @@ enum {
     MR_PARAM_SHARDED = 1, /* rows are spread over the item communicator */
     MR_PARAM_CONV = 2     /* stored [out, 3, in], named [out, in, 3] */
 };
+/* Flag: dimension i is the width of rows (graph/graph.h), of an input or of an output. */
+#define MR_PARAM_WIDTH(i) (16u << (i))
 
 /* A parameter may be several named tensors with consecutive rows (q|k|v), so that one matrix
  * product serves them all. */
@@ -47,6 +51,7 @@ typedef struct mr_param {
     char name[64];
     int ndim;
     int64_t dim[4]; /* stored shape, global (all rows) */
+    int64_t own[4]; /* as declared: dim without what is behind */
     mr_init init;
     unsigned flags;
     int n_parts; /* 1 = just the parameter itself under its own name */
@@ -59,8 +64,9 @@ typedef struct mr_param {
 typedef struct mr_params {
     int n, n_numbers; /* parameters; random numbers given out to them */
     mr_param p[MR_MAX_PARAMS];
-    bool is_frozen; /* storage exists: new names are an error */
-    mr_device *dev; /* borrowed */
+    bool is_frozen;   /* storage exists: new names are an error */
+    int64_t row_unit; /* of the graph that declares (mr_graph_dims), 0 = 1 */
+    mr_device *dev;   /* borrowed */
     size_t real_bytes;
     int64_t n_dense;            /* elements of the dense part (a multiple of 16) */
     int64_t n_total;            /* dense + loss slots + sharded rows */
@@ -77,16 +83,16 @@ typedef struct mr_params {
  * random initialisation, so it must not depend on the number of ranks. */
 int mr_param_declare(mr_params *ps, const char *name, int ndim, const int64_t *dim, mr_init init,
                      double scale, unsigned flags);
-/* Name the consecutive row blocks of a parameter; the numbers of rows must add up to dim[0]. */
+/* Name the consecutive row blocks of a parameter; the numbers of rows must add up to own[0]. */
 mr_status mr_param_parts(mr_params *ps, int id, int n_parts, const char *const *names,
                          const int64_t *rows);
 int mr_param_find(const mr_params *ps, const char *name); /* id or -1 */
 /* A parameter of several layers that one product serves: declared without parts (and without a
  * random number); then every part is added where the layer's own parameter would be declared, so
  * that its name and its initial values are those of a parameter of its own. Parts that are there
- * already are left alone; in the end their rows must add up to dim[0]. */
+ * already are left alone; in the end their rows must add up to own[0]. */
 int mr_param_declare_stack(mr_params *ps, const char *name, int ndim, const int64_t *dim,
-                           mr_init init);
+                           mr_init init, unsigned flags);
 mr_status mr_param_add_part(mr_params *ps, int id, const char *name, int64_t rows, double scale);
 
 /* Lay out and allocate; rank/n_ranks are those of the item communicator. with_optimizer = false

@@ -293,12 +293,24 @@ mr_status mr_run_output(mr_run *r, const char *name, void *host)
 {
     int id = mr_graph_find_output(r->g, name);
     MR_CHECK(id >= 0, MR_ERR_INTERNAL, "this model has no output '%s'", name);
-    int64_t n = mr_n_rows(r, id) * mr_node_inner(r->g, id);
-    MR_TRY(r->dev->to_host(r->dev, host, mr_val(r, id), (size_t)n * r->g->act_bytes));
+    const mr_node *n = mr_node_at(r->g, id);
+    int64_t w = mr_node_width(r->g, id), cols = n->cols;
+    int64_t rows = mr_n_rows(r, id) * (mr_node_inner(r->g, id) / w);
+    size_t act = r->g->act_bytes;
+    char *stored = host;
+    mr_status st;
+    if (cols != w) MR_TRY(mr_alloc((void **)&stored, rows * w, act, "rows as they are stored"));
+    MR_TRY_GOTO(r->dev->to_host(r->dev, stored, mr_val(r, id), (size_t)(rows * w) * act), st, done);
+    for (int64_t i = 0; cols != w && i < rows; i++)
+        memcpy((char *)host + (size_t)(i * cols) * act, stored + (size_t)(i * w) * act,
+               (size_t)cols * act);
     float *to = host;
     const uint16_t *from = host; /* the same memory: from the end */
-    for (int64_t i = n; r->dev->act == MR_BF16 && i-- > 0;) to[i] = mr_bf16_to_float(from[i]);
-    return MR_OK;
+    for (int64_t i = rows * cols; r->dev->act == MR_BF16 && i-- > 0;)
+        to[i] = mr_bf16_to_float(from[i]);
+done:
+    if (cols != w) MR_FREE(stored);
+    return st;
 }
 
 mr_status mr_run_losses(mr_run *r, double *out)

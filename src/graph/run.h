@@ -174,7 +174,7 @@ mr_status mr_run_backward_step(mr_run *r, int j);
  * [lo, hi) of params->grad is final: gradient reduction starts there while backward goes on. */
 typedef mr_status (*mr_bucket_fn)(void *user, int64_t lo, int64_t hi);
 mr_status mr_run_backward(mr_run *r, mr_bucket_fn on_bucket, void *user);
-/* Copy a named output to the host: mr_n_rows rows x inner elements of the real type. */
+/* Copy a named output to the host: mr_n_rows rows x mr_node_count elements of the real type. */
 mr_status mr_run_output(mr_run *r, const char *name, void *host);
 /* Local part of every loss term (sum over this rank's rows / global rows), as doubles. */
 mr_status mr_run_losses(mr_run *r, double *out);

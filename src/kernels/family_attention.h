@@ -20,14 +20,18 @@ typedef struct mr_att_shape {
     const int32_t *start; /* [B] device; ragged modes only; with N [B + 1] */
     const int32_t *len;   /* [B] device; ragged modes only, 1..S */
     int64_t N;            /* ragged modes: packed rows, with those behind start[B]; 0: none */
+    int64_t q_w, kv_w;    /* width of rows of q and of kv, where it is more than d and 2 d */
 } mr_att_shape;
+
+static inline int64_t mr_att_q_w(const mr_att_shape *s) { return s->q_w ? s->q_w : s->d; }
+static inline int64_t mr_att_kv_w(const mr_att_shape *s) { return s->kv_w ? s->kv_w : 2 * s->d; }
 
 #define MR_KERNELS_ATTENTION(X)                                                                    \
     /* Per head, over the keys j that a query sees:                                                \
      *   p_j = softmax_j(q . k_j / sqrt(d / heads))                                                \
      *   out[q,d] = sum_j m_j p_j v_j                                                              \
-     * prob[q,heads,S] = p (may be NULL; keys that are not visible are left alone). q[.,d];        \
-     * kv[.,2d] and kv_first[B,2d] hold k then v.                                                  \
+     * prob[q,heads,S] = p (may be NULL; keys that are not visible are left alone). q[.,q_w];      \
+     * kv[.,kv_w] and kv_first[B,kv_w] hold k then v; out is like q.                               \
      * m: factors of `drop` (rows.rid by b, block mr_drop_att_block of (head, query position, S),  \
      * element = key position), so LAST gives exactly CAUSAL's last row and ONE exactly FULL's     \
      * row 0. CAUSAL: rows start[B]..N-1 of out = 0. */                                            \

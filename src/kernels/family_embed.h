@@ -39,16 +39,17 @@
      *   the others = 0 when acc = 0, and so are rows start[B]..N-1 */                             \
     X(last_bwd, (mr_act * dx, const mr_act *dy, const int32_t *start, const int32_t *len,          \
                  int64_t B, int64_t N, int64_t w, int acc, const mr_exec *ex))                     \
-    /* out[i,w] = data[id[i] - 1,w] as real; ids outside 1..n_items give zeros.                    \
-     * data: MR_F16 or MR_F32, finite values */                                                    \
-    X(feature_gather, (mr_act * out, const void *data, mr_dtype dtype, const int32_t *id,          \
-                       int64_t n, int64_t w, int64_t n_items, const mr_exec *ex))                  \
+    /* out[i,k,w] = data[id[i] - 1,k,cols] as real; ids outside 1..n_items give zeros.             \
+     * data: MR_F16 or MR_F32, finite values; k < count */                                         \
+    X(feature_gather,                                                                              \
+      (mr_act * out, const void *data, mr_dtype dtype, const int32_t *id, int64_t n,               \
+       int64_t count, int64_t cols, int64_t w, int64_t n_items, const mr_exec *ex))                \
     /* Over the n = len[b] items id_k = id[start[b] + k - 1] of a row, k = 1..n (paper eq. 7):     \
      *   alpha_k = exp(-gamma (n - k)) / sum of the same                                           \
-     *   out[b,w] = sum_k alpha_k data[id_k - 1,w]                                                 \
+     *   out[b,w] = sum_k alpha_k data[id_k - 1,cols]                                              \
      * Ids outside 1..n_items add zero. */                                                         \
     X(context, (mr_act * out, const void *data, mr_dtype dtype, const int32_t *id,                 \
-                const int32_t *start, const int32_t *len, int64_t B, int64_t w, int64_t n_items,   \
-                double gamma, const mr_exec *ex))
+                const int32_t *start, const int32_t *len, int64_t B, int64_t cols, int64_t w,      \
+                int64_t n_items, double gamma, const mr_exec *ex))
 
 #endif

@@ -59,9 +59,12 @@ typedef struct mr_gemm_batch {
     /* y[n] (+)= alpha * x[n]; x may alias y when acc = 0 */                                       \
     X(axpy, (void *y, const void *x, int64_t n, double alpha, int acc, mr_sides sides,             \
              const mr_exec *ex))                                                                   \
-    /* out[0] = sum_i x[i] cos(0.37 i + 1): the loss of gradient checks */                         \
-    X(probe_fwd, (mr_real * out, const mr_act *x, int64_t n, const mr_exec *ex))                   \
+    /* out[0] = sum_i x[i] cos(0.37 i + 1): the loss of gradient checks. x: n elements in rows of  \
+     * w, of which cols count; i goes by those */                                                  \
+    X(probe_fwd,                                                                                   \
+      (mr_real * out, const mr_act *x, int64_t n, int64_t cols, int64_t w, const mr_exec *ex))     \
     /* dx[i] (+)= weight * cos(0.37 i + 1) */                                                      \
-    X(probe_bwd, (mr_act * dx, int64_t n, double weight, int acc, const mr_exec *ex))
+    X(probe_bwd, (mr_act * dx, int64_t n, int64_t cols, int64_t w, double weight, int acc,         \
+                  const mr_exec *ex))
 
 #endif

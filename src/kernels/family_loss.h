@@ -17,13 +17,13 @@
 #define MR_KERNELS_LOSS(X)                                                                         \
     /* y[n] = 0 */                                                                                 \
     X(zero, (mr_real * y, int64_t n, const mr_exec *ex))                                           \
-    /* loss[1] = sum_{n,w} (target - pred)^2 / (rows_global * w), fixed order; and, with           \
-     * g = 2 weight / (rows_global * w) * (pred - target):                                         \
+    /* loss[1] = sum_{n,w} (target - pred)^2 / (rows_global * count), fixed order; and, with       \
+     * g = 2 weight / (rows_global * count) * (pred - target):                                     \
      *   dpred (+)= g, dtarget (+)= -g;  each of the three may be NULL                             \
      * Rows from ex->state->rows on belong to no batch: they add 0, and g = 0 */                   \
-    X(mse,                                                                                         \
-      (mr_real * loss, mr_act * dpred, mr_act * dtarget, const mr_act *pred, const mr_act *target, \
-       int64_t n, int64_t w, double weight, int acc_pred, int acc_target, const mr_exec *ex))      \
+    X(mse, (mr_real * loss, mr_act * dpred, mr_act * dtarget, const mr_act *pred,                  \
+            const mr_act *target, int64_t n, int64_t w, int64_t count, double weight,              \
+            int acc_pred, int acc_target, const mr_exec *ex))                                      \
     /* inv[n] = 1 / max(|x_n|, 1e-12), x[n,w] */                                                   \
     X(row_inv_norm, (mr_real * inv, const mr_real *x, int64_t n, int64_t w, const mr_exec *ex))    \
     /* y[n,w] = s[n] * x[n,w]; y may alias x */                                                    \

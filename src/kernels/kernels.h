@@ -13,6 +13,9 @@
  *      void      either of them, as `sides` says
  *      uint16_t  bf16 on every device (kernels/shared/bf16.h)
  *    Arithmetic is real everywhere; what goes into an mr_act is rounded once;
+ *  - rows may end in columns that count for nothing (mr_graph_dims.row_unit): they are 0 in values,
+ *    gradients and parameters. Most entries do not know of them, as 0 gives 0; those that do are
+ *    told cols, the columns that count, and write 0 behind them;
  *  - `acc` != 0 means `+=` into that output, else `=`: the planner decides, and nothing is zeroed
  *    first;
  *  - kernels never allocate: scratch comes from ex->scratch;

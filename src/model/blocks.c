@@ -25,17 +25,17 @@ int mr_named_param(mr_build *m, int ndim, const int64_t *dim, mr_init init, doub
 mr_wb mr_linear_params(mr_build *m, const char *name, int64_t out, int64_t in)
 {
     mr_wb p;
-    p.w =
-        mr_named_param(m, 2, (int64_t[]){out, in}, MR_INIT_NORMAL, INIT_STD, 0, "%s.weight", name);
-    p.b = mr_named_param(m, 1, (int64_t[]){out}, MR_INIT_ZERO, 0, 0, "%s.bias", name);
+    p.w = mr_named_param(m, 2, (int64_t[]){out, in}, MR_INIT_NORMAL, INIT_STD, WIDE01, "%s.weight",
+                         name);
+    p.b = mr_named_param(m, 1, (int64_t[]){out}, MR_INIT_ZERO, 0, WIDE0, "%s.bias", name);
     return p;
 }
 
 mr_wb mr_norm_params(mr_build *m, const char *name, int64_t width)
 {
     mr_wb p;
-    p.w = mr_named_param(m, 1, (int64_t[]){width}, MR_INIT_ONE, 0, 0, "%s.weight", name);
-    p.b = mr_named_param(m, 1, (int64_t[]){width}, MR_INIT_ZERO, 0, 0, "%s.bias", name);
+    p.w = mr_named_param(m, 1, (int64_t[]){width}, MR_INIT_ONE, 0, WIDE0, "%s.weight", name);
+    p.b = mr_named_param(m, 1, (int64_t[]){width}, MR_INIT_ZERO, 0, WIDE0, "%s.bias", name);
     return p;
 }
 
@@ -48,13 +48,13 @@ static mr_wb key_value_params(mr_build *m, const char *prefix, int64_t d)
     const char *names[] = {k, v};
     snprintf(k, sizeof k, "%s.k.weight", prefix);
     snprintf(v, sizeof v, "%s.v.weight", prefix);
-    p.w = mr_named_param(m, 2, (int64_t[]){2 * d, d}, MR_INIT_NORMAL, INIT_STD, 0, "%s.kv.weight",
-                         prefix);
+    p.w = mr_named_param(m, 2, (int64_t[]){2 * d, d}, MR_INIT_NORMAL, INIT_STD, WIDE01,
+                         "%s.kv.weight", prefix);
     if (mr_param_parts(m->g->params, p.w, 2, names, rows) != MR_OK)
         mr_graph_fail(m->g, "parameter %s", k);
     snprintf(k, sizeof k, "%s.k.bias", prefix);
     snprintf(v, sizeof v, "%s.v.bias", prefix);
-    p.b = mr_named_param(m, 1, (int64_t[]){2 * d}, MR_INIT_ZERO, 0, 0, "%s.kv.bias", prefix);
+    p.b = mr_named_param(m, 1, (int64_t[]){2 * d}, MR_INIT_ZERO, 0, WIDE0, "%s.kv.bias", prefix);
     if (mr_param_parts(m->g->params, p.b, 2, names, rows) != MR_OK)
         mr_graph_fail(m->g, "parameter %s", k);
     return p;
@@ -110,7 +110,7 @@ int mr_block_encoder(mr_build *m, int h, int seq)
     const mr_config *c = m->cfg;
     mr_graph *g = m->g;
     mr_graph_scope(g, "input");
-    int pos = mr_named_param(m, 2, (int64_t[]){g->dims.L, m->d}, MR_INIT_NORMAL, INIT_STD, 0,
+    int pos = mr_named_param(m, 2, (int64_t[]){g->dims.L, m->d}, MR_INIT_NORMAL, INIT_STD, WIDE1,
                              "position.weight");
     mr_wb norm = mr_norm_params(m, "input_norm", m->d);
     h = mr_g_add_position(g, h, pos, seq);

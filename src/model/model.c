@@ -83,8 +83,8 @@ mr_status mr_model_build(mr_graph *g, const mr_config *cfg, const mr_schedule *s
     mr_build m = {.g = g, .cfg = cfg, .sched = sched, .phase = phase, .d = cfg->model.hidden};
     MR_TRY(check_features(g, cfg));
     int64_t rows = mr_model_table_rows(cfg, g->dims.n_items);
-    m.table = mr_named_param(&m, 2, (int64_t[]){rows, m.d}, MR_INIT_NORMAL, 0.02, MR_PARAM_SHARDED,
-                             "item.weight");
+    m.table = mr_named_param(&m, 2, (int64_t[]){rows, m.d}, MR_INIT_NORMAL, 0.02,
+                             MR_PARAM_SHARDED | WIDE1, "item.weight");
     int x0 = encode(&m);
     mr_graph_output(g, x0, "x0");
     int user = mr_model_is_mealrec(cfg) ? refine(&m, x0) : x0;

@@ -11,6 +11,14 @@
 #include "graph/ops.h"
 #include "model/schedule.h"
 
+/* Which dimensions of a parameter are widths of rows (graph/params.h). */
+enum {
+    WIDE0 = MR_PARAM_WIDTH(0),
+    WIDE1 = MR_PARAM_WIDTH(1),
+    WIDE2 = MR_PARAM_WIDTH(2),
+    WIDE01 = WIDE0 | WIDE1
+};
+
 typedef enum mr_phase { MR_PHASE_TRAIN, MR_PHASE_EVAL } mr_phase;
 
 /* What the builders need at hand. */

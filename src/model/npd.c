@@ -20,10 +20,11 @@ static mr_wb horizon_params(mr_build *m, int64_t d, mr_wb *kv)
     double std = sqrt(1.0 / (double)d); /* Xavier normal of a d x d matrix */
     int64_t rows[] = {d, d};
     mr_wb q = {-1, -1};
-    q.w = mr_named_param(m, 2, (int64_t[]){d, d}, MR_INIT_NORMAL, std, 0, "npd.block.q.weight");
-    kv->w =
-        mr_named_param(m, 2, (int64_t[]){2 * d, d}, MR_INIT_NORMAL, std, 0, "npd.block.kv.weight");
-    kv->b = mr_named_param(m, 1, (int64_t[]){2 * d}, MR_INIT_ZERO, 0, 0, "npd.block.kv.bias");
+    q.w =
+        mr_named_param(m, 2, (int64_t[]){d, d}, MR_INIT_NORMAL, std, WIDE01, "npd.block.q.weight");
+    kv->w = mr_named_param(m, 2, (int64_t[]){2 * d, d}, MR_INIT_NORMAL, std, WIDE01,
+                           "npd.block.kv.weight");
+    kv->b = mr_named_param(m, 1, (int64_t[]){2 * d}, MR_INIT_ZERO, 0, WIDE0, "npd.block.kv.bias");
     const char *w[] = {"npd.block.k.weight", "npd.block.v.weight"};
     const char *b[] = {"npd.block.k.bias", "npd.block.v.bias"};
     if (mr_param_parts(m->g->params, kv->w, 2, w, rows) != MR_OK ||
@@ -62,8 +63,8 @@ static denoiser prepare(mr_build *m, int frames, int text)
     denoiser dn = {0};
     mr_graph_scope(g, "npd.condition");
     int64_t tokens = frames < 0 ? 2 : g->dims.K + 2;
-    dn.type =
-        mr_named_param(m, 2, (int64_t[]){tokens, m->d}, MR_INIT_NORMAL, 0.02, 0, "npd.type.weight");
+    dn.type = mr_named_param(m, 2, (int64_t[]){tokens, m->d}, MR_INIT_NORMAL, 0.02, WIDE1,
+                             "npd.type.weight");
     int cond = condition_tokens(m, frames, text, dn.type);
     if (is_horizon(m)) {
         dn.p.q = horizon_params(m, m->d, &dn.p.kv);

@@ -8,7 +8,8 @@ static int encode_frames(mr_build *m)
     const mr_config *c = m->cfg;
     int64_t K = g->dims.K, D = g->dims.D;
     mr_graph_scope(g, "tcd");
-    int p = mr_named_param(m, 2, (int64_t[]){K, D}, MR_INIT_NORMAL, 0.02, 0, "tcd.position.weight");
+    int p =
+        mr_named_param(m, 2, (int64_t[]){K, D}, MR_INIT_NORMAL, 0.02, WIDE1, "tcd.position.weight");
     mr_wb norm = mr_norm_params(m, "tcd.norm", D);
     bool is_distinct = mr_model_is_distinct(m);
     int h = mr_g_add_param(g, is_distinct ? mr_g_frames_distinct(g) : mr_g_frames(g), p);

@@ -10,19 +10,21 @@ int mr_tedrec_encode(mr_build *m)
     int64_t E = m->cfg->tedrec.experts, L = g->dims.L, dh = g->dims.dh, d = m->d;
     double edge = 1.0 / sqrt((double)d);
     mr_graph_scope(g, "tedrec");
-    int w = mr_named_param(m, 3, (int64_t[]){E, d, dh}, MR_INIT_NORMAL, 0.02, 0,
+    int w = mr_named_param(m, 3, (int64_t[]){E, d, dh}, MR_INIT_NORMAL, 0.02, WIDE1 | WIDE2,
                            "tedrec.expert.weight");
     int bias =
-        mr_named_param(m, 3, (int64_t[]){E, L, dh}, MR_INIT_ZERO, 0, 0, "tedrec.expert.bias");
-    int gate = mr_named_param(m, 2, (int64_t[]){E, dh}, MR_INIT_ZERO, 0, 0, "tedrec.gate.weight");
-    int noise = mr_named_param(m, 2, (int64_t[]){E, dh}, MR_INIT_ZERO, 0, 0, "tedrec.noise.weight");
-    int filter = mr_named_param(m, 3, (int64_t[]){L / 2 + 1, d, 2}, MR_INIT_NORMAL, 0.02, 0,
+        mr_named_param(m, 3, (int64_t[]){E, L, dh}, MR_INIT_ZERO, 0, WIDE2, "tedrec.expert.bias");
+    int gate =
+        mr_named_param(m, 2, (int64_t[]){E, dh}, MR_INIT_ZERO, 0, WIDE1, "tedrec.gate.weight");
+    int noise =
+        mr_named_param(m, 2, (int64_t[]){E, dh}, MR_INIT_ZERO, 0, WIDE1, "tedrec.noise.weight");
+    int filter = mr_named_param(m, 3, (int64_t[]){L / 2 + 1, d, 2}, MR_INIT_NORMAL, 0.02, WIDE1,
                                 "tedrec.filter");
-    int pw =
-        mr_named_param(m, 2, (int64_t[]){1, d}, MR_INIT_NORMAL, 0.02, 0, "tedrec.gate_p.weight");
+    int pw = mr_named_param(m, 2, (int64_t[]){1, d}, MR_INIT_NORMAL, 0.02, WIDE1,
+                            "tedrec.gate_p.weight");
     int pb = mr_named_param(m, 1, (int64_t[]){1}, MR_INIT_UNIFORM, edge, 0, "tedrec.gate_p.bias");
-    int fw =
-        mr_named_param(m, 2, (int64_t[]){1, d}, MR_INIT_NORMAL, 0.02, 0, "tedrec.gate_f.weight");
+    int fw = mr_named_param(m, 2, (int64_t[]){1, d}, MR_INIT_NORMAL, 0.02, WIDE1,
+                            "tedrec.gate_f.weight");
     int fb = mr_named_param(m, 1, (int64_t[]){1}, MR_INIT_UNIFORM, edge, 0, "tedrec.gate_f.bias");
     int a = mr_g_lookup_padded(g, m->table);
     int u = mr_g_moe(g, mr_g_text_tokens(g), w, bias, gate, noise, m->cfg->tedrec.dropout);

@@ -24,10 +24,10 @@ static mr_wb unet_linear(mr_build *m, const char *name, int64_t out, int64_t in)
 {
     double edge = 1.0 / sqrt((double)in);
     mr_wb p;
-    p.w = mr_named_param(m, 2, (int64_t[]){out, in}, MR_INIT_UNIFORM, edge, 0, "tcd.unet.%s.weight",
+    p.w = mr_named_param(m, 2, (int64_t[]){out, in}, MR_INIT_UNIFORM, edge, WIDE01,
+                         "tcd.unet.%s.weight", name);
+    p.b = mr_named_param(m, 1, (int64_t[]){out}, MR_INIT_UNIFORM, edge, WIDE0, "tcd.unet.%s.bias",
                          name);
-    p.b =
-        mr_named_param(m, 1, (int64_t[]){out}, MR_INIT_UNIFORM, edge, 0, "tcd.unet.%s.bias", name);
     return p;
 }
 
@@ -35,10 +35,10 @@ static mr_wb unet_conv(mr_build *m, const char *name, int64_t out, int64_t in)
 {
     double edge = 1.0 / sqrt(3.0 * (double)in);
     mr_wb p;
-    p.w = mr_named_param(m, 3, (int64_t[]){out, 3, in}, MR_INIT_UNIFORM, edge, MR_PARAM_CONV,
-                         "tcd.unet.%s.weight", name);
-    p.b =
-        mr_named_param(m, 1, (int64_t[]){out}, MR_INIT_UNIFORM, edge, 0, "tcd.unet.%s.bias", name);
+    p.w = mr_named_param(m, 3, (int64_t[]){out, 3, in}, MR_INIT_UNIFORM, edge,
+                         MR_PARAM_CONV | WIDE0 | WIDE2, "tcd.unet.%s.weight", name);
+    p.b = mr_named_param(m, 1, (int64_t[]){out}, MR_INIT_UNIFORM, edge, WIDE0, "tcd.unet.%s.bias",
+                         name);
     return p;
 }
 
@@ -54,10 +54,10 @@ static mr_wb unet_skip(mr_build *m, const char *name, int64_t out, int64_t in)
 {
     double edge = 1.0 / sqrt((double)in);
     mr_wb p;
-    p.w = mr_named_param(m, 3, (int64_t[]){out, in, 1}, MR_INIT_UNIFORM, edge, 0,
+    p.w = mr_named_param(m, 3, (int64_t[]){out, in, 1}, MR_INIT_UNIFORM, edge, WIDE01,
                          "tcd.unet.%s.weight", name);
-    p.b =
-        mr_named_param(m, 1, (int64_t[]){out}, MR_INIT_UNIFORM, edge, 0, "tcd.unet.%s.bias", name);
+    p.b = mr_named_param(m, 1, (int64_t[]){out}, MR_INIT_UNIFORM, edge, WIDE0, "tcd.unet.%s.bias",
+                         name);
     return p;
 }
 
@@ -83,7 +83,7 @@ static int stack(mr_build *m, const char *name, int64_t rows, int64_t width)
     char full[64];
     snprintf(full, sizeof full, "tcd.unet.%s", name);
     int id = mr_param_declare_stack(m->g->params, full, width ? 2 : 1, (int64_t[]){rows, width},
-                                    MR_INIT_UNIFORM);
+                                    MR_INIT_UNIFORM, width ? WIDE01 : WIDE0);
     if (id < 0) mr_graph_fail(m->g, "parameter %s", full);
     return id;
 }

@@ -50,6 +50,11 @@ mr_status mr_device_open(mr_device **out_p, const char *name, int index)
                     name);
 }
 
+int64_t mr_device_row_unit(const mr_device *d)
+{
+    return (int64_t)(d->row_bytes / mr_dtype_bytes(d->act));
+}
+
 int mr_device_count(const char *name)
 {
 #ifdef MR_HAVE_CUDA

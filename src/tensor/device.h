@@ -59,6 +59,7 @@ struct mr_device {
     mr_dtype act;        /* of values and gradients of nodes: real, or MR_BF16 (a GPU alone) */
     bool host_memory;    /* ordinary loads work inside kernels (cpu, cpu64, guard) */
     bool whole_products; /* few large calls are better than pieces that fit a cache (cuda) */
+    size_t row_bytes;    /* rows of activations had better be a multiple of (cuda); 0: no matter */
     mr_status (*alloc)(mr_device *d, void **out_p, size_t bytes, const char *what);
     void (*free)(mr_device *d, void *ptr);
     /* Bytes of device memory that are free, and all of them. NULL: nobody has to ask before. */
@@ -111,6 +112,8 @@ struct mr_device {
 /* name: cpu | cpu64 | guard | cuda; index: GPU number (ignored elsewhere).
  * Errors: ERR_DEVICE when not compiled in or no such GPU. Caller closes with mr_device_close. */
 mr_status mr_device_open(mr_device **out_p, const char *name, int index);
+/* Elements that rows of activations are rounded up to a multiple of: mr_graph_dims.row_unit. */
+int64_t mr_device_row_unit(const mr_device *d);
 /* Devices of that name that this process sees: GPUs for cuda, 1 for the others; 0 without a driver.
  */
 int mr_device_count(const char *name);

@@ -471,6 +471,7 @@ mr_status mr_device_open_cuda(mr_device **out_p, int index)
                      .act = MR_F32,
                      .host_memory = false,
                      .whole_products = true,
+                     .row_bytes = 16, /* of one load, and of what tensor cores are fed with */
                      .alloc = cuda_alloc,
                      .free = cuda_free,
                      .memory = cuda_memory,

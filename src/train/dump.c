@@ -222,7 +222,7 @@ static mr_status add_activation(dump *d, const char *output, const char *name)
     int id = mr_graph_find_output(t->train_graph, output);
     if (id < 0) return MR_OK;
     const mr_node *n = mr_node_at(t->train_graph, id);
-    int64_t inner = mr_node_inner(t->train_graph, id), B = d->all.rows, counts[1024], rows[1024];
+    int64_t inner = mr_node_count(t->train_graph, id), B = d->all.rows, counts[1024], rows[1024];
     size_t real = t->params.real_bytes;
     void *mine = NULL, *all = NULL;
     uint32_t *rid = NULL;
@@ -232,7 +232,9 @@ static mr_status add_activation(dump *d, const char *output, const char *name)
         rows[r] = t->batch.rank_rows[r];
         counts[r] = rows[r] * inner;
     }
-    MR_TRY(add(d, name, t->dev->real, n->ndim, B, n->dim[1], n->dim[2], &out));
+    int64_t dim[3] = {B, n->dim[1], n->dim[2]};
+    dim[n->ndim - 1] = n->cols;
+    MR_TRY(add(d, name, t->dev->real, n->ndim, dim[0], dim[1], dim[2], &out));
     MR_TRY_GOTO(mr_alloc(&mine, t->batch.rows * inner, real, "activation"), st, done);
     MR_TRY_GOTO(mr_alloc(&all, B * inner, real, "activation"), st, done);
     MR_TRY_GOTO(MR_ALLOC(&rid, B, "row numbers"), st, done);

@@ -77,7 +77,7 @@ static mr_status batch_variance(mr_loop *l, const char *output, double *out)
     int id = mr_graph_find_output(t->train_graph, output);
     *out = -1;
     if (id < 0 || t->exact) return MR_OK; /* exact: no batch of all rows exists */
-    int64_t n = t->batch.rows, w = mr_node_inner(t->train_graph, id);
+    int64_t n = t->batch.rows, w = mr_node_count(t->train_graph, id);
     char *host = NULL;
     double *s = NULL, var = 0;
     mr_status st;

@@ -37,7 +37,7 @@ static void table_shape(const mr_trainer *t, mr_step_shape *out)
                            .whole_products = t->dev->whole_products,
                            .precision = t->dev->precision,
                            .table_rows = mr_model_table_rows(t->cfg, t->data->n_items),
-                           .width = t->cfg->model.hidden,
+                           .width = mr_round_up(t->cfg->model.hidden, mr_device_row_unit(t->dev)),
                            .n_seq = t->batch.n_seq,
                            .n_item_loss = 1};
     for (int q = 0; q < out->n_seq; q++) out->lookups[q] = out->lookups_bwd[q] = 1;
@@ -145,7 +145,8 @@ static mr_graph_dims dims_for(const mr_trainer *t, int64_t rows_cap, int64_t row
                            .rows_global_cap = rows_global,
                            .whole_products = t->dev->whole_products,
                            .precision = t->dev->precision,
-                           .act_bytes = mr_dtype_bytes(t->dev->act)};
+                           .act_bytes = mr_dtype_bytes(t->dev->act),
+                           .row_unit = mr_device_row_unit(t->dev)};
 }
 
 mr_sampler_spec mr_trainer_sampling(const mr_trainer *t, int rank, int n_ranks)
@@ -296,6 +297,7 @@ mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_d
     MR_TRY_GOTO(check_ranks(t), st, fail);
     const char *device = opts->device ? opts->device : mr_trainer_device(cfg);
     MR_TRY_GOTO(mr_own_device_open(&t->dev, device, cfg, world), st, fail);
+    if (opts->row_unit) t->dev->row_bytes = (size_t)opts->row_unit * mr_dtype_bytes(t->dev->act);
     MR_TRY_GOTO(make_sampler(t), st, fail);
     MR_TRY_GOTO(make_groups(t), st, fail);
     MR_TRY_GOTO(make_device_comms(t), st, fail);

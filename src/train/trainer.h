@@ -100,6 +100,7 @@ typedef struct mr_trainer_opts {
                          * followed; false: steps are made as with `run` */
     bool is_dry;        /* compile the plans only: no memory for parameters and buffers, no run */
     const char *device; /* NULL: the configuration's */
+    int64_t row_unit;   /* tests: mr_graph_dims.row_unit; 0: the device's */
 } mr_trainer_opts;
 
 /* The device name a configuration resolves to on this machine ("auto" -> cpu without a GPU). */

@@ -61,7 +61,7 @@ function(mr_emulate folder name library)
 endfunction()
 mr_emulate("" mealrec-dist mealrec ${CMAKE_SOURCE_DIR}/src/cli/main.c)
 mr_emulate(tests test_kernels_cuda mr_test_support gpu/test_kernels_cuda.c gpu/twin.c gpu/cases_b.c
-           gpu/cases_c.c gpu/cases_d.c gpu/cases_e.c)
+           gpu/cases_c.c gpu/cases_d.c gpu/cases_e.c gpu/cases_f.c)
 foreach(ops kernels/test_ops_basic ops_a/test_ops_a ops_b/test_ops_b ops_c/test_ops_c
             ops_c/test_ops_bf16)
   get_filename_component(name ${ops} NAME)

@@ -15,7 +15,7 @@ static void attention(twin_world *w, int mode, bool has_first)
     mr_att_shape s[2];
     mr_drop drop[2];
     for (int side_ = 0; side_ < 2; side_++) {
-        s[side_] = (mr_att_shape){mode, B, L, 2, D, A(start), A(len), ragged ? T : 0};
+        s[side_] = (mr_att_shape){mode, B, L, 2, D, A(start), A(len), ragged ? T : 0, 0, 0};
         drop[side_] = (mr_drop){0.3, 5, {A(rid), A(pos)}, 1};
     }
     twin *q = twin_acts(w, Q * D), *kv = twin_acts(w, T * 2 * D), *out = twin_acts(w, Q * D);
@@ -181,7 +181,7 @@ static void group_norm(twin_world *w, int64_t n)
 static void diffusion(twin_world *w)
 {
     mr_int_list set = {2, {2, 5}};
-    mr_noise nz = {4, 6, 0, 7, &set, false};
+    mr_noise nz = {4, 6, 0, 7, &set, false, 0, 0};
     twin *x0 = twin_acts(w, B * D), *xt = twin_acts(w, B * D), *out = twin_acts(w, B * D);
     twin *abar = twin_doubles(w, 8), *rid = twin_ints(w, B, 3, 7, 1000);
     twin *te = twin_acts(w, B * 16);
@@ -189,7 +189,7 @@ static void diffusion(twin_world *w)
     BOTH(noise_bwd, A(out), A(x0), A(abar), A(rid), B, D, &nz, 1, EX);
     twin_same(w, "noise_fwd", "xt", xt, 1);
     twin_same(w, "noise_bwd", "dx0", out, 1);
-    BOTH(posterior, A(out), A(x0), A(xt), A(rid), B, D, 0.3, 0.6, 0.1, 8, EX);
+    BOTH(posterior, A(out), A(x0), A(xt), A(rid), B, D, D, D, 0.3, 0.6, 0.1, 8, EX);
     twin_same(w, "posterior", "out", out, 1);
     BOTH(time_embed, A(te), A(rid), B, 16, 4, 7, &set, EX);
     twin_same(w, "time_embed", "out", te, 1);

@@ -28,9 +28,9 @@ static void embed(twin_world *w)
         BOTH(last_bwd, A(out), A(y), A(start), A(len), B, B * L, D, acc, EX);
         twin_same(w, "last_bwd", "dx", out, 1);
     }
-    BOTH(feature_gather, A(out), A(table), MR_F32, A(row), B * L, D, ITEMS - 3, EX);
+    BOTH(feature_gather, A(out), A(table), MR_F32, A(row), B * L, 1, D, D, ITEMS - 3, EX);
     twin_equal(w, "feature_gather", "out", out);
-    BOTH(context, A(y), A(table), MR_F32, A(row), A(start), A(len), B, D, ITEMS - 3, 0.4, EX);
+    BOTH(context, A(y), A(table), MR_F32, A(row), A(start), A(len), B, D, D, ITEMS - 3, 0.4, EX);
     twin_same(w, "context", "out", y, L);
     /* an inverse index with the rows' own starts, distinct rows, one of them skipped */
     twin *big = twin_reals(w, B * D), *to = twin_ints(w, B, 1, 0, B);
@@ -55,15 +55,15 @@ static void losses(twin_world *w)
     twin *table = twin_reals(w, V * D), *dtable = twin_reals(w, V * D);
     twin *pred = twin_acts(w, B * D), *aim = twin_acts(w, B * D);
     twin *dpred = twin_acts(w, B * D), *daim = twin_acts(w, B * D);
-    BOTH(mse, A(one), A(dpred), A(daim), A(pred), A(aim), B, D, 0.3, 1, 0, EX);
+    BOTH(mse, A(one), A(dpred), A(daim), A(pred), A(aim), B, D, D, 0.3, 1, 0, EX);
     twin_same(w, "mse", "loss", one, 1);
     twin_same(w, "mse", "dpred", dpred, 1);
     twin_same(w, "mse", "dtarget", daim, 1);
-    BOTH(mse, A(one), NULL, A(daim), A(dpred), A(aim), B - 3, D, 0.3, 0, 1, EX);
+    BOTH(mse, A(one), NULL, A(daim), A(dpred), A(aim), B - 3, D, D, 0.3, 0, 1, EX);
     twin_same(w, "mse", "loss and dtarget", one, 1);
-    BOTH(mse, NULL, A(dpred), NULL, A(pred), A(aim), B, D, 0.7, 0, 1, EX);
+    BOTH(mse, NULL, A(dpred), NULL, A(pred), A(aim), B, D, D, 0.7, 0, 1, EX);
     twin_same(w, "mse", "dpred alone", dpred, 1);
-    BOTH(mse, A(one), A(dpred), A(daim), A(pred), A(aim), 2 * B, D / 2, 0.3, 1, 0, EX);
+    BOTH(mse, A(one), A(dpred), A(daim), A(pred), A(aim), 2 * B, D / 2, D / 2, 0.3, 1, 0, EX);
     twin_same(w, "mse with rows of no batch", "loss", one, 1);
     twin_same(w, "mse with rows of no batch", "dpred", dpred, 1);
     twin_same(w, "mse with rows of no batch", "dtarget", daim, 1);
@@ -118,9 +118,9 @@ static void frames(twin_world *w)
     twin_same(w, "upsample_bwd", "dx", x, 2);
     BOTH(frame_add, A(x), A(x), A(v), B, S, D, EX);
     twin_same(w, "frame_add", "y", x, 1);
-    BOTH(pool_concat_fwd, A(o), A(v), A(x), A(t), B, S, D, EX);
+    BOTH(pool_concat_fwd, A(o), A(v), A(x), A(t), B, S, D, D, 3 * D, EX);
     twin_same(w, "pool_concat_fwd", "out", o, S);
-    BOTH(pool_concat_bwd, A(v), A(x), A(t), A(o), B, S, D, 1, 0, 1, EX);
+    BOTH(pool_concat_bwd, A(v), A(x), A(t), A(o), B, S, D, D, 3 * D, 1, 0, 1, EX);
     twin_same(w, "pool_concat_bwd", "dx0", v, 1);
     twin_same(w, "pool_concat_bwd", "dframes", x, 1);
     twin_same(w, "pool_concat_bwd", "dtext", t, 1);

@@ -17,7 +17,7 @@ static void long_attention(twin_world *w, int64_t S, int64_t D)
     mr_att_shape s[2];
     mr_drop drop[2];
     for (int side_ = 0; side_ < 2; side_++) {
-        s[side_] = (mr_att_shape){MR_ATT_CAUSAL, B, S, 1, D, A(start), A(len), T};
+        s[side_] = (mr_att_shape){MR_ATT_CAUSAL, B, S, 1, D, A(start), A(len), T, 0, 0};
         drop[side_] = (mr_drop){0.3, 5, {A(rid), A(pos)}, 1};
     }
     twin *q = twin_acts(w, T * D), *kv = twin_acts(w, T * 2 * D), *out = twin_acts(w, T * D);
@@ -38,17 +38,17 @@ static void wide_norm(twin_world *w, int64_t N, int64_t W)
     twin *x = twin_acts(w, N * W), *y = twin_acts(w, N * W), *mean = twin_reals(w, N);
     twin *rstd = twin_reals(w, N), *dx = twin_acts(w, N * W);
     twin *gamma = twin_reals(w, W), *dg = twin_reals(w, W), *db = twin_reals(w, W);
-    BOTH(layer_norm_fwd, A(y), A(mean), A(rstd), A(x), NULL, A(gamma), NULL, N, W, 1e-5, NULL, NULL,
-         EX);
+    BOTH(layer_norm_fwd, A(y), A(mean), A(rstd), A(x), NULL, A(gamma), NULL, N, W, W, 1e-5, NULL,
+         NULL, EX);
     twin_same(w, "layer_norm_fwd, wide", "y", y, W);
     BOTH(layer_norm_bwd, A(dx), NULL, A(dg), A(db), A(y), A(x), NULL, A(gamma), A(mean), A(rstd), N,
-         W, 0, 0, 0, 1, NULL, NULL, EX);
+         W, W, 0, 0, 0, 1, NULL, NULL, EX);
     twin_same(w, "layer_norm_bwd, wide", "dx", dx, W);
     twin_same(w, "layer_norm_bwd, wide", "dgamma", dg, N);
     twin_same(w, "layer_norm_bwd, wide", "dbeta", db, N);
     /* in place: dx where dy was, and a residual that is x */
     BOTH(layer_norm_bwd, A(y), A(y), A(dg), NULL, A(y), A(x), A(x), A(gamma), A(mean), A(rstd), N,
-         W, 0, 1, 1, 0, NULL, NULL, EX);
+         W, W, 0, 1, 1, 0, NULL, NULL, EX);
     twin_same(w, "layer_norm_bwd, in place", "dx", y, W);
     twin_same(w, "layer_norm_bwd, in place", "dgamma", dg, N);
     twin_release(w);
@@ -121,7 +121,7 @@ static void halves(twin_world *w)
         ((uint16_t *)data->host)[i] = e == 31 ? 0x0001 : bits; /* features are finite */
     }
     w->dev->to_device(w->dev, data->dev, data->host, ROWS * W * 2);
-    BOTH(feature_gather, A(out), A(data), MR_F16, A(id), ROWS, W, ROWS, EX);
+    BOTH(feature_gather, A(out), A(data), MR_F16, A(id), ROWS, 1, W, W, ROWS, EX);
     twin_equal(w, "feature_gather of halves", "out", out);
     twin_release(w);
 }
@@ -141,16 +141,16 @@ static void nothing(twin_world *w)
 {
     enum { D = 6 };
     twin *x = twin_reals(w, 4 * D), *i = twin_ints(w, D, 1, 0, 3), *d = twin_doubles(w, D);
-    mr_att_shape s = {MR_ATT_CAUSAL, 0, 4, 1, D, NULL, NULL, 0};
+    mr_att_shape s = {MR_ATT_CAUSAL, 0, 4, 1, D, NULL, NULL, 0, 0, 0};
     mr_conv cv = {0, 3, 3, 2, 2, 1, 2, false, false};
     mr_conv_acc acc = {0, 1, 1, 1, 1};
     mr_gn gn = {0, 3, D, 2, 2 * D, 1e-5, {0, 9, {NULL, NULL}, 1}};
     BOTH(gemm, A(x), A(x), A(x), 0, D, D, 0, 0, D, D, D, 1.0, 0.0, MR_ACT_ACT, EX);
     BOTH(attention_fwd, A(x), A(x), A(x), A(x), NULL, &s, NULL, EX);
     BOTH(attention_bwd, A(x), A(x), NULL, A(x), A(x), A(x), A(x), NULL, &s, 1, 1, 0, NULL, EX);
-    BOTH(layer_norm_fwd, A(x), A(x), A(x), A(x), NULL, NULL, NULL, 0, D, 1e-5, NULL, NULL, EX);
-    BOTH(layer_norm_bwd, A(x), NULL, A(x), NULL, A(x), A(x), NULL, NULL, A(x), A(x), 0, D, 0, 0, 1,
-         0, NULL, NULL, EX);
+    BOTH(layer_norm_fwd, A(x), A(x), A(x), A(x), NULL, NULL, NULL, 0, D, D, 1e-5, NULL, NULL, EX);
+    BOTH(layer_norm_bwd, A(x), NULL, A(x), NULL, A(x), A(x), NULL, NULL, A(x), A(x), 0, D, D, 0, 0,
+         1, 0, NULL, NULL, EX);
     BOTH(gather_rows, A(x), A(x), A(i), 0, D, MR_ACT_ACT, EX);
     BOTH(last_fwd, A(x), A(x), A(i), A(i), 0, D, EX);
     BOTH(row_dot, A(x), A(x), A(x), 0, D, EX);
@@ -163,7 +163,7 @@ static void nothing(twin_world *w)
     BOTH(score_target, A(x), A(x), A(x), NULL, A(i), 0, D, D, 0, EX);
     BOTH(topk_merge, A(i), A(x), A(x), 0, D, 2, 0, 1, EX);
     BOTH(rank_count, A(i), A(x), A(x), A(i), 0, D, 0, EX);
-    BOTH(mse, NULL, A(x), NULL, A(x), A(x), 0, D, 0.3, 0, 0, EX);
+    BOTH(mse, NULL, A(x), NULL, A(x), A(x), 0, D, D, 0.3, 0, 0, EX);
     twin_same(w, "kernels of no rows", "x", x, 1);
     twin_equal(w, "kernels of no rows", "i", i);
     BOTH(ce_sum, A(x), A(d), 0, 0.5, EX);

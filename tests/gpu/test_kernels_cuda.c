@@ -88,9 +88,9 @@ static void linear(twin_world *w)
         twin_same(w, "add_row_bwd", "dx", d, 1);
         twin_same(w, "add_row_bwd", "dtable", table, M);
     }
-    BOTH(probe_fwd, A(bias), A(c), M * N, EX);
+    BOTH(probe_fwd, A(bias), A(c), M * N, N, N, EX);
     twin_same(w, "probe_fwd", "out", bias, M * N);
-    BOTH(probe_bwd, A(d), M * N, 0.5, 0, EX);
+    BOTH(probe_bwd, A(d), M * N, N, N, 0.5, 0, EX);
     twin_same(w, "probe_bwd", "dx", d, 1);
     BOTH(silu_fwd, A(d), A(c), M * N, EX);
     twin_same(w, "silu_fwd", "y", d, 1);
@@ -151,12 +151,12 @@ static void norm(twin_world *w)
     twin *gamma = twin_reals(w, W), *beta = twin_reals(w, W), *mean = twin_reals(w, N);
     twin *rstd = twin_reals(w, N), *dx = twin_acts(w, N * W), *dr = twin_acts(w, N * W);
     twin *dg = twin_reals(w, W), *db = twin_reals(w, W);
-    BOTH(layer_norm_fwd, A(y), A(mean), A(rstd), A(x), A(res), A(gamma), A(beta), N, W, 1e-5,
+    BOTH(layer_norm_fwd, A(y), A(mean), A(rstd), A(x), A(res), A(gamma), A(beta), N, W, W, 1e-5,
          &in[side_], &out[side_], EX);
     twin_same(w, "layer_norm_fwd", "y", y, W);
     twin_same(w, "layer_norm_fwd", "rstd", rstd, W);
     BOTH(layer_norm_bwd, A(dx), A(dr), A(dg), A(db), A(y), A(x), A(res), A(gamma), A(mean), A(rstd),
-         N, W, 0, 1, 1, 0, &in[side_], &out[side_], EX);
+         N, W, W, 0, 1, 1, 0, &in[side_], &out[side_], EX);
     twin_same(w, "layer_norm_bwd", "dx", dx, W);
     twin_same(w, "layer_norm_bwd", "dres", dr, W);
     twin_same(w, "layer_norm_bwd", "dgamma", dg, N);
@@ -226,6 +226,7 @@ static bool compare(mr_device *dev, const mr_kernels *tested, bool is_bf16)
     cases_c(&w);
     cases_d(&w);
     cases_e(&w);
+    cases_f(&w);
     for (int i = 0; i < mr_kernels_count(); i++)
         if (!w.covered[i]) printf("%s%s", open++ ? ", " : "no case yet: ", mr_kernels_name(i));
     printf("%s%s: %d kernels compared, %d without a case, %d differences\n", open ? "\n" : "",

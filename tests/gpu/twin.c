@@ -58,7 +58,7 @@ static twin *twin_new(twin_world *w, int64_t n, size_t width)
     return t;
 }
 
-static twin *twin_send(twin_world *w, twin *t)
+twin *twin_send(twin_world *w, twin *t)
 {
     uint16_t *half = NULL;
     if (!t->is_rounded) {

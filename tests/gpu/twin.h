@@ -40,6 +40,9 @@ twin *twin_halves(twin_world *w, int64_t n, double scale);
 twin *twin_ints(twin_world *w, int64_t n, int64_t mul, int64_t add, int64_t mod);
 /* [n + 1] starts of rows with the lengths of `len` */
 twin *twin_starts(twin_world *w, const twin *len);
+/* The host's elements, which were changed, once more to the device; those of an mr_act rounded on
+ * both sides. Returns t. */
+twin *twin_send(twin_world *w, twin *t);
 void twin_release(twin_world *w);
 /* Compares both sides: |difference| <= 2e-5 (1 + sqrt(K / 100)) RMS; in bf16 1/128 of
  * the number and of the RMS more, times the same length (two roundings, and those of long sums that
@@ -70,5 +73,6 @@ void cases_b(twin_world *w);
 void cases_c(twin_world *w);
 void cases_d(twin_world *w);
 void cases_e(twin_world *w);
+void cases_f(twin_world *w);
 
 #endif

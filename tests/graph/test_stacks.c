@@ -71,7 +71,7 @@ static void test_values(void **state)
     mr_param_declare(&many.ps, "c", 2, two, MR_INIT_UNIFORM, 0.25, 0);
     mr_param_declare(&many.ps, "last", 2, four, MR_INIT_NORMAL, 1, 0);
     for (int twice = 0; twice < 2; twice++) {
-        int s = mr_param_declare_stack(&one.ps, "a and c", 2, all, MR_INIT_UNIFORM);
+        int s = mr_param_declare_stack(&one.ps, "a and c", 2, all, MR_INIT_UNIFORM, 0);
         OK(mr_param_add_part(&one.ps, s, "a", 5, 0.5));
         mr_param_declare(&one.ps, "b", 2, four, MR_INIT_NORMAL, 2, 0);
         OK(mr_param_add_part(&one.ps, s, "c", 2, 0.25));
@@ -103,7 +103,7 @@ static void test_parts(void **state)
     (void)state;
     fixture f;
     begin(&f);
-    int s = mr_param_declare_stack(&f.ps, "s", 1, (int64_t[]){7}, MR_INIT_ZERO);
+    int s = mr_param_declare_stack(&f.ps, "s", 1, (int64_t[]){7}, MR_INIT_ZERO, 0);
     OK(mr_param_add_part(&f.ps, s, "a", 3, 1));
     assert_int_equal(mr_param_add_part(&f.ps, s, "b", 5, 1), MR_ERR_INTERNAL);
     OK(mr_params_alloc(&f.ps, f.dev, 0, 1, true));

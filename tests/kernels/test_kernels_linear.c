@@ -224,7 +224,8 @@ static void test_flat(void **state)
             outputs o = outputs_of(4, &y, &dx, &sum, &same), oz = outputs_of(1, &clear);
             EVERY_WAY(o, k->axpy(P(y), P(x), n, -1.75, acc, MR_ACT_ACT, &ex);
                       k->axpy(P(same), P(same), n, 0.3, 0, MR_ACT_ACT, &ex);
-                      k->probe_fwd(P(sum), P(x), n, &ex); k->probe_bwd(P(dx), n, 0.7, acc, &ex));
+                      k->probe_fwd(P(sum), P(x), n, n, n, &ex);
+                      k->probe_bwd(P(dx), n, n, n, 0.7, acc, &ex));
             EVERY_WAY(oz, k->zero(P(clear), n, &ex));
             pair_compare("axpy", &y, want.d, 1);
             pair_compare("axpy in place", &same, wsame.d, 1);

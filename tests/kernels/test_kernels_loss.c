@@ -37,7 +37,7 @@ static void test_mse(void **unused)
             }
             outputs o = outputs_of(3, &loss, &dx, &dy);
             EVERY_WAY(o, k->mse(has_l ? P(loss) : NULL, has_p ? P(dx) : NULL, has_t ? P(dy) : NULL,
-                                P(x), P(y), n, w, 0.3, acc_p, acc_t, &ex));
+                                P(x), P(y), n, w, w, 0.3, acc_p, acc_t, &ex));
             if (has_l) pair_compare("mse", &loss, &sum, nw);
             if (has_p) pair_compare("dpred", &dx, wx.d, 1);
             if (has_t) pair_compare("dtarget", &dy, wy.d, 1);

@@ -224,8 +224,8 @@ static void test_features(void **state)
             }
             BOTH_TABLES
             {
-                k->feature_gather(P(y), data, t, r.id, r.tokens, w, ITEMS, NULL);
-                k->context(P(c), data, t, r.id, r.start, r.len, B, w, ITEMS, 0.9, NULL);
+                k->feature_gather(P(y), data, t, r.id, r.tokens, 1, w, w, ITEMS, NULL);
+                k->context(P(c), data, t, r.id, r.start, r.len, B, w, w, ITEMS, 0.9, NULL);
             }
             exact("feature_gather", &y, wy.d);
             pair_compare("context", &c, wc.d, 1);

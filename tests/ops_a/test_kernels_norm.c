@@ -122,9 +122,9 @@ static void check_norm(const norm_case *c)
     {
         void *r = c->res ? P(res) : NULL, *ga = c->affine ? P(gamma) : NULL,
              *be = c->affine ? P(beta) : NULL;
-        k->layer_norm_fwd(P(y), P(mean), P(rstd), P(x), r, ga, be, n, w, 1e-3, &in, &out, &e.ex);
+        k->layer_norm_fwd(P(y), P(mean), P(rstd), P(x), r, ga, be, n, w, w, 1e-3, &in, &out, &e.ex);
         k->layer_norm_bwd(P(dx), P(dres), P(dg), P(db), P(dy), P(x), r, ga, P(mean), P(rstd), n, w,
-                          c->acc & 1, c->acc & 2, c->acc & 4, c->acc & 8, &in, &out, &e.ex);
+                          w, c->acc & 1, c->acc & 2, c->acc & 4, c->acc & 8, &in, &out, &e.ex);
     }
     pair_compare("y", &y, wy.d, w);
     pair_compare("dx", &dx, wdx.d, w);
@@ -186,10 +186,10 @@ static void test_threads(void **state)
     const mr_kernels *k = &mr_kernels_cpu32;
     for (int t = 0; t < 2; t++) {
         omp_set_num_threads(t ? 3 : 1);
-        k->layer_norm_fwd(y.f, mean.f, rstd.f, x.f, NULL, NULL, NULL, N, W, 1e-12, &in, &off,
+        k->layer_norm_fwd(y.f, mean.f, rstd.f, x.f, NULL, NULL, NULL, N, W, W, 1e-12, &in, &off,
                           &e.ex);
-        k->layer_norm_bwd(dx.f, NULL, dg[t], NULL, dy.f, x.f, NULL, NULL, mean.f, rstd.f, N, W, 0,
-                          0, 0, 0, &in, &off, &e.ex);
+        k->layer_norm_bwd(dx.f, NULL, dg[t], NULL, dy.f, x.f, NULL, NULL, mean.f, rstd.f, N, W, W,
+                          0, 0, 0, 0, &in, &off, &e.ex);
     }
     omp_set_num_threads(before);
     assert_memory_equal(dg[0], dg[1], sizeof dg[0]);

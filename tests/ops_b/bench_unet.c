@@ -112,7 +112,7 @@ static void bench_noise(int64_t w)
     float *x = fresh(B * w), *y = fresh(B * w);
     uint32_t *rid = calloc((size_t)B, 4);
     const double abar[6] = {1, .9, .8, .7, .6, .5};
-    mr_noise nz = {MR_RNG_T_TCD, MR_RNG_EPS_TCD, 0, 5, NULL, false};
+    mr_noise nz = {MR_RNG_T_TCD, MR_RNG_EPS_TCD, 0, 5, NULL, false, 0, 0};
     double f;
     BEST(f, K->noise_fwd(y, x, abar, rid, B, w, &nz, &ex));
     printf("noise w %lld: %.2f ms, %.2f ns a normal\n", (long long)w, f * 1e3,

@@ -72,7 +72,7 @@ static void test_distribution(void **state)
     double n = (double)ROWS * W, s1 = 0, s2 = 0, s3 = 0, s4 = 0, next = 0, rows = 0, two = 0,
            three = 0;
     static float now[W], before[W];
-    const mr_noise nz = {MR_RNG_T_TCD, MR_RNG_EPS_TCD, 1, 5, NULL, true};
+    const mr_noise nz = {MR_RNG_T_TCD, MR_RNG_EPS_TCD, 1, 5, NULL, true, 0, 0};
     mr_step_state st = {.step = 3};
     mr_exec ex = {.seed = 2020, .state = &st};
     for (uint32_t r = 0; r < ROWS; r++) {
@@ -111,7 +111,7 @@ static void layout(const mr_kernels *k, size_t rb, int64_t w, int threads)
     for (int i = 0; i < N; i++) mixed[i] = rid[(i * 11 + 5) % N];
     mr_step_state st = {.step = 3};
     mr_exec ex = {.seed = 2020, .state = &st};
-    const mr_noise nz = {MR_RNG_T_TCD, MR_RNG_EPS_TCD, 0, 5, NULL, false};
+    const mr_noise nz = {MR_RNG_T_TCD, MR_RNG_EPS_TCD, 0, 5, NULL, false, 0, 0};
     size_t row = (size_t)w * rb;
     char *x0 = calloc(N, row), *a = calloc(N, row), *b = calloc(N, row), *one = calloc(1, row);
     omp_set_num_threads(1);

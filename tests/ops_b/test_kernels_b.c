@@ -465,7 +465,7 @@ static void run_noise(const void *arg)
     const double abar[6] = {1, .9, .7, .5, .3, .1};
     const mr_int_list set = {2, {2, 5}};
     const uint32_t *rid = rids(n);
-    mr_noise nz = {MR_RNG_T_NPD, MR_RNG_EPS_NPD, c->t, 5, c->set ? &set : NULL, c->pure};
+    mr_noise nz = {MR_RNG_T_NPD, MR_RNG_EPS_NPD, c->t, 5, c->set ? &set : NULL, c->pure, 0, 0};
     double *x = data(1, n * w), *y = blank(n * w), *dx = blank(n * w), *old = data(2, n * w);
     double *xt = data(3, n * w), *post = blank(n * w), *last = blank(n * w);
     for (int64_t i = 0; i < n * w; i++) {
@@ -488,9 +488,9 @@ static void run_noise(const void *arg)
         near("noise dx0", DX, dx, old, n * w, acc);
     }
     void *P = dev(old, n * w);
-    CALL(posterior, P, X, T, rid, n, w, .4, .6, .3, MR_RNG_POST_NPD + 3, &ex);
+    CALL(posterior, P, X, T, rid, n, w, w, w, .4, .6, .3, MR_RNG_POST_NPD + 3, &ex);
     near("posterior", P, post, NULL, n * w, 0);
-    CALL(posterior, P, X, T, rid, n, w, 1.0, 0.0, 0.0, MR_RNG_POST_NPD + 1, &ex);
+    CALL(posterior, P, X, T, rid, n, w, w, w, 1.0, 0.0, 0.0, MR_RNG_POST_NPD + 1, &ex);
     for (int64_t i = 0; i < n * w; i++) assert_true(get(P, i) == get(X, i)); /* exactly xhat */
     near("posterior, last step", P, last, NULL, n * w, 0);
 }
@@ -515,15 +515,16 @@ static void run_pool(const void *arg)
         }
     mr_exec ex = exec_with(1);
     void *Y = dev(g, n * 3 * d), *G = dev(g, n * 3 * d);
-    CALL(pool_concat_fwd, Y, dev(x, n * d), dev(f, n * F * d), dev(t, n * d), n, F, d, &ex);
+    CALL(pool_concat_fwd, Y, dev(x, n * d), dev(f, n * F * d), dev(t, n * d), n, F, d, d, 3 * d,
+         &ex);
     near("pool", Y, y, NULL, n * 3 * d, 0);
     for (int acc = 0; acc < 2; acc++) {
         void *DX = dev(old, n * d), *DF = dev(old, n * F * d), *DT = dev(old, n * d);
-        CALL(pool_concat_bwd, DX, DF, DT, G, n, F, d, acc, acc, acc, &ex);
+        CALL(pool_concat_bwd, DX, DF, DT, G, n, F, d, d, 3 * d, acc, acc, acc, &ex);
         near("pool dx0", DX, gx, old, n * d, acc);
         near("pool dframes", DF, gf, old, n * F * d, acc);
         near("pool dtext", DT, gt, old, n * d, acc);
-        CALL(pool_concat_bwd, NULL, NULL, NULL, G, n, F, d, acc, acc, acc, &ex);
+        CALL(pool_concat_bwd, NULL, NULL, NULL, G, n, F, d, d, 3 * d, acc, acc, acc, &ex);
     }
 }
 

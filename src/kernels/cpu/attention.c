@@ -222,11 +222,20 @@ static att_row row_of(const mr_att_shape *s, int64_t b, bool has_first)
 
 /* Addresses of head h's keys (values are d elements further) of row b; NULL bases give NULLs. */
 static void key_rows(REAL **row, const void *kv, const void *first, const att_row *r, int64_t b,
-                     int64_t h, int64_t dh, int64_t d)
+                     int64_t h, const mr_att_shape *s)
 {
     REAL *f = (REAL *)first, *k = (REAL *)kv;
-    if (r->has_first) *row++ = f ? f + b * 2 * d + h * dh : NULL;
-    for (int64_t j = 0; j < r->n_kv; j++) row[j] = k ? k + (r->kv0 + j) * 2 * d + h * dh : NULL;
+    int64_t at = h * (s->d / s->heads), ld = mr_att_kv_w(s);
+    if (r->has_first) *row++ = f ? f + b * ld + at : NULL;
+    for (int64_t j = 0; j < r->n_kv; j++) row[j] = k ? k + (r->kv0 + j) * ld + at : NULL;
+}
+
+/* Columns behind the `cols` that count of n rows from row `first` on. */
+static void zero_ends(void *xv, int64_t first, int64_t n, int64_t cols, int64_t ld)
+{
+    REAL *x = xv;
+    for (int64_t i = first; x && cols < ld && i < first + n; i++)
+        memset(x + i * ld + cols, 0, (size_t)(ld - cols) * sizeof *x);
 }
 
 static inline int64_t keys_seen(const att_row *r, int64_t i)
@@ -256,7 +265,7 @@ void MR_FN(attention_fwd)(void *outv, void *probv, const void *qv, const void *k
 {
     REAL *out = outv, *prob = probv;
     const REAL *q = qv;
-    int64_t d = s->d, H = s->heads, dh = d / H;
+    int64_t d = s->d, ld = mr_att_q_w(s), kv_ld = mr_att_kv_w(s), H = s->heads, dh = d / H;
     mask_gen m = mask_make(drop, ex);
 #pragma omp parallel for schedule(static)
     for (int64_t b = 0; b < s->B; b++) {
@@ -267,20 +276,21 @@ void MR_FN(attention_fwd)(void *outv, void *probv, const void *qv, const void *k
         REAL local[MR_ATT_MAX_KEYS], *key[MR_ATT_MAX_KEYS];
         if (b + 1 < s->B) {
             att_row next = row_of(s, b + 1, first != NULL);
-            prefetch(kv, next.kv0 * 2 * d, next.n_kv * 2 * d);
-            prefetch(q, next.q0 * d, next.n_q * d);
+            prefetch(kv, next.kv0 * kv_ld, next.n_kv * kv_ld);
+            prefetch(q, next.q0 * ld, next.n_q * ld);
         }
         for (int64_t h = 0; h < H; h++) {
-            key_rows(key, kv, first, &r, b, h, dh, d);
+            key_rows(key, kv, first, &r, b, h, s);
             for (int64_t i = 0; i < r.n_q; i++) {
                 int64_t row = r.q0 + i;
-                query_fwd(out + row * d + h * dh, prob ? prob + (row * H + h) * s->S : local,
-                          q + row * d + h * dh, key, keys_seen(&r, i), dh, d,
+                query_fwd(out + row * ld + h * dh, prob ? prob + (row * H + h) * s->S : local,
+                          q + row * ld + h * dh, key, keys_seen(&r, i), dh, d,
                           bits_query(&bits, h, r.i0 + i), &m);
             }
         }
+        zero_ends(out, r.q0, r.n_q, d, ld);
     }
-    if (s->mode == MR_ATT_CAUSAL) zero_behind(out, s, d);
+    if (s->mode == MR_ATT_CAUSAL) zero_behind(out, s, ld);
 }
 
 /* Everything one head of one batch row needs in backward. */
@@ -315,7 +325,7 @@ void MR_FN(attention_bwd)(void *dqv, void *dkv, void *dfirst, const void *dout, 
 {
     REAL *dq = dqv;
     const REAL *prob = probv;
-    int64_t d = s->d, H = s->heads, dh = d / H;
+    int64_t d = s->d, ld = mr_att_q_w(s), kv_ld = mr_att_kv_w(s), H = s->heads, dh = d / H;
     mask_gen m = mask_make(drop, ex);
 #pragma omp parallel for schedule(static)
     for (int64_t b = 0; b < s->B; b++) {
@@ -325,33 +335,36 @@ void MR_FN(attention_bwd)(void *dqv, void *dkv, void *dfirst, const void *dout, 
         att_row r = row_of(s, b, first != NULL);
         if (b + 1 < s->B) {
             att_row next = row_of(s, b + 1, first != NULL);
-            prefetch(kv, next.kv0 * 2 * d, next.n_kv * 2 * d);
-            prefetch(q, next.q0 * d, next.n_q * d);
-            prefetch(dout, next.q0 * d, next.n_q * d);
+            prefetch(kv, next.kv0 * kv_ld, next.n_kv * kv_ld);
+            prefetch(q, next.q0 * ld, next.n_q * ld);
+            prefetch(dout, next.q0 * ld, next.n_q * ld);
         }
         att_head t;
         t.n_keys = r.n_kv + r.has_first;
         t.dh = dh;
         t.d = d;
         for (int64_t h = 0; h < H; h++) {
-            key_rows(t.key, kv, first, &r, b, h, dh, d);
-            key_rows(t.dkey, dkv, dfirst, &r, b, h, dh, d);
+            key_rows(t.key, kv, first, &r, b, h, s);
+            key_rows(t.dkey, dkv, dfirst, &r, b, h, s);
             for (int64_t i0 = 0; i0 < r.n_q; i0 += QUERIES) {
                 int64_t n = r.n_q - i0 < QUERIES ? r.n_q - i0 : QUERIES;
                 REAL *q_row[QUERIES], *dout_row[QUERIES];
                 for (int64_t i = 0; i < n; i++) {
                     int64_t row = r.q0 + i0 + i, seen = keys_seen(&r, i0 + i);
                     REAL *ds = t.ds + i * t.n_keys;
-                    q_row[i] = (REAL *)q + row * d + h * dh;
-                    dout_row[i] = (REAL *)dout + row * d + h * dh;
+                    q_row[i] = (REAL *)q + row * ld + h * dh;
+                    dout_row[i] = (REAL *)dout + row * ld + h * dh;
                     query_bwd(ds, t.a + i * t.n_keys, dout_row[i], prob + (row * H + h) * s->S,
                               t.key, seen, dh, d, bits_query(&bits, h, r.i0 + i0 + i), &m);
-                    if (dq) weighted(dq + row * d + h * dh, ds, 1, t.key, 0, seen, dh, acc_q);
+                    if (dq) weighted(dq + row * ld + h * dh, ds, 1, t.key, 0, seen, dh, acc_q);
                 }
                 keys_bwd(&t, &r, q_row, dout_row, i0, n, acc_kv, acc_first);
             }
         }
+        zero_ends(dq, r.q0, r.n_q, d, ld);
+        zero_ends(dkv, r.kv0, r.n_kv, 2 * d, kv_ld);
+        if (r.has_first) zero_ends(dfirst, b, 1, 2 * d, kv_ld);
     }
-    if (s->mode == MR_ATT_CAUSAL && !acc_q) zero_behind(dq, s, d);
-    if (!acc_kv) zero_behind(dkv, s, 2 * d);
+    if (s->mode == MR_ATT_CAUSAL && !acc_q) zero_behind(dq, s, ld);
+    if (!acc_kv) zero_behind(dkv, s, kv_ld);
 }

@@ -134,29 +134,35 @@ static inline float half_value(uint16_t h)
 }
 
 void MR_FN(feature_gather)(void *outv, const void *data, mr_dtype dtype, const int32_t *id,
-                           int64_t n, int64_t w, int64_t n_items, const mr_exec *ex)
+                           int64_t n, int64_t count, int64_t cols, int64_t w, int64_t n_items,
+                           const mr_exec *ex)
 {
     (void)ex;
     REAL *out = outv;
+    int64_t run = cols == w ? count * w : cols; /* elements that lie alike in both */
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < n; i++) {
-        REAL *o = out + i * w;
-        int64_t at = (id[i] - (int64_t)1) * w;
+        REAL *o = out + i * count * w;
+        int64_t at = (id[i] - (int64_t)1) * count * cols;
         if (id[i] < 1 || id[i] > n_items) {
-            memset(o, 0, (size_t)w * sizeof *o);
-        } else if (dtype == MR_F16) {
-            const uint16_t *s = (const uint16_t *)data + at;
-            for (int64_t j = 0; j < w; j++) o[j] = half_value(s[j]);
-        } else {
-            const float *s = (const float *)data + at;
-            for (int64_t j = 0; j < w; j++) o[j] = s[j];
+            memset(o, 0, (size_t)(count * w) * sizeof *o);
+            continue;
+        }
+        for (int64_t done = 0; done < count * cols; done += run, o += w) {
+            const uint16_t *h = (const uint16_t *)data + at + done;
+            const float *f = (const float *)data + at + done;
+            if (dtype == MR_F16)
+                for (int64_t j = 0; j < run; j++) o[j] = half_value(h[j]);
+            else
+                for (int64_t j = 0; j < run; j++) o[j] = f[j];
+            for (int64_t j = cols; j < w; j++) o[j] = 0;
         }
     }
 }
 
 void MR_FN(context)(void *outv, const void *data, mr_dtype dtype, const int32_t *id,
-                    const int32_t *start, const int32_t *len, int64_t B, int64_t w, int64_t n_items,
-                    double gamma, const mr_exec *ex)
+                    const int32_t *start, const int32_t *len, int64_t B, int64_t cols, int64_t w,
+                    int64_t n_items, double gamma, const mr_exec *ex)
 {
     (void)ex;
     REAL *out = outv;
@@ -171,11 +177,11 @@ void MR_FN(context)(void *outv, const void *data, mr_dtype dtype, const int32_t 
             if (item < 1 || item > n_items) continue;
             REAL a = (REAL)(exp(-gamma * (double)(len[b] - 1 - k)) / total);
             if (dtype == MR_F16) {
-                const uint16_t *s = (const uint16_t *)data + (item - 1) * w;
-                for (int64_t j = 0; j < w; j++) o[j] += a * half_value(s[j]);
+                const uint16_t *s = (const uint16_t *)data + (item - 1) * cols;
+                for (int64_t j = 0; j < cols; j++) o[j] += a * half_value(s[j]);
             } else {
-                const float *s = (const float *)data + (item - 1) * w;
-                for (int64_t j = 0; j < w; j++) o[j] += a * s[j];
+                const float *s = (const float *)data + (item - 1) * cols;
+                for (int64_t j = 0; j < cols; j++) o[j] += a * s[j];
             }
         }
     }

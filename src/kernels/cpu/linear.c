@@ -139,21 +139,29 @@ void MR_FN(axpy)(void *yv, const void *xv, int64_t n, double alpha, int acc, mr_
     }
 }
 
-void MR_FN(probe_fwd)(void *outv, const void *xv, int64_t n, const mr_exec *ex)
+/* Factor of element e of rows of w, of which cols count. */
+static double probe_factor(int64_t e, int64_t cols, int64_t w)
+{
+    return e % w < cols ? cos(0.37 * (double)(e / w * cols + e % w) + 1.0) : 0.0;
+}
+
+void MR_FN(probe_fwd)(void *outv, const void *xv, int64_t n, int64_t cols, int64_t w,
+                      const mr_exec *ex)
 {
     (void)ex;
     const REAL *x = xv;
     double s = 0;
-    for (int64_t i = 0; i < n; i++) s += (double)x[i] * cos(0.37 * (double)i + 1.0);
+    for (int64_t i = 0; i < n; i++) s += (double)x[i] * probe_factor(i, cols, w);
     *(REAL *)outv = (REAL)s;
 }
 
-void MR_FN(probe_bwd)(void *dxv, int64_t n, double weight, int acc, const mr_exec *ex)
+void MR_FN(probe_bwd)(void *dxv, int64_t n, int64_t cols, int64_t w, double weight, int acc,
+                      const mr_exec *ex)
 {
     (void)ex;
     REAL *dx = dxv;
     for (int64_t i = 0; i < n; i++) {
-        REAL d = (REAL)(weight * cos(0.37 * (double)i + 1.0));
+        REAL d = (REAL)(weight * probe_factor(i, cols, w));
         dx[i] = acc ? dx[i] + d : d;
     }
 }

@@ -14,7 +14,7 @@ void MR_FN(zero)(void *y, int64_t n, const mr_exec *ex)
 }
 
 static void mse_loss(REAL *loss, const REAL *pred, const REAL *target, int64_t n, int64_t w,
-                     const mr_exec *ex)
+                     double div)
 {
     double sum = 0;
     for (int64_t i = 0; i < n; i++) {
@@ -26,7 +26,6 @@ static void mse_loss(REAL *loss, const REAL *pred, const REAL *target, int64_t n
         }
         sum += part;
     }
-    double div = (double)ex->state->rows_global * (double)w;
     *loss = (REAL)(sum / div);
 }
 
@@ -37,15 +36,16 @@ static int64_t rows_of_batch(int64_t n, const mr_exec *ex)
 }
 
 void MR_FN(mse)(void *loss, void *dpredv, void *dtargetv, const void *predv, const void *targetv,
-                int64_t n, int64_t w, double weight, int acc_pred, int acc_target,
+                int64_t n, int64_t w, int64_t count, double weight, int acc_pred, int acc_target,
                 const mr_exec *ex)
 {
     REAL *dp = dpredv, *dt = dtargetv;
     const REAL *pred = predv, *target = targetv;
+    double div = (double)ex->state->rows_global * (double)count;
     int64_t rows = rows_of_batch(n, ex);
-    if (loss) mse_loss(loss, pred, target, rows, w, ex);
+    if (loss) mse_loss(loss, pred, target, rows, w, div);
     if (!dp && !dt) return;
-    REAL c = (REAL)(2.0 * weight / ((double)ex->state->rows_global * (double)w));
+    REAL c = (REAL)(2.0 * weight / div);
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = i * w; j < (i + 1) * w; j++) {

@@ -20,6 +20,7 @@ static inline void row_input(REAL *u, const REAL *x, const REAL *res, int64_t w,
     }
 }
 
+/* The w columns of a row that count; those behind are 0 and stay so. */
 static inline void row_norm(REAL *y, const REAL *gamma, const REAL *beta, int64_t w, REAL eps,
                             REAL *mean_p, REAL *rstd_p)
 {
@@ -40,8 +41,9 @@ static inline void row_norm(REAL *y, const REAL *gamma, const REAL *beta, int64_
 }
 
 void MR_FN(layer_norm_fwd)(void *yv, void *meanv, void *rstdv, const void *xv, const void *resv,
-                           const void *gammav, const void *betav, int64_t n, int64_t w, double eps,
-                           const mr_drop *din, const mr_drop *dout, const mr_exec *ex)
+                           const void *gammav, const void *betav, int64_t n, int64_t w,
+                           int64_t cols, double eps, const mr_drop *din, const mr_drop *dout,
+                           const mr_exec *ex)
 {
     REAL *y = yv, *mean = meanv, *rstd = rstdv;
     const REAL *x = xv, *res = resv, *gamma = gammav, *beta = betav;
@@ -50,7 +52,7 @@ void MR_FN(layer_norm_fwd)(void *yv, void *meanv, void *rstdv, const void *xv, c
     for (int64_t i = 0; i < n; i++) {
         REAL *r = y + i * w, mu, rs;
         row_input(r, x + i * w, res ? res + i * w : NULL, w, &in, i);
-        row_norm(r, gamma, beta, w, (REAL)eps, &mu, &rs);
+        row_norm(r, gamma, beta, cols, (REAL)eps, &mu, &rs);
         if (out.is_on) mask_apply(r, r, w, &out, i);
         if (mean) mean[i] = mu;
         if (rstd) rstd[i] = rs;
@@ -100,9 +102,9 @@ static void sum_parts(REAL *out, const REAL *part, int64_t parts, int64_t stride
 
 void MR_FN(layer_norm_bwd)(void *dxv, void *dresv, void *dgamma, void *dbeta, const void *dyv,
                            const void *xv, const void *resv, const void *gammav, const void *meanv,
-                           const void *rstdv, int64_t n, int64_t w, int acc_x, int acc_res,
-                           int acc_gamma, int acc_beta, const mr_drop *din, const mr_drop *dout,
-                           const mr_exec *ex)
+                           const void *rstdv, int64_t n, int64_t w, int64_t cols, int acc_x,
+                           int acc_res, int acc_gamma, int acc_beta, const mr_drop *din,
+                           const mr_drop *dout, const mr_exec *ex)
 {
     REAL *dx = dxv, *dres = dresv, *scratch = ex->scratch;
     const REAL *dy = dyv, *x = xv, *res = resv, *gamma = gammav, *mean = meanv, *rstd = rstdv;
@@ -120,7 +122,7 @@ void MR_FN(layer_norm_bwd)(void *dxv, void *dresv, void *dgamma, void *dbeta, co
                 mask_apply(g, dy + i * w, w, &out, i);
             else
                 memcpy(g, dy + i * w, (size_t)w * sizeof *g);
-            row_backward(g, xh, pg, pb, gamma, w, mean[i], rstd[i]);
+            row_backward(g, xh, pg, pb, gamma, cols, mean[i], rstd[i]);
             if (dx && in.is_on) {
                 mask_apply(xh, g, w, &in, i);
                 row_store(dx + i * w, xh, w, acc_x);

@@ -13,7 +13,7 @@ enum { THREADS = 128, WARPS = THREADS / WARP, SHARED_FLOATS = SHARED_BYTES / (in
 /* What a call needs; the shape's arrays are device memory. */
 struct att_args {
     mr_att_shape s;
-    int64_t dh;
+    int64_t dh, q_w, kv_w; /* of a head; of rows */
     float scale;
     mask m;
     const act_t *q, *kv, *first;
@@ -25,6 +25,8 @@ static att_args make_args(const void *q, const void *kv, const void *first, cons
     att_args a = {};
     a.s = *s;
     a.dh = s->d / s->heads;
+    a.q_w = mr_att_q_w(s);
+    a.kv_w = mr_att_kv_w(s);
     a.scale = 1 / sqrtf((float)a.dh);
     a.m = mask_of(drop, ex);
     a.q = (const act_t *)q;
@@ -63,11 +65,11 @@ struct att_row {
 
     /* Element of this head's key j in memory shaped like kv and kv_first; the value is d further.
      */
-    template <class T>
-    __device__ T *key(T *kv, T *first, bool has_first, int64_t d, int64_t dh, int64_t j) const
+    template <class T> __device__ T *key(T *kv, T *first, const att_args &a, int64_t j) const
     {
-        if (has_first && j == 0) return first ? first + b * 2 * d + h * dh : NULL;
-        return kv ? kv + (kv0 + j - (has_first ? 1 : 0)) * 2 * d + h * dh : NULL;
+        bool has_first = a.first != NULL;
+        if (has_first && j == 0) return first ? first + b * a.kv_w + h * a.dh : NULL;
+        return kv ? kv + (kv0 + j - (has_first ? 1 : 0)) * a.kv_w + h * a.dh : NULL;
     }
     /* Dropout factor of query i (position i0 + i) and key j. */
     __device__ float factor(const att_args &a, int64_t i, int64_t j) const
@@ -85,12 +87,20 @@ __device__ static void dots(float *out, const act_t *x, const att_args &a, const
 {
     int lane = (int)threadIdx.x % WARP;
     for (int64_t j = threadIdx.x / WARP; j < n; j += WARPS) {
-        const act_t *k = r.key(a.kv, a.first, a.first != NULL, a.s.d, a.dh, j) + off;
+        const act_t *k = r.key(a.kv, a.first, a, j) + off;
         float s = 0;
         for (int64_t c = lane; c < a.dh; c += WARP) s += x[c] * k[c];
         s = warp_sum(s);
         if (lane == 0) out[j] = scale * s;
     }
+}
+
+/* Columns behind the first d of n rows of x from row `from` on, by the block of the first head. */
+__device__ static void zero_ends(act_t *x, int64_t from, int64_t n, int64_t d, int64_t w, int64_t h)
+{
+    if (!x || w == d || h) return;
+    for (int64_t i = from + threadIdx.x; i < from + n; i += THREADS)
+        for (int64_t c = d; c < w; c++) x[i * w + c] = 0;
 }
 
 __global__ static void attention_fwd_kernel(act_t *out, float *prob, att_args a)
@@ -100,7 +110,7 @@ __global__ static void attention_fwd_kernel(act_t *out, float *prob, att_args a)
     int64_t d = a.s.d, H = a.s.heads;
     for (int64_t i = 0; i < r.n_q; i++) {
         int64_t row = r.q0 + i, n = r.seen(i);
-        dots(p, a.q + row * d + r.h * a.dh, a, r, 0, n, a.scale);
+        dots(p, a.q + row * a.q_w + r.h * a.dh, a, r, 0, n, a.scale);
         __syncthreads();
         float top = -INFINITY, sum = 0;
         for (int64_t j = threadIdx.x; j < n; j += THREADS) top = p[j] > top ? p[j] : top;
@@ -115,13 +125,13 @@ __global__ static void attention_fwd_kernel(act_t *out, float *prob, att_args a)
         __syncthreads();
         for (int64_t c = threadIdx.x; c < a.dh; c += THREADS) {
             float s = 0;
-            for (int64_t j = 0; j < n; j++)
-                s += p[j] * r.key(a.kv, a.first, a.first != NULL, d, a.dh, j)[d + c];
-            out[row * d + r.h * a.dh + c] = s;
+            for (int64_t j = 0; j < n; j++) s += p[j] * r.key(a.kv, a.first, a, j)[d + c];
+            out[row * a.q_w + r.h * a.dh + c] = s;
         }
         __syncthreads();
     }
-    if (r.causal && a.s.N > 0) zero_rows(out, a.s.start[a.s.B], a.s.N, d);
+    zero_ends(out, r.q0, r.n_q, d, a.q_w, r.h);
+    if (r.causal && a.s.N > 0) zero_rows(out, a.s.start[a.s.B], a.s.N, a.q_w);
 }
 
 void attention_fwd(void *out, void *prob, const void *q, const void *kv, const void *kv_first,
@@ -147,7 +157,7 @@ __device__ static float query_bwd(float *ds, float *w, const att_args &a, const 
 {
     int64_t row = r.q0 + i, n = r.seen(i);
     const float *p = g.prob + (row * a.s.heads + r.h) * a.s.S;
-    dots(ds, g.dout + row * a.s.d + r.h * a.dh, a, r, a.s.d, n, 1);
+    dots(ds, g.dout + row * a.q_w + r.h * a.dh, a, r, a.s.d, n, 1);
     __syncthreads();
     float mean = 0;
     for (int64_t j = threadIdx.x; j < n; j += THREADS) {
@@ -161,9 +171,8 @@ __device__ static float query_bwd(float *ds, float *w, const att_args &a, const 
     __syncthreads();
     for (int64_t c = threadIdx.x; g.dq && c < a.dh; c += THREADS) {
         float s = 0;
-        for (int64_t j = 0; j < n; j++)
-            s += ds[j] * r.key(a.kv, a.first, a.first != NULL, a.s.d, a.dh, j)[c];
-        put(&g.dq[row * a.s.d + r.h * a.dh + c], s, g.acc_q);
+        for (int64_t j = 0; j < n; j++) s += ds[j] * r.key(a.kv, a.first, a, j)[c];
+        put(&g.dq[row * a.q_w + r.h * a.dh + c], s, g.acc_q);
     }
     return mean;
 }
@@ -175,13 +184,13 @@ __device__ static void keys_bwd(const float *ds, const float *w, const att_args 
     int64_t d = a.s.d, S = a.s.S;
     bool has_first = a.first != NULL;
     for (int64_t j = threadIdx.x / WARP; j < r.n_keys; j += WARPS) {
-        act_t *dk = r.key(g.dkv, g.dfirst, has_first, d, a.dh, j);
+        act_t *dk = r.key(g.dkv, g.dfirst, a, j);
         if (!dk) continue;
         int acc = has_first && j == 0 ? g.acc_first : g.acc_kv;
         for (int64_t c = threadIdx.x % WARP; c < a.dh; c += WARP) {
             float sk = 0, sv = 0;
             for (int64_t i = r.causal ? j : 0; i < r.n_q; i++) { /* who sees key j */
-                int64_t at = (r.q0 + i) * d + r.h * a.dh + c;
+                int64_t at = (r.q0 + i) * a.q_w + r.h * a.dh + c;
                 sk += ds[i * S + j] * a.q[at];
                 sv += w[i * S + j] * g.dout[at];
             }
@@ -191,13 +200,17 @@ __device__ static void keys_bwd(const float *ds, const float *w, const att_args 
     }
 }
 
-/* Gradients of packed rows behind those of the batch. */
-__device__ static void behind_bwd(const att_args &a, const att_grads &g, bool causal)
+/* Gradients of packed rows behind those of the batch, and of columns that count for nothing. */
+__device__ static void behind_bwd(const att_args &a, const att_grads &g, const att_row &r)
 {
+    bool has_first = a.first != NULL;
+    zero_ends(g.dq, r.q0, r.n_q, a.s.d, a.q_w, r.h);
+    zero_ends(g.dkv, r.kv0, r.n_keys - (has_first ? 1 : 0), 2 * a.s.d, a.kv_w, r.h);
+    if (has_first) zero_ends(g.dfirst, r.b, 1, 2 * a.s.d, a.kv_w, r.h);
     if (a.s.N == 0) return;
     int64_t from = a.s.start[a.s.B];
-    if (causal && g.dq && !g.acc_q) zero_rows(g.dq, from, a.s.N, a.s.d);
-    if (g.dkv && !g.acc_kv) zero_rows(g.dkv, from, a.s.N, 2 * a.s.d);
+    if (r.causal && g.dq && !g.acc_q) zero_rows(g.dq, from, a.s.N, a.q_w);
+    if (g.dkv && !g.acc_kv) zero_rows(g.dkv, from, a.s.N, a.kv_w);
 }
 
 __global__ static void attention_bwd_kernel(att_args a, att_grads g)
@@ -207,7 +220,7 @@ __global__ static void attention_bwd_kernel(att_args a, att_grads g)
     float *ds = shared, *w = shared + r.n_q * a.s.S;
     for (int64_t i = 0; i < r.n_q; i++) query_bwd(ds + i * a.s.S, w + i * a.s.S, a, g, r, i);
     keys_bwd(ds, w, a, g, r);
-    behind_bwd(a, g, r.causal);
+    behind_bwd(a, g, r);
 }
 
 enum { LANE_COLUMNS = 8 }; /* of a key, in registers */
@@ -219,11 +232,11 @@ __device__ static void long_key_bwd(const float *mean, const att_args &a, const 
 {
     int64_t d = a.s.d, lane = threadIdx.x % WARP;
     bool has_first = a.first != NULL;
-    act_t *dk = r.key(g.dkv, g.dfirst, has_first, d, a.dh, j);
-    const act_t *v = r.key(a.kv, a.first, has_first, d, a.dh, j) + d;
+    act_t *dk = r.key(g.dkv, g.dfirst, a, j);
+    const act_t *v = r.key(a.kv, a.first, a, j) + d;
     float sk[LANE_COLUMNS] = {}, sv[LANE_COLUMNS] = {};
     for (int64_t i = r.causal ? j : 0; i < r.n_q; i++) {
-        int64_t row = r.q0 + i, at = row * d + r.h * a.dh;
+        int64_t row = r.q0 + i, at = row * a.q_w + r.h * a.dh;
         float p = g.prob[(row * a.s.heads + r.h) * a.s.S + j], f = r.factor(a, i, j), dp = 0;
         for (int64_t c = lane; c < a.dh; c += WARP) dp += g.dout[at + c] * v[c];
         float ds = p * (warp_sum(dp) * f - mean[i]) * a.scale;
@@ -254,10 +267,9 @@ __global__ static void attention_bwd_long_kernel(att_args a, att_grads g)
         __syncthreads(); /* the next query's are made in the same place */
     }
     for (int64_t j = threadIdx.x / WARP; j < r.n_keys; j += WARPS)
-        for (int64_t c0 = 0; c0 < a.dh && r.key(g.dkv, g.dfirst, a.first != NULL, 0, 0, j);
-             c0 += WARP * LANE_COLUMNS)
+        for (int64_t c0 = 0; c0 < a.dh && r.key(g.dkv, g.dfirst, a, j); c0 += WARP * LANE_COLUMNS)
             long_key_bwd(mean, a, g, r, j, c0);
-    behind_bwd(a, g, r.causal);
+    behind_bwd(a, g, r);
 }
 
 void attention_bwd(void *dq, void *dkv, void *dkv_first, const void *dout, const void *prob,

@@ -41,6 +41,37 @@ __device__ static inline void normals4(float eps[4], uint64_t seed, uint32_t pur
     for (int i = 0; i < 4; i++) eps[i] = (float)e[i];
 }
 
+/* The columns of a sample: rows of ld, of which cols count. */
+struct span {
+    int64_t ld, cols;
+
+    /* The normals of stored elements 4 q .. 4 q + 3, which lie in one row where there is a gap: of
+     * one Philox block or two. */
+    __device__ void normals(float eps[4], uint64_t seed, uint32_t purpose, uint32_t step,
+                            uint32_t rid, int64_t q) const
+    {
+        int64_t e = ld == cols ? 4 * q : element(4 * q), from = e % 4;
+        normals4(eps, seed, purpose, step, rid, e / 4);
+        if (from == 0) return;
+        float next[4];
+        normals4(next, seed, purpose, step, rid, e / 4 + 1);
+        for (int k = 0; k < from; k++) { /* one further, from times */
+            for (int i = 0; i < 3; i++) eps[i] = eps[i + 1];
+            eps[3] = next[0];
+            for (int i = 0; i < 3; i++) next[i] = next[i + 1];
+        }
+    }
+    /* Its number among the elements that count. */
+    __device__ int64_t element(int64_t at) const { return at / ld * cols + at % ld; }
+    __device__ bool counts(int64_t at) const { return ld == cols || at % ld < cols; }
+};
+
+static span span_of(int64_t w, int64_t ld, int64_t cols)
+{
+    span s = {ld ? ld : w, ld ? cols : w};
+    return s;
+}
+
 void noise_fwd(void *xtv, const void *x0v, const double *abar, const uint32_t *rid, int64_t n,
                int64_t w, const mr_noise *nz, const mr_exec *ex)
 {
@@ -49,16 +80,18 @@ void noise_fwd(void *xtv, const void *x0v, const double *abar, const uint32_t *r
     t_draw draw = t_draw_of(nz, ex);
     uint32_t purpose = nz->purpose_eps;
     bool pure = nz->pure;
+    span sp = span_of(w, nz->ld, nz->cols);
     cells(n, pieces(w, 4), ex, [=] __device__(int64_t i, int64_t q) {
         float eps[4], a = 0, s = 1;
-        normals4(eps, draw.seed, purpose, draw.state->step, rid[i], q);
+        sp.normals(eps, draw.seed, purpose, draw.state->step, rid[i], q);
         if (!pure) {
             double ab = abar[draw.of(rid[i])];
             a = (float)sqrt(ab);
             s = (float)sqrt(1.0 - ab);
         }
         for (int64_t j = 4 * q; j < 4 * q + 4 && j < w; j++)
-            xt[i * w + j] = (pure ? 0.0f : a * x0[i * w + j]) + s * eps[j - 4 * q];
+            xt[i * w + j] =
+                !sp.counts(j) ? 0.0f : (pure ? 0.0f : a * x0[i * w + j]) + s * eps[j - 4 * q];
     });
 }
 
@@ -75,7 +108,8 @@ void noise_bwd(void *dx0v, const void *dxtv, const double *abar, const uint32_t 
 }
 
 void posterior(void *outv, const void *xhatv, const void *xtv, const uint32_t *rid, int64_t n,
-               int64_t w, double c1, double c2, double sd, uint32_t purpose, const mr_exec *ex)
+               int64_t w, int64_t ld, int64_t cols, double c1, double c2, double sd,
+               uint32_t purpose, const mr_exec *ex)
 {
     act_t *out = (act_t *)outv;
     float a = (float)c1, b = (float)c2, s = (float)sd;
@@ -83,44 +117,48 @@ void posterior(void *outv, const void *xhatv, const void *xtv, const uint32_t *r
     uint64_t seed = ex->seed;
     const mr_step_state *state = ex->state;
     bool noisy = sd != 0.0;
+    span sp = span_of(w, ld, cols);
     cells(n, pieces(w, 4), ex, [=] __device__(int64_t i, int64_t q) {
         float eps[4] = {0, 0, 0, 0};
-        if (noisy) normals4(eps, seed, purpose, state->step, rid[i], q);
+        if (noisy) sp.normals(eps, seed, purpose, state->step, rid[i], q);
         for (int64_t j = 4 * q; j < 4 * q + 4 && j < w; j++)
-            out[i * w + j] = a * xhat[i * w + j] + b * xt[i * w + j] + s * eps[j - 4 * q];
+            out[i * w + j] =
+                !sp.counts(j) ? 0.0f : a * xhat[i * w + j] + b * xt[i * w + j] + s * eps[j - 4 * q];
     });
 }
 
 void pool_concat_fwd(void *outv, const void *x0v, const void *framesv, const void *textv, int64_t n,
-                     int64_t K, int64_t d, const mr_exec *ex)
+                     int64_t K, int64_t cols, int64_t d, int64_t w, const mr_exec *ex)
 {
     act_t *out = (act_t *)outv;
     float inv = (float)(1.0 / (double)K);
     const act_t *x0 = (const act_t *)x0v, *frames = (const act_t *)framesv;
     const act_t *text = (const act_t *)textv;
-    cells(n, d, ex, [=] __device__(int64_t i, int64_t j) {
+    cells(n, cols, ex, [=] __device__(int64_t i, int64_t j) {
         float s = 0;
         for (int64_t k = 0; k < K; k++) s += frames[(i * K + k) * d + j];
-        act_t *o = out + i * 3 * d + j;
+        act_t *o = out + i * w + j;
         o[0] = x0[i * d + j];
-        o[d] = s * inv;
-        o[2 * d] = text[i * d + j];
+        o[cols] = s * inv;
+        o[2 * cols] = text[i * d + j];
+        for (int64_t c = 3 * cols; j == 0 && c < w; c++) o[c] = 0;
     });
 }
 
 void pool_concat_bwd(void *dx0v, void *dframesv, void *dtextv, const void *doutv, int64_t n,
-                     int64_t K, int64_t d, int acc_x0, int acc_frames, int acc_text,
-                     const mr_exec *ex)
+                     int64_t K, int64_t cols, int64_t d, int64_t w, int acc_x0, int acc_frames,
+                     int acc_text, const mr_exec *ex)
 {
     act_t *dx0 = (act_t *)dx0v, *dframes = (act_t *)dframesv, *dtext = (act_t *)dtextv;
     float inv = (float)(1.0 / (double)K);
     const act_t *dout = (const act_t *)doutv;
     cells(n, d, ex, [=] __device__(int64_t i, int64_t j) {
-        const act_t *g = dout + i * 3 * d + j;
-        if (dx0) put(&dx0[i * d + j], g[0], acc_x0);
+        const act_t *g = dout + i * w + j;
+        bool counts = j < cols;
+        if (dx0) put(&dx0[i * d + j], counts ? (float)g[0] : 0.0f, acc_x0);
         for (int64_t k = 0; dframes && k < K; k++)
-            put(&dframes[(i * K + k) * d + j], inv * g[d], acc_frames);
-        if (dtext) put(&dtext[i * d + j], g[2 * d], acc_text);
+            put(&dframes[(i * K + k) * d + j], counts ? inv * g[cols] : 0.0f, acc_frames);
+        if (dtext) put(&dtext[i * d + j], counts ? (float)g[2 * cols] : 0.0f, acc_text);
     });
 }
 } // namespace MR_ACT_SPACE

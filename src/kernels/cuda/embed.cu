@@ -153,40 +153,43 @@ __device__ static inline float feature(const void *data, mr_dtype dtype, int64_t
 }
 
 void feature_gather(void *outv, const void *data, mr_dtype dtype, const int32_t *id, int64_t n,
-                    int64_t w, int64_t n_items, const mr_exec *ex)
+                    int64_t count, int64_t cols, int64_t w, int64_t n_items, const mr_exec *ex)
 {
     act_t *out = (act_t *)outv;
-    cells(n, w, ex, [=] __device__(int64_t i, int64_t j) {
-        bool known = id[i] >= 1 && id[i] <= n_items;
-        out[i * w + j] = known ? feature(data, dtype, (id[i] - (int64_t)1) * w + j) : 0.0f;
+    int64_t all = count * w;
+    cells(n, all, ex, [=] __device__(int64_t i, int64_t j) {
+        int64_t k = cols == w ? 0 : j / w, c = j - k * w; /* all in one row where no gap is */
+        bool known = id[i] >= 1 && id[i] <= n_items && (cols == w || c < cols);
+        int64_t at = (id[i] - (int64_t)1) * count * cols + k * cols + c;
+        out[i * all + j] = known ? feature(data, dtype, at) : 0.0f;
     });
 }
 
 __global__ static void context_kernel(act_t *out, const void *data, mr_dtype dtype,
                                       const int32_t *id, const int32_t *start, const int32_t *len,
-                                      int64_t w, int64_t n_items, double gamma)
+                                      int64_t cols, int64_t w, int64_t n_items, double gamma)
 {
     int64_t b = blockIdx.x, n = len[b];
     double total = 0;
     for (int64_t k = 0; k < n; k++) total += exp(-gamma * (double)k);
     for (int64_t j = threadIdx.x; j < w; j += blockDim.x) {
         float s = 0;
-        for (int64_t k = 0; k < n; k++) {
+        for (int64_t k = 0; j < cols && k < n; k++) {
             int64_t item = id[start[b] + k];
             if (item < 1 || item > n_items) continue;
             float a = (float)(exp(-gamma * (double)(n - 1 - k)) / total);
-            s += a * feature(data, dtype, (item - 1) * w + j);
+            s += a * feature(data, dtype, (item - 1) * cols + j);
         }
         out[b * w + j] = s;
     }
 }
 
 void context(void *out, const void *data, mr_dtype dtype, const int32_t *id, const int32_t *start,
-             const int32_t *len, int64_t B, int64_t w, int64_t n_items, double gamma,
+             const int32_t *len, int64_t B, int64_t cols, int64_t w, int64_t n_items, double gamma,
              const mr_exec *ex)
 {
     if (B > 0)
         LAUNCH(context_kernel, (unsigned)B, threads_for(w), 0, ex, (act_t *)out, data, dtype, id,
-               start, len, w, n_items, gamma);
+               start, len, cols, w, n_items, gamma);
 }
 } // namespace MR_ACT_SPACE

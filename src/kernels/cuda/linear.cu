@@ -216,25 +216,32 @@ void axpy(void *y, const void *x, int64_t n, double alpha, int acc, mr_sides sid
     OF_SIDES(sides, add_scaled, y, x, n, (float)alpha, acc, ex);
 }
 
-__global__ static void probe_kernel(float *out, const act_t *x, int64_t n)
+/* Factor of element e of rows of w, of which cols count. */
+__device__ static inline double probe_factor(int64_t e, int64_t cols, int64_t w)
+{
+    return e % w < cols ? cos(0.37 * (double)(e / w * cols + e % w) + 1.0) : 0.0;
+}
+
+__global__ static void probe_kernel(float *out, const act_t *x, int64_t n, int64_t cols, int64_t w)
 {
     double s = 0;
     for (int64_t i = threadIdx.x; i < n; i += blockDim.x)
-        s += (double)x[i] * cos(0.37 * (double)i + 1.0);
+        s += (double)x[i] * probe_factor(i, cols, w);
     s = block_sum(s);
     if (threadIdx.x == 0) *out = (float)s;
 }
 
-void probe_fwd(void *out, const void *x, int64_t n, const mr_exec *ex)
+void probe_fwd(void *out, const void *x, int64_t n, int64_t cols, int64_t w, const mr_exec *ex)
 {
-    LAUNCH(probe_kernel, 1, BLOCK, 0, ex, (float *)out, (const act_t *)x, n);
+    LAUNCH(probe_kernel, 1, BLOCK, 0, ex, (float *)out, (const act_t *)x, n, cols, w);
 }
 
-void probe_bwd(void *dxv, int64_t n, double weight, int acc, const mr_exec *ex)
+void probe_bwd(void *dxv, int64_t n, int64_t cols, int64_t w, double weight, int acc,
+               const mr_exec *ex)
 {
     act_t *dx = (act_t *)dxv;
     each(n, ex, [=] __device__(int64_t i) {
-        put(&dx[i], (float)(weight * cos(0.37 * (double)i + 1.0)), acc);
+        put(&dx[i], (float)(weight * probe_factor(i, cols, w)), acc);
     });
 }
 } // namespace MR_ACT_SPACE

@@ -20,7 +20,7 @@ struct mse_args {
     float *loss;
     act_t *dpred, *dtarget;
     const act_t *pred, *target;
-    int64_t n, w; /* elements, columns */
+    int64_t n, count; /* elements, those of a row that count */
     double weight;
     int acc_pred, acc_target;
 };
@@ -28,7 +28,7 @@ struct mse_args {
 __global__ static void mse_kernel(mse_args a, double *part, unsigned *counter,
                                   const mr_step_state *state)
 {
-    double s = 0, size = (double)state->rows_global * (double)a.w;
+    double s = 0, size = (double)state->rows_global * (double)a.count;
     int64_t of_batch = state->rows * a.w; /* elements behind belong to no batch */
     float c = (float)(2.0 * a.weight / size);
     for (int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x; i < a.n;
@@ -59,7 +59,7 @@ __global__ static void sum_kernel(float *loss, const double *v, int64_t n, doubl
 }
 
 void mse(void *loss, void *dpred, void *dtarget, const void *pred, const void *target, int64_t n,
-         int64_t w, double weight, int acc_pred, int acc_target, const mr_exec *ex)
+         int64_t w, int64_t count, double weight, int acc_pred, int acc_target, const mr_exec *ex)
 {
     mr_cuda_queue *q = queue_of(ex);
     mse_args a = {(float *)loss,
@@ -68,7 +68,7 @@ void mse(void *loss, void *dpred, void *dtarget, const void *pred, const void *t
                   (const act_t *)pred,
                   (const act_t *)target,
                   n * w,
-                  w,
+                  count,
                   weight,
                   acc_pred,
                   acc_target};

@@ -13,7 +13,7 @@ namespace MR_ACT_SPACE
 struct norm_args {
     const act_t *x, *res, *dy;
     const float *gamma, *beta, *mean, *rstd;
-    int64_t n, w;
+    int64_t n, w, cols;
     mask in, out;
 
     /* u = in(x) + res of columns j .. j + 3; those behind the last are 0. */
@@ -51,15 +51,15 @@ __global__ static void norm_fwd_kernel(act_t *y, float *mean, float *rstd, norm_
             sum += u[k];
         }
     }
-    float mu = block_sum(sum) / (float)w;
+    float mu = block_sum(sum) / (float)a.cols;
     for (int64_t j = 4 * threadIdx.x; j < w; j += 4 * blockDim.x) {
         if (!is_kept) a.input4(u, i, j);
-        for (int k = 0; k < 4 && j + k < w; k++) {
+        for (int k = 0; k < 4 && j + k < a.cols; k++) {
             float d = (is_kept ? row[j + k] : u[k]) - mu;
             square += d * d;
         }
     }
-    float rs = 1 / sqrtf(block_sum(square) / (float)w + eps);
+    float rs = 1 / sqrtf(block_sum(square) / (float)a.cols + eps);
     for (int64_t j = 4 * threadIdx.x; j < w; j += 4 * blockDim.x) {
         if (!is_kept) a.input4(u, i, j);
         a.out.factor4(m, i, w, j);
@@ -67,7 +67,7 @@ __global__ static void norm_fwd_kernel(act_t *y, float *mean, float *rstd, norm_
             int64_t c = j + k;
             float v = ((is_kept ? row[c] : u[k]) - mu) * rs;
             v = v * (a.gamma ? a.gamma[c] : 1) + (a.beta ? a.beta[c] : 0);
-            y[i * w + c] = v * m[k];
+            y[i * w + c] = c < a.cols ? v * m[k] : 0.0f;
         }
     }
     if (threadIdx.x) return;
@@ -76,7 +76,7 @@ __global__ static void norm_fwd_kernel(act_t *y, float *mean, float *rstd, norm_
 }
 
 static norm_args make_args(const void *x, const void *res, const void *gamma, int64_t n, int64_t w,
-                           const mr_drop *in, const mr_drop *out, const mr_exec *ex)
+                           int64_t cols, const mr_drop *in, const mr_drop *out, const mr_exec *ex)
 {
     norm_args a = {};
     a.x = (const act_t *)x;
@@ -84,16 +84,17 @@ static norm_args make_args(const void *x, const void *res, const void *gamma, in
     a.gamma = (const float *)gamma;
     a.n = n;
     a.w = w;
+    a.cols = cols;
     a.in = mask_of(in, ex);
     a.out = mask_of(out, ex);
     return a;
 }
 
 void layer_norm_fwd(void *y, void *mean, void *rstd, const void *x, const void *residual,
-                    const void *gamma, const void *beta, int64_t n, int64_t w, double eps,
-                    const mr_drop *in, const mr_drop *out, const mr_exec *ex)
+                    const void *gamma, const void *beta, int64_t n, int64_t w, int64_t cols,
+                    double eps, const mr_drop *in, const mr_drop *out, const mr_exec *ex)
 {
-    norm_args a = make_args(x, residual, gamma, n, w, in, out, ex);
+    norm_args a = make_args(x, residual, gamma, n, w, cols, in, out, ex);
     a.beta = (const float *)beta;
     size_t bytes = (size_t)w * sizeof(float);
     bool is_kept = bytes <= SHARED_BYTES;
@@ -156,8 +157,8 @@ __device__ static void row_back(const norm_args &a, const norm_grads &d, int64_t
             s2 += t * ((u[k] - mu) * rs);
         }
     }
-    s1 = warp_sum(s1) / (float)w;
-    s2 = warp_sum(s2) / (float)w;
+    s1 = warp_sum(s1) / (float)a.cols;
+    s2 = warp_sum(s2) / (float)a.cols;
     for (int64_t j = 4 * lane; j < w; j += 4 * WARP) {
         a.outer4(g, i, j);
         a.input4(u, i, j);
@@ -165,7 +166,7 @@ __device__ static void row_back(const norm_args &a, const norm_grads &d, int64_t
         for (int k = 0; k < 4 && j + k < w; k++) {
             int64_t e = i * w + j + k;
             float t = g[k] * (a.gamma ? a.gamma[j + k] : 1);
-            float du = rs * (t - s1 - (u[k] - mu) * rs * s2);
+            float du = j + k < a.cols ? rs * (t - s1 - (u[k] - mu) * rs * s2) : 0.0f;
             if (d.dx) put(&d.dx[e], du * m[k], d.acc_x);
             if (d.dres) put(&d.dres[e], du, d.acc_res);
         }
@@ -205,10 +206,10 @@ __global__ static void norm_bwd_kernel(norm_args a, norm_grads d)
 
 void layer_norm_bwd(void *dx, void *dres, void *dgamma, void *dbeta, const void *dy, const void *x,
                     const void *residual, const void *gamma, const void *mean, const void *rstd,
-                    int64_t n, int64_t w, int acc_x, int acc_res, int acc_gamma, int acc_beta,
-                    const mr_drop *in, const mr_drop *out, const mr_exec *ex)
+                    int64_t n, int64_t w, int64_t cols, int acc_x, int acc_res, int acc_gamma,
+                    int acc_beta, const mr_drop *in, const mr_drop *out, const mr_exec *ex)
 {
-    norm_args a = make_args(x, residual, gamma, n, w, in, out, ex);
+    norm_args a = make_args(x, residual, gamma, n, w, cols, in, out, ex);
     a.mean = (const float *)mean;
     a.rstd = (const float *)rstd;
     a.dy = (const act_t *)dy;

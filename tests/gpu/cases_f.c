@@ -1,0 +1,172 @@
+/* Cases of rows with columns behind those that count (kernels.h): 0 in what is read, and 0 in what
+ * is written over anything. */
+#include <stdio.h>
+
+#include "twin.h"
+
+enum { B = 37, L = 6, K = 3, COLS = 13, W = 16 };
+
+/* Reals or acts [n,w] in rows whose columns from cols on are 0. */
+static twin *rows(twin_world *w, int64_t n, int64_t cols, int64_t width, bool is_act)
+{
+    twin *t = twin_of(w, n * width, is_act);
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = cols; j < width; j++) ((float *)t->host)[i * width + j] = 0;
+    twin_send(w, t);
+    return t;
+}
+
+static void same(twin_world *w, const char *kernel, const char *what, const twin *t, int64_t cols,
+                 int64_t width, int64_t length)
+{
+    twin_same(w, kernel, what, t, length);
+    for (int64_t i = 0; i < t->n; i++)
+        if (i % width >= cols && ((float *)t->host)[i] != 0.0f) {
+            printf("%s, %s: element %lld is behind its columns and not 0\n", kernel, what,
+                   (long long)i);
+            w->failed++;
+            return;
+        }
+}
+
+static void norm(twin_world *w, bool has_gamma)
+{
+    enum { N = 101 };
+    twin *rid = twin_ints(w, N, 3, 7, 1000), *pos = twin_ints(w, N, 1, 0, 5);
+    mr_drop in[2], out[2];
+    for (int side_ = 0; side_ < 2; side_++) {
+        in[side_] = (mr_drop){0.2, 5, {A(rid), A(pos)}, 1};
+        out[side_] = (mr_drop){0.4, 6, {A(rid), A(pos)}, 7};
+    }
+    twin *x = rows(w, N, COLS, W, true), *res = rows(w, N, COLS, W, true);
+    twin *dy = rows(w, N, COLS, W, true), *gamma = rows(w, 1, COLS, W, false);
+    twin *beta = rows(w, 1, COLS, W, false), *mean = twin_reals(w, N), *rstd = twin_reals(w, N);
+    twin *y = twin_acts(w, N * W), *dx = twin_acts(w, N * W), *dr = rows(w, N, COLS, W, true);
+    twin *dg = twin_reals(w, W), *db = twin_reals(w, W);
+    BOTH(layer_norm_fwd, A(y), A(mean), A(rstd), A(x), A(res), has_gamma ? A(gamma) : NULL,
+         has_gamma ? A(beta) : NULL, N, W, COLS, 1e-5, &in[side_], &out[side_], EX);
+    same(w, "layer_norm_fwd", "y", y, COLS, W, W);
+    BOTH(layer_norm_bwd, A(dx), A(dr), A(dg), A(db), A(dy), A(x), A(res),
+         has_gamma ? A(gamma) : NULL, A(mean), A(rstd), N, W, COLS, 0, 1, 0, 0, &in[side_],
+         &out[side_], EX);
+    same(w, "layer_norm_bwd", "dx", dx, COLS, W, W);
+    same(w, "layer_norm_bwd", "dres", dr, COLS, W, W);
+    same(w, "layer_norm_bwd", "dgamma", dg, COLS, W, N);
+    same(w, "layer_norm_bwd", "dbeta", db, COLS, W, N);
+    twin_release(w);
+}
+
+/* Two heads of 6 in rows of 16, k and v in rows of 24 + 8. */
+static void attention(twin_world *w, int mode, bool has_first)
+{
+    enum { D = 12, QW = 16, KVW = 32 };
+    twin *len = twin_ints(w, B, 5, 2, L), *rid = twin_ints(w, B, 3, 7, 1000);
+    for (int i = 0; i < B; i++) ((int32_t *)len->host)[i] += 1;
+    w->dev->to_device(w->dev, len->dev, len->host, B * 4);
+    twin *start = twin_starts(w, len), *pos = twin_ints(w, B, 0, 0, 1);
+    bool ragged = mode == MR_ATT_CAUSAL || mode == MR_ATT_LAST;
+    int64_t T = ragged ? ((int32_t *)start->host)[B] + 5 : B * (L - has_first);
+    int64_t Q = mode == MR_ATT_CAUSAL ? T : mode == MR_ATT_FULL ? B * L : B;
+    mr_att_shape s[2];
+    mr_drop drop[2];
+    for (int side_ = 0; side_ < 2; side_++) {
+        s[side_] = (mr_att_shape){mode, B, L, 2, D, A(start), A(len), ragged ? T : 0, QW, KVW};
+        drop[side_] = (mr_drop){0.3, 5, {A(rid), A(pos)}, 1};
+    }
+    twin *q = rows(w, Q, D, QW, true), *kv = rows(w, T, 2 * D, KVW, true);
+    twin *first = rows(w, B, 2 * D, KVW, true), *dout = rows(w, Q, D, QW, true);
+    twin *out = twin_acts(w, Q * QW), *prob = twin_reals(w, Q * 2 * L);
+    twin *dq = twin_acts(w, Q * QW), *dkv = rows(w, T, 2 * D, KVW, true);
+    twin *df = twin_acts(w, B * KVW);
+    BOTH(attention_fwd, A(out), A(prob), A(q), A(kv), has_first ? A(first) : NULL, &s[side_],
+         &drop[side_], EX);
+    same(w, "attention_fwd", "out", out, D, QW, D);
+    BOTH(attention_bwd, A(dq), A(dkv), has_first ? A(df) : NULL, A(dout), A(prob), A(q), A(kv),
+         has_first ? A(first) : NULL, &s[side_], 0, mode & 1, 0, &drop[side_], EX);
+    same(w, "attention_bwd", "dq", dq, D, QW, D);
+    same(w, "attention_bwd", "dkv", dkv, 2 * D, KVW, D);
+    if (has_first) same(w, "attention_bwd", "dkv_first", df, 2 * D, KVW, D);
+    twin_release(w);
+}
+
+/* Columns of which a Philox block is cut by the end of a row, and of which none is. */
+static void diffusion(twin_world *w, int64_t cols)
+{
+    mr_int_list set = {2, {2, 5}};
+    mr_noise nz = {4, 6, 0, 7, &set, false, W, cols}, pure = {4, 6, 3, 7, NULL, true, W, cols};
+    twin *x0 = rows(w, B * K, cols, W, true), *x1 = rows(w, B * K, cols, W, true);
+    twin *xt = twin_acts(w, B * K * W), *out = twin_acts(w, B * K * W);
+    twin *abar = twin_doubles(w, 8), *rid = twin_ints(w, B, 3, 7, 1000);
+    BOTH(noise_fwd, A(xt), A(x0), A(abar), A(rid), B, K * W, &nz, EX);
+    same(w, "noise_fwd", "xt", xt, cols, W, 1);
+    BOTH(noise_fwd, A(xt), A(x0), A(abar), A(rid), B, K * W, &pure, EX);
+    same(w, "noise_fwd", "noise alone", xt, cols, W, 1);
+    BOTH(posterior, A(out), A(x0), A(x1), A(rid), B, K * W, W, cols, 0.3, 0.6, 0.1, 8, EX);
+    same(w, "posterior", "out", out, cols, W, 1);
+    BOTH(posterior, A(xt), A(x0), A(x1), A(rid), B, K * W, W, cols, 0.3, 0.6, 0.0, 8, EX);
+    same(w, "posterior", "no noise", xt, cols, W, 1);
+    twin_release(w);
+}
+
+static void pooling(twin_world *w)
+{
+    enum { OUT = 40 }; /* 3 COLS = 39 */
+    twin *x = rows(w, B, COLS, W, true), *f = rows(w, B * K, COLS, W, true);
+    twin *t = rows(w, B, COLS, W, true), *out = twin_acts(w, B * OUT);
+    BOTH(pool_concat_fwd, A(out), A(x), A(f), A(t), B, K, COLS, W, OUT, EX);
+    same(w, "pool_concat_fwd", "out", out, 3 * COLS, OUT, K);
+    twin *dx = twin_acts(w, B * W), *df = rows(w, B * K, COLS, W, true), *dt = twin_acts(w, B * W);
+    BOTH(pool_concat_bwd, A(dx), A(df), A(dt), A(out), B, K, COLS, W, OUT, 0, 1, 0, EX);
+    same(w, "pool_concat_bwd", "dx0", dx, COLS, W, 1);
+    same(w, "pool_concat_bwd", "dframes", df, COLS, W, 1);
+    same(w, "pool_concat_bwd", "dtext", dt, COLS, W, 1);
+    twin_release(w);
+}
+
+static void features(twin_world *w, mr_dtype dtype)
+{
+    enum { ITEMS = 9 };
+    twin *data =
+        dtype == MR_F16 ? twin_halves(w, ITEMS * K * COLS, 1) : twin_reals(w, ITEMS * K * COLS);
+    for (int i = 0; dtype == MR_F16 && i < ITEMS * K * COLS; i++)
+        ((uint16_t *)data->host)[i] &= 0xbbff; /* features are finite */
+    w->dev->to_device(w->dev, data->dev, data->host, (size_t)data->n * data->width);
+    twin *id = twin_ints(w, B * L, 7, 0, ITEMS + 2), *len = twin_ints(w, B, 5, 1, L);
+    for (int i = 0; i < B; i++) ((int32_t *)len->host)[i] += !((int32_t *)len->host)[i];
+    w->dev->to_device(w->dev, len->dev, len->host, B * 4);
+    twin *start = twin_starts(w, len), *out = twin_acts(w, B * K * W), *c = twin_acts(w, B * W);
+    BOTH(feature_gather, A(out), A(data), dtype, A(id), B, K, COLS, W, ITEMS, EX);
+    same(w, "feature_gather", "out", out, COLS, W, 1);
+    BOTH(context, A(c), A(data), dtype, A(id), A(start), A(len), B, COLS, W, ITEMS, 0.4, EX);
+    same(w, "context", "out", c, COLS, W, L);
+    twin_release(w);
+}
+
+static void losses(twin_world *w)
+{
+    twin *x = rows(w, B, COLS, W, true), *y = rows(w, B, COLS, W, true), *one = twin_reals(w, 1);
+    twin *dx = twin_acts(w, B * W), *dy = twin_acts(w, B * W);
+    BOTH(mse, A(one), A(dx), A(dy), A(x), A(y), B, W, COLS, 0.3, 0, 0, EX);
+    twin_same(w, "mse", "loss", one, 1);
+    same(w, "mse", "dpred", dx, COLS, W, 1);
+    same(w, "mse", "dtarget", dy, COLS, W, 1);
+    BOTH(probe_fwd, A(one), A(x), B * W, COLS, W, EX);
+    twin_same(w, "probe_fwd", "out", one, B * W);
+    BOTH(probe_bwd, A(dx), B * W, COLS, W, 0.5, 0, EX);
+    same(w, "probe_bwd", "dx", dx, COLS, W, 1);
+    twin_release(w);
+}
+
+void cases_f(twin_world *w)
+{
+    norm(w, true);
+    norm(w, false);
+    for (int mode = 0; mode < 4; mode++) attention(w, mode, false);
+    attention(w, MR_ATT_ONE, true);
+    diffusion(w, COLS);
+    diffusion(w, COLS - 1);
+    pooling(w);
+    features(w, MR_F32);
+    features(w, MR_F16);
+    losses(w);
+}
