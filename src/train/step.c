@@ -53,6 +53,15 @@ mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, mr_feed *feed, const 
 }
 
 /* ---- the batch of the next step ---- */
+
+/* Several ranks plan their exchange in a meeting of hosts. Their GPUs meet by themselves meanwhile,
+ * where NCCL does it: by then every host has asked for the whole step, so none waits for another
+ * one's GPU. */
+bool mr_trainer_prepares(const mr_trainer *t)
+{
+    return t->world->size == 1 || !strcmp(t->dev_world->kind, "nccl");
+}
+
 static mr_status prepare(mr_trainer *t, int64_t epoch, int64_t i)
 {
     mr_ahead *a = &t->ahead;
@@ -259,9 +268,7 @@ static mr_status one_step(mr_trainer *t, int64_t epoch, int64_t i, int64_t next)
     MR_TRY(mr_trainer_load(t, t->train_run, epoch, i));
     MR_TRY(mr_trainer_recorded(t, MR_RECORD_STEP, gradients_and_update));
     t->start_s = mr_seconds() - t->sent_at;
-    /* Several ranks plan their exchange in a meeting of hosts, which has to wait until none of them
-     * waits for the others' GPUs. */
-    if (next >= 0 && t->world->size == 1) MR_TRY(prepare(t, epoch, next));
+    if (next >= 0 && mr_trainer_prepares(t)) MR_TRY(prepare(t, epoch, next));
     mr_ring_at("update");
     return judge(t);
 }

@@ -279,8 +279,10 @@ static mr_status make_ahead(mr_trainer *t)
 {
     const mr_batch *b = &t->batch;
     mr_ahead *a = &t->ahead;
-    MR_TRY(mr_batch_alloc(&a->batch, b->rows_cap, b->L, b->n_seq, 1));
-    return mr_feed_create(&a->feed, b->rows_cap, b->L, b->n_seq, 1);
+    MR_TRY(mr_batch_alloc(&a->batch, b->rows_cap, b->L, b->n_seq, t->world->size));
+    MR_TRY(mr_feed_create(&a->feed, b->rows_cap, b->L, b->n_seq, t->items->size));
+    mr_feed_fix(&a->feed, t->exchange_rows);
+    return MR_OK;
 }
 
 mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_dataset *data,
@@ -306,9 +308,9 @@ mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_d
                                is_exact(t, opts) ? 1 : t->items->size),
                 st, fail);
     if (!is_exact(t, opts)) {
-        if (opts->optimizer && !opts->is_dry && world->size == 1)
-            MR_TRY_GOTO(make_ahead(t), st, fail);
         MR_TRY_GOTO(fix_exchange(t), st, fail);
+        if (opts->optimizer && !opts->is_dry && mr_trainer_prepares(t))
+            MR_TRY_GOTO(make_ahead(t), st, fail);
     }
     MR_TRY_GOTO(mr_schedule_make(&t->sched, cfg), st, fail);
     MR_TRY_GOTO(make_training(t, opts), st, fail);

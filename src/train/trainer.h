@@ -35,7 +35,7 @@ typedef struct mr_places {
     int64_t moved;
 } mr_places;
 
-/* The host's part of a batch, made while the device still works on the one before it. One rank. */
+/* The host's part of a batch, made while the device still works on the one before it. */
 typedef struct mr_ahead {
     bool is_ready;
     int64_t epoch, i, step; /* what it is ready for */
@@ -116,9 +116,11 @@ mr_sampler_spec mr_trainer_sampling(const mr_trainer *t, int rank, int n_ranks);
 /* One optimizer step on global batch i of `epoch`. ERR_DIVERGED after 3 non-finite gradients in a
  * row, naming the first such parameter. */
 mr_status mr_trainer_step(mr_trainer *t, int64_t epoch, int64_t i);
-/* The same, and with one rank batch `next` of this epoch is prepared while the device works: for
- * the step after this one, if it is that. next < 0: nothing is. */
+/* The same, and batch `next` of this epoch, the same on all ranks, is prepared while the device
+ * works: for the step after this one, if it is that. next < 0, or ranks that exchange through host
+ * memory: nothing is. */
 mr_status mr_trainer_step_and(mr_trainer *t, int64_t epoch, int64_t i, int64_t next);
+bool mr_trainer_prepares(const mr_trainer *t);
 /* Its parts, for checks and dumps: take the batch; gradients (reduced over ranks); losses and
  * statistics to the host; the update, and losses and statistics to the host. Only the last two wait
  * for the device. */

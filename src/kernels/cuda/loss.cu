@@ -20,7 +20,7 @@ struct mse_args {
     float *loss;
     act_t *dpred, *dtarget;
     const act_t *pred, *target;
-    int64_t n, count; /* elements, those of a row that count */
+    int64_t n, w, count; /* elements; columns, those that count */
     double weight;
     int acc_pred, acc_target;
 };
@@ -68,6 +68,7 @@ void mse(void *loss, void *dpred, void *dtarget, const void *pred, const void *t
                   (const act_t *)pred,
                   (const act_t *)target,
                   n * w,
+                  w,
                   count,
                   weight,
                   acc_pred,
