@@ -98,7 +98,7 @@ mr_register(replay_emulated "" LABELS gpu train TIMEOUT 600)
 foreach(np 2 4)
   add_test(NAME replay_ranks_emulated_np${np} COMMAND ${MPIEXEC_EXECUTABLE} -np ${np}
            $<TARGET_FILE:emulated_test_replay_ranks>)
-  mr_register(replay_ranks_emulated_np${np} "" LABELS gpu train dist TIMEOUT 900)
+  mr_register(replay_ranks_emulated_np${np} "" LABELS gpu train dist TIMEOUT 1200)
   set_property(TEST replay_ranks_emulated_np${np} APPEND PROPERTY ENVIRONMENT
                "MR_EMULATE=when=${when_np${np}}")
 endforeach()
