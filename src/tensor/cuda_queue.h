@@ -20,6 +20,8 @@
 #define MR_CUDA_COUNTERS 65
 /* Device memory that the libraries of products may work in. */
 #define MR_CUDA_BLAS_BYTES (32 << 20)
+/* Floats behind it, for sums over rows that have no scratch of their own. */
+#define MR_CUDA_SUMS (2 << 20)
 
 /* How a linear layer of some size is computed by cuBLASLt (kernels/cuda/lt.c): what was asked for,
  * and the answer. */
@@ -51,6 +53,7 @@ typedef struct mr_cuda_queue {
     mr_kept next[MR_N_RECORDED]; /* signature of the recording to come; counts when it began */
     int64_t recordings, turns;   /* begun; recordings that were started */
     void *blas_space;            /* [MR_CUDA_BLAS_BYTES], fixed, so results repeat */
+    float *sums;                 /* [MR_CUDA_SUMS] behind blas_space */
     mr_lt_choice lt[MR_LT_CHOICES];
     cudaEvent_t moment[MR_MOMENTS]; /* made when first wanted, NULL before */
     struct {

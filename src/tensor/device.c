@@ -2,6 +2,7 @@
 #include "tensor/device.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -17,6 +18,11 @@ void mr_device_set_owner(int rank)
 }
 
 const char *mr_device_owner(void) { return owner; }
+
+/* A kernel that is loaded by its first call may not be called first while a step is recorded. To
+ * load all, those of the libraries too, takes seconds and hundreds of MB of the GPU's memory. The
+ * variable is read by the first call of CUDA. */
+void mr_device_will_record(void) { (void)setenv("CUDA_MODULE_LOADING", "EAGER", 0); }
 
 mr_status mr_device_failed(const char *id, const char *what, const char *error, bool is_lost)
 {

@@ -122,6 +122,8 @@ int mr_device_count(const char *name);
 void mr_device_bus_id(const char *name, int index, char *out, size_t bytes);
 void mr_device_close(mr_device **dev_p);
 
+/* Say that work will be recorded, before the first use of any GPU and before other threads are. */
+void mr_device_will_record(void);
 /* replay of a device that does recorded work at once. */
 mr_status mr_device_replays_nothing(mr_device *d, mr_recorded kind, const mr_signature *s,
                                     bool *is_done_p);

@@ -360,15 +360,10 @@ static void cuda_close(mr_device *d)
     MR_FREE(d->impl);
 }
 
-/* Loading a kernel at its first call is not allowed while a step is recorded. The variable is read
- * by the first call of CUDA. */
-static void load_eagerly(void) { (void)setenv("CUDA_MODULE_LOADING", "EAGER", 0); }
-
 /* Is there a driver, a GPU of that number, and can it run what was compiled? */
 static mr_status choose(int index)
 {
     int count = 0, major = 0, minor = 0;
-    load_eagerly();
     cudaError_t e = cudaGetDeviceCount(&count);
     MR_CHECK(e != cudaErrorInsufficientDriver, MR_ERR_DEVICE,
              "run.device=cuda: there is no NVIDIA driver here, or it is older than this program's "
@@ -415,7 +410,6 @@ void mr_device_bus_id_cuda(int index, char *out, size_t bytes)
 int mr_device_count_cuda(void)
 {
     int count = 0;
-    load_eagerly();
     return cudaGetDeviceCount(&count) == cudaSuccess ? count : 0;
 }
 
@@ -445,7 +439,9 @@ static mr_status queue_open(mr_device *d, mr_cuda_queue *q)
     MR_TRY(cuda_alloc(d, (void **)&q->partials, of_sums + of_counters, "partial sums on the GPU"));
     q->counters = (unsigned *)(q->partials + MR_CUDA_PARTIALS);
     MR_TRY(cuda_fill(d, q->counters, 0, of_counters));
-    MR_TRY(cuda_alloc(d, &q->blas_space, MR_CUDA_BLAS_BYTES, "workspace of cuBLAS"));
+    size_t of_blas = MR_CUDA_BLAS_BYTES, of_rows = MR_CUDA_SUMS * sizeof(float);
+    MR_TRY(cuda_alloc(d, &q->blas_space, of_blas + of_rows, "workspace of cuBLAS and of sums"));
+    q->sums = (float *)((char *)q->blas_space + of_blas);
     cublasStatus_t b = cublasCreate(&q->blas);
     if (b == CUBLAS_STATUS_SUCCESS) b = cublasSetStream(q->blas, q->stream);
     if (b == CUBLAS_STATUS_SUCCESS)

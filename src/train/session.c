@@ -135,6 +135,7 @@ mr_status mr_session_start(mr_session *s, const mr_config *cfg)
     memset(s, 0, sizeof *s);
     MR_CHECK(strcmp(cfg->dist.comm, "nccl") || !strcmp(cfg->run.device, "cuda"), MR_ERR_CONFIG,
              "dist.comm=nccl needs --run.device=cuda; use auto or mpi for a run on the CPU");
+    if (cfg->run.capture) mr_device_will_record();
     mr_status st = start_watched(s, cfg);
     if (st != MR_OK) mr_session_close(s);
     return st;

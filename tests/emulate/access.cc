@@ -15,13 +15,19 @@ thread_view view;
 
 namespace
 {
-enum : size_t { WORD = 2, PAGE = 4096 }; /* bf16: two threads may write halves of four bytes */
+enum : size_t {
+    WORD = 2,
+    PAGE = 4096,
+    WARP = 32
+}; /* bf16: two threads may write halves of four bytes */
 
 /* Who touched a word last in a launch; 0 = nobody. */
 struct touch {
-    uint32_t launch, block, epoch;
+    uint32_t launch, block, epoch, warp_epoch;
     uint16_t thread;
-    bool by_threads, by_blocks; /* by others as well: of this epoch, of this launch */
+    /* By others as well: of this warp since its barrier, of other warps of this epoch, of other
+     * blocks of this launch. */
+    bool by_lanes, by_warps, by_blocks;
 };
 struct word {
     touch write, read;
@@ -44,13 +50,23 @@ word *history_of(uintptr_t first, size_t bytes)
     return h.first;
 }
 
+bool is_own_warp(const touch &t) { return t.thread / WARP == view.thread / WARP; }
+
 /* May this thread touch the word after t, without a barrier in between? */
 bool is_race(const touch &t, bool is_shared)
 {
     if (t.launch != view.launch || (is_shared && t.block != view.block)) return false;
     if (t.by_blocks) return true;
     if (t.block != view.block) return !is_published(t.block, t.epoch);
-    return t.epoch == view.epoch && (t.thread != view.thread || t.by_threads);
+    if (t.epoch != view.epoch) return false;
+    if (t.by_warps || !is_own_warp(t)) return true;
+    return t.warp_epoch == view.warp_epoch && (t.thread != view.thread || t.by_lanes);
+}
+
+touch own_touch()
+{
+    return {view.launch,           view.block, view.epoch, view.warp_epoch,
+            (uint16_t)view.thread, false,      false,      false};
 }
 
 void remember_read(touch *t, bool is_shared)
@@ -61,9 +77,14 @@ void remember_read(touch *t, bool is_shared)
     is_same &= !(other_block && !t->by_blocks && is_published(t->block, t->epoch));
     other_block &= is_same;
     bool is_epoch = is_same && !other_block && t->epoch == view.epoch;
-    bool by_threads = is_epoch && (t->by_threads || t->thread != view.thread);
+    bool by_warps = is_epoch && (t->by_warps || !is_own_warp(*t));
+    bool by_lanes = is_epoch && is_own_warp(*t) && t->warp_epoch == view.warp_epoch &&
+                    (t->by_lanes || t->thread != view.thread);
     bool by_blocks = is_same && (t->by_blocks || other_block);
-    *t = {view.launch, view.block, view.epoch, (uint16_t)view.thread, by_threads, by_blocks};
+    *t = own_touch();
+    t->by_lanes = by_lanes;
+    t->by_warps = by_warps;
+    t->by_blocks = by_blocks;
 }
 
 void find_races(uintptr_t at, size_t bytes, bool is_write, uintptr_t first, size_t all)
@@ -80,7 +101,7 @@ void find_races(uintptr_t at, size_t bytes, bool is_write, uintptr_t first, size
                  running(), is_write ? "writes" : "reads", at - first, all, bad->thread, bad->block,
                  bad == &h[i].write ? "writes" : "reads");
         if (is_write)
-            h[i].write = {view.launch, view.block, view.epoch, (uint16_t)view.thread, false, false};
+            h[i].write = own_touch();
         else
             remember_read(&h[i].read, is_shared);
     }

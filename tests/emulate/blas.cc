@@ -117,7 +117,10 @@ void emulate::put_element(void *a, int64_t at, cudaDataType t, float x)
 
 bool emulate::is_supported(const product &p)
 {
-    if (p.type == CUDA_R_32F) return p.type_c == CUDA_R_32F;
+    bool is_float = p.compute == CUBLAS_COMPUTE_32F || p.compute == CUBLAS_COMPUTE_32F_PEDANTIC ||
+                    p.compute == CUBLAS_COMPUTE_32F_FAST_16BF ||
+                    p.compute == CUBLAS_COMPUTE_32F_FAST_TF32;
+    if (p.type == CUDA_R_32F) return is_float && p.type_c == CUDA_R_32F;
     return p.type == CUDA_R_16BF && p.compute == CUBLAS_COMPUTE_32F &&
            (p.type_c == CUDA_R_16BF || p.type_c == CUDA_R_32F);
 }
@@ -183,7 +186,7 @@ extern "C" cublasStatus_t cublasCreate(cublasHandle_t *h)
 {
     locked l(lock);
     if (forbidden_in_capture() || refused()) return CUBLAS_STATUS_NOT_INITIALIZED;
-    *h = new cublasContext{nullptr, CUBLAS_DEFAULT_MATH};
+    *h = new cublasContext{nullptr, CUBLAS_DEFAULT_MATH, false};
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -197,6 +200,7 @@ extern "C" cublasStatus_t cublasSetStream(cublasHandle_t h, cudaStream_t s)
 {
     if (!h) return CUBLAS_STATUS_NOT_INITIALIZED;
     h->stream = s;
+    h->has_space = false; /* back to the library's own, as its manual says */
     return CUBLAS_STATUS_SUCCESS;
 }
 
@@ -205,6 +209,7 @@ extern "C" cublasStatus_t cublasSetWorkspace(cublasHandle_t h, void *space, size
     locked l(lock);
     if (!h) return CUBLAS_STATUS_NOT_INITIALIZED;
     bool is_good = where_is(space, bytes) == DEVICE && (uintptr_t)space % 256 == 0;
+    h->has_space = is_good;
     return is_good ? CUBLAS_STATUS_SUCCESS : CUBLAS_STATUS_INVALID_VALUE;
 }
 
@@ -255,6 +260,9 @@ cublasGemmStridedBatchedEx_64(cublasHandle_t h, cublasOperation_t ta, cublasOper
     if (type_a != type_b || !is_supported(p)) return CUBLAS_STATUS_NOT_SUPPORTED;
     if (!is_good(p)) return CUBLAS_STATUS_INVALID_VALUE;
     if (!m || !n || !count) return CUBLAS_STATUS_SUCCESS;
+    if (!h->has_space)
+        stop("a product in the library's own workspace: cublasSetStream has taken the other away");
+    if (!k) stop("a product of no terms: cuBLAS may leave the result as it was");
     cudaError_t e = enqueue(h->stream, {kernel_of(p), "product", [p] { multiply(p); }});
     return e ? CUBLAS_STATUS_EXECUTION_FAILED : CUBLAS_STATUS_SUCCESS;
 }

@@ -9,6 +9,7 @@
 struct cublasContext {
     cudaStream_t stream;
     cublasMath_t mode;
+    bool has_space; /* cublasSetWorkspace since the last cublasSetStream */
 };
 
 namespace emulate

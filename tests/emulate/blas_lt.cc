@@ -13,7 +13,7 @@ using namespace emulate;
 
 namespace
 {
-enum { ALGO = 0x4c54, ALIGN = 16, WIDTH = 4 };
+enum { ALGO = 0x4c54, LEAST = 16, WIDTH = 4 }; /* LEAST: bytes, of operands and of the bias */
 
 struct layout {
     uint64_t rows, cols;
@@ -22,6 +22,7 @@ struct layout {
 };
 struct desc {
     cublasComputeType_t compute;
+    cudaDataType scale;
     cublasOperation_t ta, tb;
     cublasLtEpilogue_t end;
     void *bias;
@@ -78,9 +79,10 @@ bool fits(product *p, const desc &d, const layout &a, const layout &b, const lay
           a.type,
           out.type,
           false};
-    return a.type == b.type && is_supported(*p) && p->rows_a() == (int64_t)a.rows &&
-           p->cols_a() == (int64_t)a.cols && p->rows_b() == (int64_t)b.rows &&
-           p->cols_b() == (int64_t)b.cols;
+    return a.type == b.type && is_supported(*p) && d.scale == CUDA_R_32F &&
+           a.ld >= (int64_t)a.rows && b.ld >= (int64_t)b.rows && out.ld >= (int64_t)out.rows &&
+           p->rows_a() == (int64_t)a.rows && p->cols_a() == (int64_t)a.cols &&
+           p->rows_b() == (int64_t)b.rows && p->cols_b() == (int64_t)b.cols;
 }
 
 /* The length of the bias: rows of the result, or columns where it is b's gradient. */
@@ -89,7 +91,7 @@ int64_t bias_length(const desc &d, const product &p)
     return d.end == CUBLASLT_EPILOGUE_BGRADB ? p.n : p.m;
 }
 
-bool is_aligned(const void *p) { return (uintptr_t)p % ALIGN == 0; }
+bool is_aligned(const void *p, uint64_t bytes) { return (uintptr_t)p % bytes == 0; }
 
 /* The product, and what comes at its end. The bias is of the result's type. */
 void run(const desc &d, const product &p)
@@ -123,9 +125,10 @@ extern "C" cublasStatus_t cublasLtMatrixLayoutInit(cublasLtMatrixLayout_t l, cud
 }
 
 extern "C" cublasStatus_t cublasLtMatmulDescInit(cublasLtMatmulDesc_t d,
-                                                 cublasComputeType_t compute, cudaDataType)
+                                                 cublasComputeType_t compute, cudaDataType scale)
 {
-    return keep(d, desc{compute, CUBLAS_OP_N, CUBLAS_OP_N, CUBLASLT_EPILOGUE_DEFAULT, nullptr});
+    return keep(d,
+                desc{compute, scale, CUBLAS_OP_N, CUBLAS_OP_N, CUBLASLT_EPILOGUE_DEFAULT, nullptr});
 }
 
 extern "C" cublasStatus_t cublasLtMatmulDescSetAttribute(cublasLtMatmulDesc_t opaque,
@@ -178,12 +181,16 @@ extern "C" cublasStatus_t cublasLtMatmulAlgoGetHeuristic(
         return CUBLAS_STATUS_INVALID_VALUE;
     if (w.sums & CUBLASLT_REDUCTION_SCHEME_INPLACE)
         stop("a product asks for sums in the order in which their parts are done");
-    for (uint32_t a : w.align)
-        if (a < ALIGN) return CUBLAS_STATUS_NOT_SUPPORTED;
+    uint32_t most = 0;
+    for (uint32_t a : w.align) {
+        if (a < LEAST) return CUBLAS_STATUS_NOT_SUPPORTED;
+        most = a > most ? a : most;
+    }
     if (p.lda % WIDTH || p.ldb % WIDTH || p.ldc % WIDTH) return CUBLAS_STATUS_NOT_SUPPORTED;
     *found = {};
     found->algo.data[0] = ALGO;
     found->algo.data[1] = (uint64_t)d.end;
+    found->algo.data[3] = most; /* what was promised of all operands */
     found->algo.data[2] = p.tb ? (uint64_t)p.k : (uint64_t)p.n; /* the rows of the layer */
     found->workspaceSize = w.space;
     *n_found = 1;
@@ -228,10 +235,16 @@ cublasLtMatmul(cublasLtHandle_t h, cublasLtMatmulDesc_t opaque, const void *alph
     p.c = out;
     p.alpha = *(const float *)alpha;
     p.beta = *(const float *)beta;
-    if (!is_aligned(a) || !is_aligned(b) || !is_aligned(out) || !is_aligned(d.bias) || c != out ||
-        where_is(space, bytes) != DEVICE)
-        return CUBLAS_STATUS_INVALID_VALUE;
-    if (where_is(d.bias, (size_t)bias_length(d, p) * bytes_of(p.type_c)) != DEVICE)
+    if (c != out || where_is(space, bytes) != DEVICE) return CUBLAS_STATUS_INVALID_VALUE;
+    /* A real kernel goes on, and faults. */
+    for (const void *q : {a, b, (const void *)out})
+        if (!is_aligned(q, algo->data[3]))
+            stop("a product's operand at %p is no multiple of the %d bytes that its kernel was "
+                 "chosen for",
+                 q, (int)algo->data[3]);
+    if (!is_aligned(d.bias, LEAST)) stop("a bias at %p is no multiple of %d bytes", d.bias, LEAST);
+    if (d.end != CUBLASLT_EPILOGUE_DEFAULT &&
+        where_is(d.bias, (size_t)bias_length(d, p) * bytes_of(p.type_c)) != DEVICE)
         stop("a bias of %lld elements reaches outside an allocation of device memory",
              (long long)bias_length(d, p));
     if (!is_good(p)) return CUBLAS_STATUS_INVALID_VALUE;

@@ -51,6 +51,7 @@ struct warp {
     unsigned arrived = 0, mask = 0;
     int lanes = 0;
     const site *at = nullptr;
+    uint32_t epoch = 0; /* barriers of the warp */
 };
 
 struct block {
@@ -103,6 +104,7 @@ void enter(int t)
     b.current = t;
     threadIdx = b.threads[(size_t)t].index;
     view.thread = (uint32_t)t;
+    view.warp_epoch = b.warps[(size_t)(t / LANES)].epoch;
 }
 
 void may_go_on(int t)
@@ -272,6 +274,14 @@ int barrier_or(const site *at, int value)
     b.any |= value != 0;
     wait(BARRIER, at);
     return b.any_result;
+}
+
+/* All lanes of a warp; a shuffle does not order what they do to memory. */
+void warp_barrier(const site *at)
+{
+    warp &w = b.warps[(size_t)(b.current / LANES)];
+    if ((w.arrived | 1u << b.current % LANES) == ~0u) w.epoch++; /* the last one comes */
+    (void)shuffle_xor(at, ~0u, 0, 0);
 }
 
 uint64_t shuffle_xor(const site *at, unsigned mask, uint64_t bits, int lanes)

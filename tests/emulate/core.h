@@ -46,7 +46,7 @@ struct thread_view {
     bool is_on = false;
     uintptr_t stack = 0, values = 0, arena = 0;
     size_t stack_bytes = 0, values_bytes = 0, static_bytes = 0, arena_bytes = 0, rest_bytes = 0;
-    uint32_t launch = 0, block = 0, epoch = 0, thread = 0;
+    uint32_t launch = 0, block = 0, epoch = 0, warp_epoch = 0, thread = 0;
 };
 extern thread_view view;
 void forget_areas();                           /* an allocation has gone */

@@ -75,6 +75,25 @@ __global__ static void reverse_kernel(float *p, bool has_barrier)
     p[threadIdx.x] = s[N - 1 - threadIdx.x];
 }
 
+/* Lanes of a warp exchange, or (across) threads of two warps. */
+__global__ static void warp_reverse_kernel(float *p, bool has_barrier, bool is_across)
+{
+    SHARED(float, s, [N]);
+    unsigned t = threadIdx.x, other = is_across ? N - 1 - t : t / WARP * WARP + WARP - 1 - t % WARP;
+    s[t] = p[t];
+    if (has_barrier) __syncwarp();
+    p[t] = s[other];
+    if (has_barrier) __syncwarp();
+    s[t] = 0; /* behind what another lane has read */
+}
+
+__global__ static void half_warp_kernel(float *p)
+{
+    if (threadIdx.x % WARP >= WARP / 2) return;
+    __syncwarp();
+    p[threadIdx.x] = 1;
+}
+
 __global__ static void half_kernel(float *p)
 {
     if (threadIdx.x >= N / 2) return;
@@ -151,6 +170,21 @@ static void no_barrier(void)
     LAUNCH(reverse_kernel, 1, N, 0, &ex, x, false);
     wait_for_it();
 }
+static void no_warp_barrier(void)
+{
+    LAUNCH(warp_reverse_kernel, 1, N, 0, &ex, x, false, false);
+    wait_for_it();
+}
+static void warp_barrier_for_two(void)
+{
+    LAUNCH(warp_reverse_kernel, 1, N, 0, &ex, x, true, true);
+    wait_for_it();
+}
+static void half_warp(void)
+{
+    LAUNCH(half_warp_kernel, 1, N, 0, &ex, x);
+    wait_for_it();
+}
 static void beside(void)
 {
     LAUNCH(fill_kernel, 1, N + 1, 0, &ex, x, N + 1, 0.0f);
@@ -217,6 +251,54 @@ static void product_bf16(void) /* 12 x 12 elements of 2 bytes */
     gemm_bf16(x, 1, (uint16_t *)x, (uint16_t *)x, 12, 8, 8, 0, 0, 8, 8, 12, 1.0, 0.0, &ex);
     wait_for_it();
 }
+static void product_of_nothing(void)
+{
+    float al = 1, be = 0;
+    (void)cublasGemmEx_64(queue_of(&ex)->blas, CUBLAS_OP_N, CUBLAS_OP_N, 4, 4, 0, &al, x,
+                          CUDA_R_32F, 4, x, CUDA_R_32F, 1, &be, x, CUDA_R_32F, 4,
+                          CUBLAS_COMPUTE_32F, CUBLAS_GEMM_DEFAULT);
+}
+static void no_workspace(void)
+{
+    (void)cublasSetStream(queue_of(&ex)->blas, own_stream());
+    gemm(x, x, x, 4, 4, 4, 0, 0, 4, 4, 4, 1.0, 0.0, MR_REAL_REAL, &ex);
+}
+/* A layer of 16 rows of 16 in 16; shift: floats by which x begins later than it should. */
+static void layer_at(uint32_t promised, int shift)
+{
+    cublasLtMatmulDescOpaque_t d;
+    cublasLtMatrixLayoutOpaque_t l;
+    cublasLtMatmulPreferenceOpaque_t wish;
+    cublasLtMatmulHeuristicResult_t found;
+    cublasLtHandle_t h = (cublasLtHandle_t)queue_of(&ex)->blas;
+    float *p = device_floats(1024), al = 1, be = 0;
+    uint64_t space = MR_CUDA_BLAS_BYTES;
+    int n = 0;
+    must(!cublasLtMatmulDescInit(&d, CUBLAS_COMPUTE_32F, CUDA_R_32F), "a description");
+    must(!cublasLtMatrixLayoutInit(&l, CUDA_R_32F, 16, 16, 16), "a layout");
+    must(!cublasLtMatmulPreferenceInit(&wish), "a wish");
+    must(!cublasLtMatmulPreferenceSetAttribute(&wish, CUBLASLT_MATMUL_PREF_MAX_WORKSPACE_BYTES,
+                                               &space, sizeof space),
+         "a workspace");
+    uint32_t sums = CUBLASLT_REDUCTION_SCHEME_COMPUTE_TYPE;
+    must(!cublasLtMatmulPreferenceSetAttribute(&wish, CUBLASLT_MATMUL_PREF_REDUCTION_SCHEME_MASK,
+                                               &sums, sizeof sums),
+         "sums");
+    for (int k = 0; k < 4; k++)
+        must(!cublasLtMatmulPreferenceSetAttribute(
+                 &wish,
+                 (cublasLtMatmulPreferenceAttributes_t)(CUBLASLT_MATMUL_PREF_MIN_ALIGNMENT_A_BYTES +
+                                                        k),
+                 &promised, sizeof promised),
+             "alignment");
+    must(!cublasLtMatmulAlgoGetHeuristic(h, &d, &l, &l, &l, &l, &wish, 1, &found, &n) && n == 1,
+         "a kernel");
+    must(!cublasLtMatmul(h, &d, &al, p + shift, &l, p + 256, &l, &be, p + 512, &l, p + 512, &l,
+                         &found.algo, queue_of(&ex)->blas_space, MR_CUDA_BLAS_BYTES, own_stream()),
+         "a product");
+}
+static void less_aligned(void) { layer_at(256, 4); }
+static void as_aligned(void) { layer_at(16, 4); }
 static void after_free(void)
 {
     float *y = device_floats(N);
@@ -243,6 +325,7 @@ static void good(void)
     must(first_of(x) != first_of(x), "fresh memory is NaN");
     LAUNCH(fill_kernel, 1, N, 0, &ex, x, N, 2.0f);
     LAUNCH(reverse_kernel, 1, N, 0, &ex, x, true);
+    LAUNCH(warp_reverse_kernel, 1, N, 0, &ex, x, true, false);
     must(first_of(x) == 2, "a kernel's result");
     must(dev->fill(dev, x, 0, (N + 1) * sizeof(float)) != MR_OK, "too long a filling is refused");
 }
@@ -345,6 +428,9 @@ typedef struct plant {
 
 static const plant plants[] = {
     {"a barrier is missing", no_barrier, SIGABRT, "without a barrier"},
+    {"a barrier of a warp is missing", no_warp_barrier, SIGABRT, "without a barrier"},
+    {"a barrier of a warp orders two warps", warp_barrier_for_two, SIGABRT, "without a barrier"},
+    {"half a warp comes to its barrier", half_warp, SIGABRT, "only lanes 0000ffff"},
     {"an index is one too large", beside, SIGABRT, "at byte 256 of an allocation of 256 bytes"},
     {"the host reads device memory", host_load, SIGSEGV, "the host touches device memory"},
     {"a kernel gets host memory", host_address, SIGABRT, "memory that is not the GPU's"},
@@ -368,6 +454,10 @@ static const plant plants[] = {
     {"an empty grid", no_grid, SIGABRT, "a grid of 0"},
     {"a product outside its memory", product, SIGABRT, "reaches outside"},
     {"a bf16 product outside its memory", product_bf16, SIGABRT, "reaches outside"},
+    {"a workspace that is not set again", no_workspace, SIGABRT, "library's own workspace"},
+    {"an operand less aligned than promised", less_aligned, SIGABRT, "no multiple of the 256"},
+    {"an operand aligned as promised", as_aligned, 0, "as it should"},
+    {"a product of no terms", product_of_nothing, SIGABRT, "may leave the result"},
     {"sums of bf16", sums_bf16, 0, "as it should"},
     {"nothing wrong", good, 0, "as it should"},
     {"the block that comes last", last_block, 0, "as it should"},

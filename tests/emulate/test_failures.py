@@ -51,7 +51,7 @@ def not_there():
 
 
 def too_small():
-    refused("memory=33", "emulated GPU", "are free")
+    refused("memory=41", "emulated GPU", "are free")
     for n in (1, 2, 4, 7):
         refused("fail_alloc=%d" % n, "has no ", " bytes on ", "lower train.batch")
 

@@ -54,11 +54,11 @@ static void wide_norm(twin_world *w, int64_t N, int64_t W)
     twin_release(w);
 }
 
-/* A row that shared memory does not hold. */
-static void wide_fusion(twin_world *w)
+/* A row that shared memory does not hold; more positions than are added up at once. */
+static void wide_fusion(twin_world *w, int64_t L, int64_t D)
 {
-    enum { B = 3, L = 10, D = 516 };
-    twin *len = twin_ints(w, B, 4, 2, L + 1), *start = twin_starts(w, len);
+    enum { B = 3 };
+    twin *len = twin_ints(w, B, 37, 2, L + 1), *start = twin_starts(w, len);
     int64_t N = ((int32_t *)start->host)[B], sums = (L + 2) * D + 2;
     twin *a = twin_acts(w, B * L * D), *u = twin_acts(w, B * L * D), *k = twin_reals(w, L * D);
     twin *wp = twin_reals(w, D), *wf = twin_reals(w, D), *bp = twin_reals(w, 1);
@@ -136,6 +136,25 @@ static void one_input_twice(twin_world *w)
     twin_release(w);
 }
 
+/* A rank without rows adds nothing to gradients, or sets them to 0. */
+static void products_of_nothing(twin_world *w)
+{
+    enum { M = 7, N = 5 };
+    mr_gemm_batch batch = {2, 3, 0, 0};
+    twin *real = twin_reals(w, M * N), *x = twin_acts(w, M * N), *bias = twin_reals(w, M);
+    for (int t = 0; t < 3; t++) {
+        const double beta = t == 2 ? 0.0 : 0.5 + 0.5 * t;
+        BOTH(gemm, A(real), A(x), A(x), M, N, 0, 1, 0, M, N, N, 1.0, beta, MR_REAL_ACT, EX);
+        twin_same(w, "gemm of no terms", "c", real, 1);
+    }
+    BOTH(gemm_batch, A(x), A(x), A(x), &batch, M, 2, 0, 1, 0, M, 2, N, 1.0, 0.0, MR_ACT_ACT, EX);
+    twin_same(w, "gemm_batch of no terms", "c", x, 1);
+    BOTH(linear_bwd_w, A(real), A(bias), A(x), A(x), 0, M, N, 0, 0, EX);
+    twin_same(w, "linear_bwd_w of no rows", "dw", real, 1);
+    twin_same(w, "linear_bwd_w of no rows", "db", bias, 1);
+    twin_release(w);
+}
+
 /* Ranks without rows and tables without tokens: no launch may have an empty grid. */
 static void nothing(twin_world *w)
 {
@@ -182,10 +201,13 @@ void cases_d(twin_world *w)
     wide_norm(w, 700, 5);
     wide_norm(w, 2600, 37);
     wide_norm(w, 20, 5300);
-    wide_fusion(w);
+    wide_fusion(w, 10, 516);
+    wide_fusion(w, 70, 37);
+    wide_fusion(w, 70, 61);
     many_experts(w);
     ranking(w);
     halves(w);
     one_input_twice(w);
+    products_of_nothing(w);
     nothing(w);
 }

@@ -1,19 +1,24 @@
-/* Attention core for short rows: one block does one head of one row of the batch.
- * What it is not: projections (linear.cu) or a kernel for long sequences; those of more than 71
- * positions work as well (attention_bwd_long_kernel), with every product made twice.
- * Invariants: every mode runs the same code per query, so a pruned query gives the bits of the full
- * one; sums over queries and keys are in their order. */
+/* Attention core for short rows: a warp does one head of one row of the batch, lanes on its
+ * columns. What it is not: projections (linear.cu) or a kernel for long sequences; those whose
+ * scores do not fit shared memory work as well (attention_bwd_long_kernel), with some products made
+ * twice. Invariants: every mode runs the same code per query, so a pruned query gives the bits of
+ * the full one; sums over queries and keys are in their order, sums over columns by the tree of
+ * warp_sum. */
 #include "kernels/cuda/common.cuh"
 
 namespace MR_ACT_SPACE
 {
 
-enum { THREADS = 128, WARPS = THREADS / WARP, SHARED_FLOATS = SHARED_BYTES / (int)sizeof(float) };
+/* A warp takes several queries and keys at a time, so that what it loads is used more than once. */
+enum { WARPS = 4, KEYS = 4, SHARED_FLOATS = SHARED_BYTES / (int)sizeof(float) };
+/* Blocks that a multiprocessor is to have room for: left alone, the compiler unrolls until only
+ * five fit; in float32 anything else would spill. */
+enum { FWD_BLOCKS = sizeof(act_t) == 2 ? 7 : 1 };
 
 /* What a call needs; the shape's arrays are device memory. */
 struct att_args {
     mr_att_shape s;
-    int64_t dh, q_w, kv_w; /* of a head; of rows */
+    int64_t dh, q_w, kv_w; /* columns of a head; of rows */
     float scale;
     mask m;
     const act_t *q, *kv, *first;
@@ -35,16 +40,21 @@ static att_args make_args(const void *q, const void *kv, const void *first, cons
     return a;
 }
 
-/* One head of one batch row: which rows of q and kv it covers. */
+/* One head of one batch row: which rows of q and kv it covers. The warp's own. */
 struct att_row {
     int64_t b, h, q0, n_q, i0, kv0, n_keys;
-    bool causal;
+    bool causal, has_first;
 
     __device__ explicit att_row(const att_args &a)
     {
         const mr_att_shape &s = a.s;
-        b = blockIdx.x / s.heads;
-        h = blockIdx.x % s.heads;
+        unsigned heads = (unsigned)s.heads;
+        unsigned task = blockIdx.x * (blockDim.x / WARP) + threadIdx.x / WARP;
+        b = task / heads;
+        h = task % heads;
+        n_q = 0;
+        if (b >= s.B) return; /* the last block has more warps than there is work */
+        has_first = a.first != NULL;
         causal = s.mode == MR_ATT_CAUSAL;
         if (s.mode == MR_ATT_CAUSAL || s.mode == MR_ATT_LAST) {
             bool is_last = s.mode == MR_ATT_LAST;
@@ -55,19 +65,25 @@ struct att_row {
             i0 = is_last ? n_keys - 1 : 0;
         } else {
             n_keys = s.S;
-            kv0 = b * (s.S - (a.first ? 1 : 0));
+            kv0 = b * (s.S - (has_first ? 1 : 0));
             n_q = s.mode == MR_ATT_FULL ? s.S : 1;
             q0 = b * n_q;
             i0 = 0;
         }
     }
     __device__ int64_t seen(int64_t i) const { return causal ? i + 1 : n_keys; }
+    /* Query i, or the last one: a group of queries need not be full. */
+    __device__ int64_t query(int64_t i) const { return i < n_q ? i : n_q - 1; }
 
+    /* Element of this head in query i's row of memory shaped like q. */
+    __device__ int64_t at_query(const att_args &a, int64_t i) const
+    {
+        return (q0 + i) * a.q_w + h * a.dh;
+    }
     /* Element of this head's key j in memory shaped like kv and kv_first; the value is d further.
      */
     template <class T> __device__ T *key(T *kv, T *first, const att_args &a, int64_t j) const
     {
-        bool has_first = a.first != NULL;
         if (has_first && j == 0) return first ? first + b * a.kv_w + h * a.dh : NULL;
         return kv ? kv + (kv0 + j - (has_first ? 1 : 0)) * a.kv_w + h * a.dh : NULL;
     }
@@ -81,66 +97,171 @@ struct att_row {
     }
 };
 
-/* out[j] = scale * x . row(j), a warp per key; off = 0 keys, d values. */
-__device__ static void dots(float *out, const act_t *x, const att_args &a, const att_row &r,
-                            int64_t off, int64_t n, float scale)
+__device__ static inline int lane() { return (int)threadIdx.x % WARP; }
+
+/* The V columns that a lane has at once. */
+template <int V> __device__ static inline void load(float x[V], const act_t *p)
 {
-    int lane = (int)threadIdx.x % WARP;
-    for (int64_t j = threadIdx.x / WARP; j < n; j += WARPS) {
-        const act_t *k = r.key(a.kv, a.first, a, j) + off;
-        float s = 0;
-        for (int64_t c = lane; c < a.dh; c += WARP) s += x[c] * k[c];
-        s = warp_sum(s);
-        if (lane == 0) out[j] = scale * s;
+    several<act_t, V> s = at_once<several<act_t, V>>(p);
+    UNROLL
+    for (int v = 0; v < V; v++) x[v] = s.v[v];
+}
+
+template <int V> __device__ static inline void store(act_t *p, const float x[V], int acc)
+{
+    float old[V] = {};
+    several<act_t, V> s;
+    if (acc) load<V>(old, p);
+    UNROLL
+    for (int v = 0; v < V; v++) s.v[v] = old[v] + x[v];
+    *(several<act_t, V> *)p = s;
+}
+
+/* Sums of N values over the warp, N a power of two: lane l gets that of value l / (32 / N), added
+ * up as warp_sum does. Lanes exchange halves of what they still have, so that 8 values take 9
+ * shuffles. */
+template <int N> __device__ static inline float warp_sums(float v[N])
+{
+    int o = WARP / 2;
+    UNROLL
+    for (int half = N / 2; half > 0; half /= 2, o /= 2) {
+        bool is_high = lane() & o;
+        UNROLL
+        for (int i = 0; i < half; i++) {
+            float give = is_high ? v[i] : v[i + half], keep = is_high ? v[i + half] : v[i];
+            v[i] = keep + __shfl_xor_sync(ALL_LANES, give, o);
+        }
+    }
+    for (; o > 0; o /= 2) v[0] += __shfl_xor_sync(ALL_LANES, v[0], o);
+    return v[0];
+}
+
+/* out[t * S + j] = scale * x_t . row(j) for j < n; off = 0 keys, d values. x_t: this head's columns
+ * of query i + t in rows like q. */
+template <int V, int Q>
+__device__ static void dots(float *out, const act_t *rows, const att_args &a, const att_row &r,
+                            int64_t i, int64_t off, int64_t n, float scale)
+{
+    enum { EACH = WARP / (Q * KEYS) }; /* lanes that have the same sum */
+    for (int64_t j0 = 0; j0 < n; j0 += KEYS) {
+        float sum[Q * KEYS] = {}, x[Q][V], k[V];
+        for (int64_t c = V * lane(); c < a.dh; c += V * WARP) {
+            UNROLL
+            for (int t = 0; t < Q; t++) load<V>(x[t], rows + r.at_query(a, r.query(i + t)) + c);
+            UNROLL
+            for (int q = 0; q < KEYS; q++) {
+                int64_t j = j0 + q < n ? j0 + q : n - 1;
+                load<V>(k, r.key(a.kv, a.first, a, j) + off + c);
+                UNROLL
+                for (int e = 0; e < Q * V; e++) sum[e / V * KEYS + q] += x[e / V][e % V] * k[e % V];
+            }
+        }
+        float s = warp_sums<Q * KEYS>(sum);
+        int t = lane() / EACH / KEYS;
+        int64_t j = j0 + lane() / EACH % KEYS;
+        if (lane() % EACH == 0 && j < n) out[t * a.s.S + j] = scale * s;
     }
 }
 
-/* Columns behind the first d of n rows of x from row `from` on, by the block of the first head. */
+/* rows (+)= sum over j < n of coef[t * S + j] row(j), for queries i + t. */
+template <int V, int Q>
+__device__ static void weighted(act_t *rows, const float *coef, const att_args &a, const att_row &r,
+                                int64_t i, int64_t off, int64_t n, int acc)
+{
+    for (int64_t c = V * lane(); c < a.dh; c += V * WARP) {
+        float sum[Q][V] = {}, k[V];
+        for (int64_t j = 0; j < n; j++) {
+            load<V>(k, r.key(a.kv, a.first, a, j) + off + c);
+            UNROLL
+            for (int e = 0; e < Q * V; e++) sum[e / V][e % V] += coef[e / V * a.s.S + j] * k[e % V];
+        }
+        UNROLL
+        for (int t = 0; t < Q; t++)
+            if (i + t < r.n_q) store<V>(rows + r.at_query(a, i + t) + c, sum[t], acc);
+    }
+}
+
+/* Columns behind the first d of n rows of x from row `from` on, by the warp of the first head. */
 __device__ static void zero_ends(act_t *x, int64_t from, int64_t n, int64_t d, int64_t w, int64_t h)
 {
     if (!x || w == d || h) return;
-    for (int64_t i = from + threadIdx.x; i < from + n; i += THREADS)
+    for (int64_t i = from + lane(); i < from + n; i += WARP)
         for (int64_t c = d; c < w; c++) x[i * w + c] = 0;
 }
 
-__global__ static void attention_fwd_kernel(act_t *out, float *prob, att_args a)
+/* p[n] = softmax of the scores p of query i, also to prob; then times its dropout factors. */
+__device__ static void softmax(float *p, float *prob, const att_args &a, const att_row &r,
+                               int64_t i, int64_t most)
 {
-    SHARED_REST(float, p); /* [S] */
-    att_row r(a);
-    int64_t d = a.s.d, H = a.s.heads;
-    for (int64_t i = 0; i < r.n_q; i++) {
-        int64_t row = r.q0 + i, n = r.seen(i);
-        dots(p, a.q + row * a.q_w + r.h * a.dh, a, r, 0, n, a.scale);
-        __syncthreads();
-        float top = -INFINITY, sum = 0;
-        for (int64_t j = threadIdx.x; j < n; j += THREADS) top = p[j] > top ? p[j] : top;
-        top = block_max(top);
-        for (int64_t j = threadIdx.x; j < n; j += THREADS) sum += p[j] = mr_expf(p[j] - top);
-        float inverse = 1 / block_sum(sum);
-        for (int64_t j = threadIdx.x; j < n; j += THREADS) {
-            float v = p[j] * inverse;
-            if (prob) prob[(row * H + r.h) * a.s.S + j] = v;
-            p[j] = v * r.factor(a, i, j);
-        }
-        __syncthreads();
-        for (int64_t c = threadIdx.x; c < a.dh; c += THREADS) {
-            float s = 0;
-            for (int64_t j = 0; j < n; j++) s += p[j] * r.key(a.kv, a.first, a, j)[d + c];
-            out[row * a.q_w + r.h * a.dh + c] = s;
-        }
-        __syncthreads();
+    int64_t n = r.seen(i);
+    float top = -INFINITY, sum = 0;
+    for (int64_t j = lane(); j < n; j += WARP) top = p[j] > top ? p[j] : top;
+    top = warp_max(top);
+    for (int64_t j = lane(); j < n; j += WARP) sum += p[j] = mr_expf(p[j] - top);
+    float inverse = 1 / warp_sum(sum);
+    for (int64_t j = lane(); j < most; j += WARP) {
+        float v = j < n ? p[j] * inverse : 0.0f;
+        if (prob && j < n) prob[((r.q0 + i) * a.s.heads + r.h) * a.s.S + j] = v;
+        p[j] = j < n ? v * r.factor(a, i, j) : 0.0f;
     }
-    zero_ends(out, r.q0, r.n_q, d, a.q_w, r.h);
-    if (r.causal && a.s.N > 0) zero_rows(out, a.s.start[a.s.B], a.s.N, a.q_w);
 }
+
+template <int V, int Q>
+__global__ static void __launch_bounds__(WARPS *WARP, FWD_BLOCKS)
+    attention_fwd_kernel(act_t *out, float *prob, att_args a)
+{
+    SHARED_REST(float, shared); /* [warps,Q,S] */
+    att_row r(a);
+    int64_t S = a.s.S;
+    float *p = shared + threadIdx.x / WARP * Q * S;
+    for (int64_t i = 0; i < r.n_q; i += Q) {
+        int64_t most = r.seen(r.query(i + Q - 1));
+        dots<V, Q>(p, a.q, a, r, i, 0, most, a.scale);
+        __syncwarp();
+        for (int t = 0; t < Q && i + t < r.n_q; t++) softmax(p + t * S, prob, a, r, i + t, most);
+        __syncwarp();
+        weighted<V, Q>(out, p, a, r, i, a.s.d, most, 0);
+        __syncwarp(); /* the next ones' scores come to the same place */
+    }
+    if (r.n_q > 0) zero_ends(out, r.q0, r.n_q, a.s.d, a.q_w, r.h);
+    if (a.s.mode == MR_ATT_CAUSAL && a.s.N > 0) zero_rows(out, a.s.start[a.s.B], a.s.N, a.q_w);
+}
+
+/* Blocks of `warps` for all heads of all rows. */
+static unsigned blocks_for(const mr_att_shape *s, int64_t warps)
+{
+    return (unsigned)pieces(s->B * s->heads, warps);
+}
+
+/* Queries of a row, at most. */
+static int64_t most_queries(const mr_att_shape *s)
+{
+    return s->mode == MR_ATT_LAST || s->mode == MR_ATT_ONE ? 1 : s->S;
+}
+
+/* Start kernel<V, Q>: two columns a lane where rows and heads can be cut so, two queries a warp
+ * where there are. */
+#define START_ATTENTION(kernel, blocks, warps, bytes, ...)                                         \
+    do {                                                                                           \
+        bool by_two_ = a.dh % 2 == 0 && a.q_w % 2 == 0 && a.kv_w % 2 == 0;                         \
+        if (by_two_ && most_queries(&a.s) > 1)                                                     \
+            LAUNCH((kernel<2, 2>), blocks, warps *WARP, bytes, ex, __VA_ARGS__);                   \
+        else if (by_two_)                                                                          \
+            LAUNCH((kernel<2, 1>), blocks, warps *WARP, bytes, ex, __VA_ARGS__);                   \
+        else if (most_queries(&a.s) > 1)                                                           \
+            LAUNCH((kernel<1, 2>), blocks, warps *WARP, bytes, ex, __VA_ARGS__);                   \
+        else                                                                                       \
+            LAUNCH((kernel<1, 1>), blocks, warps *WARP, bytes, ex, __VA_ARGS__);                   \
+    } while (0)
 
 void attention_fwd(void *out, void *prob, const void *q, const void *kv, const void *kv_first,
                    const mr_att_shape *s, const mr_drop *drop, const mr_exec *ex)
 {
+    att_args a = make_args(q, kv, kv_first, s, drop, ex);
+    size_t bytes = WARPS * 2 * (size_t)s->S * sizeof(float);
     if (s->B > 0)
-        LAUNCH(attention_fwd_kernel, (unsigned)(s->B * s->heads), THREADS,
-               (size_t)s->S * sizeof(float), ex, (act_t *)out, (float *)prob,
-               make_args(q, kv, kv_first, s, drop, ex));
+        START_ATTENTION(attention_fwd_kernel, blocks_for(s, WARPS), WARPS, bytes, (act_t *)out,
+                        (float *)prob, a);
 }
 
 struct att_grads {
@@ -150,52 +271,68 @@ struct att_grads {
     int acc_q, acc_kv, acc_first;
 };
 
-/* ds[n] = gradient of the scores of query i; w[n] = m_j p_j. Returns sum_j p_j m_j (dout . v_j),
- * the same in every thread. */
-__device__ static float query_bwd(float *ds, float *w, const att_args &a, const att_grads &g,
-                                  const att_row &r, int64_t i)
+/* Query i: d[n] = dout . v_j becomes ds[n], the gradient of its scores, w[n] = m_j p_j; 0 behind
+ * the keys that it sees. Returns sum_j p_j m_j d_j. */
+__device__ static float scores_bwd(float *ds, float *w, const att_args &a, const att_grads &g,
+                                   const att_row &r, int64_t i)
 {
-    int64_t row = r.q0 + i, n = r.seen(i);
-    const float *p = g.prob + (row * a.s.heads + r.h) * a.s.S;
-    dots(ds, g.dout + row * a.q_w + r.h * a.dh, a, r, a.s.d, n, 1);
-    __syncthreads();
+    int64_t n = r.seen(i);
+    const float *p = g.prob + ((r.q0 + i) * a.s.heads + r.h) * a.s.S;
     float mean = 0;
-    for (int64_t j = threadIdx.x; j < n; j += THREADS) {
+    for (int64_t j = lane(); j < n; j += WARP) {
         float f = r.factor(a, i, j);
         ds[j] *= f;
         w[j] = p[j] * f;
         mean += p[j] * ds[j];
     }
-    mean = block_sum(mean);
-    for (int64_t j = threadIdx.x; j < n; j += THREADS) ds[j] = p[j] * (ds[j] - mean) * a.scale;
-    __syncthreads();
-    for (int64_t c = threadIdx.x; g.dq && c < a.dh; c += THREADS) {
-        float s = 0;
-        for (int64_t j = 0; j < n; j++) s += ds[j] * r.key(a.kv, a.first, a, j)[c];
-        put(&g.dq[row * a.q_w + r.h * a.dh + c], s, g.acc_q);
+    mean = warp_sum(mean);
+    for (int64_t j = lane(); j < r.n_keys; j += WARP) {
+        ds[j] = j < n ? p[j] * (ds[j] - mean) * a.scale : 0.0f;
+        if (j >= n) w[j] = 0;
     }
     return mean;
 }
 
-/* dk_j (+)= sum_i ds_ij q_i, dv_j (+)= sum_i w_ij dout_i over all queries; a warp per key. */
-__device__ static void keys_bwd(const float *ds, const float *w, const att_args &a,
-                                const att_grads &g, const att_row &r)
+/* The same for queries i .. i + Q - 1 in ds and w [Q,S], and their dq. mean[Q]: of each. */
+template <int V, int Q>
+__device__ static void queries_bwd(float *ds, float *w, float *mean, const att_args &a,
+                                   const att_grads &g, const att_row &r, int64_t i)
 {
-    int64_t d = a.s.d, S = a.s.S;
-    bool has_first = a.first != NULL;
-    for (int64_t j = threadIdx.x / WARP; j < r.n_keys; j += WARPS) {
-        act_t *dk = r.key(g.dkv, g.dfirst, a, j);
-        if (!dk) continue;
-        int acc = has_first && j == 0 ? g.acc_first : g.acc_kv;
-        for (int64_t c = threadIdx.x % WARP; c < a.dh; c += WARP) {
-            float sk = 0, sv = 0;
-            for (int64_t i = r.causal ? j : 0; i < r.n_q; i++) { /* who sees key j */
-                int64_t at = (r.q0 + i) * a.q_w + r.h * a.dh + c;
-                sk += ds[i * S + j] * a.q[at];
-                sv += w[i * S + j] * g.dout[at];
+    int64_t most = r.seen(r.query(i + Q - 1));
+    dots<V, Q>(ds, g.dout, a, r, i, a.s.d, most, 1);
+    __syncwarp();
+    for (int t = 0; t < Q && i + t < r.n_q; t++) {
+        float m = scores_bwd(ds + t * a.s.S, w + t * a.s.S, a, g, r, i + t);
+        if (mean && lane() == 0) mean[t] = m;
+    }
+    __syncwarp();
+    if (g.dq) weighted<V, Q>(g.dq, ds, a, r, i, 0, most, g.acc_q);
+}
+
+/* dk_j (+)= sum_i ds_ij q_i, dv_j (+)= sum_i w_ij dout_i over all queries, for keys j and j + 1. */
+template <int V>
+__device__ static void keys_bwd(const float *ds, const float *w, const att_args &a,
+                                const att_grads &g, const att_row &r, int64_t j)
+{
+    int64_t S = a.s.S, d = a.s.d;
+    for (int64_t c = V * lane(); c < a.dh; c += V * WARP) {
+        float sk[2][V] = {}, sv[2][V] = {}, x[V], y[V];
+        for (int64_t i = r.causal ? j : 0; i < r.n_q; i++) { /* who sees key j */
+            load<V>(x, a.q + r.at_query(a, i) + c);
+            load<V>(y, g.dout + r.at_query(a, i) + c);
+            UNROLL
+            for (int e = 0; e < 2 * V; e++) {
+                int64_t at = i * S + (j + e / V < r.n_keys ? j + e / V : j);
+                sk[e / V][e % V] += ds[at] * x[e % V];
+                sv[e / V][e % V] += w[at] * y[e % V];
             }
-            put(&dk[c], sk, acc);
-            put(&dk[d + c], sv, acc);
+        }
+        UNROLL
+        for (int t = 0; t < 2; t++) {
+            act_t *dk = j + t < r.n_keys ? r.key(g.dkv, g.dfirst, a, j + t) : NULL;
+            int acc = r.has_first && j + t == 0 ? g.acc_first : g.acc_kv;
+            if (dk) store<V>(dk + c, sk[t], acc);
+            if (dk) store<V>(dk + d + c, sv[t], acc);
         }
     }
 }
@@ -203,53 +340,65 @@ __device__ static void keys_bwd(const float *ds, const float *w, const att_args 
 /* Gradients of packed rows behind those of the batch, and of columns that count for nothing. */
 __device__ static void behind_bwd(const att_args &a, const att_grads &g, const att_row &r)
 {
-    bool has_first = a.first != NULL;
-    zero_ends(g.dq, r.q0, r.n_q, a.s.d, a.q_w, r.h);
-    zero_ends(g.dkv, r.kv0, r.n_keys - (has_first ? 1 : 0), 2 * a.s.d, a.kv_w, r.h);
-    if (has_first) zero_ends(g.dfirst, r.b, 1, 2 * a.s.d, a.kv_w, r.h);
+    if (r.n_q > 0) {
+        int64_t n_first = r.has_first ? 1 : 0;
+        zero_ends(g.dq, r.q0, r.n_q, a.s.d, a.q_w, r.h);
+        zero_ends(g.dkv, r.kv0, r.n_keys - n_first, 2 * a.s.d, a.kv_w, r.h);
+        zero_ends(g.dfirst, r.b, n_first, 2 * a.s.d, a.kv_w, r.h);
+    }
     if (a.s.N == 0) return;
     int64_t from = a.s.start[a.s.B];
-    if (r.causal && g.dq && !g.acc_q) zero_rows(g.dq, from, a.s.N, a.q_w);
+    bool is_causal = a.s.mode == MR_ATT_CAUSAL;
+    if (is_causal && g.dq && !g.acc_q) zero_rows(g.dq, from, a.s.N, a.q_w);
     if (g.dkv && !g.acc_kv) zero_rows(g.dkv, from, a.s.N, a.kv_w);
 }
 
-__global__ static void attention_bwd_kernel(att_args a, att_grads g)
+/* Reals that a warp keeps of its scores: two of [queries,S], queries by groups of Q. */
+__host__ __device__ static inline int64_t kept_reals(int64_t queries, int64_t S)
 {
-    SHARED_REST(float, shared); /* ds[n_q,S], w[n_q,S] */
+    return 2 * (queries + queries % 2) * S;
+}
+
+template <int V, int Q> __global__ static void attention_bwd_kernel(att_args a, att_grads g)
+{
+    SHARED_REST(float, shared); /* [warps]: ds and w of all queries */
     att_row r(a);
-    float *ds = shared, *w = shared + r.n_q * a.s.S;
-    for (int64_t i = 0; i < r.n_q; i++) query_bwd(ds + i * a.s.S, w + i * a.s.S, a, g, r, i);
-    keys_bwd(ds, w, a, g, r);
+    int64_t S = a.s.S, queries = Q == 1 ? 1 : S;
+    float *ds = shared + threadIdx.x / WARP * kept_reals(queries, S);
+    float *w = ds + kept_reals(queries, S) / 2;
+    for (int64_t i = 0; i < r.n_q; i += Q)
+        queries_bwd<V, Q>(ds + i * S, w + i * S, NULL, a, g, r, i);
+    if (r.n_q > 0)
+        for (int64_t j = 0; j < r.n_keys; j += 2) keys_bwd<V>(ds, w, a, g, r, j);
     behind_bwd(a, g, r);
 }
 
-enum { LANE_COLUMNS = 8 }; /* of a key, in registers */
-
-/* The same for columns c0 .. of key j where ds and w of all queries do not fit: they are made once
- * more for each key, from the mean of each query. By a warp. */
+/* dk_j and dv_j where ds and w of all queries do not fit: made once more for each key, from the
+ * mean of each query. Columns c0 .. of them stay in registers. */
+enum { LANE_COLUMNS = 8 };
 __device__ static void long_key_bwd(const float *mean, const att_args &a, const att_grads &g,
                                     const att_row &r, int64_t j, int64_t c0)
 {
-    int64_t d = a.s.d, lane = threadIdx.x % WARP;
-    bool has_first = a.first != NULL;
+    int64_t d = a.s.d;
     act_t *dk = r.key(g.dkv, g.dfirst, a, j);
     const act_t *v = r.key(a.kv, a.first, a, j) + d;
     float sk[LANE_COLUMNS] = {}, sv[LANE_COLUMNS] = {};
     for (int64_t i = r.causal ? j : 0; i < r.n_q; i++) {
-        int64_t row = r.q0 + i, at = row * a.q_w + r.h * a.dh;
-        float p = g.prob[(row * a.s.heads + r.h) * a.s.S + j], f = r.factor(a, i, j), dp = 0;
-        for (int64_t c = lane; c < a.dh; c += WARP) dp += g.dout[at + c] * v[c];
+        int64_t at = r.at_query(a, i);
+        float p = g.prob[((r.q0 + i) * a.s.heads + r.h) * a.s.S + j], f = r.factor(a, i, j);
+        float dp = 0;
+        for (int64_t c = lane(); c < a.dh; c += WARP) dp += g.dout[at + c] * v[c];
         float ds = p * (warp_sum(dp) * f - mean[i]) * a.scale;
         for (int k = 0; k < LANE_COLUMNS; k++) {
-            int64_t c = c0 + lane + k * WARP;
+            int64_t c = c0 + lane() + k * WARP;
             if (c >= a.dh) break;
             sk[k] += ds * a.q[at + c];
             sv[k] += p * f * g.dout[at + c];
         }
     }
-    int acc = has_first && j == 0 ? g.acc_first : g.acc_kv;
+    int acc = r.has_first && j == 0 ? g.acc_first : g.acc_kv;
     for (int k = 0; k < LANE_COLUMNS; k++) {
-        int64_t c = c0 + lane + k * WARP;
+        int64_t c = c0 + lane() + k * WARP;
         if (c >= a.dh) break;
         put(&dk[c], sk[k], acc);
         put(&dk[d + c], sv[k], acc);
@@ -258,15 +407,15 @@ __device__ static void long_key_bwd(const float *mean, const att_args &a, const 
 
 __global__ static void attention_bwd_long_kernel(att_args a, att_grads g)
 {
-    SHARED_REST(float, shared); /* ds[S], w[S] of a query, mean[n_q] */
+    SHARED_REST(float, shared); /* of the one warp: ds[S], w[S] of a query, mean[n_q] */
     att_row r(a);
-    float *mean = shared + 2 * a.s.S;
+    int64_t S = a.s.S;
+    float *mean = shared + 2 * S;
     for (int64_t i = 0; i < r.n_q; i++) {
-        float m = query_bwd(shared, shared + a.s.S, a, g, r, i);
-        if (threadIdx.x == 0) mean[i] = m;
-        __syncthreads(); /* the next query's are made in the same place */
+        queries_bwd<1, 1>(shared, shared + S, mean + i, a, g, r, i);
+        __syncwarp(); /* the next query's are made in the same place */
     }
-    for (int64_t j = threadIdx.x / WARP; j < r.n_keys; j += WARPS)
+    for (int64_t j = 0; r.n_q > 0 && j < r.n_keys; j++)
         for (int64_t c0 = 0; c0 < a.dh && r.key(g.dkv, g.dfirst, a, j); c0 += WARP * LANE_COLUMNS)
             long_key_bwd(mean, a, g, r, j, c0);
     behind_bwd(a, g, r);
@@ -280,15 +429,14 @@ void attention_bwd(void *dq, void *dkv, void *dkv_first, const void *dout, const
         (act_t *)dq, (act_t *)dkv, (act_t *)dkv_first, (const act_t *)dout, (const float *)prob,
         acc_q,       acc_kv,       acc_first};
     if (s->B == 0) return;
-    /* Most queries of a row; S is at most MR_ATT_MAX_KEYS. */
-    bool is_one = s->mode == MR_ATT_LAST || s->mode == MR_ATT_ONE;
-    int64_t n_q = is_one ? 1 : s->S, all = 2 * n_q * s->S;
-    unsigned blocks = (unsigned)(s->B * s->heads);
     att_args a = make_args(q, kv, kv_first, s, drop, ex);
-    if (all <= SHARED_FLOATS)
-        LAUNCH(attention_bwd_kernel, blocks, THREADS, (size_t)all * sizeof(float), ex, a, g);
+    int64_t n_q = most_queries(s), reals = kept_reals(n_q, s->S); /* S <= MR_ATT_MAX_KEYS */
+    int64_t warps = SHARED_FLOATS / reals < WARPS ? SHARED_FLOATS / reals : WARPS;
+    if (warps > 0)
+        START_ATTENTION(attention_bwd_kernel, blocks_for(s, warps), (unsigned)warps,
+                        (size_t)(warps * reals) * sizeof(float), a, g);
     else
-        LAUNCH(attention_bwd_long_kernel, blocks, THREADS, (size_t)(2 * s->S + n_q) * sizeof(float),
-               ex, a, g);
+        LAUNCH(attention_bwd_long_kernel, blocks_for(s, 1), WARP,
+               (size_t)(2 * s->S + n_q) * sizeof(float), ex, a, g);
 }
 } // namespace MR_ACT_SPACE

@@ -55,6 +55,7 @@ typedef float act_t;
 
 enum {
     BLOCK = 256,
+    MOST_THREADS = 512,
     WARP = 32,
     SHARED_BYTES = 40 << 10
 }; /* shared memory every GPU has, less some */
@@ -68,6 +69,9 @@ enum {
     kernel<<<grid, block, bytes, stream>>>(__VA_ARGS__)
 #define SHARED(type, name, size) __shared__ type name size
 #define SHARED_REST(type, name) extern __shared__ type name[]
+#define UNROLL _Pragma("unroll")
+#else
+#define UNROLL
 #endif
 
 static inline mr_cuda_queue *queue_of(const mr_exec *ex) { return (mr_cuda_queue *)ex->stream; }
@@ -81,10 +85,11 @@ static inline cudaStream_t next_in_stream(const mr_exec *ex)
 #define LAUNCH(kernel, grid, block, bytes, ex, ...)                                                \
     START(kernel, grid, block, bytes, next_in_stream(ex), __VA_ARGS__)
 static inline int64_t pieces(int64_t n, int64_t size) { return (n + size - 1) / size; }
-/* Threads for a block that walks w columns. */
+/* Threads for a block that walks w columns: as few as take no more turns than MOST_THREADS. */
 static inline unsigned threads_for(int64_t w)
 {
-    return w <= 32 ? 32 : w <= 64 ? 64 : w <= 128 ? 128 : BLOCK;
+    int64_t turns = w > MOST_THREADS ? pieces(w, MOST_THREADS) : 1;
+    return w > 0 ? (unsigned)(pieces(pieces(w, turns), WARP) * WARP) : WARP;
 }
 
 template <class F> __global__ void each_kernel(int64_t n, F f)
@@ -114,6 +119,21 @@ template <class T> __device__ static inline void put(T *y, float v, int acc)
 {
     *y = acc ? (float)*y + v : v;
 }
+
+/* Neighbouring elements that a thread reads and writes at once: one element a thread leaves most of
+ * the memory's rate unused, above all where it has two bytes. */
+template <class T, int N> struct alignas(N * sizeof(T)) several {
+    enum { COUNT = N };
+    T v[N];
+};
+template <class T> using wide = several<T, 16 / sizeof(T)>; /* the most of one load */
+
+/* Do rows of w elements at p fall into pieces of V? NULL does. */
+template <class V> static inline bool splits(const void *p, int64_t w)
+{
+    return w % V::COUNT == 0 && (uintptr_t)p % sizeof(V) == 0;
+}
+template <class V, class T> __device__ static inline V at_once(const T *p) { return *(const V *)p; }
 
 /* f(y, x, ...) with y and x as pointers to what `sides` says. */
 #define OF_SIDES(sides, f, y, x, ...)                                                              \
@@ -149,6 +169,16 @@ template <class T> __device__ static inline T warp_max(T v)
         v = other > v ? other : v;
     }
     return v;
+}
+
+/* Number of the lowest bit that is set; there is one. */
+__device__ static inline int lowest_bit(unsigned bits)
+{
+#ifdef __CUDA_ARCH__
+    return __ffs((int)bits) - 1;
+#else
+    return __builtin_ctz(bits);
+#endif
 }
 
 /* Sum over the block, the same in every thread; all threads take part. blockDim.x is a multiple of

@@ -84,8 +84,8 @@ struct gn_out {
             if ((r > 0 && r <= a.S) || (r == P && i < a.n - 1)) continue;
             for (int64_t j = threadIdx.x; j < a.c; j += blockDim.x) y[(i * P + r) * a.c + j] = 0;
         }
-        for (int64_t e = threadIdx.x; e < terms.So * terms.co; e += blockDim.x)
-            terms.put_at(i * terms.So + e / terms.co, e % terms.co);
+        for (int64_t u = i * terms.So; u < (i + 1) * terms.So; u++)
+            for (int64_t j = threadIdx.x; j < terms.co; j += blockDim.x) terms.put_at(i, u, j);
     }
 };
 
@@ -143,14 +143,14 @@ struct gn_grads {
     conv_begin next; /* .n 0: none */
 };
 
-/* Channel j of sample i with everything its elements share. */
+/* Channel j of sample i, which is of group q, with everything its elements share. */
 struct gn_channel {
     float mu, rs, slope, add;
 
-    __device__ gn_channel(const gn_args &a, int64_t i, int64_t j)
+    __device__ gn_channel(const gn_args &a, int64_t i, int64_t j, int64_t q)
     {
-        mu = a.mean[i * a.G + j / a.cg];
-        rs = a.rstd[i * a.G + j / a.cg];
+        mu = a.mean[i * a.G + q];
+        rs = a.rstd[i * a.G + q];
         float up = a.scale1(i, j);
         slope = rs * a.gamma[j] * up;
         add = a.beta[j] * up + a.shift(i, j);
@@ -162,72 +162,128 @@ struct gn_channel {
     }
 };
 
-/* Parameter and FiLM gradients of sample i; leaves the terms of the group means in term0, term1. */
-__device__ static void sample_params(const gn_args &a, const gn_grads &g, int64_t i, float *term0,
-                                     float *term1)
+/* Parameter and FiLM gradients of channel j of sample i from P = sum of dv and Q = sum of dv xhat;
+ * leaves its terms of the group means. */
+__device__ static void channel_params(const gn_args &a, const gn_grads &g, int64_t i, int64_t j,
+                                      float P, float Q, float *term0, float *term1)
 {
-    float *part = g.part + blockIdx.x * g.w;
+    float *part = g.part + blockIdx.x * g.w, up = a.scale1(i, j);
+    if (g.dfilm) {
+        act_t *df = g.dfilm + i * a.film_ld;
+        put(&df[j], a.gamma[j] * Q + a.beta[j] * P, g.acc_film);
+        put(&df[a.c + j], P, g.acc_film);
+    }
+    part[j] += up * Q;
+    part[a.c + j] += up * P;
+    term0[j] = a.gamma[j] * up * P;
+    term1[j] = a.gamma[j] * up * Q;
+}
+
+/* total[2,G] = group means of the terms, a warp per group. All threads take part. */
+__device__ static void group_means(float *total, const gn_args &a, const float *term0,
+                                   const float *term1)
+{
+    float count = (float)(a.S * a.cg);
+    __syncthreads();
+    for (int64_t q = threadIdx.x / WARP; q < a.G; q += blockDim.x / WARP) {
+        float s0 = 0, s1 = 0;
+        for (int64_t j = threadIdx.x % WARP; j < a.cg; j += WARP) {
+            s0 += term0[q * a.cg + j];
+            s1 += term1[q * a.cg + j];
+        }
+        s0 = warp_sum(s0);
+        s1 = warp_sum(s1);
+        if (threadIdx.x % WARP) continue;
+        total[q] = s0 / count;
+        total[a.G + q] = s1 / count;
+    }
+    __syncthreads();
+}
+
+/* The convolution that made x begins its backward with channel j of sample i. */
+__device__ static void begin_next(const gn_args &a, const gn_grads &g, int64_t i, int64_t j)
+{
+    if (!g.next.n) return;
+    float s = g.next.channel(g.dx, i, j);
+    if (g.next.dbias) g.part[blockIdx.x * g.w + 2 * a.c + j] += s;
+}
+
+/* Sample i, where every thread has one channel at most and few frames: x and dv are kept. */
+__device__ static void sample_kept(const gn_args &a, const gn_grads &g, int64_t i, float *total,
+                                   float *term0, float *term1)
+{
+    int64_t j = threadIdx.x, at = i * a.S * a.c + j, q = j / a.cg;
+    float d[KEPT_FRAMES] = {}, dv[KEPT_FRAMES] = {}, P = 0, Q = 0;
+    bool is_own = j < a.c;
+    if (is_own) {
+        gn_channel ch(a, i, j, q);
+        UNROLL
+        for (int f = 0; f < KEPT_FRAMES; f++) d[f] = f < a.S ? a.x[at + f * a.c] - ch.mu : 0.0f;
+        UNROLL
+        for (int f = 0; f < KEPT_FRAMES; f++) {
+            if (f >= a.S) continue;
+            dv[f] = ch.dv(a, i, f * a.c + j, d[f]);
+            P += dv[f];
+            Q += dv[f] * d[f];
+        }
+        channel_params(a, g, i, j, P, Q * ch.rs, term0, term1);
+    }
+    group_means(total, a, term0, term1);
+    if (is_own && g.dx) {
+        gn_channel ch(a, i, j, q);
+        float m0 = total[q] * ch.rs, m1 = total[a.G + q] * ch.rs * ch.rs;
+        UNROLL
+        for (int f = 0; f < KEPT_FRAMES; f++)
+            if (f < a.S) put(&g.dx[at + f * a.c], ch.slope * dv[f] - m0 - d[f] * m1, g.acc_x);
+        begin_next(a, g, i, j);
+    }
+    __syncthreads();
+}
+
+/* Sample i, however wide and long. */
+__device__ static void sample_long(const gn_args &a, const gn_grads &g, int64_t i, float *total,
+                                   float *term0, float *term1)
+{
+    int64_t at = i * a.S * a.c;
     for (int64_t j = threadIdx.x; j < a.c; j += blockDim.x) {
-        gn_channel ch(a, i, j);
+        gn_channel ch(a, i, j, j / a.cg);
         float P = 0, Q = 0;
         for (int64_t f = 0; f < a.S; f++) {
             int64_t e = f * a.c + j;
-            float d = a.x[i * a.S * a.c + e] - ch.mu, dv = ch.dv(a, i, e, d);
+            float d = a.x[at + e] - ch.mu, dv = ch.dv(a, i, e, d);
             P += dv;
             Q += dv * d;
         }
-        Q *= ch.rs;
-        if (g.dfilm) {
-            act_t *df = g.dfilm + i * a.film_ld;
-            put(&df[j], a.gamma[j] * Q + a.beta[j] * P, g.acc_film);
-            put(&df[a.c + j], P, g.acc_film);
-        }
-        float up = a.scale1(i, j);
-        part[j] += up * Q;
-        part[a.c + j] += up * P;
-        term0[j] = a.gamma[j] * up * P;
-        term1[j] = a.gamma[j] * up * Q;
+        channel_params(a, g, i, j, P, Q * ch.rs, term0, term1);
     }
+    group_means(total, a, term0, term1);
+    for (int64_t j = threadIdx.x; g.dx && j < a.c; j += blockDim.x) {
+        int64_t q = j / a.cg;
+        gn_channel ch(a, i, j, q);
+        float m0 = total[q] * ch.rs, m1 = total[a.G + q] * ch.rs * ch.rs;
+        for (int64_t f = 0; f < a.S; f++) {
+            int64_t e = f * a.c + j;
+            float d = a.x[at + e] - ch.mu, dv = ch.dv(a, i, e, d);
+            put(&g.dx[at + e], ch.slope * dv - m0 - d * m1, g.acc_x);
+        }
+        begin_next(a, g, i, j);
+    }
+    __syncthreads();
 }
 
-__global__ static void group_norm_bwd_kernel(gn_args a, gn_grads g)
+template <bool IS_KEPT> __global__ void group_norm_bwd_kernel(gn_args a, gn_grads g)
 {
     SHARED_REST(float, total); /* [2,G], then the terms when they fit */
-    int64_t k = blockIdx.x, w = a.S * a.c;
+    int64_t k = blockIdx.x;
     int64_t end = (k + 1) * g.samples < a.n ? (k + 1) * g.samples : a.n;
-    float *term0 = g.sums ? g.sums + k * 2 * a.c : total + 2 * a.G, *term1 = term0 + a.c,
-          count = (float)(a.S * a.cg);
+    float *term0 = g.sums ? g.sums + k * 2 * a.c : total + 2 * a.G, *term1 = term0 + a.c;
     for (int64_t j = threadIdx.x; j < a.c; j += blockDim.x)
         for (int64_t q = j; q < g.w; q += a.c) g.part[k * g.w + q] = 0;
     for (int64_t i = k * g.samples; i < end; i++) {
-        sample_params(a, g, i, term0, term1);
-        __syncthreads();
-        for (int64_t q = threadIdx.x / WARP; q < a.G; q += blockDim.x / WARP) {
-            float s0 = 0, s1 = 0;
-            for (int64_t j = threadIdx.x % WARP; j < a.cg; j += WARP) {
-                s0 += term0[q * a.cg + j];
-                s1 += term1[q * a.cg + j];
-            }
-            s0 = warp_sum(s0);
-            s1 = warp_sum(s1);
-            if (threadIdx.x % WARP) continue;
-            total[q] = s0 / count;
-            total[a.G + q] = s1 / count;
-        }
-        __syncthreads();
-        for (int64_t j = threadIdx.x; g.dx && j < a.c; j += blockDim.x) {
-            gn_channel ch(a, i, j);
-            float m0 = total[j / a.cg] * ch.rs, m1 = total[a.G + j / a.cg] * ch.rs * ch.rs;
-            for (int64_t f = 0; f < a.S; f++) {
-                int64_t e = f * a.c + j;
-                float d = a.x[i * w + e] - ch.mu, dv = ch.dv(a, i, e, d);
-                put(&g.dx[i * w + e], ch.slope * dv - m0 - d * m1, g.acc_x);
-            }
-            if (!g.next.n) continue;
-            float s = g.next.channel(g.dx, i, j);
-            if (g.next.dbias) g.part[k * g.w + 2 * a.c + j] += s;
-        }
-        __syncthreads();
+        if (IS_KEPT)
+            sample_kept(a, g, i, total, term0, term1);
+        else
+            sample_long(a, g, i, total, term0, term1);
     }
     mr_parts parts = {g.part, g.w, g.w, (int)gridDim.x, g.counters};
     add_parts(parts, (int)k, [&](int64_t j, float s) {
@@ -279,6 +335,9 @@ void group_norm_bwd(void *dx, void *dgamma, void *dbeta, void *dfilm, const void
     g.w = sums;
     if (next) g.next = make_conv_begin(next, ex);
     size_t shared = (size_t)(2 * a.G + (is_shared ? 2 * c : 0)) * sizeof(float);
-    LAUNCH(group_norm_bwd_kernel, (unsigned)blocks, BLOCK, shared, ex, a, g);
+    if (c <= MOST_THREADS && gn->S <= KEPT_FRAMES)
+        LAUNCH(group_norm_bwd_kernel<true>, (unsigned)blocks, threads_for(c), shared, ex, a, g);
+    else
+        LAUNCH(group_norm_bwd_kernel<false>, (unsigned)blocks, BLOCK, shared, ex, a, g);
 }
 } // namespace MR_ACT_SPACE

@@ -21,6 +21,19 @@ struct product_size {
     int ta, tb;
 };
 
+/* What a product of no terms leaves. cuBLAS has left the result as it was for some sizes. */
+template <class T>
+static void scale_result(T *c, const mr_gemm_batch *batch, const product_size &s, float beta,
+                         const mr_exec *ex)
+{
+    int64_t m = s.m, ld = s.ldc, stride = batch->stride_c;
+    if (beta == 1.0f) return;
+    cells(batch->count * m, s.n, ex, [=] __device__(int64_t i, int64_t j) {
+        T *at = c + i / m * stride + i % m * ld + j;
+        *at = beta == 0 ? 0.0f : beta * (float)*at;
+    });
+}
+
 /* cuBLAS is column-major: the transpose of a row-major matrix. c^T = op(b)^T op(a)^T. A sum that is
  * made in parts stays float32 until it is whole. */
 static void product(void *c, cudaDataType to, const void *a, const void *b, cudaDataType from,
@@ -32,6 +45,13 @@ static void product(void *c, cudaDataType to, const void *a, const void *b, cuda
     cublasOperation_t op_b = s.tb ? CUBLAS_OP_T : CUBLAS_OP_N;
     cublasOperation_t op_a = s.ta ? CUBLAS_OP_T : CUBLAS_OP_N;
     if (s.m == 0 || s.n == 0 || batch->count == 0) return;
+    if (s.k == 0) {
+        if (to == CUDA_R_16BF)
+            scale_result((bf16_t *)c, batch, s, be, ex);
+        else
+            scale_result((float *)c, batch, s, be, ex);
+        return;
+    }
     q->counts->launches++;
     cublasStatus_t st =
         cublasSetMathMode(q->blas, CUBLAS_MATH_DISALLOW_REDUCED_PRECISION_REDUCTION);
@@ -91,16 +111,32 @@ __device__ static inline float activate_grad(float x, int act)
     return act == MR_ACT_GELU ? mr_gelu_gradf(x) : mr_silu_gradf(x);
 }
 
-/* The bias of a layer of its own, mr_mat, or another's, mr_real. */
+/* The bias of a layer of its own, mr_mat, or another's, mr_real. V: elements of a thread. */
+template <class V, class T>
+static void add_bias_by(act_t *y, act_t *pre, const T *bias, int64_t n, int64_t w, int act,
+                        const mr_exec *ex)
+{
+    cells(n, w / V::COUNT, ex, [=] __device__(int64_t i, int64_t q) {
+        int64_t j = q * V::COUNT, e = i * w + j;
+        V v = at_once<V>(y + e), p;
+        for (int k = 0; k < V::COUNT; k++) {
+            float x = (float)v.v[k] + (bias ? (float)bias[j + k] : 0.0f);
+            p.v[k] = x;
+            v.v[k] = activate(x, act);
+        }
+        if (pre) *(V *)(pre + e) = p;
+        *(V *)(y + e) = v;
+    });
+}
+
 template <class T>
 static void add_bias(act_t *y, act_t *pre, const T *bias, int64_t n, int64_t w, int act,
                      const mr_exec *ex)
 {
-    cells(n, w, ex, [=] __device__(int64_t i, int64_t j) {
-        float v = (float)y[i * w + j] + (bias ? (float)bias[j] : 0.0f);
-        if (pre) pre[i * w + j] = v;
-        y[i * w + j] = activate(v, act);
-    });
+    if (splits<wide<act_t>>(y, w) && splits<wide<act_t>>(pre, w))
+        add_bias_by<wide<act_t>>(y, pre, bias, n, w, act, ex);
+    else
+        add_bias_by<several<act_t, 1>>(y, pre, bias, n, w, act, ex);
 }
 
 void bias_act_fwd(void *y, void *pre, const void *bias, int64_t n, int64_t w, int act,
@@ -140,68 +176,99 @@ void act_fwd(void *yv, const void *xv, int64_t n, int act, const mr_exec *ex)
     each(n, ex, [=] __device__(int64_t i) { y[i] = activate(x[i], act); });
 }
 
+template <class V>
+static void act_bwd_by(act_t *d, const act_t *g, const act_t *p, int64_t n, int act,
+                       const mr_exec *ex)
+{
+    each(n / V::COUNT, ex, [=] __device__(int64_t q) {
+        V dy = at_once<V>(g + q * V::COUNT), x = dy;
+        if (act != MR_ACT_NONE) x = at_once<V>(p + q * V::COUNT);
+        for (int k = 0; k < V::COUNT && act != MR_ACT_NONE; k++)
+            dy.v[k] = dy.v[k] * activate_grad(x.v[k], act);
+        *(V *)(d + q * V::COUNT) = dy;
+    });
+}
+
 void act_bwd(void *dprev, const void *dyv, const void *prev, int64_t n, int64_t w, int act,
              const mr_exec *ex)
 {
     act_t *d = (act_t *)dprev;
     const act_t *g = (const act_t *)dyv, *p = (const act_t *)prev;
-    if (act == MR_ACT_NONE)
-        each(n * w, ex, [=] __device__(int64_t i) { d[i] = g[i]; });
+    typedef wide<act_t> V;
+    if (splits<V>(d, n * w) && splits<V>(g, n * w) && splits<V>(p, n * w))
+        act_bwd_by<V>(d, g, p, n * w, act, ex);
     else
-        each(n * w, ex, [=] __device__(int64_t i) { d[i] = g[i] * activate_grad(p[i], act); });
+        act_bwd_by<several<act_t, 1>>(d, g, p, n * w, act, ex);
 }
 
-/* 32 columns a block; thread row y sums rows y, y + 32, ..; the 32 partial sums are added in order.
- */
-__global__ static void col_sum_kernel(float *out, const act_t *x, int64_t n, int64_t w, int acc)
+/* Sums over n rows, by columns: a block has some of the rows, a thread its columns. */
+struct row_sums {
+    int64_t n, rows; /* of a block */
+    mr_parts parts;
+};
+
+enum { SUM_BLOCKS = 512, LEAST_ROWS = 8 };
+
+static row_sums make_row_sums(int64_t n, int64_t w, const mr_exec *ex)
 {
-    SHARED(float, part, [WARP][WARP]);
-    int64_t j = (int64_t)blockIdx.x * WARP + threadIdx.x;
-    float s = 0;
-    if (j < w)
-        for (int64_t i = threadIdx.y; i < n; i += WARP) s += x[i * w + j];
-    part[threadIdx.y][threadIdx.x] = s;
-    __syncthreads();
-    if (threadIdx.y || j >= w) return;
-    for (int i = 1; i < WARP; i++) s += part[i][threadIdx.x];
-    put(&out[j], s, acc);
+    mr_cuda_queue *q = queue_of(ex);
+    int64_t most = MR_CUDA_SUMS / w < SUM_BLOCKS ? MR_CUDA_SUMS / w : SUM_BLOCKS;
+    int64_t rows = pieces(n, most > 0 ? most : 1);
+    rows = rows > LEAST_ROWS ? rows : LEAST_ROWS;
+    return {n, rows, {q->sums, w, w, (int)(n > 0 ? pieces(n, rows) : 1), q->counters}};
 }
 
-void col_sum(void *out, const void *x, int64_t n, int64_t w, int acc, const mr_exec *ex)
+/* take(i, j): element j of row i; done(j, sum). */
+template <class F, class G> __global__ void row_sums_kernel(row_sums a, F take, G done)
 {
-    if (w > 0)
-        LAUNCH(col_sum_kernel, (unsigned)pieces(w, WARP), dim3(WARP, WARP), 0, ex, (float *)out,
-               (const act_t *)x, n, w, acc);
-}
-
-/* As col_sum_kernel over the columns of table; every element of dy is met once. */
-__global__ static void add_row_bwd_kernel(act_t *dx, float *dtable, const act_t *dy, int64_t n,
-                                          int64_t w, int64_t first, int64_t total, int acc_x,
-                                          int acc_table)
-{
-    SHARED(float, part, [WARP][WARP]);
-    int64_t to = (int64_t)blockIdx.x * WARP + threadIdx.x, j = to - first;
-    bool is_own = j >= 0 && j < w;
-    float s = 0;
-    for (int64_t i = threadIdx.y; is_own && i < n; i += WARP) {
-        float g = dy[i * w + j];
-        s += g;
-        if (dx) put(&dx[i * w + j], g, acc_x);
+    int64_t p = blockIdx.x, first = p * a.rows;
+    int64_t end = first + a.rows < a.n ? first + a.rows : a.n;
+    for (int64_t j = threadIdx.x; j < a.parts.w; j += blockDim.x) {
+        float s = 0;
+        for (int64_t i = first; i < end; i++) s += take(i, j);
+        a.parts.part[p * a.parts.ld + j] = s;
     }
-    part[threadIdx.y][threadIdx.x] = s;
-    __syncthreads();
-    if (threadIdx.y || to >= total) return;
-    for (int i = 1; i < WARP; i++) s += part[i][threadIdx.x];
-    if (is_own || !acc_table) put(&dtable[to], s, acc_table);
+    add_parts(a.parts, (int)p, done);
 }
 
-void add_row_bwd(void *dx, void *dtable, const void *dy, int64_t n, int64_t w, int64_t first,
+template <class F, class G>
+static void sum_rows(int64_t n, int64_t w, const mr_exec *ex, F take, G done)
+{
+    row_sums a = make_row_sums(n, w, ex);
+    LAUNCH((row_sums_kernel<F, G>), (unsigned)a.parts.count, threads_for(w), 0, ex, a, take, done);
+}
+
+void col_sum(void *outv, const void *xv, int64_t n, int64_t w, int acc, const mr_exec *ex)
+{
+    float *out = (float *)outv;
+    const act_t *x = (const act_t *)xv;
+    if (w <= 0) return;
+    sum_rows(
+        n, w, ex, [=] __device__(int64_t i, int64_t j) { return (float)x[i * w + j]; },
+        [=] __device__(int64_t j, float s) { put(&out[j], s, acc); });
+}
+
+/* Every element of dy is met once. The thread that ends column j of the sums also sets what of
+ * the table lies a multiple of w before and behind it. */
+void add_row_bwd(void *dxv, void *dtable, const void *dyv, int64_t n, int64_t w, int64_t first,
                  int64_t total, int acc_x, int acc_table, const mr_exec *ex)
 {
-    if (total > 0)
-        LAUNCH(add_row_bwd_kernel, (unsigned)pieces(total, WARP), dim3(WARP, WARP), 0, ex,
-               (act_t *)dx, (float *)dtable, (const act_t *)dy, n, w, first, total, acc_x,
-               acc_table);
+    act_t *dx = (act_t *)dxv;
+    float *table = (float *)dtable;
+    const act_t *dy = (const act_t *)dyv;
+    if (w <= 0) return;
+    sum_rows(
+        n, w, ex,
+        [=] __device__(int64_t i, int64_t j) {
+            float g = dy[i * w + j];
+            if (dx) put(&dx[i * w + j], g, acc_x);
+            return g;
+        },
+        [=] __device__(int64_t j, float s) {
+            put(&table[first + j], s, acc_table);
+            for (int64_t k = (first + j) % w; k < total && !acc_table; k += w)
+                if (k != first + j) table[k] = 0;
+        });
 }
 
 template <class Y, class X>

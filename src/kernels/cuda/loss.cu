@@ -25,18 +25,31 @@ struct mse_args {
     int acc_pred, acc_target;
 };
 
-__global__ static void mse_kernel(mse_args a, double *part, unsigned *counter,
-                                  const mr_step_state *state)
+template <class V>
+__global__ void mse_kernel(mse_args a, double *part, unsigned *counter, const mr_step_state *state)
 {
     double s = 0, size = (double)state->rows_global * (double)a.count;
     int64_t of_batch = state->rows * a.w; /* elements behind belong to no batch */
     float c = (float)(2.0 * a.weight / size);
-    for (int64_t i = (int64_t)blockIdx.x * BLOCK + threadIdx.x; i < a.n;
-         i += (int64_t)MSE_BLOCKS * BLOCK) {
-        float d = i < of_batch ? a.pred[i] - a.target[i] : 0.0f;
-        s += (double)d * (double)d;
-        if (a.dpred) put(&a.dpred[i], c * d, a.acc_pred);
-        if (a.dtarget) put(&a.dtarget[i], -(c * d), a.acc_target);
+    for (int64_t q = (int64_t)blockIdx.x * BLOCK + threadIdx.x; q < a.n / V::COUNT;
+         q += (int64_t)MSE_BLOCKS * BLOCK) {
+        int64_t i = q * V::COUNT;
+        V p = at_once<V>(a.pred + i), t = at_once<V>(a.target + i);
+        float d[V::COUNT];
+        for (int k = 0; k < V::COUNT; k++) {
+            d[k] = i + k < of_batch ? p.v[k] - t.v[k] : 0.0f;
+            s += (double)d[k] * (double)d[k];
+        }
+        if (a.dpred) {
+            if (a.acc_pred) p = at_once<V>(a.dpred + i);
+            for (int k = 0; k < V::COUNT; k++) put(&p.v[k], c * d[k], a.acc_pred);
+            *(V *)(a.dpred + i) = p;
+        }
+        if (a.dtarget) {
+            if (a.acc_target) t = at_once<V>(a.dtarget + i);
+            for (int k = 0; k < V::COUNT; k++) put(&t.v[k], -(c * d[k]), a.acc_target);
+            *(V *)(a.dtarget + i) = t;
+        }
     }
     if (!a.loss) return;
     s = block_sum(s);
@@ -73,7 +86,13 @@ void mse(void *loss, void *dpred, void *dtarget, const void *pred, const void *t
                   weight,
                   acc_pred,
                   acc_target};
-    LAUNCH(mse_kernel, MSE_BLOCKS, BLOCK, 0, ex, a, q->partials, q->counters, ex->state);
+    typedef wide<act_t> V;
+    if (splits<V>(dpred, a.n) && splits<V>(dtarget, a.n) && splits<V>(pred, a.n) &&
+        splits<V>(target, a.n))
+        LAUNCH(mse_kernel<V>, MSE_BLOCKS, BLOCK, 0, ex, a, q->partials, q->counters, ex->state);
+    else
+        LAUNCH((mse_kernel<several<act_t, 1>>), MSE_BLOCKS, BLOCK, 0, ex, a, q->partials,
+               q->counters, ex->state);
 }
 
 /* Dot product of two rows by a block; the same in every thread. */
@@ -244,6 +263,30 @@ void ce_combine(void *coef, double *ce, void *xs, const double *stats, const int
         LAUNCH(combine_kernel, (unsigned)n, threads_for(w), 0, ex, a, state);
 }
 
+enum { AT_ONCE = 128 }; /* words of 32 rows that are compared before any of them is added */
+
+/* What rows share the target of row b, and lie behind it. */
+struct same_target {
+    const int32_t *target;
+    int64_t b, n;
+
+    /* Bit i of word q: row first + 32 q + i does. All threads take part. */
+    __device__ void find(unsigned *same, int64_t first) const
+    {
+        int32_t own = target[b];
+        int64_t end = n - first < AT_ONCE * WARP ? pieces_of(n - first) * WARP : AT_ONCE * WARP;
+        __syncthreads(); /* the words before may still be read */
+        for (int64_t q = threadIdx.x; q < end; q += blockDim.x) { /* whole warps */
+            int64_t i = first + q;
+            unsigned bit = i >= b && i < n && target[i] == own ? 1u << threadIdx.x % WARP : 0u;
+            bit = warp_sum(bit);
+            if (threadIdx.x % WARP == 0) same[q / WARP] = bit;
+        }
+        __syncthreads();
+    }
+    __device__ static int64_t pieces_of(int64_t rows) { return (rows + WARP - 1) / WARP; }
+};
+
 /* Rows may share a target. The block of the first such row does them all, in order. */
 __global__ static void ce_target_kernel(float *dtable, float *dx, const float *table,
                                         const float *x, const int32_t *target, const float *cs,
@@ -251,26 +294,33 @@ __global__ static void ce_target_kernel(float *dtable, float *dx, const float *t
                                         int64_t w, int64_t lo, double g0,
                                         const mr_step_state *state)
 {
-    int64_t b = blockIdx.x, t = target[b] - lo;
+    SHARED(unsigned, same, [AT_ONCE]);
+    same_target rows = {target, blockIdx.x, n};
+    int64_t b = rows.b, t = target[b] - lo;
     /* A thread has the same columns below. */
     for (int64_t j = threadIdx.x; dx && coef && j < w; j += blockDim.x) dx[b * w + j] *= coef[b];
     if (t < 0 || t >= v) return;
     double scaled = g0 / (double)state->rows_global;
     double whole = cs ? scaled * (double)cs[t] : scaled;
     float g = (float)(ce ? whole * -expm1(-ce[b]) : whole);
+    for (int64_t j = threadIdx.x; dx && j < w; j += blockDim.x)
+        dx[b * w + j] -= g * table[t * w + j];
     int earlier = 0;
     for (int64_t i = threadIdx.x; i < b; i += blockDim.x) earlier |= target[i] == target[b];
-    bool is_first = !__syncthreads_or(earlier);
-    for (int64_t j = threadIdx.x; j < w; j += blockDim.x) {
-        if (dx) dx[b * w + j] -= g * table[t * w + j];
-        if (!dtable || !is_first) continue;
-        float s = dtable[t * w + j];
-        for (int64_t i = b; i < n; i++) {
-            if (target[i] != target[b]) continue;
-            float gi = ce ? (float)(whole * -expm1(-ce[i])) : g;
-            s -= gi * x[i * w + j];
+    if (__syncthreads_or(earlier) || !dtable) return;
+    for (int64_t first = b; first < n; first += AT_ONCE * WARP) {
+        int64_t words = n - first < AT_ONCE * WARP ? rows.pieces_of(n - first) : AT_ONCE;
+        rows.find(same, first);
+        for (int64_t j = threadIdx.x; j < w; j += blockDim.x) {
+            float s = dtable[t * w + j];
+            for (int64_t q = 0; q < words; q++)
+                for (unsigned bits = same[q]; bits; bits &= bits - 1) {
+                    int64_t i = first + q * WARP + lowest_bit(bits);
+                    float gi = ce ? (float)(whole * -expm1(-ce[i])) : g;
+                    s -= gi * x[i * w + j];
+                }
+            dtable[t * w + j] = s;
         }
-        dtable[t * w + j] = s;
     }
 }
 

@@ -4,30 +4,96 @@
 namespace MR_ACT_SPACE
 {
 
+struct adam_args {
+    float *p, *m, *v;
+    const float *g;
+    uint16_t *p16;
+    int64_t n16, n[MR_MAX_RANGES]; /* elements of each range */
+    mr_ranges r;
+    float b1, b2, c1, c2, e, wd;
+};
+
+/* What is the same for all elements of a step. */
+struct adam_step {
+    float rate, inv2, scale;
+
+    __device__ explicit adam_step(const mr_step_state &s)
+    {
+        rate = (float)(s.lr / s.bias1);
+        inv2 = (float)(1.0 / sqrt(s.bias2));
+        scale = (float)s.grad_scale;
+    }
+    __device__ void one(float *p, float *m, float *v, float g, const adam_args &a) const
+    {
+        float gi = g * scale + a.wd * *p;
+        *m = a.b1 * *m + a.c1 * gi;
+        *v = a.b2 * *v + a.c2 * gi * gi;
+        *p -= rate * *m / (sqrtf(*v) * inv2 + a.e);
+    }
+};
+
+enum { TURNS = 8 }; /* of a thread */
+
+/* Elements V::COUNT at a time: each range, and its first, is a multiple. */
+template <class V> __global__ void adam_kernel(adam_args a, int64_t n, const mr_step_state *state)
+{
+    if (state->skip) return;
+    adam_step step(*state);
+    for (int64_t q = (int64_t)blockIdx.x * BLOCK + threadIdx.x; q < n;
+         q += (int64_t)gridDim.x * BLOCK) {
+        int64_t at = q * V::COUNT, i = at < a.n[0] ? a.r.lo[0] + at : a.r.lo[1] + at - a.n[0];
+        V p = at_once<V>(a.p + i), m = at_once<V>(a.m + i), v = at_once<V>(a.v + i);
+        const V g = at_once<V>(a.g + i);
+        several<uint16_t, V::COUNT> h;
+        for (int k = 0; k < V::COUNT; k++) {
+            step.one(&p.v[k], &m.v[k], &v.v[k], g.v[k], a);
+            h.v[k] = bf16_t(p.v[k]).bits;
+        }
+        *(V *)(a.m + i) = m;
+        *(V *)(a.v + i) = v;
+        *(V *)(a.p + i) = p;
+        if (i + V::COUNT <= a.n16)
+            *(several<uint16_t, V::COUNT> *)(a.p16 + i) = h;
+        else
+            for (int k = 0; k < V::COUNT && i + k < a.n16; k++) a.p16[i + k] = h.v[k];
+    }
+}
+
+template <class V> static void adam_by(const adam_args &a, const mr_exec *ex)
+{
+    int64_t n = (a.n[0] + a.n[1]) / V::COUNT;
+    if (n > 0)
+        LAUNCH(adam_kernel<V>, (unsigned)pieces(n, BLOCK * TURNS), BLOCK, 0, ex, a, n, ex->state);
+}
+
 void adam(void *pv, void *mv, void *vv, const void *gv, const mr_ranges *ranges, uint16_t *p16,
           int64_t n16, double beta1, double beta2, double eps, double decay, const mr_exec *ex)
 {
-    float *p = (float *)pv, *m = (float *)mv, *v = (float *)vv;
-    const float *g = (const float *)gv;
-    const mr_step_state *s = ex->state;
-    float b1 = (float)beta1, b2 = (float)beta2, c1 = (float)(1.0 - beta1),
-          c2 = (float)(1.0 - beta2), e = (float)eps, wd = (float)decay;
-    const mr_ranges r = *ranges;
-    int64_t n[MR_MAX_RANGES] = {}, first = 0;
-    for (int q = 0; q < r.n; q++) n[q] = r.hi[q] - r.lo[q];
-    first = n[0];
-    each(n[0] + n[1], ex, [=] __device__(int64_t at) {
-        int64_t i = at < first ? r.lo[0] + at : r.lo[1] + at - first;
-        if (s->skip) return;
-        float rate = (float)(s->lr / s->bias1), inv2 = (float)(1.0 / sqrt(s->bias2));
-        float gi = g[i] * (float)s->grad_scale + wd * p[i];
-        float mi = b1 * m[i] + c1 * gi, vi = b2 * v[i] + c2 * gi * gi;
-        m[i] = mi;
-        v[i] = vi;
-        float pi = p[i] - rate * mi / (sqrtf(vi) * inv2 + e);
-        p[i] = pi;
-        if (i < n16) p16[i] = bf16_t(pi).bits;
-    });
+    typedef wide<float> V;
+    adam_args a = {};
+    a.p = (float *)pv;
+    a.m = (float *)mv;
+    a.v = (float *)vv;
+    a.g = (const float *)gv;
+    a.p16 = p16;
+    a.n16 = n16;
+    a.r = *ranges;
+    a.b1 = (float)beta1;
+    a.b2 = (float)beta2;
+    a.c1 = (float)(1.0 - beta1);
+    a.c2 = (float)(1.0 - beta2);
+    a.e = (float)eps;
+    a.wd = (float)decay;
+    bool is_wide = splits<V>(pv, 0) && splits<V>(mv, 0) && splits<V>(vv, 0) && splits<V>(gv, 0) &&
+                   splits<several<uint16_t, V::COUNT>>(p16, 0);
+    for (int q = 0; q < ranges->n; q++) {
+        a.n[q] = ranges->hi[q] - ranges->lo[q];
+        is_wide = is_wide && a.n[q] % V::COUNT == 0 && ranges->lo[q] % V::COUNT == 0;
+    }
+    if (is_wide)
+        adam_by<V>(a, ex);
+    else
+        adam_by<several<float, 1>>(a, ex);
 }
 
 /* The number of blocks is fixed, so the order of additions depends on n alone. */

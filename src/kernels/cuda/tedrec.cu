@@ -6,6 +6,7 @@
 namespace MR_ACT_SPACE
 {
 
+/* y[count,n,w]: row k of y is x of row k % n. Rows are counted in 32 bits, which a grid has. */
 void moe_drop(void *yv, const void *xv, mr_rows_of rows, int64_t n, int64_t w, int e, int count,
               int E, double p, uint32_t purpose, const mr_exec *ex)
 {
@@ -15,10 +16,18 @@ void moe_drop(void *yv, const void *xv, mr_rows_of rows, int64_t n, int64_t w, i
     uint32_t limit = mr_drop_threshold(p);
     uint64_t seed = ex->seed;
     const mr_step_state *state = ex->state;
+    typedef several<act_t, 4> V;
+    bool is_whole = splits<V>(y, w) && splits<V>(x, w);
     cells(count * n, pieces(w, 4), ex, [=] __device__(int64_t k, int64_t q) {
-        int64_t i = k % n;
-        uint32_t bits[4], first = mr_drop_first_block((int64_t)rows.pos[i] * E + e + k / n, w);
+        int64_t i = (uint32_t)k % (uint32_t)n, expert = e + (uint32_t)k / (uint32_t)n;
+        uint32_t bits[4], first = mr_drop_first_block((int64_t)rows.pos[i] * E + expert, w);
         mr_drop_bits4_at(bits, seed, purpose, state->step, rows.rid[i], first, 4 * q);
+        if (is_whole) {
+            V v = at_once<V>(x + i * w + 4 * q);
+            for (int c = 0; c < 4; c++) v.v[c] = bits[c] >= limit ? v.v[c] * scale : 0.0f;
+            *(V *)(y + k * w + 4 * q) = v;
+            return;
+        }
         for (int64_t c = 4 * q; c < 4 * q + 4 && c < w; c++)
             y[k * w + c] = bits[c - 4 * q] >= limit ? x[i * w + c] * scale : 0.0f;
     });
@@ -137,14 +146,34 @@ void moe_gate_bwd(void *dclean, void *dnoisy, const void *du, const void *y, con
                (const float *)factor, start, B, N, L, E, d);
 }
 
+/* V: elements of a thread. */
+template <class V>
+static void weigh_by(act_t *z, const act_t *du, const act_t *p, const int32_t *row,
+                     const int32_t *pos, int64_t n, int64_t L, int E, int e, int count, int64_t d,
+                     const mr_exec *ex)
+{
+    cells(n * count, d / V::COUNT, ex, [=] __device__(int64_t k, int64_t q) {
+        int64_t i = (uint32_t)k / (uint32_t)count, expert = e + (uint32_t)k % (uint32_t)count;
+        int64_t at = row[i] * L + pos[i];
+        V v = {};
+        if (row[i] >= 0) {
+            float share = p[at * E + expert];
+            v = at_once<V>(du + at * d + q * V::COUNT);
+            for (int c = 0; c < V::COUNT; c++) v.v[c] = share * v.v[c];
+        }
+        *(V *)(z + k * d + q * V::COUNT) = v;
+    });
+}
+
 void moe_weigh(void *zv, const void *duv, const void *pv, const int32_t *row, const int32_t *pos,
                int64_t n, int64_t L, int E, int e, int count, int64_t d, const mr_exec *ex)
 {
     act_t *z = (act_t *)zv;
     const act_t *du = (const act_t *)duv, *p = (const act_t *)pv;
-    cells(n, count * d, ex, [=] __device__(int64_t i, int64_t c) {
-        int64_t at = row[i] * L + pos[i];
-        z[i * count * d + c] = row[i] < 0 ? 0.0f : p[at * E + e + c / d] * du[at * d + c % d];
-    });
+    typedef several<act_t, 4> V;
+    if (splits<V>(z, d) && splits<V>(du, d))
+        weigh_by<V>(z, du, p, row, pos, n, L, E, e, count, d, ex);
+    else
+        weigh_by<several<act_t, 1>>(z, du, p, row, pos, n, L, E, e, count, d, ex);
 }
 } // namespace MR_ACT_SPACE

@@ -35,7 +35,7 @@ struct conv_prepare {
         if (i >= n_y) {
             if (j < x.c) pad[(i - n_y) * x.c + j] = x.at(i - n_y, j);
         } else if (j < terms.co) {
-            terms.put_at(i, j);
+            terms.put_at(i / terms.So, i, j);
         }
     }
 };

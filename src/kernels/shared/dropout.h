@@ -45,7 +45,9 @@ MR_HD uint32_t mr_drop_bits_at(uint64_t seed, uint32_t purpose, uint32_t step, u
                                uint32_t first, int64_t e)
 {
     mr_u32x4 r = mr_philox(seed, purpose, step, rid, first + (uint32_t)(e / 8));
-    uint32_t word = r.v[(e & 7) / 2];
+    /* not r.v[(e & 7) / 2]: a GPU's registers have no index */
+    uint32_t low = e & 2 ? r.v[1] : r.v[0], high = e & 2 ? r.v[3] : r.v[2];
+    uint32_t word = e & 4 ? high : low;
     return (e & 1) ? word >> 16 : word & 0xffffu;
 }
 

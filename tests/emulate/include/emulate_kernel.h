@@ -41,6 +41,7 @@ unsigned atomic_inc(unsigned *at, unsigned most);
 void barrier(const site *at);
 int barrier_or(const site *at, int value);
 uint64_t shuffle_xor(const site *at, unsigned mask, uint64_t bits, int lanes);
+void warp_barrier(const site *at);
 
 template <class T> T shuffle_xor_of(const site *at, unsigned mask, T v, int lanes)
 {
@@ -106,6 +107,7 @@ void launch(const char *name, const char *caller, void (*kernel)(P...), dim3 gri
     }())
 #define __syncthreads() emulate::barrier(MR_EMULATE_SITE("__syncthreads"))
 #define __syncthreads_or(v) emulate::barrier_or(MR_EMULATE_SITE("__syncthreads_or"), (v))
+#define __syncwarp() emulate::warp_barrier(MR_EMULATE_SITE("__syncwarp"))
 #define __threadfence() emulate::fence()
 #define atomicInc(at, most) emulate::atomic_inc((at), (most))
 #define __shfl_xor_sync(mask, v, lanes)                                                            \
