@@ -197,8 +197,9 @@ static void make_pair(mr_trainer **t, mr_trainer **eager, const job *j)
     *eager = make_trainer(&plain);
 }
 
-/* Three epochs and two evaluations. */
-static void run_job(const job *j, int64_t most_recorded)
+/* Three epochs and two evaluations; at most so many recordings in all and in the last epoch. Small
+ * batches differ more than large ones, and views in every epoch. */
+static void run_job(const job *j, int64_t most_recorded, int64_t most_last)
 {
     mr_trainer *t, *eager;
     compare_with_cpu(j);
@@ -219,7 +220,8 @@ static void run_job(const job *j, int64_t most_recorded)
                       j->backbone, world->size, (int)batches, (int)recorded[0], (int)recorded[1],
                       (int)recorded[2]);
     assert_in_range(recorded[0] + recorded[1] + recorded[2], 1, most_recorded);
-    assert_true(recorded[2] * 2 < batches); /* small batches differ more than large ones */
+    assert_true(n->replayed > 0);
+    assert_in_range(recorded[2], 0, most_last);
     assert_true(are_same(t, eager));
     compare_scores(t, eager);
     before = n->recorded;
@@ -234,17 +236,17 @@ static void run_job(const job *j, int64_t most_recorded)
 static void test_models(void **state)
 {
     (void)state;
-    run_job(&(job){"cl4srec", "sasrec", "all", "0", "32", 5}, 14);
+    run_job(&(job){"cl4srec", "sasrec", "all", "0", "32", 4}, 11, 4);
     if (world->size > 2) return; /* it takes some minutes */
-    run_job(&(job){"sasrec", "sasrec", "all", "0", "16", 6}, 12);
-    run_job(&(job){"mealrec", "tedrec", "1", "0", "64", 3}, 8);
+    run_job(&(job){"sasrec", "sasrec", "all", "0", "16", 6}, 12, 2);
+    run_job(&(job){"mealrec", "tedrec", "1", "0", "64", 3}, 6, 1);
 }
 
 /* One row a step: the other ranks have none. */
 static void test_no_rows(void **state)
 {
     (void)state;
-    run_job(&(job){"sasrec", "sasrec", "all", "0", "1", 8}, 24);
+    run_job(&(job){"sasrec", "sasrec", "all", "0", "1", 6}, 4, 0);
 }
 
 static void free_pair(mr_trainer *t, mr_trainer *eager)
@@ -262,12 +264,12 @@ static void test_misfits(void **state)
     (void)state;
     make_pair(&t, &eager, &(job){"sasrec", "sasrec", "all", "2", "1", 0});
     const mr_device_counts *n = &t->dev->counts;
-    difference d = epoch(t, eager, 0, 14);
+    difference d = epoch(t, eager, 0, 10);
     assert_int_equal(d.losses + d.notes, 0);
     int64_t misfits = mr_feed_misfits(&t->feed) + mr_feed_misfits(&t->ahead.feed);
     if (world->rank == 0)
-        print_message("%d of 14 steps did not fit, recorded %d\n", (int)misfits, (int)n->recorded);
-    assert_in_range(misfits, 1, 13);
+        print_message("%d of 10 steps did not fit, recorded %d\n", (int)misfits, (int)n->recorded);
+    assert_in_range(misfits, 1, 9);
     assert_true(n->recorded >= misfits - 2 && n->replayed > 0);
     assert_true(are_same(t, eager));
     free_pair(t, eager);
