@@ -236,7 +236,7 @@ static void run_job(const job *j, int64_t most_recorded, int64_t most_last)
 static void test_models(void **state)
 {
     (void)state;
-    run_job(&(job){"cl4srec", "sasrec", "all", "0", "32", 4}, 11, 4);
+    run_job(&(job){"cl4srec", "sasrec", "all", "0", "32", 5}, 12, 4);
     if (world->size > 2) return; /* it takes some minutes */
     run_job(&(job){"sasrec", "sasrec", "all", "0", "16", 6}, 12, 2);
     run_job(&(job){"mealrec", "tedrec", "1", "0", "64", 3}, 6, 1);
