@@ -12,7 +12,7 @@
 #include "train/session.h"
 #include "train/trainer.h"
 
-enum { LEAST_GPU_RATE = 1000 }; /* GFLOP/s */
+enum { LEAST_GPU_RATE = 1000, REPEAT = 4194301 }; /* GFLOP/s; a prime number of elements */
 
 /* What a step asks of its device, taken over the timed steps: counts for one of them, allocations
  * and recordings for all; and how long the host takes from sending a batch to the start of the
@@ -22,21 +22,25 @@ typedef struct asked {
     double *start_s; /* [steps] sorted */
 } asked;
 
-/* Numbers that fill the bits: a GPU takes less power, and so less time, for zeros. */
+/* n numbers that fill the bits: a GPU takes less power, and so less time, for zeros. They repeat
+ * after a while, for making as many as the largest product has would take a second. */
 static mr_status operand(mr_trainer *t, void **out_p, int64_t n)
 {
-    size_t real = t->params.real_bytes;
+    int64_t real = (int64_t)t->params.real_bytes, some = n < REPEAT ? n : REPEAT;
     void *host = NULL;
-    MR_TRY(mr_alloc(&host, n, real, "bench"));
-    for (int64_t i = 0; i < n; i++) {
+    MR_TRY(mr_alloc(&host, some, (size_t)real, "bench"));
+    for (int64_t i = 0; i < some; i++) {
         double x = mr_u01((uint32_t)i * 2654435761u) - 0.5;
         if (real == 8)
             ((double *)host)[i] = x;
         else
             ((float *)host)[i] = mr_bench_number(x);
     }
-    mr_status st = t->dev->alloc(t->dev, out_p, (size_t)n * real, "bench");
-    if (st == MR_OK) st = t->dev->to_device(t->dev, *out_p, host, (size_t)n * real);
+    mr_status st = t->dev->alloc(t->dev, out_p, (size_t)(n * real), "bench");
+    for (int64_t i = 0; st == MR_OK && i < n; i += some) {
+        int64_t count = n - i < some ? n - i : some;
+        st = t->dev->to_device(t->dev, (char *)*out_p + i * real, host, (size_t)(count * real));
+    }
     MR_FREE(host);
     return st;
 }

@@ -85,6 +85,6 @@ int mr_g_layer_norm(mr_graph *g, int x, int residual, int gamma, int beta, doubl
     int64_t per_row = a->ndim == 1 ? 1 : mr_node_inner(g, x) / w;
     if (a->space == MR_SPACE_FIXED && a->ndim > 1) per_row *= a->dim[0];
     for (int k = 0; k < 2; k++) n.saved[n.n_saved++] = (mr_saved_spec){a->space, per_row, 0};
-    n.scratch_bytes = (size_t)MR_NORM_SCRATCH(w) * g->real_bytes;
+    n.scratch_bytes = (size_t)MR_NORM_SCRATCH(w) * g->real_bytes * (g->dims.whole_products ? 2 : 1);
     return mr_graph_add(g, &n);
 }

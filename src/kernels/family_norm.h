@@ -7,7 +7,7 @@
 
 /* layer_norm_bwd splits its rows in at most MR_NORM_PARTS parts and wants scratch for
  * MR_NORM_SCRATCH(w) real elements: partial sums of both parameter gradients, two rows to work in.
- */
+ * A GPU works with more parts where there is more, up to twice as much. */
 #define MR_NORM_PARTS 128
 #define MR_NORM_SCRATCH(w) (4 * MR_NORM_PARTS * (w))
 

@@ -191,8 +191,9 @@ class Step:
         self.capture = graph and self.on_gpu
         self.optimizer, self.adam = adam(self.params, model.cfg, fused, self.capture)
         self.total, self.compiled = self._total, False
-        torch.backends.cuda.matmul.allow_tf32 = precision == "tf32"
-        torch.backends.cudnn.allow_tf32 = precision == "tf32"
+        # Under bf16 what autocast leaves in float32 may be TF32: a user who wants speed has it so.
+        torch.backends.cuda.matmul.allow_tf32 = precision != "fp32"
+        torch.backends.cudnn.allow_tf32 = precision != "fp32"
         torch.backends.cudnn.benchmark = True
         if compiled:
             self._compile()

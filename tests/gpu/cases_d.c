@@ -74,6 +74,24 @@ static void wide_fusion(twin_world *w, int64_t L, int64_t D)
     twin_release(w);
 }
 
+/* More positions than are read at once, and more than their sums have room for. */
+static void many_positions(twin_world *w, int64_t L, int64_t D)
+{
+    enum { B = 9 };
+    twin *len = twin_ints(w, B, L / 2 + 3, 1, L), *start = twin_starts(w, len);
+    int64_t N = ((int32_t *)start->host)[B] + 3;
+    twin *dx = twin_acts(w, N * D), *dy = twin_acts(w, N * D), *dt = twin_reals(w, L * D);
+    for (int acc = 0; acc < 2; acc++) {
+        BOTH(position_bwd, A(dx), A(dt), A(dy), A(start), A(len), N, B, L, D, acc, acc, EX);
+        twin_same(w, "position_bwd, many", "dx", dx, 1);
+        twin_same(w, "position_bwd, many", "dtable", dt, B);
+    }
+    twin *id = twin_ints(w, N, 7, 0, B), *table = twin_reals(w, B * D), *out = twin_acts(w, B * D);
+    BOTH(context, A(out), A(table), MR_F32, A(id), A(start), A(len), B, D, D, B, 0.01, EX);
+    twin_same(w, "context, many", "out", out, L);
+    twin_release(w);
+}
+
 /* Every lane has two experts; gates without noise. */
 static void many_experts(twin_world *w)
 {
@@ -204,6 +222,8 @@ void cases_d(twin_world *w)
     wide_fusion(w, 10, 516);
     wide_fusion(w, 70, 37);
     wide_fusion(w, 70, 61);
+    many_positions(w, 13, 37);
+    many_positions(w, 700, 50);
     many_experts(w);
     ranking(w);
     halves(w);

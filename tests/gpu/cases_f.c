@@ -29,30 +29,31 @@ static void same(twin_world *w, const char *kernel, const char *what, const twin
         }
 }
 
-static void norm(twin_world *w, bool has_gamma)
+/* Rows of COLS in W, or as wide as a warp's lanes keep, and wider. */
+static void norm(twin_world *w, bool has_gamma, int64_t N, int64_t cols, int64_t width)
 {
-    enum { N = 101 };
     twin *rid = twin_ints(w, N, 3, 7, 1000), *pos = twin_ints(w, N, 1, 0, 5);
     mr_drop in[2], out[2];
     for (int side_ = 0; side_ < 2; side_++) {
         in[side_] = (mr_drop){0.2, 5, {A(rid), A(pos)}, 1};
         out[side_] = (mr_drop){0.4, 6, {A(rid), A(pos)}, 7};
     }
-    twin *x = rows(w, N, COLS, W, true), *res = rows(w, N, COLS, W, true);
-    twin *dy = rows(w, N, COLS, W, true), *gamma = rows(w, 1, COLS, W, false);
-    twin *beta = rows(w, 1, COLS, W, false), *mean = twin_reals(w, N), *rstd = twin_reals(w, N);
-    twin *y = twin_acts(w, N * W), *dx = twin_acts(w, N * W), *dr = rows(w, N, COLS, W, true);
-    twin *dg = twin_reals(w, W), *db = twin_reals(w, W);
+    twin *x = rows(w, N, cols, width, true), *res = rows(w, N, cols, width, true);
+    twin *dy = rows(w, N, cols, width, true), *gamma = rows(w, 1, cols, width, false);
+    twin *beta = rows(w, 1, cols, width, false), *mean = twin_reals(w, N), *rstd = twin_reals(w, N);
+    twin *y = twin_acts(w, N * width), *dx = twin_acts(w, N * width),
+         *dr = rows(w, N, cols, width, true);
+    twin *dg = twin_reals(w, width), *db = twin_reals(w, width);
     BOTH(layer_norm_fwd, A(y), A(mean), A(rstd), A(x), A(res), has_gamma ? A(gamma) : NULL,
-         has_gamma ? A(beta) : NULL, N, W, COLS, 1e-5, &in[side_], &out[side_], EX);
-    same(w, "layer_norm_fwd", "y", y, COLS, W, W);
+         has_gamma ? A(beta) : NULL, N, width, cols, 1e-5, &in[side_], &out[side_], EX);
+    same(w, "layer_norm_fwd", "y", y, cols, width, width);
     BOTH(layer_norm_bwd, A(dx), A(dr), A(dg), A(db), A(dy), A(x), A(res),
-         has_gamma ? A(gamma) : NULL, A(mean), A(rstd), N, W, COLS, 0, 1, 0, 0, &in[side_],
+         has_gamma ? A(gamma) : NULL, A(mean), A(rstd), N, width, cols, 0, 1, 0, 0, &in[side_],
          &out[side_], EX);
-    same(w, "layer_norm_bwd", "dx", dx, COLS, W, W);
-    same(w, "layer_norm_bwd", "dres", dr, COLS, W, W);
-    same(w, "layer_norm_bwd", "dgamma", dg, COLS, W, N);
-    same(w, "layer_norm_bwd", "dbeta", db, COLS, W, N);
+    same(w, "layer_norm_bwd", "dx", dx, cols, width, width);
+    same(w, "layer_norm_bwd", "dres", dr, cols, width, width);
+    same(w, "layer_norm_bwd", "dgamma", dg, cols, width, N);
+    same(w, "layer_norm_bwd", "dbeta", db, cols, width, N);
     twin_release(w);
 }
 
@@ -159,8 +160,12 @@ static void losses(twin_world *w)
 
 void cases_f(twin_world *w)
 {
-    norm(w, true);
-    norm(w, false);
+    static const int64_t widths[][3] = {{101, COLS, W}, {3001, COLS, W},  {70, 300, 304},
+                                        {37, 768, 768}, {21, 1001, 1008}, {9, 1030, 1032}};
+    for (int i = 0; i < 6; i++) {
+        norm(w, true, widths[i][0], widths[i][1], widths[i][2]);
+        norm(w, false, widths[i][0], widths[i][1], widths[i][2]);
+    }
     for (int mode = 0; mode < 4; mode++) attention(w, mode, false);
     attention(w, MR_ATT_ONE, true);
     diffusion(w, COLS);

@@ -69,7 +69,8 @@ class Bench:
         if self.real:
             h.THREADS = str(min(8, os.cpu_count() or 1))
         self.can_compile = self.real  # on a CPU that takes minutes; test_twin.py holds the forms
-        self.steps, self.warmup = (100, 20) if self.real else (2, 3)
+        # An idle GPU runs at a sixth of its clock and takes some tens of milliseconds to change.
+        self.steps, self.warmup = (100, 100) if self.real else (2, 3)
 
     def row(self, figure):
         return next((r for r in self.earlier if r["figure"] == figure), None)

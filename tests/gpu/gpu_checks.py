@@ -391,8 +391,8 @@ def bench(args):
     said = []
     for mode, more in (("fp32", []), ("tf32", []), ("bf16", []), ("bf16", ["--run.capture=true"])):
         out = os.path.join(h.folder, "bench-%s.json" % mode)
-        h.must(["bench", "step", "--data.path=" + path, "--steps", "50", "--warmup", "20", "--json",
-                out, "--run.precision=" + mode, *more, *on(args)])
+        h.must(["bench", "step", "--data.path=" + path, "--steps", "50", "--warmup", "100",
+                "--json", out, "--run.precision=" + mode, *more, *on(args)])
         with open(out) as f:
             o = json.load(f)
         said.append("%s %.3f ms, product %.0f GFLOP/s" % (

@@ -63,6 +63,11 @@ static void test_elements(void **state)
         assert_true(d[i] == w);
         assert_true(fabs((double)v[i] - w) <= 1e-6);
     }
+    for (uint32_t block = 0; block < 16; block++) {
+        float four[4];
+        mr_draw_normal4f(four, 11, MR_RNG_EPS_TCD, 5, 1234, 32 + block);
+        for (int i = 0; i < 4; i++) assert_true(fabsf(four[i] - v[4 * block + i]) <= 1e-6f);
+    }
 }
 
 static void test_distribution(void **state)

@@ -97,26 +97,6 @@ struct att_row {
     }
 };
 
-__device__ static inline int lane() { return (int)threadIdx.x % WARP; }
-
-/* The V columns that a lane has at once. */
-template <int V> __device__ static inline void load(float x[V], const act_t *p)
-{
-    several<act_t, V> s = at_once<several<act_t, V>>(p);
-    UNROLL
-    for (int v = 0; v < V; v++) x[v] = s.v[v];
-}
-
-template <int V> __device__ static inline void store(act_t *p, const float x[V], int acc)
-{
-    float old[V] = {};
-    several<act_t, V> s;
-    if (acc) load<V>(old, p);
-    UNROLL
-    for (int v = 0; v < V; v++) s.v[v] = old[v] + x[v];
-    *(several<act_t, V> *)p = s;
-}
-
 /* Sums of N values over the warp, N a power of two: lane l gets that of value l / (32 / N), added
  * up as warp_sum does. Lanes exchange halves of what they still have, so that 8 values take 9
  * shuffles. */

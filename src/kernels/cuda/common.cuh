@@ -135,6 +135,26 @@ template <class V> static inline bool splits(const void *p, int64_t w)
 }
 template <class V, class T> __device__ static inline V at_once(const T *p) { return *(const V *)p; }
 
+/* V neighbours as floats; p is a multiple of their size. */
+template <int V, class T> __device__ static inline void load(float x[V], const T *p)
+{
+    several<T, V> s = at_once<several<T, V>>(p);
+    UNROLL
+    for (int v = 0; v < V; v++) x[v] = s.v[v];
+}
+
+template <int V, class T> __device__ static inline void store(T *p, const float x[V], int acc)
+{
+    float old[V] = {};
+    several<T, V> s;
+    if (acc) load<V>(old, p);
+    UNROLL
+    for (int v = 0; v < V; v++) s.v[v] = old[v] + x[v];
+    *(several<T, V> *)p = s;
+}
+
+__device__ static inline int lane() { return (int)threadIdx.x % WARP; }
+
 /* f(y, x, ...) with y and x as pointers to what `sides` says. */
 #define OF_SIDES(sides, f, y, x, ...)                                                              \
     do {                                                                                           \
@@ -262,6 +282,11 @@ template <class F> __device__ static void add_parts(const mr_parts &a, int p, F 
     }
 }
 
+/* What the factors of a matrix row follow from, but for the column. */
+struct mask_row {
+    uint32_t rid, first, step;
+};
+
 /* mr_drop with everything that is constant over a call resolved; passed to kernels by value. */
 struct mask {
     bool is_on;
@@ -284,22 +309,33 @@ struct mask {
         return bits >= threshold ? scale : 0.0f;
     }
 
-    /* Factors of elements j .. j + 3, j a multiple of 4: a quarter of the random draws. */
-    __device__ void factor4(float f[4], int64_t i, int64_t w, int64_t j) const
+    /* Matrix row i of width w, for factors(). */
+    __device__ mask_row row(int64_t i, int64_t w) const
     {
-        uint32_t bits[4] = {0, 0, 0, 0};
-        if (is_on) {
-            int64_t lead = per_row == 1 ? i : i / per_row;
-            int64_t position = pos[lead] * per_row + (i - lead * per_row);
-            mr_drop_bits4_at(bits, seed, purpose, state->step, rid[lead],
-                             mr_drop_first_block(position, w), j);
+        mask_row r = {0, 0, 0};
+        if (!is_on) return r;
+        int64_t lead = per_row == 1 ? i : (uint32_t)i / (uint32_t)per_row;
+        r.rid = rid[lead];
+        r.first = mr_drop_first_block(pos[lead] * per_row + (i - lead * per_row), w);
+        r.step = state->step;
+        return r;
+    }
+
+    /* Factors of elements j .. j + V - 1 of a row, j a multiple of V, which is 8, 4 or 1: one
+     * Philox block has the bits of eight. */
+    template <int V> __device__ void factors(float f[V], const mask_row &r, int64_t j) const
+    {
+        mr_u32x4 b = {{0, 0, 0, 0}};
+        if (is_on) b = mr_philox(seed, purpose, r.step, r.rid, r.first + (uint32_t)(j / 8));
+        UNROLL
+        for (int k = 0; k < V; k++) {
+            int e = V == 8 ? k : (int)(j % 8) + k;
+            uint32_t word = e < 4 ? (e < 2 ? b.v[0] : b.v[1]) : (e < 6 ? b.v[2] : b.v[3]);
+            uint32_t bits = e & 1 ? word >> 16 : word & 0xffffu;
+            f[k] = !is_on ? 1.0f : bits >= threshold ? scale : 0.0f;
         }
-        for (int k = 0; k < 4; k++) f[k] = !is_on ? 1.0f : bits[k] >= threshold ? scale : 0.0f;
     }
 };
-
-/* Threads for a block that walks w columns four at a time. */
-static inline unsigned threads_for4(int64_t w) { return threads_for((w + 3) / 4); }
 
 static inline mask mask_of(const mr_drop *d, const mr_exec *ex)
 {

@@ -33,14 +33,6 @@ static t_draw t_draw_of(const mr_noise *nz, const mr_exec *ex)
     return d;
 }
 
-__device__ static inline void normals4(float eps[4], uint64_t seed, uint32_t purpose, uint32_t step,
-                                       uint32_t rid, int64_t block)
-{
-    double e[4];
-    mr_draw_normal4(e, seed, purpose, step, rid, (uint32_t)block);
-    for (int i = 0; i < 4; i++) eps[i] = (float)e[i];
-}
-
 /* The columns of a sample: rows of ld, of which cols count. */
 struct span {
     int64_t ld, cols;
@@ -51,10 +43,10 @@ struct span {
                             uint32_t rid, int64_t q) const
     {
         int64_t e = ld == cols ? 4 * q : element(4 * q), from = e % 4;
-        normals4(eps, seed, purpose, step, rid, e / 4);
+        mr_draw_normal4f(eps, seed, purpose, step, rid, (uint32_t)(e / 4));
         if (from == 0) return;
         float next[4];
-        normals4(next, seed, purpose, step, rid, e / 4 + 1);
+        mr_draw_normal4f(next, seed, purpose, step, rid, (uint32_t)(e / 4 + 1));
         for (int k = 0; k < from; k++) { /* one further, from times */
             for (int i = 0; i < 3; i++) eps[i] = eps[i + 1];
             eps[3] = next[0];

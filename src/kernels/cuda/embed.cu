@@ -85,41 +85,89 @@ void position_fwd(void *yv, const void *xv, const void *tablev, const int32_t *p
     });
 }
 
-/* Position blockIdx.y, 32 columns; thread row y adds up rows y, y + 32, .., and the 32 sums are
- * added in order. Every token is met once. */
-__global__ static void position_bwd_kernel(act_t *dx, float *dtable, const act_t *dy,
-                                           const int32_t *start, const int32_t *len, int64_t n,
-                                           int64_t B, int64_t w, int acc_x, int acc_table)
+/* Arguments of position_bwd. */
+struct positions {
+    act_t *dx;
+    float *dtable;
+    const act_t *dy;
+    const int32_t *start, *len;
+    int64_t n, B, L, w;
+    int acc_x, acc_table;
+};
+
+enum { AHEAD = 8, ROW_BLOCKS = 256, LEAST_BLOCKS = 64 }; /* positions that are read at once */
+
+/* Some rows of the batch a block, a thread its columns. parts: [blocks][L w]. */
+__global__ static void position_rows_kernel(positions a, mr_parts parts, int64_t rows)
+{
+    int64_t p = blockIdx.x, w = a.w, first = p * rows;
+    int64_t end = first + rows < a.B ? first + rows : a.B;
+    for (int64_t l0 = 0; l0 < a.L; l0 += AHEAD)
+        for (int64_t j = threadIdx.x; j < w; j += blockDim.x) {
+            float s[AHEAD] = {};
+            for (int64_t b = first; b < end; b++) {
+                int64_t most = a.len[b] - l0, e = (a.start[b] + l0) * w + j;
+                float d[AHEAD];
+                UNROLL
+                for (int k = 0; k < AHEAD; k++) d[k] = k < most ? (float)a.dy[e + k * w] : 0.0f;
+                UNROLL
+                for (int k = 0; k < AHEAD; k++) {
+                    s[k] += d[k];
+                    if (a.dx && k < most) put(&a.dx[e + k * w], d[k], a.acc_x);
+                }
+            }
+            UNROLL
+            for (int k = 0; k < AHEAD; k++)
+                if (l0 + k < a.L) parts.part[p * parts.ld + (l0 + k) * w + j] = s[k];
+        }
+    for (int64_t i = a.start[a.B] + p; a.dx && i < a.n; i += gridDim.x) /* rows of no token */
+        for (int64_t j = threadIdx.x; j < w; j += blockDim.x)
+            put(&a.dx[i * w + j], a.dy[i * w + j], a.acc_x);
+    add_parts(parts, (int)p, [&](int64_t e, float s) { put(&a.dtable[e], s, a.acc_table); });
+}
+
+/* Where many long rows leave no room for such sums. Position blockIdx.y, 32 columns; thread row y
+ * adds up rows y, y + 32, .., and the 32 sums are added in order. Every token is met once. */
+__global__ static void position_bwd_kernel(positions a)
 {
     SHARED(float, part, [WARP][WARP]);
-    int64_t l = blockIdx.y, j = (int64_t)blockIdx.x * WARP + threadIdx.x;
+    int64_t l = blockIdx.y, w = a.w, j = (int64_t)blockIdx.x * WARP + threadIdx.x;
     float s = 0;
-    for (int64_t b = threadIdx.y; j < w && b < B; b += WARP) {
-        if (len[b] <= l) continue;
-        int64_t e = (start[b] + l) * w + j;
-        float g = dy[e];
+    for (int64_t b = threadIdx.y; j < w && b < a.B; b += WARP) {
+        if (a.len[b] <= l) continue;
+        int64_t e = (a.start[b] + l) * w + j;
+        float g = a.dy[e];
         s += g;
-        if (dx) put(&dx[e], g, acc_x);
+        if (a.dx) put(&a.dx[e], g, a.acc_x);
     }
     /* rows of no token */
-    int64_t behind = start[B] + l * WARP + threadIdx.y;
-    for (int64_t i = behind; dx && j < w && i < n; i += (int64_t)gridDim.y * WARP)
-        put(&dx[i * w + j], dy[i * w + j], acc_x);
+    int64_t behind = a.start[a.B] + l * WARP + threadIdx.y;
+    for (int64_t i = behind; a.dx && j < w && i < a.n; i += (int64_t)gridDim.y * WARP)
+        put(&a.dx[i * w + j], a.dy[i * w + j], a.acc_x);
     part[threadIdx.y][threadIdx.x] = s;
     __syncthreads();
     if (threadIdx.y || j >= w) return;
     for (int i = 1; i < WARP; i++) s += part[i][threadIdx.x];
-    put(&dtable[l * w + j], s, acc_table);
+    put(&a.dtable[l * w + j], s, a.acc_table);
 }
 
 void position_bwd(void *dx, void *dtable, const void *dy, const int32_t *start, const int32_t *len,
                   int64_t n, int64_t B, int64_t L, int64_t w, int acc_x, int acc_table,
                   const mr_exec *ex)
 {
-    if (L > 0 && w > 0)
+    mr_cuda_queue *q = queue_of(ex);
+    positions a = {(act_t *)dx, (float *)dtable, (const act_t *)dy, start, len, n, B, L,
+                   w,           acc_x,           acc_table};
+    if (L <= 0 || w <= 0) return;
+    int64_t room = MR_CUDA_SUMS / (L * w), most = room < ROW_BLOCKS ? room : ROW_BLOCKS;
+    if (room < LEAST_BLOCKS) {
         LAUNCH(position_bwd_kernel, dim3((unsigned)pieces(w, WARP), (unsigned)L), dim3(WARP, WARP),
-               0, ex, (act_t *)dx, (float *)dtable, (const act_t *)dy, start, len, n, B, w, acc_x,
-               acc_table);
+               0, ex, a);
+        return;
+    }
+    int64_t rows = B > most ? pieces(B, most) : 1;
+    mr_parts parts = {q->sums, L * w, L * w, (int)(B > 0 ? pieces(B, rows) : 1), q->counters};
+    LAUNCH(position_rows_kernel, (unsigned)parts.count, threads_for(w), 0, ex, a, parts, rows);
 }
 
 void last_fwd(void *yv, const void *xv, const int32_t *start, const int32_t *len, int64_t B,
@@ -165,19 +213,30 @@ void feature_gather(void *outv, const void *data, mr_dtype dtype, const int32_t 
     });
 }
 
+enum { WEIGHTS = 256 }; /* of a row, that are made once a block */
+
 __global__ static void context_kernel(act_t *out, const void *data, mr_dtype dtype,
                                       const int32_t *id, const int32_t *start, const int32_t *len,
                                       int64_t cols, int64_t w, int64_t n_items, double gamma)
 {
+    SHARED(float, weight, [WEIGHTS]);
+    SHARED(double, total, [1]);
     int64_t b = blockIdx.x, n = len[b];
-    double total = 0;
-    for (int64_t k = 0; k < n; k++) total += exp(-gamma * (double)k);
+    if (threadIdx.x == 0) {
+        total[0] = 0;
+        for (int64_t k = 0; k < n; k++) total[0] += exp(-gamma * (double)k);
+    }
+    __syncthreads();
+    for (int64_t k = threadIdx.x; k < n && k < WEIGHTS; k += blockDim.x)
+        weight[k] = (float)(exp(-gamma * (double)(n - 1 - k)) / total[0]);
+    __syncthreads();
     for (int64_t j = threadIdx.x; j < w; j += blockDim.x) {
         float s = 0;
         for (int64_t k = 0; j < cols && k < n; k++) {
             int64_t item = id[start[b] + k];
             if (item < 1 || item > n_items) continue;
-            float a = (float)(exp(-gamma * (double)(n - 1 - k)) / total);
+            float a =
+                k < WEIGHTS ? weight[k] : (float)(exp(-gamma * (double)(n - 1 - k)) / total[0]);
             s += a * feature(data, dtype, (item - 1) * cols + j);
         }
         out[b * w + j] = s;
