@@ -3,39 +3,42 @@
 
 enum { B = 37, L = 6, D = 30, ITEMS = 23 };
 
-static void embed(twin_world *w)
+/* width: of rows that fall into pieces of 16 bytes, and of ones that do not */
+static void embed(twin_world *w, int64_t width)
 {
-    twin *table = twin_reals(w, ITEMS * D), *row = twin_ints(w, B * L, 7, 1, ITEMS);
-    twin *out = twin_acts(w, B * L * D), *len = twin_ints(w, B, 5, 1, L);
+    twin *table = twin_reals(w, ITEMS * width), *row = twin_ints(w, B * L, 7, 1, ITEMS);
+    twin *out = twin_acts(w, B * L * width), *len = twin_ints(w, B, 5, 1, L);
     for (int i = 0; i < B; i++) ((int32_t *)len->host)[i] += !((int32_t *)len->host)[i];
     w->dev->to_device(w->dev, len->dev, len->host, B * 4);
     twin *start = twin_starts(w, len), *pos = twin_ints(w, B * L, 1, 0, L);
-    twin *y = twin_acts(w, B * D), *dt = twin_reals(w, L * D), *x = twin_acts(w, B * L * D);
-    BOTH(gather_rows, A(out), A(table), A(row), B * L, D, MR_ACT_REAL, EX);
+    twin *y = twin_acts(w, B * width), *dt = twin_reals(w, L * width),
+         *x = twin_acts(w, B * L * width);
+    BOTH(gather_rows, A(out), A(table), A(row), B * L, width, MR_ACT_REAL, EX);
     twin_equal(w, "gather_rows", "out", out);
-    BOTH(gather_padded, A(out), A(table), A(row), A(start), A(len), B, L, D, 0, EX);
+    BOTH(gather_padded, A(out), A(table), A(row), A(start), A(len), B, L, width, 0, EX);
     twin_equal(w, "gather_padded", "out", out);
-    BOTH(position_fwd, A(out), A(out), A(table), A(pos), B * L, D, EX);
+    BOTH(position_fwd, A(out), A(out), A(table), A(pos), B * L, width, EX);
     twin_same(w, "position_fwd", "y", out, 1);
-    BOTH(position_bwd, A(x), A(dt), A(out), A(start), A(len), B * L, B, L, D, 0, 1, EX);
+    BOTH(position_bwd, A(x), A(dt), A(out), A(start), A(len), B * L, B, L, width, 0, 1, EX);
     twin_same(w, "position_bwd", "dx", x, 1);
     twin_same(w, "position_bwd", "dtable", dt, B);
-    BOTH(position_bwd, NULL, A(dt), A(out), A(start), A(len), B * L, B, L, D, 0, 0, EX);
+    BOTH(position_bwd, NULL, A(dt), A(out), A(start), A(len), B * L, B, L, width, 0, 0, EX);
     twin_same(w, "position_bwd", "dtable alone", dt, B);
-    BOTH(last_fwd, A(y), A(out), A(start), A(len), B, D, EX);
+    BOTH(last_fwd, A(y), A(out), A(start), A(len), B, width, EX);
     twin_same(w, "last_fwd", "y", y, 1);
     for (int acc = 0; acc < 2; acc++) {
-        BOTH(last_bwd, A(out), A(y), A(start), A(len), B, B * L, D, acc, EX);
+        BOTH(last_bwd, A(out), A(y), A(start), A(len), B, B * L, width, acc, EX);
         twin_same(w, "last_bwd", "dx", out, 1);
     }
-    BOTH(feature_gather, A(out), A(table), MR_F32, A(row), B * L, 1, D, D, ITEMS - 3, EX);
+    BOTH(feature_gather, A(out), A(table), MR_F32, A(row), B * L, 1, width, width, ITEMS - 3, EX);
     twin_equal(w, "feature_gather", "out", out);
-    BOTH(context, A(y), A(table), MR_F32, A(row), A(start), A(len), B, D, D, ITEMS - 3, 0.4, EX);
+    BOTH(context, A(y), A(table), MR_F32, A(row), A(start), A(len), B, width, width, ITEMS - 3, 0.4,
+         EX);
     twin_same(w, "context", "out", y, L);
     /* an inverse index with the rows' own starts, distinct rows, one of them skipped */
-    twin *big = twin_reals(w, B * D), *to = twin_ints(w, B, 1, 0, B);
+    twin *big = twin_reals(w, B * width), *to = twin_ints(w, B, 1, 0, B);
     for (int acc = 0; acc < 2; acc++) {
-        BOTH(add_rows, A(big), A(out), A(to), A(start), A(row), B, D, B, acc, 4, NULL, NULL, 0,
+        BOTH(add_rows, A(big), A(out), A(to), A(start), A(row), B, width, B, acc, 4, NULL, NULL, 0,
              MR_REAL_ACT, EX);
         twin_same(w, "add_rows", "out", big, L);
     }
@@ -196,7 +199,8 @@ static void experts(twin_world *w)
 
 void cases_c(twin_world *w)
 {
-    embed(w);
+    embed(w, D);
+    embed(w, 48);
     losses(w);
     frames(w);
     fusion(w);

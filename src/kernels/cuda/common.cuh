@@ -133,6 +133,13 @@ template <class V> static inline bool splits(const void *p, int64_t w)
 {
     return w % V::COUNT == 0 && (uintptr_t)p % sizeof(V) == 0;
 }
+/* The same of V elements; and elements that a thread takes at once where rows of acts can be cut.
+ */
+template <int V, class T> static inline bool splits_by(const T *p, int64_t w)
+{
+    return splits<several<T, V>>(p, w);
+}
+enum { PIECE = 16 / sizeof(act_t) };
 template <class V, class T> __device__ static inline V at_once(const T *p) { return *(const V *)p; }
 
 /* V neighbours as floats; p is a multiple of their size. */

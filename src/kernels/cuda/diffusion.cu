@@ -33,6 +33,24 @@ static t_draw t_draw_of(const mr_noise *nz, const mr_exec *ex)
     return d;
 }
 
+/* Elements j .. j + 3 of a row of w, at once where rows are multiples of four; 0 behind its end. */
+__device__ static inline void load4(float x[4], const act_t *row, int64_t j, int64_t w)
+{
+    if (w % 4 == 0) {
+        load<4>(x, row + j);
+        return;
+    }
+    for (int k = 0; k < 4; k++) x[k] = j + k < w ? (float)row[j + k] : 0.0f;
+}
+__device__ static inline void store4(act_t *row, const float x[4], int64_t j, int64_t w, int acc)
+{
+    if (w % 4 == 0) {
+        store<4>(row + j, x, acc);
+        return;
+    }
+    for (int k = 0; k < 4 && j + k < w; k++) put(&row[j + k], x[k], acc);
+}
+
 /* The columns of a sample: rows of ld, of which cols count. */
 struct span {
     int64_t ld, cols;
@@ -81,9 +99,10 @@ void noise_fwd(void *xtv, const void *x0v, const double *abar, const uint32_t *r
             a = (float)sqrt(ab);
             s = (float)sqrt(1.0 - ab);
         }
-        for (int64_t j = 4 * q; j < 4 * q + 4 && j < w; j++)
-            xt[i * w + j] =
-                !sp.counts(j) ? 0.0f : (pure ? 0.0f : a * x0[i * w + j]) + s * eps[j - 4 * q];
+        float x[4] = {};
+        if (!pure) load4(x, x0 + i * w, 4 * q, w);
+        for (int k = 0; k < 4; k++) x[k] = sp.counts(4 * q + k) ? a * x[k] + s * eps[k] : 0.0f;
+        store4(xt + i * w, x, 4 * q, w, 0);
     });
 }
 
@@ -93,9 +112,11 @@ void noise_bwd(void *dx0v, const void *dxtv, const double *abar, const uint32_t 
     act_t *dx0 = (act_t *)dx0v;
     const act_t *dxt = (const act_t *)dxtv;
     t_draw draw = t_draw_of(nz, ex);
-    cells(n, w, ex, [=] __device__(int64_t i, int64_t j) {
-        float a = (float)sqrt(abar[draw.of(rid[i])]);
-        put(&dx0[i * w + j], a * dxt[i * w + j], acc);
+    cells(n, pieces(w, 4), ex, [=] __device__(int64_t i, int64_t q) {
+        float a = (float)sqrt(abar[draw.of(rid[i])]), d[4];
+        load4(d, dxt + i * w, 4 * q, w);
+        for (int k = 0; k < 4; k++) d[k] *= a;
+        store4(dx0 + i * w, d, 4 * q, w, acc);
     });
 }
 
@@ -113,9 +134,12 @@ void posterior(void *outv, const void *xhatv, const void *xtv, const uint32_t *r
     cells(n, pieces(w, 4), ex, [=] __device__(int64_t i, int64_t q) {
         float eps[4] = {0, 0, 0, 0};
         if (noisy) sp.normals(eps, seed, purpose, state->step, rid[i], q);
-        for (int64_t j = 4 * q; j < 4 * q + 4 && j < w; j++)
-            out[i * w + j] =
-                !sp.counts(j) ? 0.0f : a * xhat[i * w + j] + b * xt[i * w + j] + s * eps[j - 4 * q];
+        float x[4], y[4];
+        load4(x, xhat + i * w, 4 * q, w);
+        load4(y, xt + i * w, 4 * q, w);
+        for (int k = 0; k < 4; k++)
+            x[k] = sp.counts(4 * q + k) ? a * x[k] + b * y[k] + s * eps[k] : 0.0f;
+        store4(out + i * w, x, 4 * q, w, 0);
     });
 }
 

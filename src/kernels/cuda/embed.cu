@@ -8,12 +8,26 @@
 namespace MR_ACT_SPACE
 {
 
+/* V: columns of a thread. */
+template <int V, class Y, class X>
+static void gather_by(Y *out, const X *table, const int32_t *row, int64_t n, int64_t w,
+                      const mr_exec *ex)
+{
+    cells(n, w / V, ex, [=] __device__(int64_t i, int64_t q) {
+        float v[V];
+        load<V>(v, table + row[i] * w + V * q);
+        store<V>(out + i * w + V * q, v, 0);
+    });
+}
+
 template <class Y, class X>
 static void gather(Y *out, const X *table, const int32_t *row, int64_t n, int64_t w,
                    const mr_exec *ex)
 {
-    cells(n, w, ex,
-          [=] __device__(int64_t i, int64_t j) { out[i * w + j] = table[row[i] * w + j]; });
+    if (splits_by<PIECE>(out, w) && splits_by<PIECE>(table, w))
+        gather_by<PIECE>(out, table, row, n, w, ex);
+    else
+        gather_by<1>(out, table, row, n, w, ex);
 }
 
 void gather_rows(void *out, const void *table, const int32_t *row, int64_t n, int64_t w,
@@ -47,16 +61,35 @@ struct row_lists {
     }
 };
 
+enum { ROWS_AHEAD = 4 }; /* read at once: an item of many tokens is a long sum in one block */
+
+template <int V, class Y, class X>
+static void scatter_by(Y *out, const X *x, row_lists l, int64_t n, int64_t w, const mr_exec *ex)
+{
+    cells(n, w / V, ex, [=] __device__(int64_t i, int64_t q) {
+        int64_t to = l.row ? l.row[i] : i, end = l.start[i + 1];
+        if (to == l.skip) return;
+        float s[V], v[ROWS_AHEAD][V] = {};
+        load<V>(s, out + to * w + V * q);
+        for (int64_t k = l.start[i]; k < end; k += ROWS_AHEAD) {
+            UNROLL
+            for (int r = 0; r < ROWS_AHEAD; r++)
+                if (k + r < end) load<V>(v[r], x + l.source(k + r) * w + V * q);
+            UNROLL
+            for (int r = 0; r < ROWS_AHEAD; r++)
+                for (int c = 0; c < V && k + r < end; c++) s[c] += v[r][c];
+        }
+        store<V>(out + to * w + V * q, s, 0);
+    });
+}
+
 template <class Y, class X>
 static void scatter(Y *out, const X *x, row_lists l, int64_t n, int64_t w, const mr_exec *ex)
 {
-    cells(n, w, ex, [=] __device__(int64_t i, int64_t j) {
-        int64_t to = l.row ? l.row[i] : i;
-        if (to == l.skip) return;
-        float s = out[to * w + j];
-        for (int64_t k = l.start[i]; k < l.start[i + 1]; k++) s += (float)x[l.source(k) * w + j];
-        out[to * w + j] = s;
-    });
+    if (splits_by<PIECE>(out, w) && splits_by<PIECE>(x, w))
+        scatter_by<PIECE>(out, x, l, n, w, ex);
+    else
+        scatter_by<1>(out, x, l, n, w, ex);
 }
 
 template <class Y, class X> static void clear(Y *out, const X *, int64_t n, const mr_exec *ex)
@@ -74,15 +107,29 @@ void add_rows(void *out, const void *x, const int32_t *row, const int32_t *start
     OF_SIDES(sides, scatter, out, x, l, n, w, ex);
 }
 
+template <int V>
+static void add_positions(act_t *y, const act_t *x, const float *table, const int32_t *pos,
+                          int64_t n, int64_t w, const mr_exec *ex)
+{
+    cells(n, w / V, ex, [=] __device__(int64_t i, int64_t q) {
+        float v[V], p[V];
+        load<V>(v, x + i * w + V * q);
+        load<V>(p, table + pos[i] * w + V * q);
+        for (int k = 0; k < V; k++) v[k] += p[k];
+        store<V>(y + i * w + V * q, v, 0);
+    });
+}
+
 void position_fwd(void *yv, const void *xv, const void *tablev, const int32_t *pos, int64_t n,
                   int64_t w, const mr_exec *ex)
 {
     act_t *y = (act_t *)yv;
     const act_t *x = (const act_t *)xv;
     const float *table = (const float *)tablev;
-    cells(n, w, ex, [=] __device__(int64_t i, int64_t j) {
-        y[i * w + j] = x[i * w + j] + table[pos[i] * w + j];
-    });
+    if (splits_by<PIECE>(y, w) && splits_by<PIECE>(x, w) && splits_by<PIECE>(table, w))
+        add_positions<PIECE>(y, x, table, pos, n, w, ex);
+    else
+        add_positions<1>(y, x, table, pos, n, w, ex);
 }
 
 /* Arguments of position_bwd. */
@@ -200,11 +247,40 @@ __device__ static inline float feature(const void *data, mr_dtype dtype, int64_t
     return dtype == MR_F16 ? __half2float(((const __half *)data)[at]) : ((const float *)data)[at];
 }
 
+__device__ static inline float value_of(__half x) { return __half2float(x); }
+__device__ static inline float value_of(float x) { return x; }
+
+/* Rows without a gap, V elements a thread; T: what the features are stored as. */
+template <int V, class T>
+static void gather_features(act_t *out, const T *data, const int32_t *id, int64_t n, int64_t w,
+                            int64_t n_items, const mr_exec *ex)
+{
+    cells(n, w / V, ex, [=] __device__(int64_t i, int64_t q) {
+        float v[V] = {};
+        if (id[i] >= 1 && id[i] <= n_items) {
+            several<T, V> s = at_once<several<T, V>>(data + (id[i] - (int64_t)1) * w + V * q);
+            for (int k = 0; k < V; k++) v[k] = value_of(s.v[k]);
+        }
+        store<V>(out + i * w + V * q, v, 0);
+    });
+}
+
 void feature_gather(void *outv, const void *data, mr_dtype dtype, const int32_t *id, int64_t n,
                     int64_t count, int64_t cols, int64_t w, int64_t n_items, const mr_exec *ex)
 {
     act_t *out = (act_t *)outv;
     int64_t all = count * w;
+    const __half *halves = (const __half *)data;
+    const float *floats = (const float *)data;
+    bool is_whole = cols == w && splits_by<PIECE>(out, all);
+    if (is_whole && dtype == MR_F16 && splits_by<PIECE>(halves, all)) {
+        gather_features<PIECE>(out, halves, id, n, all, n_items, ex);
+        return;
+    }
+    if (is_whole && dtype != MR_F16 && splits_by<PIECE>(floats, all)) {
+        gather_features<PIECE>(out, floats, id, n, all, n_items, ex);
+        return;
+    }
     cells(n, all, ex, [=] __device__(int64_t i, int64_t j) {
         int64_t k = cols == w ? 0 : j / w, c = j - k * w; /* all in one row where no gap is */
         bool known = id[i] >= 1 && id[i] <= n_items && (cols == w || c < cols);

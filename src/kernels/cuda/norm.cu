@@ -11,7 +11,6 @@ namespace MR_ACT_SPACE
 {
 
 enum { FWD_WARPS = 4, BWD_WARPS = 4, LONGEST = 32 * WARP };
-enum { V_MOST = 16 / sizeof(act_t) };
 
 /* Everything the passes share; passed by value. */
 struct norm_args {
@@ -143,7 +142,7 @@ void layer_norm_fwd(void *y, void *mean, void *rstd, const void *x, const void *
     a.beta = (const float *)beta;
     unsigned blocks = (unsigned)pieces(n, FWD_WARPS), threads = FWD_WARPS * WARP;
     bool in_pieces = is_wide(w, x, residual, y, NULL);
-    enum { V = V_MOST };
+    enum { V = PIECE };
 #define FWD(v, keeps)                                                                              \
     LAUNCH((norm_fwd_kernel<v, keeps>), blocks, threads, 0, ex, (act_t *)y, (float *)mean,         \
            (float *)rstd, a, (float)eps)
@@ -290,7 +289,7 @@ void layer_norm_bwd(void *dx, void *dres, void *dgamma, void *dbeta, const void 
     if (d.is_sum && blocks > most) blocks = most;
     if (d.is_sum && blocks > room) blocks = room;
     size_t bytes = d.is_sum && keeps ? 2 * (size_t)w * sizeof(float) : 0;
-    enum { V = V_MOST };
+    enum { V = PIECE };
 #define BWD(v, keeps)                                                                              \
     LAUNCH((norm_bwd_kernel<v, keeps>), (unsigned)blocks, (unsigned)(warps * WARP), bytes, ex, a, d)
     if (n == 0 && !d.is_sum) return;
@@ -326,7 +325,7 @@ void dropout(void *y, const void *x, int64_t n, int64_t w, int acc, const mr_dro
 {
     mask m = mask_of(drop, ex);
     if (is_wide(w, x, y, NULL, NULL))
-        drop_pieces<V_MOST>((act_t *)y, (const act_t *)x, n, w, acc, m, ex);
+        drop_pieces<PIECE>((act_t *)y, (const act_t *)x, n, w, acc, m, ex);
     else
         drop_pieces<1>((act_t *)y, (const act_t *)x, n, w, acc, m, ex);
 }
