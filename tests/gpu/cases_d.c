@@ -154,6 +154,59 @@ static void one_input_twice(twin_world *w)
     twin_release(w);
 }
 
+/* Rows that are read several elements at once. */
+static void whole_loads(twin_world *w)
+{
+    enum { N = 21, W = 24, E = 5, L = 3 };
+    twin *x = twin_acts(w, N * W), *y = twin_acts(w, N * W), *pre = twin_acts(w, N * W);
+    twin *bias = twin_reals(w, W), *one = twin_reals(w, 1), *p = twin_acts(w, N * E);
+    twin *rid = twin_ints(w, N, 3, 7, 1000), *pos = twin_ints(w, N, 1, 0, L);
+    twin *row = twin_ints(w, N, 1, 0, N / L), *two = twin_acts(w, 2 * N * W);
+    for (int acc = 0; acc < 2; acc++) {
+        BOTH(mse, A(one), A(x), A(y), A(x), A(pre), N, W, W, 0.3, acc, acc, EX);
+        twin_same(w, "mse, whole loads", "loss", one, N * W);
+        twin_same(w, "mse, whole loads", "dpred", x, 1);
+        twin_same(w, "mse, whole loads", "dtarget", y, 1);
+        BOTH(bias_act_fwd, A(x), A(pre), A(bias), N, W, acc ? MR_ACT_GELU : MR_ACT_NONE, EX);
+        twin_same(w, "bias_act_fwd, whole loads", "y", x, 1);
+        twin_same(w, "bias_act_fwd, whole loads", "pre", pre, 1);
+        BOTH(act_bwd, A(y), A(x), A(pre), N, W, acc ? MR_ACT_SILU : MR_ACT_NONE, EX);
+        twin_same(w, "act_bwd, whole loads", "dpre", y, 1);
+    }
+    mr_drop drop[2];
+    mr_rows_of rows[2];
+    for (int side_ = 0; side_ < 2; side_++) {
+        rows[side_] = (mr_rows_of){A(rid), A(pos)};
+        drop[side_] = (mr_drop){0.3, 5, rows[side_], 1};
+    }
+    for (int acc = 0; acc < 2; acc++) {
+        BOTH(dropout, A(y), A(x), N, W, acc, &drop[side_], EX);
+        twin_same(w, "dropout, whole loads", "y", y, 1);
+    }
+    BOTH(moe_drop, A(two), A(x), rows[side_], N, W, 2, 2, E, 0.3, 8, EX);
+    twin_same(w, "moe_drop, whole loads", "y", two, 1);
+    ((int32_t *)row->host)[4] = -1;
+    w->dev->to_device(w->dev, row->dev, row->host, N * 4);
+    BOTH(moe_weigh, A(two), A(x), A(p), A(row), A(pos), N, L, E, 3, 2, W, EX);
+    twin_same(w, "moe_weigh, whole loads", "z", two, 1);
+    twin_release(w);
+}
+
+/* Ranges of Adam that are multiples of a load; the copy in bf16 ends within one. */
+static void whole_ranges(twin_world *w)
+{
+    enum { N = 9000 };
+    const mr_ranges two = {2, {0, 4016}, {4000, N}};
+    twin *p = twin_reals(w, N), *m = twin_reals(w, N), *v = twin_positive(w, N);
+    twin *g = twin_reals(w, N), *p16 = twin_halves(w, N, 1);
+    BOTH(adam, A(p), A(m), A(v), A(g), &two, A(p16), 3998, 0.9, 0.99, 1e-8, 0.01, EX);
+    twin_near(w, "adam, whole loads", "p16", p16);
+    twin_same(w, "adam, whole loads", "p", p, 1);
+    twin_same(w, "adam, whole loads", "m", m, 1);
+    twin_same(w, "adam, whole loads", "v", v, 1);
+    twin_release(w);
+}
+
 /* A rank without rows adds nothing to gradients, or sets them to 0. */
 static void products_of_nothing(twin_world *w)
 {
@@ -228,6 +281,8 @@ void cases_d(twin_world *w)
     ranking(w);
     halves(w);
     one_input_twice(w);
+    whole_loads(w);
+    whole_ranges(w);
     products_of_nothing(w);
     nothing(w);
 }
