@@ -28,6 +28,14 @@ static void add(mr_count *to, const mr_count *c)
     }
 }
 
+/* Ranks that compute with the same counts send the same: the most rows of any, rounded up. */
+static void all_as_many(mr_step_rows *rows, int64_t cap)
+{
+    int64_t most = 0;
+    for (int r = 0; r < rows->ranks; r++) most = rows->rows[r] > most ? rows->rows[r] : most;
+    for (int r = 0; r < rows->ranks; r++) rows->rows[r] = mr_run_rounded(most, cap);
+}
+
 /* The closed form of step `step`, added for every rank. */
 static mr_status add_formula(const mr_trainer *t, const mr_step_shape *shape, int64_t batch,
                              int64_t step, totals *sum)
@@ -56,6 +64,7 @@ static mr_status add_formula(const mr_trainer *t, const mr_step_shape *shape, in
         mr_batch_free(&b);
         mr_sampler_free(&sampler);
     }
+    if (mr_trainer_agrees(t, t->train_run)) all_as_many(&rows, t->batch.rows_cap);
     for (int r = 0; st == MR_OK && r < shape->ranks; r++) {
         mr_count one[MR_FOR_COUNT];
         mr_volume_of_rank(one, shape, &rows, r);

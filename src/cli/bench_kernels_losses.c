@@ -36,7 +36,9 @@ static void softmax(mr_kb *b)
           INFINITY);
     BENCH(ce_rows, "cosine", SHAPE(M, V), 0, 2 * M * V, raw, stats, target, NULL, norm, M, V, 0,
           1.0, 1.0);
-    BENCH(ce_combine, "", SHAPE(M, d), 0, 2 * M * d, coef, ce, dx, stats, x, M, d, 1, 0, 1.0);
+    BENCH(ce_combine, "", SHAPE(M, d), 0, 2 * M * d, coef, ce, dx, stats, target, x, M, d, 1, 0,
+          1.0);
+    BENCH(leave_out, "", SHAPE(M, V), 0, M * V, raw, target, M, V, V, 1, 0.0);
     BENCH(ce_target, "", SHAPE(M, d), 0, 6 * M * d, dtable, dx, table, x, target, NULL, NULL, coef,
           M, V, d, 0, 1.0, 1.0);
     BENCH(pair_ids, "", SHAPE(z->B), 0, 2 * z->B, pair, skip, z->B, 0, z->B);

@@ -75,6 +75,7 @@ void mr_sampler_free(mr_sampler **s_p);
 int64_t mr_sampler_rows(const mr_sampler *s);     /* rows of the split, all ranks */
 int64_t mr_sampler_batches(const mr_sampler *s);  /* global batches an epoch; last may be partial */
 int64_t mr_sampler_rows_cap(const mr_sampler *s); /* most rows this rank ever has in a batch */
+int64_t mr_sampler_rows_most(const mr_sampler *s); /* most rows that any rank ever has */
 /* Fill b with this rank's part of global batch i of `epoch` (evaluation: epoch ignored, order
  * fixed). step is stored in b->step. Same global set of rows for every n_ranks. */
 void mr_sampler_get(mr_sampler *s, int64_t epoch, int64_t i, uint32_t step, mr_batch *b);

@@ -27,7 +27,7 @@ typedef struct own_row {
 struct mr_sampler {
     mr_sampler_spec spec;
     mr_augment augment;
-    int64_t n, batches, rows_cap;
+    int64_t n, batches, rows_cap, rows_most;
     place *order;     /* [n] the global order of an epoch */
     int32_t *rank_of; /* [S] owner of a shard */
     int32_t shard_lo, shard_hi;
@@ -113,14 +113,20 @@ static mr_status keep_own(mr_sampler *s, const mr_rows *rows, const int32_t *sha
     return MR_OK;
 }
 
-static void find_rows_cap(mr_sampler *s)
+static mr_status find_rows_cap(mr_sampler *s)
 {
-    int64_t in_batch = 0;
+    int64_t *in_batch = NULL; /* of every rank */
+    MR_TRY(MR_ALLOC(&in_batch, s->spec.n_ranks, "rows of ranks"));
     for (int64_t at = 0; at < s->n; at++) {
-        if (at % s->spec.batch == 0) in_batch = 0;
-        in_batch += s->rank_of[s->order[at].shard] == s->spec.rank;
-        if (in_batch > s->rows_cap) s->rows_cap = in_batch;
+        if (at % s->spec.batch == 0)
+            memset(in_batch, 0, (size_t)s->spec.n_ranks * sizeof *in_batch);
+        int rank = s->rank_of[s->order[at].shard];
+        int64_t n = ++in_batch[rank];
+        if (n > s->rows_most) s->rows_most = n;
+        if (rank == s->spec.rank && n > s->rows_cap) s->rows_cap = n;
     }
+    MR_FREE(in_batch);
+    return MR_OK;
 }
 
 static mr_status build(mr_sampler *s, const mr_rows *rows)
@@ -142,7 +148,7 @@ static mr_status build(mr_sampler *s, const mr_rows *rows)
     deal_users(rows, S, heap, shard_of, count);
     interleave(count, S, heap, s->order);
     MR_TRY_GOTO(keep_own(s, rows, shard_of, count), st, done);
-    find_rows_cap(s);
+    MR_TRY_GOTO(find_rows_cap(s), st, done);
 done:
     MR_FREE(shard_of);
     MR_FREE(count);
@@ -215,6 +221,7 @@ void mr_sampler_free(mr_sampler **s_p)
 int64_t mr_sampler_rows(const mr_sampler *s) { return s->n; }
 int64_t mr_sampler_batches(const mr_sampler *s) { return s->batches; }
 int64_t mr_sampler_rows_cap(const mr_sampler *s) { return s->rows_cap; }
+int64_t mr_sampler_rows_most(const mr_sampler *s) { return s->rows_most; }
 
 /* Fisher-Yates on rows [0, n) of one shard. Always from the canonical order, so that any epoch can
  * be entered at once after a restart. */

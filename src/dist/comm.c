@@ -128,6 +128,18 @@ void mr_account_bcast(mr_comm *c, int64_t n, mr_dtype t, int root)
 
 void mr_account_barrier(mr_comm *c) { account(c, MR_COLL_BARRIER, 0, 0, MR_U8); }
 
+void mr_account_again(mr_comm *c, mr_coll k, mr_purpose p, const mr_count *n)
+{
+    mr_count *f = &c->stats.made_for[p];
+    if (n->calls == 0) return;
+    c->stats.calls[k] += n->calls;
+    c->stats.bytes_in[k] += n->bytes_in;
+    c->stats.bytes_out[k] += n->bytes_out;
+    f->calls += n->calls;
+    f->bytes_in += n->bytes_in;
+    f->bytes_out += n->bytes_out;
+}
+
 const char *mr_coll_name(mr_coll k)
 {
     static const char *const names[MR_COLL_COUNT] = {"allreduce", "allgather", "reduce_scatter",

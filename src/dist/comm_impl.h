@@ -12,6 +12,8 @@ void mr_account_alltoallv(mr_comm *c, const int64_t *send_counts, const int64_t 
                           mr_dtype t);
 void mr_account_bcast(mr_comm *c, int64_t n, mr_dtype t, int root);
 void mr_account_barrier(mr_comm *c);
+/* What such calls counted before, n->calls of kind k (none: nothing), once more. */
+void mr_account_again(mr_comm *c, mr_coll k, mr_purpose p, const mr_count *n);
 
 /* Ranks that a launcher promises in the environment, with the name of the variable that says so; 1
  * if nothing does. */

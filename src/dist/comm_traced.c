@@ -1,11 +1,14 @@
 /* A communicator that notes every call in the ring (ring.h) and passes it on.
  * What it is not: a kind of its own; it calls itself what the inner one is.
  * Invariants: collectives have the same numbers on all ranks, so each call of the table is one
- * entry, whatever the inner one makes of it; the list of live ones is what the watchdog aborts. */
+ * entry, whatever the inner one makes of it; the list of live ones is what the watchdog aborts.
+ * A log holds the same entries, and what the inner one counted for each. */
 #include <pthread.h>
+#include <string.h>
 
 #include "base/mem.h"
 #include "dist/comm_impl.h"
+#include "dist/comm_log.h"
 #include "dist/ring.h"
 #include "dist/watchdog.h"
 
@@ -22,11 +25,61 @@ static traced *alive;
 
 #define INNER(c) mr_comm_pass((c), ((traced *)(c)->impl)->inner)
 
+/* A call, and what it counts. */
+typedef struct logged {
+    mr_comm *c;
+    mr_ring_kind kind;
+    mr_dtype type;
+    int64_t count;
+    mr_purpose purpose;
+    mr_count counted;
+    char label[MR_RING_TEXT];
+} logged;
+
+struct mr_comm_log {
+    logged *call; /* [cap] */
+    int64_t n, cap;
+};
+
+static mr_comm_log *writing; /* NULL: no log is written */
+static logged current;
+
+static mr_status add_to_log(mr_comm_log *l, const logged *call)
+{
+    if (l->n == l->cap) {
+        logged *more = NULL;
+        MR_TRY(MR_ALLOC(&more, 2 * l->cap + 16, "log of collectives"));
+        if (l->n) memcpy(more, l->call, (size_t)l->n * sizeof *more);
+        MR_FREE(l->call);
+        l->call = more;
+        l->cap = 2 * l->cap + 16;
+    }
+    l->call[l->n++] = *call;
+    return MR_OK;
+}
+
 /* An error of the inner one is held until it is known what it means. */
 static void before(mr_comm *c, mr_ring_kind kind, mr_dtype t, int64_t count)
 {
     mr_ring_enter(kind, c->size, t, count);
     mr_errors_to_thread(true);
+    current = (logged){.c = c,
+                       .kind = kind,
+                       .type = t,
+                       .count = count,
+                       .purpose = c->purpose,
+                       .counted = c->stats.made_for[c->purpose]};
+    memcpy(current.label, mr_ring_mine()->label, sizeof current.label);
+}
+
+/* The call that was made last goes into the log. */
+static mr_status write_log(const mr_comm *c)
+{
+    const mr_count *now = &c->stats.made_for[current.purpose];
+    mr_count *n = &current.counted;
+    *n = (mr_count){now->calls - n->calls, now->bytes_in - n->bytes_in,
+                    now->bytes_out - n->bytes_out};
+    return add_to_log(writing, &current);
 }
 
 static mr_status after(mr_comm *c, mr_status st)
@@ -34,6 +87,7 @@ static mr_status after(mr_comm *c, mr_status st)
     mr_errors_to_thread(false);
     mr_ring_leave();
     mr_comm_passed(c, ((traced *)c->impl)->inner);
+    if (writing && st == MR_OK) st = write_log(c);
     int phase = mr_ring_mine()->phase; /* these have no other sign of life */
     if (phase == MR_AT_READ || phase == MR_AT_START || phase == MR_AT_WORK) mr_watch_beat(0);
     if (st == MR_ERR_COMM) st = mr_watch_explain(st);
@@ -178,6 +232,37 @@ static mr_status wrap(mr_comm *inner, bool owns_inner, mr_comm **out_p)
     pthread_mutex_unlock(&lock);
     *out_p = c;
     return MR_OK;
+}
+
+mr_status mr_comm_log_begin(mr_comm_log **out_p)
+{
+    MR_TRY(MR_ALLOC(out_p, 1, "log of collectives"));
+    writing = *out_p;
+    return MR_OK;
+}
+
+void mr_comm_log_end(void) { writing = NULL; }
+
+void mr_comm_log_again(const mr_comm_log *log)
+{
+    for (int64_t i = 0; log && i < log->n; i++) {
+        const logged *l = &log->call[i];
+        mr_comm *inner = ((traced *)l->c->impl)->inner;
+        mr_ring_at(l->label);
+        mr_ring_enter(l->kind, l->c->size, l->type, l->count);
+        mr_ring_leave();
+        mr_account_again(inner, l->kind == MR_RING_START ? MR_COLL_ALLREDUCE : (mr_coll)l->kind,
+                         l->purpose, &l->counted);
+        l->c->stats = inner->stats;
+    }
+}
+
+void mr_comm_log_free(mr_comm_log **log_p)
+{
+    if (!*log_p) return;
+    if (writing == *log_p) writing = NULL;
+    MR_FREE((*log_p)->call);
+    MR_FREE(*log_p);
 }
 
 mr_status mr_comm_traced(mr_comm *inner, mr_comm **out_p) { return wrap(inner, true, out_p); }

@@ -105,11 +105,11 @@ static mr_status scatter(mr_run *r, const mr_node *n, bool is_padded)
     }
     /* PAD is in every list and the smallest id: its slot is 0 and stays zero. */
     const int32_t *slot = x->is_fixed ? t.lists->slot : NULL;
-    mr_k(r)->add_rows(t.unique, dy, slot, t.lists->csr_start, t.lists->csr_pos, x->n_unique, t.w,
-                      x->n_slots, 0, 0, tok_row, tok_pos, L, MR_REAL_ACT, &r->ex);
+    mr_k(r)->add_rows(t.unique, dy, slot, t.lists->csr_start, t.lists->csr_pos, t.lists->n_unique,
+                      t.w, x->n_slots, 0, 0, tok_row, tok_pos, L, MR_REAL_ACT, &r->ex);
     MR_TRY(move_rows(r, &t, true));
     mr_k(r)->add_rows(dtable, t.give, t.lists->own_row, t.lists->own_start, t.lists->own_pos,
-                      x->n_own, t.w, rows, acc, -1, NULL, NULL, 0, MR_REAL_REAL, &r->ex);
+                      t.lists->n_own, t.w, rows, acc, -1, NULL, NULL, 0, MR_REAL_REAL, &r->ex);
     return MR_OK;
 }
 

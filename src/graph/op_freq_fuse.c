@@ -17,7 +17,7 @@ typedef struct fuse {
 
 static fuse fuse_of(mr_run *r, const mr_node *n)
 {
-    fuse f = {.B = r->host->rows, .L = r->g->dims.L, .d = mr_node_width(r->g, n->in[0])};
+    fuse f = {.B = r->count[MR_SPACE_ROWS], .L = r->g->dims.L, .d = mr_node_width(r->g, n->in[0])};
     f.a = mr_val(r, n->in[0]);
     f.u = mr_val(r, n->in[1]);
     f.wp = mr_pval(r, n, P_GP_W);

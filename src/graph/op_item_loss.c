@@ -45,7 +45,7 @@ static mr_status set_up(item *it, mr_run *r, const mr_node *n)
 {
     const mr_param *p = &r->params->p[n->param[0]];
     it->d = p->dim[1];
-    it->B = r->host->rows;
+    it->B = r->count[MR_SPACE_ROWS];
     it->lo = p->row_lo;
     it->shard_rows = p->row_hi - p->row_lo;
     int64_t hi = p->row_hi < r->g->dims.n_items + 1 ? p->row_hi : r->g->dims.n_items + 1;

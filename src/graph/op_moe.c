@@ -74,7 +74,7 @@ static moe moe_of(mr_run *r, const mr_node *n)
 {
     const mr_param *w = &r->params->p[n->param[P_W]];
     moe m = {.E = (int)w->dim[0],
-             .B = r->host->rows,
+             .B = r->count[MR_SPACE_ROWS],
              .L = r->g->dims.L,
              .d = w->dim[1],
              .dh = w->dim[2],
@@ -93,11 +93,18 @@ static moe moe_of(mr_run *r, const mr_node *n)
     return m;
 }
 
+/* First token of row b, which may be one behind those of the batch: these have one token each. */
+static int64_t first_token(const mr_run *r, int64_t b)
+{
+    int64_t rows = r->host->rows, behind = b > rows ? b - rows : 0;
+    return r->host->seq[0].start[b - behind] + behind;
+}
+
 static part part_at(const moe *m, mr_run *r, const mr_node *n, int64_t b0)
 {
-    const int32_t *start = r->host->seq[0].start;
-    part q = {.b0 = b0, .nb = m->B - b0 < m->chunk ? m->B - b0 : m->chunk, .n0 = start[b0]};
-    int64_t end = r->g->dims.whole_products ? r->count[MR_SPACE_TOK0] : start[b0 + q.nb];
+    part q = {.b0 = b0, .nb = m->B - b0 < m->chunk ? m->B - b0 : m->chunk};
+    q.n0 = first_token(r, b0);
+    int64_t end = r->g->dims.whole_products ? r->count[MR_SPACE_TOK0] : first_token(r, b0 + q.nb);
     q.n = end - q.n0;
     q.x = (const char *)mr_val(r, n->in[IN_TEXT]) + q.n0 * m->dh * m->act;
     q.start = r->in.seq[0].start + b0;

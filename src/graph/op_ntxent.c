@@ -3,6 +3,8 @@
  * its other view and it is left out of its own softmax; the loss is the mean over the N anchors. A
  * rank takes its own anchors as rows and the gathered z as the table: the row side of the gradient
  * is its own, the table side is a partial sum for all rows and comes back by a reduce-scatter.
+ * Where all ranks compute with as many rows (run.h), those of no batch are neither anchors nor
+ * anybody's other view.
  * Invariant: two all-gathers and two reduce-scatters on every rank, also on one without rows. */
 #include "graph/op_softmax.h"
 #include "graph/ops.h"
@@ -40,7 +42,7 @@ static void carve(mr_carve *c, views *v, int64_t rows_cap, int64_t rows_all, con
 static mr_status set_up(views *v, mr_run *r, const mr_node *n)
 {
     v->d = mr_node_inner(r->g, n->in[0]);
-    v->B = r->host->rows;
+    v->B = r->count[MR_SPACE_ROWS];
     MR_TRY(mr_rank_rows_get(r, r->world, 0, &v->rows));
     v->G = v->rows.total;
     mr_rank_rows_scaled(&v->rows, v->d, v->counts);
@@ -74,7 +76,7 @@ static mr_status gather(views *v, mr_run *r, const mr_node *n)
 /* The gradients are given; the loss is counted where they were made. */
 static mr_status pass_given(mr_run *r, const mr_node *n)
 {
-    int64_t elements = r->host->rows * mr_node_inner(r->g, n->in[0]);
+    int64_t elements = r->count[MR_SPACE_ROWS] * mr_node_inner(r->g, n->in[0]);
     mr_k(r)->zero(mr_val(r, mr_node_id(r, n)), 1, &r->ex);
     for (int i = 0; i < 2; i++)
         if (mr_wants(r, n, i))
@@ -94,6 +96,9 @@ static mr_status pass(mr_run *r, const mr_node *n, bool with_grad)
                     .table = v.z,
                     .target = v.target,
                     .skip = v.skip,
+                    .rank_rows = r->most ? r->in.rank_rows : NULL,
+                    .rows_of_rank = v.B,
+                    .n_ranks = v.rows.size,
                     .n = 2 * v.B,
                     .v = 2 * v.G,
                     .w = v.d,

@@ -20,7 +20,7 @@ mr_status mr_rank_rows_get(const mr_run *r, const mr_comm *comm, int rank0, mr_r
 {
     out->size = comm ? comm->size : 1;
     out->first = 0;
-    out->total = out->counts[0] = r->host->rows;
+    out->total = out->counts[0] = r->count[MR_SPACE_ROWS];
     if (out->size == 1) return MR_OK;
     MR_CHECK(out->size <= MR_MAX_RANKS && rank0 + out->size <= r->host->n_ranks, MR_ERR_INTERNAL,
              "ranks %d to %d share a softmax, but the batch is dealt to %d ranks (at most %d)",
@@ -28,7 +28,7 @@ mr_status mr_rank_rows_get(const mr_run *r, const mr_comm *comm, int rank0, mr_r
     out->total = 0;
     for (int i = 0; i < out->size; i++) {
         if (i == comm->rank) out->first = out->total;
-        out->counts[i] = r->host->rank_rows[rank0 + i];
+        out->counts[i] = r->most ? r->count[MR_SPACE_ROWS] : r->host->rank_rows[rank0 + i];
         out->total += out->counts[i];
     }
     return MR_OK;
@@ -183,6 +183,17 @@ double mr_softmax_known_max(const mr_softmax *s)
     return s->is_cosine && s->scale <= MR_SOFTMAX_KNOWN_MAX ? s->scale : INFINITY;
 }
 
+/* Far below every logit, yet finite: exponentials vanish in the sum. */
+#define FAR_BELOW (-1e30)
+
+/* x into the logits of ids that are rows of no batch. */
+static void leave_out(mr_run *r, const mr_softmax *s, const pieces *p, int64_t m, double x)
+{
+    if (s->rank_rows)
+        mr_k(r)->leave_out(p->logits, s->rank_rows, m, s->v, s->rows_of_rank, s->n_ranks, x,
+                           &r->ex);
+}
+
 static mr_status chunk_pass(mr_run *r, const mr_softmax *s, const pieces *p, int64_t at, int64_t m)
 {
     const char *x = (const char *)s->x + at * s->w * (int64_t)r->g->real_bytes;
@@ -190,12 +201,14 @@ static mr_status chunk_pass(mr_run *r, const mr_softmax *s, const pieces *p, int
     int size = is_shared ? s->comm->size : 1, rank = is_shared ? s->comm->rank : 0;
     double *all = p->stats, *mine = is_shared ? p->stats + 3 * m * size : all;
     raw_logits(r, s, p, x, m, at == 0);
+    leave_out(r, s, p, m, FAR_BELOW);
     mr_k(r)->ce_rows(p->logits, mine, s->target + at, s->skip ? s->skip + at : NULL,
                      s->is_cosine ? s->inv : NULL, m, s->v, s->lo, s->scale,
                      mr_softmax_known_max(s), &r->ex);
+    leave_out(r, s, p, m, 0);
     if (is_shared) MR_TRY(mr_softmax_gather(s, mine, all, m));
-    mr_k(r)->ce_combine(p->coef, s->ce + at, s->dtable ? p->xs : NULL, all, x, m, s->w, size, rank,
-                        s->weight, &r->ex);
+    mr_k(r)->ce_combine(p->coef, s->ce + at, s->dtable ? p->xs : NULL, all, s->target + at, x, m,
+                        s->w, size, rank, s->weight, &r->ex);
     if (s->dtable) gradients(r, s, p, at, m);
     return MR_OK;
 }

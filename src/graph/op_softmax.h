@@ -29,8 +29,13 @@ typedef struct mr_softmax {
     const void *table; /* [v,w] this rank's rows, ids lo .. lo+v-1 */
     bool is_cosine;    /* scores x . table_i / |table_i|: x is normalised by the caller */
     void *inv, *dot;   /* [v] work memory when is_cosine: inverse norms; table . dtable before */
-    const int32_t *target; /* [n] ids */
+    const int32_t *target; /* [n] ids; below 0: a row of no batch, which counts for nothing */
     const int32_t *skip;   /* [n] ids left out, or NULL */
+    /* Ids are rows of ranks, rows_of_rank each, of which rank_rows [n_ranks] (device memory) are
+     * those of a batch and the others left out; NULL: all are. */
+    const int32_t *rank_rows;
+    int64_t rows_of_rank;
+    int n_ranks;
     int64_t n, v, w, lo;
     double scale, weight;
     mr_comm *comm; /* ranks that share the table; NULL = this one alone */
@@ -66,8 +71,9 @@ typedef struct mr_carve {
 } mr_carve;
 void *mr_carve_take(mr_carve *c, int64_t bytes);
 
-/* Rows of every rank of a communicator in this batch: counts[size], rows before this rank's, and
- * their total. comm NULL = this rank alone; rank0: world rank of its rank 0. */
+/* Rows of every rank of a communicator that are computed with, and therefore sent: counts[size],
+ * rows before this rank's, and their total. comm NULL = this rank alone; rank0: world rank of its
+ * rank 0. */
 typedef struct mr_rank_rows {
     int size;
     int64_t counts[MR_MAX_RANKS], first, total;

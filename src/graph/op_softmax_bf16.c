@@ -71,7 +71,8 @@ static mr_status chunk_pass(mr_run *r, const mr_softmax *s, const pieces *p, int
     mr_k(r)->ce_rows_bf16(p->logits, mine, s->target + at, s->is_cosine ? s->inv : NULL, m, s->v,
                           s->lo, s->scale, mr_softmax_known_max(s), ex);
     if (is_shared) MR_TRY(mr_softmax_gather(s, mine, all, m));
-    mr_k(r)->ce_combine(p->coef, s->ce + at, NULL, all, NULL, m, s->w, size, rank, s->weight, ex);
+    mr_k(r)->ce_combine(p->coef, s->ce + at, NULL, all, s->target + at, NULL, m, s->w, size, rank,
+                        s->weight, ex);
     if (s->dtable) gradients(r, s, p, at, m);
     return MR_OK;
 }
@@ -81,7 +82,7 @@ mr_status mr_softmax_bf16_pass(mr_run *r, const mr_softmax *s)
     mr_carve c = {s->work, 0};
     size_t real = r->g->real_bytes;
     int64_t rows = mr_softmax_chunk(s->v_max, real, s->way);
-    MR_CHECK(!s->skip, MR_ERR_INTERNAL, "a softmax in bf16 leaves no ids out");
+    MR_CHECK(!s->skip && !s->rank_rows, MR_ERR_INTERNAL, "a softmax in bf16 leaves no ids out");
     pieces p = carve(&c, rows < s->n ? rows : s->n, s->v_max, s->w, s->comm ? s->comm->size : 1,
                      (int64_t)real);
     if (s->dtable && s->n == 0 && !s->acc_table) mr_k(r)->zero(s->dtable, s->v * s->w, &r->ex);

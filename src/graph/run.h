@@ -25,7 +25,7 @@ typedef struct mr_feature_ids {
     const int32_t *last;     /* [rows] of the last history item */
     const int32_t *distinct; /* [n_last] of the distinct ones among them */
     const int32_t *tok;      /* [tokens of sequence set 0]; NULL: not for this feature */
-    int64_t n;               /* rows there are */
+    int64_t n;               /* rows there are, or room for them: no id is above */
 } mr_feature_ids;
 
 /* The lists of a planned row exchange (mr_exchange) in device memory. */
@@ -33,8 +33,19 @@ typedef struct mr_exchange_lists {
     const int32_t *unique_id, *inv, *csr_start, *csr_pos;
     const int32_t *give_row, *own_row, *own_start, *own_pos; /* not for one rank alone */
     const int32_t *slot;                                     /* when the exchange is_fixed */
-    int64_t n_unique; /* entries of unique_id, rounded up: those behind are PAD, used nowhere */
+    /* Entries of unique_id and of own_row, rounded up: those behind are PAD and none, with nothing
+     * to be added. */
+    int64_t n_unique, n_own;
 } mr_exchange_lists;
+
+/* What the shapes of a batch's work follow from: of one rank, or the largest of any rank. */
+typedef struct mr_counts {
+    int64_t rows, last;
+    int64_t tokens[MR_MAX_SEQ]; /* and one more for every row that the batch has room for */
+    int64_t unique[MR_MAX_SEQ], own[MR_MAX_SEQ]; /* n_unique and n_own of the row exchanges */
+    int64_t exact;  /* > 0: some row exchange of several ranks has no fixed size */
+    int64_t places; /* counts how often what a run reads and writes has moved */
+} mr_counts;
 
 struct mr_run {
     const mr_plan *plan;
@@ -56,9 +67,11 @@ struct mr_run {
      * change (run_batch.c tells what the rows behind hold). Else the same as rows. */
     int64_t count[MR_N_SPACES];
     bool rounds;
-    mr_comm *items;               /* ranks that share the item table; buffers in device memory */
-    mr_comm *world;               /* all ranks; the same */
-    int group0;                   /* world rank of items' rank 0: host->rank_rows[group0 + i] */
+    const mr_counts *most; /* several ranks that round: the largest counts of any rank for this
+                            * batch, with which all compute, rows too; NULL: this rank's own */
+    mr_comm *items;        /* ranks that share the item table; buffers in device memory */
+    mr_comm *world;        /* all ranks; the same */
+    int group0;            /* world rank of items' rank 0: host->rank_rows[group0 + i] */
     mr_exchange *xch[MR_MAX_SEQ]; /* row exchange of each sequence set, planned for this batch */
     mr_exchange_lists lists[MR_MAX_SEQ]; /* the same for kernels */
     /* Diffusion schedule, length steps + 1, index t = 0..T (host memory, constant). */
@@ -133,20 +146,22 @@ mr_status mr_run_create(mr_run **out_p, const mr_plan *plan, mr_device *dev, mr_
 mr_status mr_run_create_in(mr_run **out_p, const mr_plan *plan, mr_device *dev, mr_params *params,
                            uint64_t seed, const mr_run *lender);
 void mr_run_free(mr_run **r_p);
+/* Counts of batch b, with the row exchanges xch [n_seq] planned for it; places = 0. */
+void mr_run_counts(mr_counts *out, const mr_batch *b, mr_exchange *const *xch);
 /* Set the batch, with the row exchanges that are in r->xch by now (all copied to the device where
- * kernels do not read host memory), and the step state; host fields of `state`. */
+ * kernels do not read host memory) and r->most, and the step state; host fields of `state`. */
 mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *state);
 /* A count as it is rounded up where the run `rounds`: at least n, at most cap, 0 for 0. */
 int64_t mr_run_rounded(int64_t n, int64_t cap);
-/* What the arguments of all kernels of this run follow from, for the batch that was set: counts,
- * and where the batch lies. One rank alone: with several, what ranks tell each other is not in it.
- */
+/* What the arguments of all kernels and collectives of this run follow from, for the batch that was
+ * set: counts, and where the batch lies. With r->most it is the same on all ranks, most->places
+ * standing for where things lie; only for batches with most->exact = 0. */
 void mr_run_signature(const mr_run *r, mr_signature *out);
-/* Write batch b, with the row exchanges xch [n_seq] planned for it, to where set_batch sends it
- * from: before the device is done with the batch that is set, so that set_batch has less to do.
- * Does not wait; does nothing where it would have to, or where features come with the batch. Until
- * then b stays as it is; set_batch may be called for another. */
-void mr_run_stage(mr_run *r, const mr_batch *b, mr_exchange *const *xch);
+/* Write batch b, with the row exchanges xch [n_seq] planned for it and most (or NULL), to where
+ * set_batch sends it from: before the device is done with the batch that is set, so that set_batch
+ * has less to do. Does not wait; does nothing where it would have to, or where features come with
+ * the batch. Until then b stays as it is; set_batch may be called for another. */
+void mr_run_stage(mr_run *r, const mr_batch *b, mr_exchange *const *xch, const mr_counts *most);
 /* state_host once more, when the host has decided something after backward. Does not wait. */
 mr_status mr_run_send_state(mr_run *r);
 /* A plan with backward also uses the memory of params->grad: gradients of an earlier step are lost.

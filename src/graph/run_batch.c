@@ -10,7 +10,12 @@
  * by start and len of the rows; what makes tokens of rows leaves zeros behind them (N in its
  * kernels). So values there are finite, gradients are exactly 0, and sums over tokens (of weights,
  * biases, norms) add zeros. Lists of what is added up where (the exchange's, last_start) do not
- * have them; entries that rounding adds to such a list are empty. Rows are never rounded. */
+ * have them; entries that rounding adds to such a list are empty.
+ *
+ * One rank never rounds rows. Several ranks compute with the largest counts of any of them (most),
+ * rounded up, so that all start the same work: behind a rank's rows lie rows with one token of PAD
+ * each, the first of those behind its tokens. They have no target and are no rows of the step
+ * state, so losses leave them out and give them gradients of exactly 0. */
 #include "graph/run.h"
 
 #include <string.h>
@@ -18,19 +23,19 @@
 #include "base/mem.h"
 #include "graph/red_zone.h"
 
-/* src[bytes] goes to a place on the device with room for cap bytes, with `more` words behind it;
- * *out = its address. */
+/* src[bytes] goes to a place on the device with room for cap bytes, with `more` words behind it:
+ * word, word + step and so on; *out = its address. */
 typedef struct piece {
     const void *src;
     void **out;
     int64_t bytes, cap;
     int64_t more;
-    int32_t word;
+    int32_t word, step;
 } piece;
 
 typedef struct pieces {
     int n;
-    piece list[10 + 3 * MR_FEATURE_COUNT + MR_MAX_SEQ * 16];
+    piece list[11 + 3 * MR_FEATURE_COUNT + MR_MAX_SEQ * 16];
 } pieces;
 
 static void add(pieces *p, void *out, const void *src, int64_t bytes, int64_t cap)
@@ -83,7 +88,7 @@ static void write_pieces(char *at, const pieces *p)
         if (q->src && q->bytes > 0) /* views alone come without rows (train/contrast.c) */
             memcpy(at, q->src, (size_t)q->bytes);
         int32_t *behind = (int32_t *)(void *)(at + q->bytes);
-        for (int64_t k = 0; k < q->more; k++) behind[k] = q->word;
+        for (int64_t k = 0; k < q->more; k++) behind[k] = q->word + (int32_t)k * q->step;
     }
 }
 
@@ -123,13 +128,18 @@ static mr_status send(mr_run *r, const mr_batch *b, const pieces *p)
     return r->dev->send(r->dev, r->block, r->block_host[turn], (size_t)total);
 }
 
+/* more, behind: tokens and rows of no batch. Those that are of no row, or of such a row, say -1. */
 static void add_seq(pieces *p, mr_seq *d, const mr_seq *q, int64_t more, int64_t rows,
-                    int64_t rows_cap, int64_t L)
+                    int64_t behind, int64_t rows_cap, int64_t L)
 {
     int64_t tokens = q->tokens, cap = rows_cap * L;
     ADD(d->ids, q->ids, rows * L, cap);
+    then(p, behind * L, 0);
     ADD(d->len, q->len, rows, rows_cap);
+    then(p, behind, 1);
     ADD(d->start, q->start, rows + 1, rows_cap + 1);
+    then(p, behind, (int32_t)tokens + 1);
+    p->list[p->n - 1].step = 1;
     ADD(d->tok_id, q->tok_id, tokens, cap);
     then(p, more, 0);
     ADD(d->tok_pos, q->tok_pos, tokens, cap);
@@ -143,7 +153,8 @@ static void add_seq(pieces *p, mr_seq *d, const mr_seq *q, int64_t more, int64_t
 
 static void add_lists(pieces *p, mr_exchange_lists *d, const mr_exchange *x, int64_t more)
 {
-    int64_t empty = d->n_unique - x->n_unique;
+    int64_t empty = d->n_unique - x->n_unique, none = d->n_own - x->n_own;
+    int64_t cap = x->is_fixed ? x->n_send : x->give_cap; /* places that stay */
     ADD(d->unique_id, x->unique_id, x->n_unique, x->cap);
     then(p, empty, 0);
     ADD(d->inv, x->inv, x->n, x->cap);
@@ -152,11 +163,15 @@ static void add_lists(pieces *p, mr_exchange_lists *d, const mr_exchange *x, int
     then(p, empty, x->csr_start[x->n_unique]);
     ADD(d->csr_pos, x->csr_pos, x->n, x->cap);
     if (x->size == 1) return;
-    ADD(d->give_row, x->give_row, x->n_send, x->give_cap);
-    ADD(d->own_row, x->own_row, x->n_own, x->give_cap);
-    ADD(d->own_start, x->own_start, x->n_own + 1, x->give_cap + 1);
-    ADD(d->own_pos, x->own_pos, x->n_give, x->give_cap);
-    if (x->fixed) ADD(d->slot, x->slot, x->n_unique, x->cap);
+    ADD(d->give_row, x->give_row, x->n_send, cap);
+    ADD(d->own_row, x->own_row, x->n_own, cap);
+    then(p, none, -1);
+    ADD(d->own_start, x->own_start, x->n_own + 1, cap + 1);
+    then(p, none, x->own_start[x->n_own]);
+    ADD(d->own_pos, x->own_pos, x->n_give, cap);
+    if (!x->fixed) return;
+    ADD(d->slot, x->slot, x->n_unique, x->cap); /* not filled in when it is not fixed */
+    then(p, empty, 0);                          /* PAD's, to which nothing is added */
 }
 
 /* Everything of a batch, into r->in, r->lists, r->ids. */
@@ -164,27 +179,38 @@ static void list_pieces(pieces *p, mr_run *r, const mr_batch *b)
 {
     mr_batch *d = &r->in;
     int64_t rows = b->rows, cap = b->rows_cap, more = r->count[MR_SPACE_LAST] - b->n_last;
+    int64_t behind = r->count[MR_SPACE_ROWS] - rows;
+    ADD(d->rank_rows, b->rank_rows, b->n_ranks, b->n_ranks);
     ADD(d->rid, b->rid, rows, cap);
+    then(p, behind, 0);
     ADD(d->zero_pos, b->zero_pos, rows, cap);
+    then(p, behind, 0);
     ADD(d->user, b->user, rows, cap);
+    then(p, behind, 0);
     ADD(d->target, b->target, rows, cap);
+    then(p, behind, -1);
     ADD(d->last, b->last, rows, cap);
+    then(p, behind, 0);
     ADD(d->last_id, b->last_id, b->n_last, cap);
     then(p, more, 0);
     ADD(d->last_slot, b->last_slot, rows, cap);
+    then(p, behind, 0);
     ADD(d->last_start, b->last_start, b->n_last + 1, cap + 1);
     then(p, more, (int32_t)rows);
     ADD(d->last_row, b->last_row, rows, cap);
     d->n_last = b->n_last + more;
     for (int s = 0; s < b->n_seq; s++) {
-        int64_t behind = r->count[MR_SPACE_TOK0 + s] - b->seq[s].tokens;
-        add_seq(p, &d->seq[s], &b->seq[s], behind, rows, cap, b->L);
-        if (r->xch[s]) add_lists(p, &r->lists[s], r->xch[s], behind);
+        int64_t tokens = r->count[MR_SPACE_TOK0 + s] - b->seq[s].tokens;
+        add_seq(p, &d->seq[s], &b->seq[s], tokens, rows, behind, cap, b->L);
+        if (r->xch[s]) add_lists(p, &r->lists[s], r->xch[s], tokens);
     }
     for (int i = 0; r->fetched && i < MR_FEATURE_COUNT; i++) {
         const mr_feature_ids *f = &r->fetched[i];
         r->ids[i] = (mr_feature_ids){.n = f->n};
-        if (f->last) ADD(r->ids[i].last, f->last, rows, cap);
+        if (f->last) {
+            ADD(r->ids[i].last, f->last, rows, cap);
+            then(p, behind, 0);
+        }
         if (f->distinct) {
             ADD(r->ids[i].distinct, f->distinct, b->n_last, cap);
             then(p, more, 0);
@@ -221,7 +247,8 @@ static void use_host(mr_run *r)
                                           .own_start = x->own_start,
                                           .own_pos = x->own_pos,
                                           .slot = x->slot,
-                                          .n_unique = x->n_unique};
+                                          .n_unique = x->n_unique,
+                                          .n_own = x->size > 1 ? x->n_own : 0};
     }
 }
 
@@ -241,29 +268,55 @@ static int64_t rows_cap_of(const mr_run *r, const mr_batch *b)
     return b->rows_cap < of_plan ? b->rows_cap : of_plan;
 }
 
+void mr_run_counts(mr_counts *out, const mr_batch *b, mr_exchange *const *xch)
+{
+    mr_counts c = {.rows = b->rows, .last = b->n_last};
+    for (int s = 0; s < b->n_seq; s++) {
+        const mr_exchange *x = xch[s];
+        c.tokens[s] = b->seq[s].tokens + b->rows_cap - b->rows;
+        if (!x) continue;
+        c.unique[s] = x->n_unique;
+        c.own[s] = x->n_own;
+        c.exact += x->size > 1 && !x->is_fixed;
+    }
+    *out = c;
+}
+
 static int64_t count_of(const mr_run *r, int64_t n, int64_t cap)
 {
     return r->rounds ? mr_run_rounded(n, cap) : n;
 }
 
+/* Of the lists of an exchange. What several ranks send as it is wanted has no room behind it. */
+static void set_lists(mr_run *r, int s, const mr_counts *c)
+{
+    const mr_exchange *x = r->xch[s];
+    bool rounds = x->size == 1 || (r->most && x->is_fixed);
+    r->lists[s].n_unique = rounds ? count_of(r, c->unique[s], x->cap) : x->n_unique;
+    r->lists[s].n_own = rounds ? count_of(r, c->own[s], x->n_send) : x->n_own;
+    if (x->size == 1) r->lists[s].n_own = 0; /* gives to nobody */
+}
+
 static void set_counts(mr_run *r, const mr_batch *b)
 {
     int64_t cap = rows_cap_of(r, b);
+    mr_counts own;
+    mr_run_counts(&own, b, r->xch);
+    const mr_counts *c = r->most ? r->most : &own;
     r->rows[MR_SPACE_FIXED] = r->count[MR_SPACE_FIXED] = 1;
-    r->rows[MR_SPACE_ROWS] = r->count[MR_SPACE_ROWS] = b->rows;
+    r->rows[MR_SPACE_ROWS] = b->rows;
+    r->count[MR_SPACE_ROWS] = r->most ? mr_run_rounded(c->rows, cap) : b->rows;
     r->rows[MR_SPACE_LAST] = b->n_last;
-    r->count[MR_SPACE_LAST] = count_of(r, b->n_last, cap);
+    r->count[MR_SPACE_LAST] = count_of(r, c->last, cap);
     for (int s = 0; s < b->n_seq; s++) {
-        const mr_exchange *x = r->xch[s];
         int64_t tokens = b->seq[s].tokens;
         r->rows[MR_SPACE_TOK0 + s] = tokens;
-        r->count[MR_SPACE_TOK0 + s] = count_of(r, tokens, cap * b->L);
-        if (x) /* with several ranks these rows travel: as many as there are */
-            r->lists[s].n_unique = x->size > 1 ? x->n_unique : count_of(r, x->n_unique, x->cap);
+        r->count[MR_SPACE_TOK0 + s] = count_of(r, r->most ? c->tokens[s] : tokens, cap * b->L);
+        if (r->xch[s]) set_lists(r, s, c);
     }
 }
 
-void mr_run_stage(mr_run *r, const mr_batch *b, mr_exchange *const *xch)
+void mr_run_stage(mr_run *r, const mr_batch *b, mr_exchange *const *xch, const mr_counts *most)
 {
     pieces all = {0};
     mr_run other = *r; /* the one that has this batch: its counts, and places nobody reads */
@@ -271,6 +324,7 @@ void mr_run_stage(mr_run *r, const mr_batch *b, mr_exchange *const *xch)
     r->staged = NULL;
     if (r->dev->host_memory || r->fetched || !has_waited) return;
     for (int s = 0; s < b->n_seq; s++) other.xch[s] = xch[s];
+    other.most = most;
     set_counts(&other, b);
     list_pieces(&all, &other, b);
     if (bytes_of(&all) > r->block_bytes) return;
@@ -282,13 +336,17 @@ void mr_run_signature(const mr_run *r, mr_signature *out)
 {
     int n = 0;
     memset(out, 0, sizeof *out);
-    out->word[n++] = r->number;
-    out->word[n++] = (int64_t)(intptr_t)r->block;
+    out->word[n++] = r->most ? r->most->places : r->number;
+    out->word[n++] = r->most ? -1 : (int64_t)(intptr_t)r->block;
     for (int s = MR_SPACE_ROWS; s < MR_N_SPACES; s++) out->word[n++] = r->count[s];
     for (int s = 0; s < MR_MAX_SEQ; s++) out->word[n++] = r->lists[s].n_unique;
+    for (int s = 0; s < MR_MAX_SEQ; s++) out->word[n++] = r->lists[s].n_own;
     for (int i = 0; i < MR_FEATURE_COUNT; i++) out->word[n++] = r->ids[i].n;
+    if (!r->most) return;
+    out->here[0] = r->number;
+    out->here[1] = (int64_t)(intptr_t)r->block;
 }
-_Static_assert(2 + MR_N_SPACES - 1 + MR_MAX_SEQ + MR_FEATURE_COUNT <= MR_SIGNATURE_WORDS,
+_Static_assert(2 + MR_N_SPACES - 1 + 2 * MR_MAX_SEQ + MR_FEATURE_COUNT <= MR_SIGNATURE_WORDS,
                "a signature holds all counts");
 
 /* The parameters in bf16 follow those that somebody else than Adam has written. */

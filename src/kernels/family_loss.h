@@ -19,7 +19,8 @@
     X(zero, (mr_real * y, int64_t n, const mr_exec *ex))                                           \
     /* loss[1] = sum_{n,w} (target - pred)^2 / (rows_global * count), fixed order; and, with       \
      * g = 2 weight / (rows_global * count) * (pred - target):                                     \
-     *   dpred (+)= g, dtarget (+)= -g;  each of the three may be NULL */                          \
+     *   dpred (+)= g, dtarget (+)= -g;  each of the three may be NULL                             \
+     * Rows from ex->state->rows on belong to no batch: they add 0, and g = 0 */                   \
     X(mse, (mr_real * loss, mr_act * dpred, mr_act * dtarget, const mr_act *pred,                  \
             const mr_act *target, int64_t n, int64_t w, int64_t count, double weight,              \
             int acc_pred, int acc_target, const mr_exec *ex))                                      \
@@ -50,12 +51,19 @@
     X(ce_rows_bf16,                                                                                \
       (uint16_t * raw, double *stats, const int32_t *target, const mr_real *col_scale, int64_t n,  \
        int64_t v, int64_t lo, double scale, double known_max, const mr_exec *ex))                  \
+    /* raw[n,v] = x in the columns that are nobody's. Columns are rows of ranks, B each, over and  \
+     * over: column c is row c % B of rank c / B % size, and somebody's when that is below         \
+     * rank_rows[size] */                                                                          \
+    X(leave_out, (mr_real * raw, const int32_t *rank_rows, int64_t n, int64_t v, int64_t B,        \
+                  int size, double x, const mr_exec *ex))                                          \
     /* stats[size,n,3] in rank order ->                                                            \
      *   coef[n] as above                                                                          \
      *   ce[n] = M + log Z - l_target                                                              \
-     *   xs[n,w] = coef[n] x[n,w] (NULL: not wanted) */                                            \
-    X(ce_combine, (mr_real * coef, double *ce, mr_real *xs, const double *stats, const mr_real *x, \
-                   int64_t n, int64_t w, int size, int rank, double weight, const mr_exec *ex))    \
+     *   xs[n,w] = coef[n] x[n,w] (NULL: not wanted)                                               \
+     * target[n] < 0: a row of no batch, all of these are 0 */                                     \
+    X(ce_combine, (mr_real * coef, double *ce, mr_real *xs, const double *stats,                   \
+                   const int32_t *target, const mr_real *x, int64_t n, int64_t w, int size,        \
+                   int rank, double weight, const mr_exec *ex))                                    \
     /* dx[n,w] *= coef[n] (coef NULL = 1; dx NULL: not wanted). Then, for rows b, in order, whose  \
      * target t is among this rank's ids:                                                          \
      *   g = weight / rows_global * scale * col_scale[t]                                           \
@@ -67,7 +75,8 @@
                   double weight, const mr_exec *ex))                                               \
     /* NT-Xent: own anchor i of view s (0, 1) is row s * B + i, its id s * G + first + i.          \
      *   skip[2B] = its id                                                                         \
-     *   target[2B] = the id of its other view */                                                  \
+     *   target[2B] = the id of its other view                                                     \
+     * and both are -1 for i from ex->state->rows on, which belong to no batch */                  \
     X(pair_ids,                                                                                    \
       (int32_t * target, int32_t * skip, int64_t B, int64_t first, int64_t G, const mr_exec *ex))  \
     /* loss[1] = alpha * sum_n ce[n] / rows_global */                                              \

@@ -34,7 +34,6 @@ typedef struct mr_lt_choice {
 #define MR_LT_CHOICES 256
 
 /* A recording that can be started again, and what it asks for each time. */
-#define MR_KEPT 16
 typedef struct mr_kept {
     cudaGraphExec_t graph; /* NULL: none */
     mr_signature of;

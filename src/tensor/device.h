@@ -40,11 +40,16 @@ typedef enum mr_capture {
     MR_CAPTURE_FORGET
 } mr_capture;
 
+#define MR_KEPT 16 /* recordings of a kind that are kept */
+
 /* All that the arguments of recorded work follow from, besides what never changes while a device is
  * open: work of one kind and signature asks for the same, argument for argument. */
-#define MR_SIGNATURE_WORDS 14
+#define MR_SIGNATURE_WORDS 17
 typedef struct mr_signature {
     int64_t word[MR_SIGNATURE_WORDS];
+    /* With several ranks words are the same on all of them. What is this rank's own follows from
+     * them: recorded work with the same words and others of these is not found but an error. */
+    int64_t here[2];
 } mr_signature;
 
 typedef struct mr_device mr_device;
@@ -81,10 +86,12 @@ struct mr_device {
      * do everything at once. */
     mr_status (*capture)(mr_device *d, mr_recorded kind, mr_capture what);
     /* Recorded work of this signature starts once more, and *is_done_p = true. When none is kept,
-     * is_done is false, and what is recorded next of this kind is kept under the signature, some
-     * recordings of each kind, the one that was started longest ago going first. */
+     * is_done is false, and what is recorded next of this kind is kept under the signature, MR_KEPT
+     * recordings of each kind, the one that was started longest ago going first. What is kept where
+     * follows from the calls alone: ranks that make the same keep alike. */
     mr_status (*replay)(mr_device *d, mr_recorded kind, const mr_signature *s, bool *is_done_p);
     int64_t recording; /* number of the recording under way, from 1; 0: none */
+    int place; /* of the recorded work that was started last: 0 .. MR_KEPT - 1 of its kind */
     /* Name what follows for a profiler, until the matching call with NULL; may nest. NULL where no
      * profiler could listen. Costs next to nothing while none does. */
     void (*mark)(mr_device *d, const char *name);

@@ -234,9 +234,10 @@ static cudaError_t take_graph(mr_kept *k, cudaGraph_t graph)
     return cudaGraphInstantiate(&k->graph, graph, 0);
 }
 
-static mr_status start(mr_cuda_queue *q, mr_kept *k)
+static mr_status start(mr_device *d, mr_cuda_queue *q, mr_recorded kind, mr_kept *k)
 {
     k->turn = ++q->turns;
+    d->place = (int)(k - q->kept[kind]);
     CUDA_TRY(cudaGraphLaunch(k->graph, q->stream), "starting recorded work");
     return MR_OK;
 }
@@ -252,7 +253,7 @@ static mr_status keep_and_start(mr_device *d, mr_cuda_queue *q, mr_recorded kind
     k->calls = d->counts.calls - next->calls;
     k->launches = d->counts.launches - next->launches;
     d->counts.recorded++;
-    return start(q, k);
+    return start(d, q, kind, k);
 }
 
 /* ThreadLocal: NCCL's communicators are non-blocking, so that a thread of its own puts a collective
@@ -296,8 +297,11 @@ static mr_status cuda_replay(mr_device *d, mr_recorded kind, const mr_signature 
     mr_cuda_queue *q = d->impl;
     for (int i = 0; i < MR_KEPT; i++) {
         mr_kept *k = &q->kept[kind][i];
-        if (!k->has_signature || memcmp(&k->of, s, sizeof *s) != 0) continue;
-        MR_TRY(start(q, k));
+        if (!k->has_signature || memcmp(k->of.word, s->word, sizeof s->word) != 0) continue;
+        MR_CHECK(!memcmp(k->of.here, s->here, sizeof s->here), MR_ERR_INTERNAL,
+                 "recorded work is for memory that this rank uses no more, and the other ranks "
+                 "start theirs");
+        MR_TRY(start(d, q, kind, k));
         d->counts.calls += k->calls;
         d->counts.launches += k->launches;
         d->counts.replayed++;

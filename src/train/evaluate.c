@@ -48,8 +48,8 @@ static mr_status make_sampler(evaluation *e)
                             .n_ranks = t->world->size,
                             .seed = (uint64_t)c->run.seed};
     MR_TRY(mr_sampler_make(&e->sampler, &spec));
-    int64_t cap = mr_sampler_rows_cap(e->sampler);
-    return mr_batch_alloc(&e->batch, cap > 0 ? cap : 1, c->data.max_len, 1, t->world->size);
+    return mr_batch_alloc(&e->batch, mr_trainer_rows_cap(t, e->sampler), c->data.max_len, 1,
+                          t->world->size);
 }
 
 mr_rank_spec mr_evaluation_ranking(const mr_trainer *t, int64_t top_k)
@@ -257,6 +257,7 @@ mr_status mr_evaluate(mr_trainer *t, const mr_evaluation *what, mr_metrics *out)
     MR_TRY(mr_metrics_begin(out, k, n));
     clear_outputs(&e);
     MR_TRY_GOTO(make_sampler(&e), st, done);
+    MR_TRY_GOTO(mr_trainer_eval_exchange(t, e.batch.rows_cap, e.sampler, &e.batch), st, done);
     MR_TRY_GOTO(mr_trainer_eval_ready(t, e.batch.rows_cap), st, done);
     MR_TRY_GOTO(make_ranker(&e), st, done);
     MR_TRY_GOTO(make_shards(&e), st, done);

@@ -33,6 +33,19 @@ mr_status mr_feed_plan(mr_feed *f, mr_comm *items, int64_t table_rows, const mr_
     return MR_OK;
 }
 
+mr_status mr_feed_agree(mr_feed *f, mr_comm *world, const mr_batch *b, int64_t *places)
+{
+    enum { WORDS = sizeof(mr_counts) / sizeof(int64_t) };
+    mr_counts most;
+    mr_run_counts(&most, b, f->xch);
+    most.places = *places;
+    world->purpose = MR_FOR_LARGEST;
+    MR_TRY(world->allreduce(world, &most, WORDS, MR_I64, MR_MAX));
+    f->most = most;
+    *places = most.places;
+    return MR_OK;
+}
+
 /* The most distinct ids of one owner in a sequence set, PAD included. stamp [table_rows] tells
  * which ids were seen with this mark. */
 static int64_t most_of_owner(const mr_seq *q, int64_t block, int64_t *count, int group,

@@ -5,11 +5,13 @@
 #include "data/batch.h"
 #include "dist/comm.h"
 #include "dist/shard.h"
+#include "graph/run.h"
 
 typedef struct mr_feed {
     int n_seq;
     mr_exchange *xch[MR_MAX_SEQ];
-    int32_t *list; /* ids of one exchange: packed tokens, then one PAD */
+    int32_t *list;  /* ids of one exchange: packed tokens, then one PAD */
+    mr_counts most; /* of the batch that was planned, when ranks have agreed on it */
 } mr_feed;
 
 /* For batches of at most rows_cap rows of L positions, item rows shared by n_ranks ranks. */
@@ -27,5 +29,8 @@ void mr_feed_fix(mr_feed *f, int64_t rows_of_pair);
 int64_t mr_feed_misfits(const mr_feed *f);
 /* Plan the exchanges of a batch over `items`. Collective. */
 mr_status mr_feed_plan(mr_feed *f, mr_comm *items, int64_t table_rows, const mr_batch *b);
+/* most = the largest counts of any rank for the batch that was planned. places: of this rank; the
+ * largest is told. Collective over world. */
+mr_status mr_feed_agree(mr_feed *f, mr_comm *world, const mr_batch *b, int64_t *places);
 
 #endif

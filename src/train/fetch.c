@@ -90,11 +90,17 @@ static mr_status make_set(mr_fetch *f, mr_item_set s)
     return s == MR_ITEMS_ALL ? MR_ALLOC(&q->tok, cap, "places of items") : MR_OK;
 }
 
+/* Rows of feature i that are fetched, at most. */
+static int64_t room_of(const mr_fetch *f, int i)
+{
+    int64_t cap = cap_of(f, f->set_of[i]);
+    return cap < f->d->n_items ? cap : f->d->n_items;
+}
+
 static mr_status make_feature(mr_fetch *f, int i)
 {
     mr_feature *on_device[FEATURES] = {&f->feat.visual, &f->feat.frames, &f->feat.text};
-    int64_t cap = cap_of(f, f->set_of[i]), row = mr_fetch_row_bytes(f->d, i);
-    if (cap > f->d->n_items) cap = f->d->n_items;
+    int64_t cap = room_of(f, i), row = mr_fetch_row_bytes(f->d, i);
     f->host[i] = *feature_of(f->d, i);
     f->host[i].data = NULL;
     MR_TRY(make_set(f, f->set_of[i]));
@@ -235,7 +241,7 @@ mr_status mr_fetch_places(mr_fetch *f, const mr_batch *b)
         const item_set *q = &f->set[f->set_of[i]];
         if (f->host[i].data)
             f->ids[i] = (mr_feature_ids){
-                .last = q->last, .distinct = q->distinct, .tok = q->tok, .n = q->x->n_unique};
+                .last = q->last, .distinct = q->distinct, .tok = q->tok, .n = room_of(f, i)};
     }
     return MR_OK;
 }

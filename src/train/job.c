@@ -146,10 +146,11 @@ static mr_status run_loop(mr_job *j, mr_run_folder *f, mr_trainer *t)
     json_object_set_new(event, "parameters", json_integer(mr_params_count(&t->params)));
     mr_record_event(l->record, event);
     st = mr_loop_run(l);
-    if (mr_feed_misfits(&t->feed))
+    int64_t misfits = mr_feed_misfits(&t->feed) + mr_feed_misfits(&t->ahead.feed);
+    if (misfits)
         mr_warn("%lld row exchanges of this run did not fit into %lld rows for each pair of ranks "
                 "and were exact; a larger dist.exchange_rows makes room for them",
-                (long long)mr_feed_misfits(&t->feed), (long long)t->exchange_rows);
+                (long long)misfits, (long long)t->exchange_rows);
     keep_results(j, l);
     event = mr_record_begin("end");
     json_object_set_new(event, "step", json_integer(t->step));
@@ -157,6 +158,10 @@ static mr_status run_loop(mr_job *j, mr_run_folder *f, mr_trainer *t)
     json_object_set_new(event, "exit", json_integer(mr_exit_code(ended)));
     if (t->dev->counts.most_bytes > 0)
         json_object_set_new(event, "device_bytes", json_integer(t->dev->counts.most_bytes));
+    if (j->cfg->run.capture) {
+        json_object_set_new(event, "recorded", json_integer(t->dev->counts.recorded));
+        json_object_set_new(event, "replayed", json_integer(t->dev->counts.replayed));
+    }
     mr_record_event(l->record, event);
 done:
     MR_FREE(l);

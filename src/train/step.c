@@ -11,8 +11,6 @@
 
 _Static_assert(MR_WEIGHTED_LOSSES >= MR_MAX_LOSSES, "every loss has a weight");
 
-enum { EAGER = 2 };
-
 /* One rank's step on its own: dist.deterministic=world. */
 static bool is_exact(const mr_trainer *t, const mr_run *run)
 {
@@ -22,7 +20,8 @@ static bool is_exact(const mr_trainer *t, const mr_run *run)
 static mr_status plan_rows(mr_trainer *t, const mr_run *run, mr_feed *feed, const mr_batch *b)
 {
     mr_ring_at("row exchange");
-    return mr_feed_plan(feed, is_exact(t, run) ? run->items : t->items, t->table_rows, b);
+    MR_TRY(mr_feed_plan(feed, is_exact(t, run) ? run->items : t->items, t->table_rows, b));
+    return mr_trainer_agrees(t, run) ? mr_trainer_agree(t, run, feed, b) : MR_OK;
 }
 
 /* A batch whose rows are planned goes to the device. */
@@ -30,6 +29,7 @@ static mr_status hand_over(mr_trainer *t, mr_run *run, const mr_feed *feed, cons
 {
     const mr_config *c = t->cfg;
     for (int s = 0; s < b->n_seq; s++) run->xch[s] = feed->xch[s];
+    run->most = mr_trainer_agrees(t, run) ? &feed->most : NULL;
     mr_fetch *fetch = run == t->eval_run ? t->eval_fetch : t->fetch;
     if (fetch) {
         if (!is_exact(t, run))
@@ -53,12 +53,22 @@ mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, mr_feed *feed, const 
 }
 
 /* ---- the batch of the next step ---- */
+
+/* Several ranks plan their exchange in a meeting of hosts. Their GPUs meet by themselves meanwhile,
+ * where NCCL does it: by then every host has asked for the whole step, so none waits for another
+ * one's GPU. */
+bool mr_trainer_prepares(const mr_trainer *t)
+{
+    return t->world->size == 1 || !strcmp(t->dev_world->kind, "nccl");
+}
+
 static mr_status prepare(mr_trainer *t, int64_t epoch, int64_t i)
 {
     mr_ahead *a = &t->ahead;
     mr_sampler_get(t->sampler, epoch, i, (uint32_t)(t->step + 1), &a->batch);
     MR_TRY(plan_rows(t, t->train_run, &a->feed, &a->batch));
-    mr_run_stage(t->train_run, &a->batch, a->feed.xch);
+    const mr_counts *most = mr_trainer_agrees(t, t->train_run) ? &a->feed.most : NULL;
+    mr_run_stage(t->train_run, &a->batch, a->feed.xch, most);
     a->epoch = epoch;
     a->i = i;
     a->step = t->step + 1;
@@ -235,37 +245,6 @@ static void mark(mr_trainer *t, const char *name)
     if (t->dev->mark) t->dev->mark(t->dev, name);
 }
 
-/* The same arguments as in a recording that is kept? Then it starts again. With several ranks the
- * rows of each differ from step to step, and with them what is sent to whom: nothing would ever be
- * the same. */
-static mr_status start_again(mr_trainer *t, mr_recorded kind, bool *is_done_p)
-{
-    mr_signature s;
-    *is_done_p = false;
-    if (t->world->size > 1) return MR_OK;
-    mr_run_signature(kind == MR_RECORD_STEP ? t->train_run : t->eval_run, &s);
-    mark(t, "recorded before");
-    mr_status st = t->dev->replay(t->dev, kind, &s, is_done_p);
-    mark(t, NULL);
-    return st;
-}
-
-mr_status mr_trainer_recorded(mr_trainer *t, mr_recorded kind, mr_status (*work)(mr_trainer *t))
-{
-    mr_device *d = t->dev;
-    bool is_done;
-    /* The first ones let libraries choose and allocate what they need. All ranks do as many steps
-     * and blocks, so a collective is recorded by all of them or by none. */
-    if (!t->cfg->run.capture || t->done_here[kind]++ < EAGER) return work(t);
-    MR_TRY(start_again(t, kind, &is_done));
-    if (is_done) return MR_OK;
-    MR_TRY(d->capture(d, kind, MR_CAPTURE_BEGIN));
-    mr_status st = work(t);
-    /* Half of the work is not started: its collectives might wait for ever. */
-    mr_status end = d->capture(d, kind, st == MR_OK ? MR_CAPTURE_START : MR_CAPTURE_DROP);
-    return st != MR_OK ? st : end;
-}
-
 /* All that the device does, with no word of the host in between. */
 static mr_status gradients_and_update(mr_trainer *t)
 {
@@ -289,9 +268,7 @@ static mr_status one_step(mr_trainer *t, int64_t epoch, int64_t i, int64_t next)
     MR_TRY(mr_trainer_load(t, t->train_run, epoch, i));
     MR_TRY(mr_trainer_recorded(t, MR_RECORD_STEP, gradients_and_update));
     t->start_s = mr_seconds() - t->sent_at;
-    /* Several ranks plan their exchange in a meeting of hosts, which has to wait until none of them
-     * waits for the others' GPUs. */
-    if (next >= 0 && t->world->size == 1) MR_TRY(prepare(t, epoch, next));
+    if (next >= 0 && mr_trainer_prepares(t)) MR_TRY(prepare(t, epoch, next));
     mr_ring_at("update");
     return judge(t);
 }

@@ -129,9 +129,12 @@ static mr_status make_features(mr_trainer *t)
     return feature_to_device(t, &t->feat.frames, &t->data->frames);
 }
 
+/* Where all ranks compute with as many rows, those of all of them are more than a batch has. */
 static mr_graph_dims dims_for(const mr_trainer *t, int64_t rows_cap, int64_t rows_global)
 {
     const mr_dataset *d = t->data;
+    int64_t all = rows_cap * t->world->size;
+    if (t->dev->whole_products && all > rows_global) rows_global = all;
     return (mr_graph_dims){.rows_cap = rows_cap,
                            .L = t->cfg->data.max_len,
                            .n_items = d->n_items,
@@ -161,12 +164,17 @@ mr_sampler_spec mr_trainer_sampling(const mr_trainer *t, int rank, int n_ranks)
                              .augment = views ? c : NULL};
 }
 
+int64_t mr_trainer_rows_cap(const mr_trainer *t, const mr_sampler *s)
+{
+    int64_t cap = t->dev->whole_products ? mr_sampler_rows_most(s) : mr_sampler_rows_cap(s);
+    return cap > 0 ? cap : 1;
+}
+
 static mr_status make_sampler(mr_trainer *t)
 {
     mr_sampler_spec spec = mr_trainer_sampling(t, t->world->rank, t->world->size);
     MR_TRY(mr_sampler_make(&t->sampler, &spec));
-    int64_t cap = mr_sampler_rows_cap(t->sampler);
-    if (cap < 1) cap = 1;
+    int64_t cap = mr_trainer_rows_cap(t, t->sampler);
     return mr_batch_alloc(&t->batch, cap, spec.max_len, spec.augment ? MR_MAX_SEQ : 1,
                           t->world->size);
 }
@@ -195,11 +203,13 @@ static bool is_exact(const mr_trainer *t, const mr_trainer_opts *o)
     return t->cfg->dist.deterministic == MR_DET_WORLD && o->whole_steps;
 }
 
-/* dist.exchange=fixed: room for the rows of every pair of ranks. */
+/* dist.exchange=fixed, or steps that are recorded, of which others are to be started again: room
+ * for the rows of every pair of ranks. */
 static mr_status fix_exchange(mr_trainer *t)
 {
     const mr_config *c = t->cfg;
-    if (strcmp(c->dist.exchange, "fixed") || t->items->size == 1) return MR_OK;
+    bool is_asked_for = !strcmp(c->dist.exchange, "fixed") || c->run.capture;
+    if (!is_asked_for || t->items->size == 1) return MR_OK;
     t->exchange_rows = c->dist.exchange_rows;
     if (!t->exchange_rows)
         MR_TRY(mr_feed_rows_of_pair(&t->exchange_rows, t->world, t->items->size,
@@ -269,8 +279,10 @@ static mr_status make_ahead(mr_trainer *t)
 {
     const mr_batch *b = &t->batch;
     mr_ahead *a = &t->ahead;
-    MR_TRY(mr_batch_alloc(&a->batch, b->rows_cap, b->L, b->n_seq, 1));
-    return mr_feed_create(&a->feed, b->rows_cap, b->L, b->n_seq, 1);
+    MR_TRY(mr_batch_alloc(&a->batch, b->rows_cap, b->L, b->n_seq, t->world->size));
+    MR_TRY(mr_feed_create(&a->feed, b->rows_cap, b->L, b->n_seq, t->items->size));
+    mr_feed_fix(&a->feed, t->exchange_rows);
+    return MR_OK;
 }
 
 mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_dataset *data,
@@ -296,9 +308,9 @@ mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_d
                                is_exact(t, opts) ? 1 : t->items->size),
                 st, fail);
     if (!is_exact(t, opts)) {
-        if (opts->optimizer && !opts->is_dry && world->size == 1)
-            MR_TRY_GOTO(make_ahead(t), st, fail);
         MR_TRY_GOTO(fix_exchange(t), st, fail);
+        if (opts->optimizer && !opts->is_dry && mr_trainer_prepares(t))
+            MR_TRY_GOTO(make_ahead(t), st, fail);
     }
     MR_TRY_GOTO(mr_schedule_make(&t->sched, cfg), st, fail);
     MR_TRY_GOTO(make_training(t, opts), st, fail);
@@ -309,19 +321,33 @@ fail:
     return st;
 }
 
+static bool is_eval_ready(const mr_trainer *t, int64_t rows_cap)
+{
+    return t->eval_graph && t->eval_graph->dims.rows_cap >= rows_cap;
+}
+
+mr_status mr_trainer_eval_exchange(mr_trainer *t, int64_t rows_cap, mr_sampler *s, mr_batch *b)
+{
+    if (!t->cfg->run.capture || t->items->size == 1 || is_eval_ready(t, rows_cap)) return MR_OK;
+    return mr_feed_rows_of_pair(&t->eval_exchange_rows, t->world, t->items->size, t->table_rows, s,
+                                b);
+}
+
 mr_status mr_trainer_eval_ready(mr_trainer *t, int64_t rows_cap)
 {
-    if (t->eval_graph && t->eval_graph->dims.rows_cap >= rows_cap) return MR_OK;
+    if (is_eval_ready(t, rows_cap)) return MR_OK;
     mr_run_free(&t->eval_run);
     mr_plan_free(&t->eval_plan);
     mr_graph_free(&t->eval_graph);
     mr_feed_free(&t->eval_feed);
     mr_fetch_free(&t->eval_fetch);
     mr_graph_dims dims = dims_for(t, rows_cap, t->cfg->train.eval_batch);
+    dims.exchange_rows = t->eval_exchange_rows;
     MR_TRY(mr_graph_create(&t->eval_graph, &dims, &t->params, mr_dtype_bytes(t->dev->real), false));
     MR_TRY(mr_model_build(t->eval_graph, t->cfg, &t->sched, MR_PHASE_EVAL));
     MR_TRY(mr_plan_compile(&t->eval_plan, t->eval_graph, false, false, 0));
     MR_TRY(mr_feed_create(&t->eval_feed, rows_cap, t->cfg->data.max_len, 1, t->items->size));
+    mr_feed_fix(&t->eval_feed, t->eval_exchange_rows);
     if (t->data->is_sharded && !t->is_dry)
         MR_TRY(mr_fetch_create(&t->eval_fetch, t->cfg, t->data, t->world, t->dev, rows_cap,
                                t->cfg->data.max_len));
@@ -333,8 +359,10 @@ void mr_trainer_free(mr_trainer **t_p)
     mr_trainer *t = t_p ? *t_p : NULL;
     if (!t) return;
     /* Before the communicators: NCCL ends one only when nothing recorded holds its calls. */
-    for (int i = 0; t->dev && i < MR_N_RECORDED; i++)
+    for (int i = 0; t->dev && i < MR_N_RECORDED; i++) {
         (void)t->dev->capture(t->dev, (mr_recorded)i, MR_CAPTURE_FORGET);
+        for (int k = 0; k < MR_KEPT; k++) mr_comm_log_free(&t->log[i][k]);
+    }
     mr_run_free(&t->eval_run);
     mr_plan_free(&t->eval_plan);
     mr_graph_free(&t->eval_graph);

@@ -9,6 +9,7 @@
 #include "data/batch.h"
 #include "data/dataset.h"
 #include "dist/comm.h"
+#include "dist/comm_log.h"
 #include "graph/run.h"
 #include "model/model.h"
 #include "model/schedule.h"
@@ -26,7 +27,15 @@ typedef struct mr_step_report {
 } mr_step_report;
 _Static_assert(offsetof(mr_step_report, shard) == 2 * sizeof(double), "one array for a kernel");
 
-/* The host's part of a batch, made while the device still works on the one before it. One rank. */
+/* Where the run of a kind of recorded work lies, and how often that has changed on any rank: the
+ * recordings of all of them are of no use then. */
+typedef struct mr_places {
+    int64_t number; /* of the run */
+    const void *block;
+    int64_t moved;
+} mr_places;
+
+/* The host's part of a batch, made while the device still works on the one before it. */
 typedef struct mr_ahead {
     bool is_ready;
     int64_t epoch, i, step; /* what it is ready for */
@@ -51,9 +60,10 @@ typedef struct mr_trainer {
     bool owns_features;
     mr_fetch *fetch, *eval_fetch; /* features of a batch where they are spread, else NULL */
     bool is_dry;                  /* see mr_trainer_opts */
-    int64_t exchange_rows;        /* of every pair of ranks in training, 0: as many as wanted */
-    int64_t table_rows;           /* rows of item.weight */
-    int table;                    /* its parameter id */
+    /* Rows of every pair of ranks in training and in evaluation, 0: as many as wanted. */
+    int64_t exchange_rows, eval_exchange_rows;
+    int64_t table_rows; /* rows of item.weight */
+    int table;          /* its parameter id */
 
     mr_exact *exact;       /* dist.deterministic=world: how steps are made; else NULL */
     mr_graph *train_graph; /* of a whole step; exact: of the rows of one virtual shard */
@@ -72,6 +82,8 @@ typedef struct mr_trainer {
 
     int64_t step;                     /* steps done */
     int64_t done_here[MR_N_RECORDED]; /* by this process, with run.capture */
+    mr_places places[MR_N_RECORDED];
+    mr_comm_log *log[MR_N_RECORDED][MR_KEPT]; /* collectives of what the device keeps; or NULL */
     /* Seconds of the host in the last step, from sending its batch until the device's work was
      * started: a recording as a whole, else all of its kernels. */
     double start_s, sent_at;
@@ -104,20 +116,27 @@ mr_sampler_spec mr_trainer_sampling(const mr_trainer *t, int rank, int n_ranks);
 /* One optimizer step on global batch i of `epoch`. ERR_DIVERGED after 3 non-finite gradients in a
  * row, naming the first such parameter. */
 mr_status mr_trainer_step(mr_trainer *t, int64_t epoch, int64_t i);
-/* The same, and with one rank batch `next` of this epoch is prepared while the device works: for
- * the step after this one, if it is that. next < 0: nothing is. */
+/* The same, and batch `next` of this epoch, the same on all ranks, is prepared while the device
+ * works: for the step after this one, if it is that. next < 0, or ranks that exchange through host
+ * memory: nothing is. */
 mr_status mr_trainer_step_and(mr_trainer *t, int64_t epoch, int64_t i, int64_t next);
+bool mr_trainer_prepares(const mr_trainer *t);
 /* Its parts, for checks and dumps: take the batch; gradients (reduced over ranks); losses and
  * statistics to the host; the update, and losses and statistics to the host. Only the last two wait
  * for the device. */
 mr_status mr_trainer_load(mr_trainer *t, mr_run *run, int64_t epoch, int64_t i);
 mr_status mr_trainer_gradients(mr_trainer *t);
 /* work(t), with run.capture recorded and started as one piece, except for the first ones of a
- * process; or a recording of it for other batches with the same counts started once more, with one
- * rank. What it works on is the batch that was set, in t->train_run (MR_RECORD_STEP) or
- * t->eval_run. work must not wait, allocate, or copy from or to the host; when it fails nothing of
- * it is started. Collective: the ranks record the same calls together. */
+ * process; or a recording of it for other batches with the same counts started once more. What it
+ * works on is the batch that was set, in t->train_run (MR_RECORD_STEP) or t->eval_run. work must
+ * not wait, allocate, or copy from or to the host; when it fails nothing of it is started.
+ * Collective: the ranks record the same calls together, and start again what they recorded
+ * together. (recorded.c) */
 mr_status mr_trainer_recorded(mr_trainer *t, mr_recorded kind, mr_status (*work)(mr_trainer *t));
+/* Does `run` compute with the largest counts of any rank? Then they are agreed on for a batch b
+ * that was planned, in feed->most. Collective. */
+bool mr_trainer_agrees(const mr_trainer *t, const mr_run *run);
+mr_status mr_trainer_agree(mr_trainer *t, const mr_run *run, mr_feed *feed, const mr_batch *b);
 /* The elements that are trained: dense parameters, own rows of the table. */
 mr_ranges mr_trainer_ranges(const mr_params *ps);
 mr_status mr_trainer_report(mr_trainer *t, double *sum, double *bad);
@@ -132,6 +151,12 @@ mr_status mr_trainer_run(mr_trainer *t, mr_run **out_p, const mr_plan *plan);
 double mr_trainer_total_loss(const mr_trainer *t);
 /* Index of a loss term by name, or -1. */
 int mr_trainer_loss_index(const mr_trainer *t, const char *name);
+/* Room for the rows of a batch of s, at least 1: the same on all ranks where they compute with the
+ * same counts. */
+int64_t mr_trainer_rows_cap(const mr_trainer *t, const mr_sampler *s);
+/* Before the evaluation graph is compiled for blocks of s, of rows_cap users: with run.capture, the
+ * room for rows of every pair of ranks. b is scratch. Collective. */
+mr_status mr_trainer_eval_exchange(mr_trainer *t, int64_t rows_cap, mr_sampler *s, mr_batch *b);
 /* Compile the evaluation graph for blocks of rows_cap users on this rank, L = data.max_len. */
 mr_status mr_trainer_eval_ready(mr_trainer *t, int64_t rows_cap);
 

@@ -252,6 +252,8 @@ void mr_volume_of_rank(mr_count out[MR_FOR_COUNT], const mr_step_shape *s, const
         add_exact(out, s, r, rank);
         return;
     }
+    if (s->ranks > 1 && s->whole_products)
+        add_sum(&out[MR_FOR_LARGEST], s->ranks, (int64_t)sizeof(mr_counts));
     if (s->ranks > 1)
         for (int i = 0; i < s->n_buckets; i++)
             add_sum(&out[MR_FOR_DENSE_GRADS], s->ranks, s->bucket[i] * s->real_bytes);

@@ -166,6 +166,60 @@ static void another_recording(void)
     record_sum();
     wait_for_it();
 }
+/* x[0] = the sum over both ranks of `base` + rank, under signature k; recorded unless it was. */
+static void sum_again(int64_t k, float base)
+{
+    mr_signature s = {};
+    bool is_done = false;
+    s.word[0] = k;
+    must(dev->replay(dev, MR_RECORD_STEP, &s, &is_done) == MR_OK, "a start");
+    if (is_done) return;
+    begin_recording();
+    LAUNCH(fill_kernel, 1, N, 0, &ex, x, N, base + (float)rank);
+    sum_in(comm, own_stream());
+    must(end_recording() == MR_OK, "and ends");
+}
+static void started_again(void)
+{
+    two_ranks(true);
+    for (int64_t i = 0; i < 6; i++) {
+        sum_again(i % 3, 10.0f * (float)(i % 3));
+        must(first_of(x) == 20.0f * (float)(i % 3) + 1, "the sum of both ranks, as recorded");
+    }
+    must(dev->counts.recorded == 3 && dev->counts.replayed == 3, "three of them start again");
+    dev->capture(dev, MR_RECORD_STEP, MR_CAPTURE_FORGET);
+    settle(comm, ncclCommFinalize(comm));
+    one_rank();
+}
+static void another_again(void)
+{
+    two_ranks(true);
+    sum_again(1, 1);
+    sum_again(2, 2);
+    wait_for_it();
+    sum_again(rank ? 2 : 1, 0);
+    wait_for_it();
+}
+static void one_again(void)
+{
+    two_ranks(true);
+    sum_again(1, 1);
+    wait_for_it();
+    sum_again(rank ? 2 : 1, 2);
+    wait_for_it();
+}
+static void elsewhere(void)
+{
+    mr_signature s = {};
+    bool is_done = false;
+    must(dev->replay(dev, MR_RECORD_STEP, &s, &is_done) == MR_OK && !is_done, "nothing is kept");
+    begin_recording();
+    LAUNCH(fill_kernel, 1, N, 0, &ex, x, N, 2.0f);
+    must(end_recording() == MR_OK, "and ends");
+    s.here[1] = 7;
+    must(dev->replay(dev, MR_RECORD_STEP, &s, &is_done) == MR_ERR_INTERNAL && !is_done,
+         "it does not start for memory elsewhere");
+}
 static void first_recorded(void)
 {
     two_ranks(false);

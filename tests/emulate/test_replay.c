@@ -180,7 +180,7 @@ static unsigned char *x;
 /* x[0] = value, under signature k, recorded unless it was; true: it was. */
 static bool put(mr_recorded kind, int64_t k, int value)
 {
-    mr_signature s = {{k}};
+    mr_signature s = {.word = {k}};
     bool is_done = false;
     OK(dev->replay(dev, kind, &s, &is_done));
     if (is_done) return true;
@@ -233,7 +233,7 @@ static void test_kept(void **state)
 /* What was dropped is not kept, nor what was recorded without a signature. */
 static void test_not_kept(void **state)
 {
-    mr_signature s = {{5}};
+    mr_signature s = {.word = {5}};
     bool is_done = false;
     (void)state;
     OK(mr_device_open(&dev, "cuda", 0));

@@ -53,6 +53,8 @@ static void losses(twin_world *w)
     twin *one = twin_reals(w, 1), *raw = twin_reals(w, B * V), *stats = twin_doubles(w, 3 * B);
     twin *target = twin_ints(w, B, 11, 0, V + 6), *skip = twin_ints(w, B, 7, 1, V + 6);
     twin *coef = twin_reals(w, B), *ce = twin_doubles(w, B), *cs = twin_positive(w, V);
+    twin *ids = twin_ints(w, 2 * (B + 4), 1, 0, 9), *more = twin_ints(w, 2 * (B + 4), 1, 0, 9);
+    twin *nobody = twin_ints(w, B, 3, -2, 9), *rank_rows = twin_ints(w, 3, 1, 0, 3);
     twin *table = twin_reals(w, V * D), *dtable = twin_reals(w, V * D);
     twin *pred = twin_acts(w, B * D), *aim = twin_acts(w, B * D);
     twin *dpred = twin_acts(w, B * D), *daim = twin_acts(w, B * D);
@@ -64,6 +66,10 @@ static void losses(twin_world *w)
     twin_same(w, "mse", "loss and dtarget", one, 1);
     BOTH(mse, NULL, A(dpred), NULL, A(pred), A(aim), B, D, D, 0.7, 0, 1, EX);
     twin_same(w, "mse", "dpred alone", dpred, 1);
+    BOTH(mse, A(one), A(dpred), A(daim), A(pred), A(aim), 2 * B, D / 2, D / 2, 0.3, 1, 0, EX);
+    twin_same(w, "mse with rows of no batch", "loss", one, 1);
+    twin_same(w, "mse with rows of no batch", "dpred", dpred, 1);
+    twin_same(w, "mse with rows of no batch", "dtarget", daim, 1);
     BOTH(row_inv_norm, A(inv), A(x), B, D, EX);
     twin_same(w, "row_inv_norm", "inv", inv, D);
     BOTH(row_scale, A(y), A(x), A(inv), B, D, EX);
@@ -78,10 +84,10 @@ static void losses(twin_world *w)
     BOTH(ce_rows, A(raw), A(stats), A(target), NULL, A(cs), B, V, LO, 2.0, 9.5, EX);
     twin_same(w, "ce_rows of a known maximum", "q", raw, V);
     twin_same(w, "ce_rows of a known maximum", "stats", stats, V);
-    BOTH(ce_combine, A(coef), A(ce), NULL, A(stats), NULL, B, 1, 1, 0, 0.5, EX);
+    BOTH(ce_combine, A(coef), A(ce), NULL, A(stats), A(target), NULL, B, 1, 1, 0, 0.5, EX);
     twin_same(w, "ce_combine", "coef", coef, V);
     twin_same(w, "ce_combine", "ce", ce, V);
-    BOTH(ce_combine, A(coef), A(ce), A(y), A(stats), A(x), B / 2, D, 2, 1, 0.5, EX);
+    BOTH(ce_combine, A(coef), A(ce), A(y), A(stats), A(nobody), A(x), B / 2, D, 2, 1, 0.5, EX);
     twin_same(w, "ce_combine, two ranks", "coef", coef, V);
     twin_same(w, "ce_combine, two ranks", "ce", ce, V);
     twin_same(w, "ce_combine, two ranks", "xs", y, V);
@@ -94,6 +100,11 @@ static void losses(twin_world *w)
     BOTH(pair_ids, A(target), A(skip), B / 2, 3, B, EX);
     twin_equal(w, "pair_ids", "target", target);
     twin_equal(w, "pair_ids", "skip", skip);
+    BOTH(pair_ids, A(ids), A(more), B + 4, 3, 3 * B, EX);
+    twin_equal(w, "pair_ids with rows of no batch", "target", ids);
+    twin_equal(w, "pair_ids with rows of no batch", "skip", more);
+    BOTH(leave_out, A(raw), A(rank_rows), B, V, 2, 3, -1e30, EX);
+    twin_same(w, "leave_out", "raw", raw, 1);
     BOTH(zero, A(z), B * D, EX);
     twin_equal(w, "zero", "y", z);
     twin_release(w);

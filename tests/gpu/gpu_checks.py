@@ -314,10 +314,18 @@ def emulating(args, how):
             del os.environ["MR_EMULATE"]
 
 
+def started_again():
+    """How many steps and blocks of the run that recorded were recordings from before."""
+    end = h.events("captured", "end")[-1]
+    need(end["replayed"] > 0, "nothing started again")
+    return "%d of %d" % (end["replayed"], end["recorded"] + end["replayed"])
+
+
 def counts_recorded(*keys):
-    """Recorded collectives are counted as they are made: exactly what the formulas say."""
+    """Recorded collectives are counted as they are made: exactly what the formulas say. The batches
+    come twice, so that recordings start again."""
     out = os.path.join(h.folder, "counts.json")
-    h.must(["bench", "comm", "--check", "--steps", "4", "--json", out, "--data.path=pair.h5",
+    h.must(["bench", "comm", "--check", "--steps", "9", "--json", out, "--data.path=pair.h5",
             "--run.capture=true"] + h.SMALL + list(keys), 2)
     with open(out) as f:
         o = json.load(f)
@@ -333,8 +341,8 @@ def capture_nccl(args):
         return "only on a GPU"
     data("pair.h5", users=16, items=30, interactions=128)
     both = on(args, "--dist.comm=nccl", "--dist.virtual_shards=2")
-    some = ["--train.max_steps=%d" % (4 if args.emulated else 20), "--train.batch=16",
-            "--train.eval_batch=6"]
+    some = ["--train.max_steps=%d" % (9 if args.emulated else 40), "--train.batch=16",
+            "--train.eval_batch=6", "--train.epochs=9"]
     names = h.MODELS[1:2] if args.emulated and not args.long else h.MODELS
     with own_hosts():
         # One row a step: the other ranks have none, their graphs change, and two of four exchange
@@ -344,11 +352,14 @@ def capture_nccl(args):
                             "--train.max_steps=4", "--train.batch=1", "--train.eval_batch=2",
                             "--model.name=sasrec", "--dist.item_shard=all",
                             *on(args, "--dist.comm=nccl", "--dist.virtual_shards=4"))
+            again = [started_again()]
         for i, model in enumerate(names):
             recorded_or_not(model, "pair.h5", 2, "--model.name=" + model,
                             "--dist.item_shard=%s" % (1, "all")[i % 2], *some, *both)
+            again.append(started_again())
         counts_recorded("--model.name=sasrec", "--train.batch=16", "--dist.item_shard=all", *both)
-    return "2 ranks, %d models, checkpoints and metrics equal, counts exact" % len(names)
+    return "2 ranks, %d models, checkpoints and metrics equal, counts exact; again: %s" % (
+        len(names), ", ".join(again))
 
 
 def sanitizer(args):

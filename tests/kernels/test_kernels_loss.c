@@ -23,12 +23,14 @@ static void test_mse(void **unused)
             bool has_l = t & 16;
             int64_t n = sizes[i][0], w = sizes[i][1], nw = n * w;
             bool acc_p = t & 1, acc_t = t & 2, has_p = !(t & 4), has_t = !(t & 8);
+            state.rows = t & 2 ? n + 5 : n - n / 3; /* the others are of no batch */
             pair x = pair_make(nw, 1), y = pair_make(nw, 2), loss = pair_make(1, 0);
             pair dx = pair_make(nw, acc_p ? 3 : 0), dy = pair_make(nw, acc_t ? 4 : 0);
             pair wx = pair_copy(&dx), wy = pair_copy(&dy);
             double sum = 0, div = 37.0 * (double)w;
             for (int64_t j = 0; j < nw; j++) {
-                double d = x.d[j] - y.d[j], g = 2 * 0.3 / div * d;
+                bool is_row = j / w < state.rows;
+                double d = is_row ? x.d[j] - y.d[j] : 0, g = 2 * 0.3 / div * d;
                 sum += d * d / div;
                 wx.d[j] = (acc_p ? wx.d[j] : 0) + g;
                 wy.d[j] = (acc_t ? wy.d[j] : 0) - g;
@@ -98,12 +100,31 @@ static void test_pair_ids(void **unused)
     (void)unused;
     enum { B = 5, FIRST = 3, G = 11 };
     int32_t target[2 * B], skip[2 * B];
-    BOTH_TABLES k->pair_ids(target, skip, B, FIRST, G, &ex);
-    for (int i = 0; i < 2 * B; i++) {
-        int view = i >= B, id = FIRST + i % B;
-        assert_int_equal(skip[i], view * G + id);
-        assert_int_equal(target[i], !view * G + id);
+    for (state.rows = 3; state.rows < 8; state.rows += 4) {
+        BOTH_TABLES k->pair_ids(target, skip, B, FIRST, G, &ex);
+        for (int i = 0; i < 2 * B; i++) {
+            int view = i >= B, id = FIRST + i % B;
+            bool is_row = i % B < state.rows;
+            assert_int_equal(skip[i], is_row ? view * G + id : -1);
+            assert_int_equal(target[i], is_row ? !view * G + id : -1);
+        }
     }
+}
+
+/* Two views of the rows of three ranks, which have 2, 0 and 4 of 4. */
+static void test_leave_out(void **unused)
+{
+    (void)unused;
+    enum { N = 3, B = 4, RANKS = 3, V = 2 * RANKS * B };
+    const int32_t rank_rows[RANKS] = {2, 0, 4};
+    pair raw = pair_make(N * V, 1), want = pair_copy(&raw);
+    for (int i = 0; i < N * V; i++)
+        if (i % V % B >= rank_rows[i % V / B % RANKS]) want.d[i] = -3;
+    outputs o = outputs_of(1, &raw);
+    EVERY_WAY(o, k->leave_out(P(raw), rank_rows, N, V, B, RANKS, -3.0, &ex));
+    pair_compare("leave_out", &raw, want.d, 1);
+    assert_true(want.d[0] != -3 && want.d[2] == -3);
+    FREE_ALL(&raw, &want);
 }
 
 /* ce_sum and ce_target, with and without the targets' share of the softmax; rows share a target,
@@ -147,6 +168,7 @@ static void test_ce_combine(void **unused)
 {
     (void)unused;
     enum { N = 5, W = 13, RANKS = 2 };
+    const int32_t target[N] = {0, 9, -1, 3, 1}; /* one of no batch */
     double stats[RANKS * N * 3], want[N], ce[N], want_ce[N];
     pair x = pair_make(N * W, 1), xs = pair_make(N * W, 0), coef = pair_make(N, 0);
     pair wxs = pair_copy(&xs);
@@ -158,14 +180,14 @@ static void test_ce_combine(void **unused)
     for (int b = 0; b < N; b++) {
         const double *p = stats + 3 * b, *q = p + 3 * N;
         double all = p[1] * exp(p[0]) + q[1] * exp(q[0]);
-        want_ce[b] = log(all) - p[2];
-        want[b] = 0.3 / 37 * exp(q[0]) / all;
+        want_ce[b] = b == 2 ? 0 : log(all) - p[2];
+        want[b] = b == 2 ? 0 : 0.3 / 37 * exp(q[0]) / all;
         for (int j = 0; j < W; j++) wxs.d[b * W + j] = want[b] * x.d[b * W + j];
     }
     for (int has_xs = 0; has_xs < 2; has_xs++) {
         outputs o = outputs_of(2, &coef, &xs);
-        EVERY_WAY(o, k->ce_combine(P(coef), ce, has_xs ? P(xs) : NULL, stats, P(x), N, W, RANKS, 1,
-                                   0.3, &ex));
+        EVERY_WAY(o, k->ce_combine(P(coef), ce, has_xs ? P(xs) : NULL, stats, target, P(x), N, W,
+                                   RANKS, 1, 0.3, &ex));
         pair_compare("coef", &coef, want, 1);
         if (has_xs) pair_compare("xs", &xs, wxs.d, 1);
         for (int b = 0; b < N; b++) assert_true(fabs(ce[b] - want_ce[b]) <= 1e-12);
@@ -288,10 +310,11 @@ static void test_step_decide(void **unused)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_mse),        cmocka_unit_test(test_rows),
-        cmocka_unit_test(test_pair_ids),   cmocka_unit_test(test_ce_parts),
-        cmocka_unit_test(test_ce_combine), cmocka_unit_test(test_adam),
-        cmocka_unit_test(test_grad_stats), cmocka_unit_test(test_step_decide),
+        cmocka_unit_test(test_mse),         cmocka_unit_test(test_rows),
+        cmocka_unit_test(test_pair_ids),    cmocka_unit_test(test_leave_out),
+        cmocka_unit_test(test_ce_parts),    cmocka_unit_test(test_ce_combine),
+        cmocka_unit_test(test_adam),        cmocka_unit_test(test_grad_stats),
+        cmocka_unit_test(test_step_decide),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

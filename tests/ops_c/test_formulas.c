@@ -111,12 +111,12 @@ static void test_large_logits(void **state)
     for (int i = 0; i < 2 * V; i++) raw[i] = (i % 2 ? -1e4 : 1e4) + (i % 3);
     for (int i = 0; i < 2 * V; i++) raw32[i] = (float)raw[i];
     mr_kernels_cpu32.ce_rows(raw32, stats, target, NULL, NULL, 2, V, 0, 1.0, INFINITY, &ex);
-    mr_kernels_cpu32.ce_combine(coef32, ce, NULL, stats, NULL, 2, 1, 1, 0, 1.0, &ex);
+    mr_kernels_cpu32.ce_combine(coef32, ce, NULL, stats, target, NULL, 2, 1, 1, 0, 1.0, &ex);
     /* row 0: every third even column has 1e4 + 2, + 1, + 0, 500 each; 7 is odd */
     double z = 500.0 * (1.0 + exp(-1.0) + exp(-2.0)), want = 1e4 + 2 + log(z) - (-1e4 + 1);
     if (fabs(ce[0] - want) > 1e-3) fail_msg("float: %.9g, expected %.9g", ce[0], want);
     mr_kernels_cpu64.ce_rows(raw, stats, target, NULL, NULL, 2, V, 0, 1.0, INFINITY, &ex);
-    mr_kernels_cpu64.ce_combine(coef, ce, NULL, stats, NULL, 2, 1, 1, 0, 1.0, &ex);
+    mr_kernels_cpu64.ce_combine(coef, ce, NULL, stats, target, NULL, 2, 1, 1, 0, 1.0, &ex);
     assert_close(ce[0], want, "large logits");
     assert_close(coef[0], 0.5 / z, "coefficient");
 }

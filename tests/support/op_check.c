@@ -157,11 +157,14 @@ static void check_same(const op_case *c, const char *dev_a, bool private_a, cons
     op_rig_stop(&b);
 }
 
-/* Counts rounded up as on a device that records: what lies behind the batch's tokens starts as NaN.
- */
+/* Counts rounded up as on a device that records, rows too as on several ranks: what lies behind the
+ * batch's tokens and rows starts as NaN. */
 static void round_counts(op_rig *r)
 {
+    static mr_counts most; /* one rig at a time */
+    mr_run_counts(&most, &r->w.batch, r->run->xch);
     r->run->rounds = true;
+    r->run->most = &most;
     op_world_attach(&r->w, r->run);
 }
 

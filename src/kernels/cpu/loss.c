@@ -29,6 +29,12 @@ static void mse_loss(REAL *loss, const REAL *pred, const REAL *target, int64_t n
     *loss = (REAL)(sum / div);
 }
 
+/* Those of n rows that belong to the batch. */
+static int64_t rows_of_batch(int64_t n, const mr_exec *ex)
+{
+    return n < ex->state->rows ? n : ex->state->rows;
+}
+
 void MR_FN(mse)(void *loss, void *dpredv, void *dtargetv, const void *predv, const void *targetv,
                 int64_t n, int64_t w, int64_t count, double weight, int acc_pred, int acc_target,
                 const mr_exec *ex)
@@ -36,13 +42,14 @@ void MR_FN(mse)(void *loss, void *dpredv, void *dtargetv, const void *predv, con
     REAL *dp = dpredv, *dt = dtargetv;
     const REAL *pred = predv, *target = targetv;
     double div = (double)ex->state->rows_global * (double)count;
-    if (loss) mse_loss(loss, pred, target, n, w, div);
+    int64_t rows = rows_of_batch(n, ex);
+    if (loss) mse_loss(loss, pred, target, rows, w, div);
     if (!dp && !dt) return;
     REAL c = (REAL)(2.0 * weight / div);
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < n; i++)
         for (int64_t j = i * w; j < (i + 1) * w; j++) {
-            REAL g = c * (pred[j] - target[j]);
+            REAL g = i < rows ? c * (pred[j] - target[j]) : 0;
             if (dp) dp[j] = acc_pred ? dp[j] + g : g;
             if (dt) dt[j] = acc_target ? dt[j] - g : -g;
         }
@@ -183,8 +190,20 @@ void MR_FN(ce_rows)(void *rawv, double *stats, const int32_t *target, const int3
     }
 }
 
-void MR_FN(ce_combine)(void *coefv, double *ce, void *xs, const double *stats, const void *x,
-                       int64_t n, int64_t w, int size, int rank, double weight, const mr_exec *ex)
+void MR_FN(leave_out)(void *rawv, const int32_t *rank_rows, int64_t n, int64_t v, int64_t B,
+                      int size, double x, const mr_exec *ex)
+{
+    (void)ex;
+    REAL *raw = rawv;
+    for (int64_t c = 0; c < v; c++) {
+        if (c % B < rank_rows[c / B % size]) continue;
+        for (int64_t b = 0; b < n; b++) raw[b * v + c] = (REAL)x;
+    }
+}
+
+void MR_FN(ce_combine)(void *coefv, double *ce, void *xs, const double *stats,
+                       const int32_t *target, const void *x, int64_t n, int64_t w, int size,
+                       int rank, double weight, const mr_exec *ex)
 {
     REAL *coef = coefv;
     double share = weight / (double)ex->state->rows_global;
@@ -200,8 +219,9 @@ void MR_FN(ce_combine)(void *coefv, double *ce, void *xs, const double *stats, c
             z += s[1] * exp(s[0] - m);
             t += s[2];
         }
-        ce[b] = m + log(z) - t;
-        coef[b] = (REAL)(share * exp(stats[(rank * n + b) * 3] - m) / z);
+        bool is_row = target[b] >= 0;
+        ce[b] = is_row ? m + log(z) - t : 0;
+        coef[b] = is_row ? (REAL)(share * exp(stats[(rank * n + b) * 3] - m) / z) : 0;
     }
     if (xs) MR_FN(row_scale)(xs, x, coef, n, w, ex);
 }
@@ -237,10 +257,10 @@ void MR_FN(ce_sum)(void *loss, const double *ce, int64_t n, double alpha, const 
 void MR_FN(pair_ids)(int32_t *target, int32_t *skip, int64_t B, int64_t first, int64_t G,
                      const mr_exec *ex)
 {
-    (void)ex;
+    int64_t rows = rows_of_batch(B, ex);
     for (int64_t s = 0; s < 2; s++)
         for (int64_t i = 0; i < B; i++) {
-            skip[s * B + i] = (int32_t)(s * G + first + i);
-            target[s * B + i] = (int32_t)((1 - s) * G + first + i);
+            skip[s * B + i] = i < rows ? (int32_t)(s * G + first + i) : -1;
+            target[s * B + i] = i < rows ? (int32_t)((1 - s) * G + first + i) : -1;
         }
 }

@@ -20,7 +20,7 @@ struct mse_args {
     float *loss;
     act_t *dpred, *dtarget;
     const act_t *pred, *target;
-    int64_t n, count; /* elements, those of a row that count */
+    int64_t n, w, count; /* elements; columns, those that count */
     double weight;
     int acc_pred, acc_target;
 };
@@ -29,6 +29,7 @@ template <class V>
 __global__ void mse_kernel(mse_args a, double *part, unsigned *counter, const mr_step_state *state)
 {
     double s = 0, size = (double)state->rows_global * (double)a.count;
+    int64_t of_batch = state->rows * a.w; /* elements behind belong to no batch */
     float c = (float)(2.0 * a.weight / size);
     for (int64_t q = (int64_t)blockIdx.x * BLOCK + threadIdx.x; q < a.n / V::COUNT;
          q += (int64_t)MSE_BLOCKS * BLOCK) {
@@ -36,7 +37,7 @@ __global__ void mse_kernel(mse_args a, double *part, unsigned *counter, const mr
         V p = at_once<V>(a.pred + i), t = at_once<V>(a.target + i);
         float d[V::COUNT];
         for (int k = 0; k < V::COUNT; k++) {
-            d[k] = p.v[k] - t.v[k];
+            d[k] = i + k < of_batch ? p.v[k] - t.v[k] : 0.0f;
             s += (double)d[k] * (double)d[k];
         }
         if (a.dpred) {
@@ -80,6 +81,7 @@ void mse(void *loss, void *dpred, void *dtarget, const void *pred, const void *t
                   (const act_t *)pred,
                   (const act_t *)target,
                   n * w,
+                  w,
                   count,
                   weight,
                   acc_pred,
@@ -196,11 +198,21 @@ void ce_rows(void *raw, double *stats, const int32_t *target, const int32_t *ski
                (const float *)col_scale, v, lo, (float)scale, (float)known_max);
 }
 
+void leave_out(void *rawv, const int32_t *rank_rows, int64_t n, int64_t v, int64_t B, int size,
+               double x, const mr_exec *ex)
+{
+    float *raw = (float *)rawv, y = (float)x;
+    cells(n, v, ex, [=] __device__(int64_t b, int64_t c) {
+        if (c % B >= rank_rows[c / B % size]) raw[b * v + c] = y;
+    });
+}
+
 /* Row b of [size,n,3]. */
 struct combine_args {
     float *coef, *xs;
     double *ce;
     const double *stats;
+    const int32_t *target;
     const float *x;
     int64_t n, w;
     int size, rank;
@@ -219,8 +231,9 @@ struct combine_args {
             t += s[2];
         }
         double share = weight / (double)state->rows_global;
-        float c = (float)(share * exp(stats[(rank * n + b) * 3] - m) / z);
-        ce[b] = m + log(z) - t;
+        bool is_row = target[b] >= 0;
+        float c = is_row ? (float)(share * exp(stats[(rank * n + b) * 3] - m) / z) : 0.0f;
+        ce[b] = is_row ? m + log(z) - t : 0;
         coef[b] = c;
         return c;
     }
@@ -237,11 +250,12 @@ __global__ static void combine_kernel(combine_args a, const mr_step_state *state
         a.xs[b * a.w + j] = c[0] * a.x[b * a.w + j];
 }
 
-void ce_combine(void *coef, double *ce, void *xs, const double *stats, const void *x, int64_t n,
-                int64_t w, int size, int rank, double weight, const mr_exec *ex)
+void ce_combine(void *coef, double *ce, void *xs, const double *stats, const int32_t *target,
+                const void *x, int64_t n, int64_t w, int size, int rank, double weight,
+                const mr_exec *ex)
 {
     const mr_step_state *state = ex->state;
-    combine_args a = {(float *)coef, (float *)xs, ce,    stats, (const float *)x, n, w,
+    combine_args a = {(float *)coef, (float *)xs, ce,    stats, target, (const float *)x, n, w,
                       size,          rank,        weight};
     if (!xs)
         each(n, ex, [=] __device__(int64_t b) { a.row(b, state); });
@@ -328,10 +342,12 @@ void ce_sum(void *loss, const double *ce, int64_t n, double alpha, const mr_exec
 void pair_ids(int32_t *target, int32_t *skip, int64_t B, int64_t first, int64_t G,
               const mr_exec *ex)
 {
+    const mr_step_state *state = ex->state;
     each(2 * B, ex, [=] __device__(int64_t r) {
         int64_t s = r / B, i = r % B;
-        skip[r] = (int32_t)(s * G + first + i);
-        target[r] = (int32_t)((1 - s) * G + first + i);
+        bool is_row = i < state->rows;
+        skip[r] = is_row ? (int32_t)(s * G + first + i) : -1;
+        target[r] = is_row ? (int32_t)((1 - s) * G + first + i) : -1;
     });
 }
 } // namespace MR_ACT_SPACE
