@@ -84,7 +84,6 @@ mr_register(device_cuda_emulated "" LABELS gpu)
 set(when_np1 late)
 set(when_np2 early)
 set(when_np3 mixed)
-set(when_np4 mixed,update=refused)
 foreach(np 1 2 3)
   add_test(NAME comm_nccl_emulated_np${np} COMMAND ${MPIEXEC_EXECUTABLE} -np ${np}
            $<TARGET_FILE:emulated_test_comm_nccl>)
@@ -95,12 +94,15 @@ endforeach()
 # Recorded steps that start once more.
 add_test(NAME replay_emulated COMMAND emulated_test_replay)
 mr_register(replay_emulated "" LABELS gpu train TIMEOUT 600)
+# Memory is opened and closed for every kernel that runs at once: late for the long list of cases.
+set(replay_np2 late)
+set(replay_np4 mixed,update=refused)
 foreach(np 2 4)
   add_test(NAME replay_ranks_emulated_np${np} COMMAND ${MPIEXEC_EXECUTABLE} -np ${np}
            $<TARGET_FILE:emulated_test_replay_ranks>)
   mr_register(replay_ranks_emulated_np${np} "" LABELS gpu train dist TIMEOUT 1200)
   set_property(TEST replay_ranks_emulated_np${np} APPEND PROPERTY ENVIRONMENT
-               "MR_EMULATE=when=${when_np${np}}")
+               "MR_EMULATE=when=${replay_np${np}}")
 endforeach()
 # Every kernel against the CPU's: threads and blocks in three orders.
 foreach(order forward backward shuffled)
