@@ -8,8 +8,7 @@
 #include <cmocka.h>
 
 #include "base/mem.h"
-#include "train/evaluate.h"
-#include "train/trainer.h"
+#include "trainer_pair.h"
 #include "small_main.h"
 
 #define OK(call) assert_int_equal((call), MR_OK)
@@ -40,35 +39,6 @@ static void configure(mr_config *c, const char *name, const char *backbone, bool
     OK(mr_config_check(c));
 }
 
-static mr_trainer *make_trainer(const mr_config *c)
-{
-    mr_trainer *t = NULL;
-    mr_trainer_opts o = {.stochastic = true, .optimizer = true, .whole_steps = true};
-    OK(mr_trainer_create(&t, c, &data, world, &o));
-    return t;
-}
-
-/* All parameters on the host; the caller frees. */
-static char *values_of(mr_trainer *t, size_t *bytes)
-{
-    char *out = NULL;
-    *bytes = (size_t)t->params.n_total * t->params.real_bytes;
-    OK(MR_ALLOC(&out, (int64_t)*bytes, "values"));
-    OK(t->dev->to_host(t->dev, out, t->params.value, *bytes));
-    return out;
-}
-
-/* Have both the same parameters, to the bit? */
-static bool are_same(mr_trainer *a, mr_trainer *b)
-{
-    size_t n, m;
-    char *x = values_of(a, &n), *y = values_of(b, &m);
-    bool same = n == m && !memcmp(x, y, n);
-    MR_FREE(x);
-    MR_FREE(y);
-    return same;
-}
-
 /* One epoch of both, batch by batch; how many steps differ in losses or counts. */
 static int epoch(mr_trainer *t, mr_trainer *eager, int64_t e)
 {
@@ -88,28 +58,6 @@ static int epoch(mr_trainer *t, mr_trainer *eager, int64_t e)
     return differ;
 }
 
-/* Users' best items, of one that records and one that does not. */
-static void compare_scores(mr_trainer *t, mr_trainer *eager)
-{
-    enum { K = 5 };
-    mr_topk top[2] = {{.k = K}, {.k = K}};
-    mr_metrics m[2];
-    mr_trainer *who[2] = {t, eager};
-    size_t n = (size_t)(data.n_users * K);
-    for (int i = 0; i < 2; i++) {
-        OK(MR_ALLOC(&top[i].id, data.n_users * K, "ids"));
-        OK(MR_ALLOC(&top[i].score, data.n_users * K, "scores"));
-        mr_evaluation what = {.split = MR_SPLIT_TEST, .topk = &top[i]};
-        OK(mr_evaluate(who[i], &what, &m[i]));
-    }
-    assert_memory_equal(top[0].id, top[1].id, n * sizeof *top[0].id);
-    assert_memory_equal(top[0].score, top[1].score, n * sizeof *top[0].score);
-    for (int i = 0; i < 2; i++) {
-        MR_FREE(top[i].id);
-        MR_FREE(top[i].score);
-    }
-}
-
 /* At most so many recordings; every other step and block starts one of them again. */
 static void run_model(const char *name, const char *backbone, int64_t most_steps,
                       int64_t most_blocks)
@@ -117,7 +65,8 @@ static void run_model(const char *name, const char *backbone, int64_t most_steps
     static mr_config c, plain;
     configure(&c, name, backbone, true);
     configure(&plain, name, backbone, false);
-    mr_trainer *t = make_trainer(&c), *eager = make_trainer(&plain);
+    mr_trainer *t = pair_trainer(&c, &data, world, NULL),
+               *eager = pair_trainer(&plain, &data, world, NULL);
     const mr_device_counts *n = &t->dev->counts;
     assert_int_equal(epoch(t, eager, 0), 0);
     assert_int_equal(n->recorded + n->replayed, t->step - 2);
@@ -125,14 +74,14 @@ static void run_model(const char *name, const char *backbone, int64_t most_steps
                   (int)n->recorded);
     assert_in_range(n->recorded, 1, most_steps);
     assert_true(n->replayed > 0);
-    assert_true(are_same(t, eager));
+    assert_true(pair_has_same_values(t, eager));
     int64_t before = n->recorded;
-    compare_scores(t, eager);
+    pair_assert_same_scores(t, eager);
     print_message("%d blocks, %d recorded\n", (int)t->done_here[MR_RECORD_BLOCK],
                   (int)(n->recorded - before));
     assert_in_range(n->recorded - before, 1, most_blocks);
     before = n->recorded;
-    compare_scores(t, eager); /* the same users: all of them are known */
+    pair_assert_same_scores(t, eager); /* the same users: all of them are known */
     assert_in_range(n->recorded - before, 0, 1);
     assert_int_equal(eager->dev->counts.recorded + eager->dev->counts.replayed, 0);
     mr_trainer_free(&t);
@@ -164,11 +113,12 @@ static void test_stale(void **state)
     (void)state;
     configure(&c, "sasrec", "sasrec", true);
     configure(&plain, "sasrec", "sasrec", false);
-    mr_trainer *t = make_trainer(&c), *eager = make_trainer(&plain);
+    mr_trainer *t = pair_trainer(&c, &data, world, NULL),
+               *eager = pair_trainer(&plain, &data, world, NULL);
     real_replay = t->dev->replay;
     t->dev->replay = stale;
     assert_true(epoch(t, eager, 0) > 0);
-    assert_false(are_same(t, eager));
+    assert_false(pair_has_same_values(t, eager));
     mr_trainer_free(&t);
     mr_trainer_free(&eager);
 }

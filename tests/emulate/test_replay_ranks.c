@@ -15,8 +15,7 @@
 #include "base/mem.h"
 #include "data/synth.h"
 #include "dist/ring.h"
-#include "train/evaluate.h"
-#include "train/trainer.h"
+#include "trainer_pair.h"
 
 #define OK(call) assert_int_equal((call), MR_OK)
 #define COUNT(a) (sizeof(a) / sizeof *(a))
@@ -55,30 +54,6 @@ static void configure(mr_config *c, const job *j, const char *device, bool captu
     for (size_t i = 0; i < COUNT(words); i++)
         OK(mr_config_set(c, words[i][0], words[i][1], "test"));
     OK(mr_config_check(c));
-}
-
-static mr_trainer *make_trainer(const mr_config *c)
-{
-    mr_trainer *t = NULL;
-    mr_trainer_opts o = {.stochastic = true, .optimizer = true, .whole_steps = true};
-    OK(mr_trainer_create(&t, c, &data, world, &o));
-    return t;
-}
-
-/* Have both the same parameters, to the bit? */
-static bool are_same(mr_trainer *a, mr_trainer *b)
-{
-    mr_trainer *who[2] = {a, b};
-    char *x[2] = {NULL, NULL};
-    size_t n = (size_t)a->params.n_total * a->params.real_bytes;
-    for (int i = 0; i < 2; i++) {
-        OK(MR_ALLOC(&x[i], (int64_t)n, "values"));
-        OK(who[i]->dev->to_host(who[i]->dev, x[i], who[i]->params.value, n));
-    }
-    bool same = a->params.n_total == b->params.n_total && !memcmp(x[0], x[1], n);
-    MR_FREE(x[0]);
-    MR_FREE(x[1]);
-    return same;
 }
 
 /* What a step is noted as: calls and bytes of collectives on device memory by purpose, entries of
@@ -143,7 +118,8 @@ static void compare_with_cpu(const job *j)
     static mr_config c, here;
     configure(&c, j, "cuda", false);
     configure(&here, j, "cpu", false);
-    mr_trainer *t = make_trainer(&c), *cpu = make_trainer(&here);
+    mr_trainer *t = pair_trainer(&c, &data, world, NULL),
+               *cpu = pair_trainer(&here, &data, world, NULL);
     bool has_behind = false;
     for (int64_t i = 0; i < j->batches; i++) {
         OK(mr_trainer_step(t, 0, i));
@@ -165,36 +141,14 @@ static void compare_with_cpu(const job *j)
     mr_trainer_free(&cpu);
 }
 
-/* Users' best items, of one that records and one that does not. */
-static void compare_scores(mr_trainer *t, mr_trainer *eager)
-{
-    enum { K = 5 };
-    mr_topk top[2] = {{.k = K}, {.k = K}};
-    mr_metrics m[2];
-    mr_trainer *who[2] = {t, eager};
-    for (int i = 0; i < 2; i++) {
-        OK(MR_ALLOC(&top[i].id, data.n_users * K, "ids"));
-        OK(MR_ALLOC(&top[i].score, data.n_users * K, "scores"));
-        mr_evaluation what = {.split = MR_SPLIT_TEST, .topk = &top[i]};
-        OK(mr_evaluate(who[i], &what, &m[i]));
-    }
-    assert_memory_equal(top[0].id, top[1].id, (size_t)(data.n_users * K) * sizeof *top[0].id);
-    assert_memory_equal(top[0].score, top[1].score,
-                        (size_t)(data.n_users * K) * sizeof *top[0].score);
-    for (int i = 0; i < 2; i++) {
-        MR_FREE(top[i].id);
-        MR_FREE(top[i].score);
-    }
-}
-
 static void make_pair(mr_trainer **t, mr_trainer **eager, const job *j)
 {
     static mr_config c, plain;
     configure(&c, j, "cuda", true);
     configure(&plain, j, "cuda", false);
     OK(mr_config_set(&plain, "dist.exchange", "fixed", "test"));
-    *t = make_trainer(&c);
-    *eager = make_trainer(&plain);
+    *t = pair_trainer(&c, &data, world, NULL);
+    *eager = pair_trainer(&plain, &data, world, NULL);
 }
 
 /* Three epochs and two evaluations; at most so many recordings in all and in the last epoch. Small
@@ -222,11 +176,11 @@ static void run_job(const job *j, int64_t most_recorded, int64_t most_last)
     assert_in_range(recorded[0] + recorded[1] + recorded[2], 1, most_recorded);
     assert_true(n->replayed > 0);
     assert_in_range(recorded[2], 0, most_last);
-    assert_true(are_same(t, eager));
-    compare_scores(t, eager);
+    assert_true(pair_has_same_values(t, eager));
+    pair_assert_same_scores(t, eager);
     before = n->recorded;
     int64_t replayed = n->replayed;
-    compare_scores(t, eager); /* the same users: all of them are known */
+    pair_assert_same_scores(t, eager); /* the same users: all of them are known */
     assert_int_equal(n->recorded, before);
     assert_true(n->replayed > replayed);
     mr_trainer_free(&t);
@@ -270,7 +224,7 @@ static void test_misfits(void **state)
         print_message("%d of 10 steps did not fit, recorded %d\n", (int)misfits, (int)n->recorded);
     assert_in_range(misfits, 1, 9);
     assert_true(n->recorded >= misfits - 2 && n->replayed > 0);
-    assert_true(are_same(t, eager));
+    assert_true(pair_has_same_values(t, eager));
     free_pair(t, eager);
 }
 

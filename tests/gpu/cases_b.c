@@ -1,38 +1,7 @@
-/* Cases of attention, U-Net and diffusion. Odd sizes; every dropout on. */
+/* Cases of U-Net and diffusion. Odd sizes; every dropout on. */
 #include "twin.h"
 
 enum { B = 37, L = 6, D = 30, S = 8 };
-
-static void attention(twin_world *w, int mode, bool has_first)
-{
-    twin *len = twin_ints(w, B, 5, 2, L), *rid = twin_ints(w, B, 3, 7, 1000);
-    for (int i = 0; i < B; i++) ((int32_t *)len->host)[i] += 1;
-    w->dev->to_device(w->dev, len->dev, len->host, B * 4);
-    twin *start = twin_starts(w, len), *pos = twin_ints(w, B, 0, 0, 1);
-    bool ragged = mode == MR_ATT_CAUSAL || mode == MR_ATT_LAST;
-    int64_t T = ragged ? ((int32_t *)start->host)[B] + 5 : B * (L - has_first);
-    int64_t Q = mode == MR_ATT_CAUSAL ? T : mode == MR_ATT_FULL ? B * L : B;
-    mr_att_shape s[2];
-    mr_drop drop[2];
-    for (int side_ = 0; side_ < 2; side_++) {
-        s[side_] = (mr_att_shape){mode, B, L, 2, D, A(start), A(len), ragged ? T : 0, 0, 0};
-        drop[side_] = (mr_drop){0.3, 5, {A(rid), A(pos)}, 1};
-    }
-    twin *q = twin_acts(w, Q * D), *kv = twin_acts(w, T * 2 * D), *out = twin_acts(w, Q * D);
-    twin *first = twin_acts(w, B * 2 * D), *prob = twin_reals(w, Q * 2 * L);
-    twin *dq = twin_acts(w, Q * D), *dkv = twin_acts(w, T * 2 * D);
-    twin *df = twin_acts(w, B * 2 * D), *dout = twin_acts(w, Q * D);
-    BOTH(attention_fwd, A(out), A(prob), A(q), A(kv), has_first ? A(first) : NULL, &s[side_],
-         &drop[side_], EX);
-    twin_same(w, "attention_fwd", "out", out, D);
-    twin_same(w, "attention_fwd", "prob", prob, D);
-    BOTH(attention_bwd, A(dq), A(dkv), has_first ? A(df) : NULL, A(dout), A(prob), A(q), A(kv),
-         has_first ? A(first) : NULL, &s[side_], 1, mode & 1, 0, &drop[side_], EX);
-    twin_same(w, "attention_bwd", "dq", dq, D);
-    twin_same(w, "attention_bwd", "dkv", dkv, D);
-    twin_same(w, "attention_bwd", "dkv_first", df, D);
-    twin_release(w);
-}
 
 /* n samples of F frames; as wide in as out where `is_same`: then the residual is x itself. */
 static void convolution(twin_world *w, int64_t n, int64_t F, int stride, bool is_same)
@@ -198,8 +167,6 @@ static void diffusion(twin_world *w)
 
 void cases_b(twin_world *w)
 {
-    for (int mode = 0; mode < 4; mode++) attention(w, mode, false);
-    attention(w, MR_ATT_ONE, true);
     convolution(w, B, S, 1, false);
     convolution(w, B, S, 2, false);
     convolution(w, 300, 5, 2, false);

@@ -1,5 +1,5 @@
 /* Cases of rows with columns behind those that count (kernels.h): 0 in what is read, and 0 in what
- * is written over anything. */
+ * is written over anything. All cases of attention, with such columns and without. */
 #include <stdio.h>
 
 #include "twin.h"
@@ -57,10 +57,11 @@ static void norm(twin_world *w, bool has_gamma, int64_t N, int64_t cols, int64_t
     twin_release(w);
 }
 
-/* Two heads of 6 in rows of 16, k and v in rows of 24 + 8. */
-static void attention(twin_world *w, int mode, bool has_first)
+/* Two heads of D / 2 in rows of QW, k and v in rows of KVW; dq is added to what is there, or not.
+ */
+static void attention(twin_world *w, int mode, bool has_first, int64_t D, int64_t QW, int64_t KVW,
+                      int acc_q)
 {
-    enum { D = 12, QW = 16, KVW = 32 };
     twin *len = twin_ints(w, B, 5, 2, L), *rid = twin_ints(w, B, 3, 7, 1000);
     for (int i = 0; i < B; i++) ((int32_t *)len->host)[i] += 1;
     w->dev->to_device(w->dev, len->dev, len->host, B * 4);
@@ -77,13 +78,14 @@ static void attention(twin_world *w, int mode, bool has_first)
     twin *q = rows(w, Q, D, QW, true), *kv = rows(w, T, 2 * D, KVW, true);
     twin *first = rows(w, B, 2 * D, KVW, true), *dout = rows(w, Q, D, QW, true);
     twin *out = twin_acts(w, Q * QW), *prob = twin_reals(w, Q * 2 * L);
-    twin *dq = twin_acts(w, Q * QW), *dkv = rows(w, T, 2 * D, KVW, true);
+    twin *dq = rows(w, Q, acc_q ? D : QW, QW, true), *dkv = rows(w, T, 2 * D, KVW, true);
     twin *df = twin_acts(w, B * KVW);
     BOTH(attention_fwd, A(out), A(prob), A(q), A(kv), has_first ? A(first) : NULL, &s[side_],
          &drop[side_], EX);
     same(w, "attention_fwd", "out", out, D, QW, D);
+    twin_same(w, "attention_fwd", "prob", prob, D);
     BOTH(attention_bwd, A(dq), A(dkv), has_first ? A(df) : NULL, A(dout), A(prob), A(q), A(kv),
-         has_first ? A(first) : NULL, &s[side_], 0, mode & 1, 0, &drop[side_], EX);
+         has_first ? A(first) : NULL, &s[side_], acc_q, mode & 1, 0, &drop[side_], EX);
     same(w, "attention_bwd", "dq", dq, D, QW, D);
     same(w, "attention_bwd", "dkv", dkv, 2 * D, KVW, D);
     if (has_first) same(w, "attention_bwd", "dkv_first", df, 2 * D, KVW, D);
@@ -166,8 +168,12 @@ void cases_f(twin_world *w)
         norm(w, true, widths[i][0], widths[i][1], widths[i][2]);
         norm(w, false, widths[i][0], widths[i][1], widths[i][2]);
     }
-    for (int mode = 0; mode < 4; mode++) attention(w, mode, false);
-    attention(w, MR_ATT_ONE, true);
+    static const int64_t heads[][3] = {{12, 16, 32}, {30, 30, 60}}; /* by two columns, by one */
+    for (int k = 0; k < 2; k++) {
+        for (int mode = 0; mode < 4; mode++)
+            attention(w, mode, false, heads[k][0], heads[k][1], heads[k][2], k);
+        attention(w, MR_ATT_ONE, true, heads[k][0], heads[k][1], heads[k][2], k);
+    }
     diffusion(w, COLS);
     diffusion(w, COLS - 1);
     pooling(w);

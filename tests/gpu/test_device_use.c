@@ -19,7 +19,7 @@
 #include "train/evaluate.h"
 #include "train/need.h"
 #include "train/own_device.h"
-#include "train/trainer.h"
+#include "trainer_pair.h"
 #include "small_main.h"
 
 #define OK(call) assert_int_equal((call), MR_OK)
@@ -41,15 +41,6 @@ static void configure(mr_config *c, const char *name, const char *backbone)
     OK(mr_config_check(c));
 }
 
-static mr_trainer *make_trainer(const mr_config *c, const char *device)
-{
-    mr_trainer *t = NULL;
-    mr_trainer_opts o = {
-        .stochastic = true, .optimizer = true, .whole_steps = true, .device = device};
-    OK(mr_trainer_create(&t, c, &data, world, &o));
-    return t;
-}
-
 static void test_steps(void **state)
 {
     static const char *const models[][2] = {
@@ -58,7 +49,8 @@ static void test_steps(void **state)
     (void)state;
     for (size_t m = 0; m < sizeof models / sizeof *models; m++) {
         configure(&c, models[m][0], models[m][1]);
-        mr_trainer *t = make_trainer(&c, "guard"), *host = make_trainer(&c, "cpu");
+        mr_trainer *t = pair_trainer(&c, &data, world, "guard"),
+                   *host = pair_trainer(&c, &data, world, "cpu");
         OK(mr_trainer_step(t, 0, 0));
         OK(mr_trainer_step(host, 0, 0));
         for (int i = 1; i < 5; i++) {
@@ -92,7 +84,8 @@ static void test_ahead(void **state)
     (void)state;
     for (size_t m = 0; m < sizeof models / sizeof *models; m++) {
         configure(&c, models[m][0], models[m][1]);
-        mr_trainer *t = make_trainer(&c, "guard"), *plain = make_trainer(&c, "guard");
+        mr_trainer *t = pair_trainer(&c, &data, world, "guard"),
+                   *plain = pair_trainer(&c, &data, world, "guard");
         t->train_run->rounds = plain->train_run->rounds = m % 2;
         for (size_t k = 0; k < sizeof order / sizeof *order; k++) {
             const int32_t *prepared = t->ahead.batch.target;
@@ -118,7 +111,7 @@ static void test_two_batches(void **state)
     static mr_config c;
     (void)state;
     configure(&c, "sasrec", "sasrec");
-    mr_trainer *t = make_trainer(&c, "guard");
+    mr_trainer *t = pair_trainer(&c, &data, world, "guard");
     int64_t waits = t->dev->counts.waits;
     OK(mr_trainer_load(t, t->train_run, 0, 0));
     assert_int_equal(t->dev->counts.waits, waits);
@@ -174,30 +167,6 @@ static void test_staging(void **state)
     mr_device_close(&d);
 }
 
-/* Recorded blocks of users: ranks and scores of one that records and one that does not. */
-static void compare_scores(mr_trainer *t, mr_trainer *eager)
-{
-    enum { K = 5 };
-    mr_topk top[2] = {{.k = K}, {.k = K}};
-    mr_metrics m[2];
-    mr_trainer *who[2] = {t, eager};
-    for (int i = 0; i < 2; i++) {
-        OK(MR_ALLOC(&top[i].id, data.n_users * K, "ids"));
-        OK(MR_ALLOC(&top[i].score, data.n_users * K, "scores"));
-        mr_evaluation what = {.split = MR_SPLIT_TEST, .topk = &top[i]};
-        OK(mr_evaluate(who[i], &what, &m[i]));
-    }
-    assert_true(t->done_here[MR_RECORD_BLOCK] > 2);
-    assert_int_equal(eager->done_here[MR_RECORD_BLOCK], 0);
-    assert_memory_equal(top[0].id, top[1].id, (size_t)(data.n_users * K) * sizeof *top[0].id);
-    assert_memory_equal(top[0].score, top[1].score,
-                        (size_t)(data.n_users * K) * sizeof *top[0].score);
-    for (int i = 0; i < 2; i++) {
-        MR_FREE(top[i].id);
-        MR_FREE(top[i].score);
-    }
-}
-
 static mr_status fail_it(mr_trainer *t)
 {
     assert_true(t->dev->recording > 0);
@@ -211,7 +180,7 @@ static void test_failed_recording(void **state)
     (void)state;
     configure(&c, "sasrec", "sasrec");
     OK(mr_config_set(&c, "run.capture", "true", "test"));
-    mr_trainer *t = make_trainer(&c, "guard");
+    mr_trainer *t = pair_trainer(&c, &data, world, "guard");
     for (int i = 0; i < 2; i++) OK(mr_trainer_step(t, 0, i));
     mr_errors_to_log(false);
     assert_int_equal(mr_trainer_recorded(t, MR_RECORD_STEP, fail_it), MR_ERR_INTERNAL);
@@ -237,7 +206,8 @@ static void test_capture(void **state)
         OK(mr_config_set(&plain, "train.eval_batch", "9", "test"));
         c = plain;
         OK(mr_config_set(&c, "run.capture", "true", "test"));
-        mr_trainer *t = make_trainer(&c, "guard"), *eager = make_trainer(&plain, "guard");
+        mr_trainer *t = pair_trainer(&c, &data, world, "guard"),
+                   *eager = pair_trainer(&plain, &data, world, "guard");
         for (int i = 0; i < 5; i++) {
             OK(mr_trainer_step(t, 0, i % 3));
             OK(mr_trainer_step(eager, 0, i % 3));
@@ -245,7 +215,9 @@ static void test_capture(void **state)
         }
         assert_int_equal(t->done_here[MR_RECORD_STEP], 5);
         assert_int_equal(eager->done_here[MR_RECORD_STEP], 0);
-        compare_scores(t, eager);
+        pair_assert_same_scores(t, eager);
+        assert_true(t->done_here[MR_RECORD_BLOCK] > 2);
+        assert_int_equal(eager->done_here[MR_RECORD_BLOCK], 0);
         mr_trainer_free(&t);
         mr_trainer_free(&eager);
     }
@@ -330,7 +302,7 @@ static void test_need(void **state)
          (const char *[]){"data.features=shard", NULL});
 
     configure(&c, "mealrec", "tedrec");
-    mr_trainer *t = make_trainer(&c, "guard");
+    mr_trainer *t = pair_trainer(&c, &data, world, "guard");
     OK(mr_need_of(&n, t, true));
     assert_int_equal(n.params, 16 * t->params.n_total);
     assert_int_equal(n.step, t->train_plan->ws_bytes);
@@ -374,7 +346,7 @@ static void test_precision(void **state)
     (void)state;
     configure(&c, "sasrec", "sasrec");
     assert_int_equal(mr_own_device_precision(&c), MR_FP32); /* auto */
-    mr_trainer *t = make_trainer(&c, "guard");
+    mr_trainer *t = pair_trainer(&c, &data, world, "guard");
     assert_int_equal(t->train_run->ex.precision, MR_FP32);
     t->dev->precision = t->train_graph->dims.precision = MR_BF16_PRODUCTS;
     OK(mr_trainer_run(t, &run, t->train_plan));
@@ -409,7 +381,7 @@ static void test_marks(void **state)
     static mr_config c;
     (void)state;
     configure(&c, "mealrec", "tedrec");
-    mr_trainer *t = make_trainer(&c, "guard");
+    mr_trainer *t = pair_trainer(&c, &data, world, "guard");
     t->dev->mark = take_mark;
     OK(mr_trainer_step(t, 0, 0));
     int again = 0;

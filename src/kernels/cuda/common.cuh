@@ -139,7 +139,7 @@ template <int V, class T> static inline bool splits_by(const T *p, int64_t w)
 {
     return splits<several<T, V>>(p, w);
 }
-enum { PIECE = 16 / sizeof(act_t) };
+enum { PIECE = wide<act_t>::COUNT };
 template <class V, class T> __device__ static inline V at_once(const T *p) { return *(const V *)p; }
 
 /* V neighbours as floats; p is a multiple of their size. */
@@ -305,17 +305,6 @@ struct mask {
     const int32_t *pos;
     int64_t per_row;
 
-    /* Factor of element j of matrix row i of width w. */
-    __device__ float factor(int64_t i, int64_t w, int64_t j) const
-    {
-        if (!is_on) return 1.0f;
-        int64_t lead = per_row == 1 ? i : i / per_row;
-        int64_t position = pos[lead] * per_row + (i - lead * per_row);
-        uint32_t bits = mr_drop_bits_at(seed, purpose, state->step, rid[lead],
-                                        mr_drop_first_block(position, w), j);
-        return bits >= threshold ? scale : 0.0f;
-    }
-
     /* Matrix row i of width w, for factors(). */
     __device__ mask_row row(int64_t i, int64_t w) const
     {
@@ -341,6 +330,14 @@ struct mask {
             uint32_t bits = e & 1 ? word >> 16 : word & 0xffffu;
             f[k] = !is_on ? 1.0f : bits >= threshold ? scale : 0.0f;
         }
+    }
+
+    /* Factor of element j of matrix row i of width w. */
+    __device__ float factor(int64_t i, int64_t w, int64_t j) const
+    {
+        float f[1];
+        factors<1>(f, row(i, w), j);
+        return f[0];
     }
 };
 
