@@ -36,9 +36,11 @@ static void elementwise(mr_kb *b)
     int64_t N = z->N, d = z->d, w = z->inner;
     void *y = mr_kb_reals(b, N * w), *pre = mr_kb_reals(b, N * w), *bias = mr_kb_reals(b, w);
     void *x = mr_kb_reals(b, N * d), *v = mr_kb_reals(b, N * d), *one = mr_kb_reals(b, 1);
+    void *h = mr_kb_reals(b, N * w);
     BENCH(bias_act_fwd, "gelu", SHAPE(N, w), 0, 3 * N * w, y, pre, bias, N, w, MR_ACT_GELU);
     BENCH(act_fwd, "gelu", SHAPE(N, w), 0, 2 * N * w, y, pre, N * w, MR_ACT_GELU);
-    BENCH(act_bwd, "gelu", SHAPE(N, w), 0, 3 * N * w, y, y, pre, N, w, MR_ACT_GELU);
+    BENCH(act_bwd, "gelu", SHAPE(N, w), 0, 3 * N * w, y, NULL, y, pre, N, w, MR_ACT_GELU);
+    BENCH(act_bwd, "gelu, with y", SHAPE(N, w), 0, 4 * N * w, y, h, y, pre, N, w, MR_ACT_GELU);
     BENCH(col_sum, "", SHAPE(N, w), 0, N * w, bias, y, N, w, 0);
     BENCH(add_row_bwd, "", SHAPE(N, w), 0, 2 * N * w, pre, bias, y, N, w, 0, w, 0, 0);
     BENCH(axpy, "+=", SHAPE(N, d), 0, 3 * N * d, v, x, N * d, 1e-6, 1, MR_ACT_ACT);

@@ -188,9 +188,9 @@ int mr_g_probe(mr_graph *g, int x)
 
 /* ---- linear: y = act(act_in(x) w^T + b), x [n,i], w [o,i], y [n,o] ----
  * The pre-activation is saved when there is an activation; backward reuses dy's memory for its
- * gradient, which nobody reads afterwards. act_in(x) lives in scratch and is computed again in
- * backward: between a wide layer and the next one only one of the two is kept (both with
- * whole_products). i[0] act, i[1] act_in, i[2] saved buffer of act_in(x) or -1. */
+ * gradient, which nobody reads afterwards. act_in(x) lives in scratch, in backward again, where it
+ * comes with its derivative: between a wide layer and the next one only one of the two is kept.
+ * i[0] act, i[1] act_in. */
 typedef struct linear_size {
     int64_t n, in, out;
 } linear_size;
@@ -217,11 +217,8 @@ static const void *linear_input(mr_run *r, const mr_node *n, const linear_size *
 {
     const void *x = mr_val(r, n->in[0]);
     if (n->i[1] == MR_ACT_NONE) return x;
-    void *kept = n->i[2] >= 0 ? mr_saved(r, n, (int)n->i[2]) : NULL;
-    if (kept && r->in_backward) return kept;
-    void *out = kept ? kept : r->ex.scratch;
-    mr_k(r)->act_fwd(out, x, s->n * s->in, (int)n->i[1], &r->ex);
-    return out;
+    mr_k(r)->act_fwd(r->ex.scratch, x, s->n * s->in, (int)n->i[1], &r->ex);
+    return r->ex.scratch;
 }
 
 static mr_status linear_forward(mr_run *r, const mr_node *n)
@@ -234,23 +231,40 @@ static mr_status linear_forward(mr_run *r, const mr_node *n)
     return MR_OK;
 }
 
+/* da[n,i] (+)= dy w, the gradient of what the matrix is applied to. */
+static void linear_bwd_input(mr_run *r, const mr_node *n, const linear_size *s, void *da, int acc)
+{
+    mr_k(r)->gemm(da, mr_grad(r, mr_node_id(r, n)), mr_pmat(r, n, 0), s->n, s->in, s->out, 0, 0,
+                  s->out, s->in, s->in, 1.0, acc, MR_ACT_ACT, &r->ex);
+}
+
 static mr_status linear_backward(mr_run *r, const mr_node *n)
 {
     linear_size s = linear_sizes(r, n);
-    void *dy = mr_grad(r, mr_node_id(r, n));
+    const mr_exec *ex = &r->ex;
+    int act_in = (int)n->i[1], acc = mr_acc(r, n, 0);
+    void *dy = mr_grad(r, mr_node_id(r, n)), *dx = mr_wants(r, n, 0) ? mr_grad(r, n->in[0]) : NULL;
+    const void *input;
+    bool is_joined = act_in != MR_ACT_NONE && dx && !acc; /* act_in(x) comes with dx */
     if (n->i[0] != MR_ACT_NONE)
-        mr_k(r)->act_bwd(dy, dy, linear_pre(r, n), s.n, s.out, (int)n->i[0], &r->ex);
-    mr_k(r)->linear_bwd_w(mr_pgrad(r, n, 0), mr_pgrad(r, n, 1), dy, linear_input(r, n, &s), s.n,
-                          s.out, s.in, mr_pacc(r, n, 0), mr_pacc(r, n, 1), &r->ex);
-    if (!mr_wants(r, n, 0)) return MR_OK;
-    bool act_in = n->i[1] != MR_ACT_NONE;
-    int acc = mr_acc(r, n, 0);
-    void *dx = mr_grad(r, n->in[0]), *da = act_in && acc ? r->ex.scratch : dx;
-    mr_k(r)->gemm(da, dy, mr_pmat(r, n, 0), s.n, s.in, s.out, 0, 0, s.out, s.in, s.in, 1.0,
-                  act_in ? 0 : acc, MR_ACT_ACT, &r->ex);
-    if (!act_in) return MR_OK;
-    mr_k(r)->act_bwd(da, da, mr_val(r, n->in[0]), s.n, s.in, (int)n->i[1], &r->ex);
-    if (acc) mr_k(r)->axpy(dx, da, s.n * s.in, 1.0, 1, MR_ACT_ACT, &r->ex);
+        mr_k(r)->act_bwd(dy, NULL, dy, linear_pre(r, n), s.n, s.out, (int)n->i[0], ex);
+    if (is_joined) {
+        linear_bwd_input(r, n, &s, dx, 0);
+        mr_k(r)->act_bwd(dx, ex->scratch, dx, mr_val(r, n->in[0]), s.n, s.in, act_in, ex);
+        input = ex->scratch;
+    } else {
+        input = linear_input(r, n, &s);
+    }
+    mr_k(r)->linear_bwd_w(mr_pgrad(r, n, 0), mr_pgrad(r, n, 1), dy, input, s.n, s.out, s.in,
+                          mr_pacc(r, n, 0), mr_pacc(r, n, 1), ex);
+    if (is_joined || !dx) return MR_OK;
+    if (act_in == MR_ACT_NONE) {
+        linear_bwd_input(r, n, &s, dx, acc);
+        return MR_OK;
+    }
+    linear_bwd_input(r, n, &s, ex->scratch, 0);
+    mr_k(r)->act_bwd(ex->scratch, NULL, ex->scratch, mr_val(r, n->in[0]), s.n, s.in, act_in, ex);
+    mr_k(r)->axpy(dx, ex->scratch, s.n * s.in, 1.0, 1, MR_ACT_ACT, ex);
     return MR_OK;
 }
 
@@ -276,14 +290,6 @@ static int add_linear(mr_graph *g, int x, int w, int b, int act_in, int act)
     n.i[1] = act_in;
     if (act_in != MR_ACT_NONE)
         n.scratch_bytes = (size_t)(a->dim[0] * mr_node_inner(g, x)) * g->act_bytes;
-    n.i[2] = -1;
-    if (act_in != MR_ACT_NONE && g->dims.whole_products) {
-        n.i[2] = n.n_saved;
-        n.saved_for_bwd = 1u << n.n_saved;
-        int64_t rows = a->space == MR_SPACE_FIXED ? a->dim[0] : 1;
-        n.saved[n.n_saved++] =
-            (mr_saved_spec){a->space, rows * mr_node_inner(g, x), (int)g->act_bytes};
-    }
     if (act != MR_ACT_NONE)
         n.saved[n.n_saved++] =
             (mr_saved_spec){a->space,

@@ -5,11 +5,13 @@
  *   u   = sum_j softmax_j(g) y_j
  * At a PAD position x = 0, so y_j is the row-independent -W_j b_j[l]: the table t[j,l] = W_j b_j[l]
  * is computed once a step and only tokens go through the large products. Memory: y [N,E,d] without
- * t is saved. To compute it again would cost a third large product where backward has only one
- * (there is no gradient into the frozen text), half as much again; dropped x and everything else of
- * that size lives for one chunk only. A chunk is some rows with all their tokens, and one expert at
- * a time; with whole_products it is some tokens of all rows, and all experts in one product: then
- * nothing that is launched depends on which row a token is of. Invariants: the draws depend on
+ * t is saved on a CPU. To compute it again is a third large product where backward has only one
+ * (there is no gradient into the frozen text): half as much again of a CPU's time, and a hundredth
+ * of a GPU's step, whose memory it is an eighth of, so there (whole_products) backward makes it
+ * again. Dropped x and everything else of that size lives for one chunk only. A chunk is some rows
+ * with all their tokens, and one expert at a time; with whole_products it is some tokens of all
+ * rows, and all experts in one product: then nothing that is launched depends on which row a token
+ * is of. Invariants: the draws depend on
  * (rid, position, expert, column) alone, also for the gate noise of PAD positions; chunks change
  * nothing but the grouping of the sums in the gradients of weights. */
 #include "graph/op_softmax.h"
@@ -28,6 +30,7 @@ typedef struct moe {
     bool use_noise;
     double drop;
     uint32_t purpose;
+    bool is_again;                     /* y is scratch, and backward makes it again */
     char *xd, *z, *clean, *noisy, *dt; /* scratch */
     char *p, *t, *factor, *y;
 } moe;
@@ -55,6 +58,7 @@ static void carve(mr_carve *c, moe *m)
     m->clean = mr_carve_take(c, tokens * m->E * m->real);
     m->noisy = mr_carve_take(c, tokens * m->E * m->real);
     m->dt = mr_carve_take(c, m->E * m->L * m->d * m->real);
+    m->y = mr_carve_take(c, m->is_again ? tokens * m->E * m->d * m->act : 0);
 }
 
 /* Rows and tokens of a chunk, and experts at a time. */
@@ -68,6 +72,7 @@ static void choose_sizes(moe *m, const mr_graph *g)
     m->chunk = g->dims.rows_cap;
     m->piece = all < CHUNK_TOKENS_WHOLE ? all : CHUNK_TOKENS_WHOLE;
     m->group = m->E;
+    m->is_again = true;
 }
 
 static moe moe_of(mr_run *r, const mr_node *n)
@@ -89,7 +94,7 @@ static moe moe_of(mr_run *r, const mr_node *n)
     m.p = mr_saved(r, n, S_P);
     m.t = mr_saved(r, n, S_T);
     m.factor = mr_saved(r, n, S_FACTOR);
-    m.y = mr_saved(r, n, S_Y); /* NULL without backward, but with whole_products */
+    if (!m.is_again) m.y = mr_saved(r, n, S_Y); /* NULL without backward */
     return m;
 }
 
@@ -123,21 +128,30 @@ static piece piece_at(const moe *m, const mr_run *r, const part *q, int64_t at)
     return t;
 }
 
-/* y of a piece: the experts' products. */
-static void experts(const moe *m, mr_run *r, const mr_node *n, const piece *t, char *y)
+/* Experts of one product: with dropout each has its own x. */
+static int group_of(const moe *m) { return m->drop > 0.0 ? m->group : m->E; }
+
+/* xd = x of a piece, dropped for the group of experts that begins with j. */
+static void drop_group(const moe *m, mr_run *r, const piece *t, int j)
+{
+    if (m->drop > 0.0)
+        mr_k(r)->moe_drop(m->xd, t->x, t->rows, t->n, m->dh, j, m->group, m->E, m->drop, m->purpose,
+                          &r->ex);
+}
+
+/* y of these experts and a piece, from xd. */
+static void group_products(const moe *m, mr_run *r, const mr_node *n, const piece *t, int j,
+                           char *y)
 {
     const mr_exec *ex = &r->ex;
-    int64_t act = m->act, dh = m->dh, d = m->d, E = m->E;
-    const char *w = mr_pmat(r, n, P_W);
-    if (m->drop <= 0.0)
+    int64_t dh = m->dh, d = m->d, E = m->E;
+    mr_gemm_batch batch = {m->group, d, t->n * dh, d * dh};
+    const char *w = (const char *)mr_pmat(r, n, P_W) + j * d * dh * m->act;
+    if (m->drop > 0.0)
+        mr_k(r)->gemm_batch(y + j * d * m->act, m->xd, w, &batch, t->n, d, dh, 0, 1, dh, dh, E * d,
+                            1.0, 0.0, MR_ACT_ACT, ex);
+    else
         mr_k(r)->gemm(y, t->x, w, t->n, E * d, dh, 0, 1, dh, dh, E * d, 1.0, 0.0, MR_ACT_ACT, ex);
-    for (int j = 0; m->drop > 0.0 && j < m->E; j += m->group) {
-        mr_gemm_batch batch = {m->group, d, t->n * dh, d * dh};
-        mr_k(r)->moe_drop(m->xd, t->x, t->rows, t->n, dh, j, m->group, m->E, m->drop, m->purpose,
-                          ex);
-        mr_k(r)->gemm_batch(y + j * d * act, m->xd, w + j * d * dh * act, &batch, t->n, d, dh, 0, 1,
-                            dh, dh, E * d, 1.0, 0.0, MR_ACT_ACT, ex);
-    }
 }
 
 static void forward_part(const moe *m, mr_run *r, const mr_node *n, const part *q)
@@ -155,7 +169,10 @@ static void forward_part(const moe *m, mr_run *r, const mr_node *n, const part *
                           m->E, m->use_noise, m->purpose, ex);
     for (int64_t at = 0; at < q->n; at += m->piece) {
         piece t = piece_at(m, r, q, at);
-        experts(m, r, n, &t, y + at * E * d * act);
+        for (int j = 0; j < m->E; j += group_of(m)) {
+            drop_group(m, r, &t, j);
+            group_products(m, r, n, &t, j, y + at * E * d * act);
+        }
     }
     mr_k(r)->moe_mix_fwd((char *)mr_val(r, mr_node_id(r, n)) + q->b0 * m->L * d * act, y, p, m->t,
                          q->start, q->nb, m->L, m->E, d, ex);
@@ -192,28 +209,26 @@ static void backward_table(const moe *m, mr_run *r, const mr_node *n, const char
                         d, dh, dh, 1.0, mr_pacc(r, n, P_W), MR_REAL_ACT, ex);
 }
 
-/* dW (+)= dy^T dropped x of a piece. p, du: of all rows. */
+/* dW (+)= dy^T dropped x of a piece; y of it, if it is to be made again. p, du: of all rows. */
 static void experts_backward(const moe *m, mr_run *r, const mr_node *n, const piece *t,
-                             const char *du)
+                             const char *du, char *y)
 {
     const mr_exec *ex = &r->ex;
-    int64_t dh = m->dh, d = m->d, E = m->E;
+    int64_t dh = m->dh, d = m->d;
     char *dw = mr_pgrad(r, n, P_W);
-    if (m->drop <= 0.0) {
-        mr_k(r)->moe_weigh(m->z, du, m->p, t->tok_row, t->rows.pos, t->n, m->L, m->E, 0, m->E, d,
+    int group = group_of(m);
+    for (int j = 0; j < m->E; j += group) {
+        mr_gemm_batch batch = {group, d * dh, d, t->n * dh};
+        mr_k(r)->moe_weigh(m->z, du, m->p, t->tok_row, t->rows.pos, t->n, m->L, m->E, j, group, d,
                            ex);
-        mr_k(r)->gemm(dw, m->z, t->x, E * d, dh, t->n, 1, 0, E * d, dh, dh, 1.0, 1.0, MR_REAL_ACT,
-                      ex);
-        return;
-    }
-    for (int j = 0; j < m->E; j += m->group) {
-        mr_gemm_batch batch = {m->group, d * dh, d, t->n * dh};
-        mr_k(r)->moe_weigh(m->z, du, m->p, t->tok_row, t->rows.pos, t->n, m->L, m->E, j, m->group,
-                           d, ex);
-        mr_k(r)->moe_drop(m->xd, t->x, t->rows, t->n, dh, j, m->group, m->E, m->drop, m->purpose,
-                          ex);
-        mr_k(r)->gemm_batch(dw + j * d * dh * m->real, m->z, m->xd, &batch, d, dh, t->n, 1, 0,
-                            m->group * d, dh, dh, 1.0, 1.0, MR_REAL_ACT, ex);
+        drop_group(m, r, t, j);
+        if (m->is_again) group_products(m, r, n, t, j, y);
+        if (m->drop > 0.0)
+            mr_k(r)->gemm_batch(dw + j * d * dh * m->real, m->z, m->xd, &batch, d, dh, t->n, 1, 0,
+                                group * d, dh, dh, 1.0, 1.0, MR_REAL_ACT, ex);
+        else
+            mr_k(r)->gemm(dw, m->z, t->x, m->E * d, dh, t->n, 1, 0, m->E * d, dh, dh, 1.0, 1.0,
+                          MR_REAL_ACT, ex);
     }
 }
 
@@ -226,18 +241,18 @@ static void backward_part(const moe *m, mr_run *r, const mr_node *n, const part 
     const char *p = m->p + q->b0 * m->L * E * act, *of_rows = du + q->b0 * m->L * d * act;
     double gate = is_first ? mr_pacc(r, n, P_GATE) : 1.0;
     double noise = is_first ? mr_pacc(r, n, P_NOISE) : 1.0;
-    mr_k(r)->moe_gate_bwd(m->clean, m->use_noise ? m->noisy : NULL, of_rows,
-                          m->y + q->n0 * E * d * act, p, m->t, m->factor + q->n0 * E * real,
-                          q->start, q->nb, q->n, m->L, m->E, d, ex);
+    char *y = m->y + q->n0 * E * d * act;
+    for (int64_t at = 0; at < q->n; at += m->piece) {
+        piece t = piece_at(m, r, q, at);
+        experts_backward(m, r, n, &t, du, y + at * E * d * act);
+    }
+    mr_k(r)->moe_gate_bwd(m->clean, m->use_noise ? m->noisy : NULL, of_rows, y, p, m->t,
+                          m->factor + q->n0 * E * real, q->start, q->nb, q->n, m->L, m->E, d, ex);
     mr_k(r)->gemm(mr_pgrad(r, n, P_GATE), m->clean, q->x, E, dh, q->n, 1, 0, E, dh, dh, 1.0, gate,
                   MR_REAL_ACT, ex);
     if (m->use_noise)
         mr_k(r)->gemm(mr_pgrad(r, n, P_NOISE), m->noisy, q->x, E, dh, q->n, 1, 0, E, dh, dh, 1.0,
                       noise, MR_REAL_ACT, ex);
-    for (int64_t at = 0; at < q->n; at += m->piece) {
-        piece t = piece_at(m, r, q, at);
-        experts_backward(m, r, n, &t, du);
-    }
 }
 
 static mr_status moe_backward(mr_run *r, const mr_node *n)
@@ -307,9 +322,9 @@ int mr_g_moe(mr_graph *g, int text, int w, int bias, int gate, int noise, double
     n.saved[S_P] = (mr_saved_spec){MR_SPACE_ROWS, L * m.E, (int)m.act};
     n.saved[S_T] = (mr_saved_spec){MR_SPACE_FIXED, m.E * L * m.d, (int)m.act};
     n.saved[S_FACTOR] = (mr_saved_spec){.space = MR_SPACE_TOK0, .inner = m.E};
-    n.saved[S_Y] = (mr_saved_spec){MR_SPACE_TOK0, m.E * m.d, (int)m.act};
-    if (!g->dims.whole_products) n.saved_for_bwd = 1u << S_Y;
-    n.n_saved = 4;
+    n.n_saved = m.is_again ? S_Y : S_Y + 1;
+    if (!m.is_again) n.saved[S_Y] = (mr_saved_spec){MR_SPACE_TOK0, m.E * m.d, (int)m.act};
+    n.saved_for_bwd = m.is_again ? 0 : 1u << S_Y;
     mr_carve c = {NULL, 0};
     carve(&c, &m);
     n.scratch_bytes = (size_t)c.used;

@@ -46,9 +46,9 @@ typedef struct mr_gemm_batch {
                      const mr_exec *ex))                                                           \
     /* y[n] = act(x[n]); y may alias x */                                                          \
     X(act_fwd, (mr_act * y, const mr_act *x, int64_t n, int act, const mr_exec *ex))               \
-    /* dpre[n,w] = dy * act'(pre); dpre may alias dy */                                            \
-    X(act_bwd, (mr_act * dpre, const mr_act *dy, const mr_act *pre, int64_t n, int64_t w, int act, \
-                const mr_exec *ex))                                                                \
+    /* dpre[n,w] = dy * act'(pre), y[n,w] = act(pre); dpre may alias dy, y may be NULL */          \
+    X(act_bwd, (mr_act * dpre, mr_act * y, const mr_act *dy, const mr_act *pre, int64_t n,         \
+                int64_t w, int act, const mr_exec *ex))                                            \
     /* out[w] (+)= sum_n x[n,w], fixed order */                                                    \
     X(col_sum, (mr_real * out, const mr_act *x, int64_t n, int64_t w, int acc, const mr_exec *ex)) \
     /* Gradients of y[n,w] = x[n,w] + table[first .. first + w - 1]:                               \

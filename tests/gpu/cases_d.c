@@ -170,8 +170,10 @@ static void whole_loads(twin_world *w)
         BOTH(bias_act_fwd, A(x), A(pre), A(bias), N, W, acc ? MR_ACT_GELU : MR_ACT_NONE, EX);
         twin_same(w, "bias_act_fwd, whole loads", "y", x, 1);
         twin_same(w, "bias_act_fwd, whole loads", "pre", pre, 1);
-        BOTH(act_bwd, A(y), A(x), A(pre), N, W, acc ? MR_ACT_SILU : MR_ACT_NONE, EX);
+        BOTH(act_bwd, A(y), acc ? A(two) : NULL, A(x), A(pre), N, W,
+             acc ? MR_ACT_SILU : MR_ACT_NONE, EX);
         twin_same(w, "act_bwd, whole loads", "dpre", y, 1);
+        twin_same(w, "act_bwd, whole loads", "y", two, 1);
     }
     mr_drop drop[2];
     mr_rows_of rows[2];

@@ -69,15 +69,18 @@ static void linear(twin_world *w)
 {
     enum { M = 37, N = 29 };
     twin *c = twin_acts(w, M * N), *pre = twin_acts(w, M * N), *bias = twin_reals(w, N);
-    twin *d = twin_acts(w, M * N);
+    twin *d = twin_acts(w, M * N), *e = twin_acts(w, M * N);
     for (int act = MR_ACT_NONE; act <= MR_ACT_SILU; act++) {
         BOTH(bias_act_fwd, A(c), A(pre), A(bias), M, N, act, EX);
         twin_same(w, "bias_act_fwd", "y", c, 1);
         twin_same(w, "bias_act_fwd", "pre", pre, 1);
         BOTH(act_fwd, A(d), A(c), M * N, act, EX);
         twin_same(w, "act_fwd", "y", d, 1);
-        BOTH(act_bwd, A(d), A(c), A(pre), M, N, act, EX);
-        twin_same(w, "act_bwd", "dpre", d, 1);
+        for (int has_y = 0; has_y < 2; has_y++) {
+            BOTH(act_bwd, A(d), has_y ? A(e) : NULL, A(c), A(pre), M, N, act, EX);
+            twin_same(w, "act_bwd", "dpre", d, 1);
+            twin_same(w, "act_bwd", "y", e, 1);
+        }
     }
     BOTH(col_sum, A(bias), A(c), M, N, 1, EX);
     twin_same(w, "col_sum", "out", bias, M);

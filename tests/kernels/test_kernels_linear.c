@@ -60,18 +60,24 @@ static void check_act(int64_t n, int64_t w, int act, bool has_bias, bool has_pre
     pair same = pair_copy(&dy), want = pair_copy(&dy);
     for (int64_t i = 0; i < n * w; i++) want.d[i] = dy.d[i] * act_slope(act, x.d[i]);
     outputs od = outputs_of(2, &dx, &same);
-    EVERY_WAY(od, k->act_bwd(P(dx), P(dy), P(x), n, w, act, &ex);
-              k->act_bwd(P(same), P(same), P(x), n, w, act, &ex));
+    EVERY_WAY(od, k->act_bwd(P(dx), NULL, P(dy), P(x), n, w, act, &ex);
+              k->act_bwd(P(same), NULL, P(same), P(x), n, w, act, &ex));
     pair_compare("dpre", &dx, want.d, 1);
     pair_compare("dpre over dy", &same, want.d, 1);
-    pair over = pair_copy(&x);
+    pair over = pair_copy(&x), both = pair_copy(&dy), of_both = pair_make(n * w, 0);
+    outputs ob = outputs_of(3, &dx, &both, &of_both);
+    EVERY_WAY(ob, k->act_bwd(P(both), P(of_both), P(both), P(x), n, w, act, &ex);
+              k->act_bwd(P(dx), P(of_both), P(dy), P(x), n, w, act, &ex));
+    pair_compare("dpre beside y", &dx, want.d, 1);
+    pair_compare("dpre over dy beside y", &both, want.d, 1);
     for (int64_t i = 0; i < n * w; i++) want.d[i] = act_of(act, x.d[i]);
     outputs of = outputs_of(2, &dx, &over);
     EVERY_WAY(of, k->act_fwd(P(dx), P(x), n * w, act, &ex);
               k->act_fwd(P(over), P(over), n * w, act, &ex));
     pair_compare("act", &dx, want.d, 1);
     pair_compare("act over x", &over, want.d, 1);
-    FREE_ALL(&y, &pre, &bias, &wy, &wpre, &dy, &x, &dx, &same, &over, &want);
+    pair_compare("y of act_bwd", &of_both, want.d, 1);
+    FREE_ALL(&y, &pre, &bias, &wy, &wpre, &dy, &x, &dx, &same, &over, &both, &of_both, &want);
 }
 
 static void test_activation(void **state)

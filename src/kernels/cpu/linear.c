@@ -76,17 +76,34 @@ void MR_FN(act_fwd)(void *yv, const void *xv, int64_t n, int act, const mr_exec 
     }
 }
 
-void MR_FN(act_bwd)(void *dprev, const void *dyv, const void *prev, int64_t n, int64_t w, int act,
-                    const mr_exec *ex)
+/* act_bwd of one row with y: what act and its derivative share is computed once. */
+static void act_both(REAL *restrict d, REAL *restrict y, const REAL *restrict p, int64_t w, int act)
+{
+    for (int64_t j = 0; j < w && act == MR_ACT_GELU; j++) {
+        d[j] *= mr_gelu_grad(p[j]);
+        y[j] = mr_gelu(p[j]);
+    }
+    for (int64_t j = 0; j < w && act == MR_ACT_SILU; j++) {
+        d[j] *= mr_silu_grad(p[j]);
+        y[j] = mr_silu(p[j]);
+    }
+    if (act == MR_ACT_NONE) memcpy(y, p, (size_t)w * sizeof *y);
+}
+
+void MR_FN(act_bwd)(void *dprev, void *yv, const void *dyv, const void *prev, int64_t n, int64_t w,
+                    int act, const mr_exec *ex)
 {
     (void)ex;
-    REAL *dpre = dprev;
+    REAL *dpre = dprev, *y = yv;
     const REAL *dy = dyv, *pre = prev;
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < n; i++) {
         REAL *d = dpre + i * w;
         const REAL *g = dy + i * w, *p = pre + i * w;
-        if (act == MR_ACT_GELU)
+        if (y) {
+            if (d != g) memcpy(d, g, (size_t)w * sizeof *d);
+            act_both(d, y + i * w, p, w, act);
+        } else if (act == MR_ACT_GELU)
             for (int64_t j = 0; j < w; j++) d[j] = g[j] * mr_gelu_grad(p[j]);
         else if (act == MR_ACT_SILU)
             for (int64_t j = 0; j < w; j++) d[j] = g[j] * mr_silu_grad(p[j]);

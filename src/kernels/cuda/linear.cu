@@ -177,28 +177,31 @@ void act_fwd(void *yv, const void *xv, int64_t n, int act, const mr_exec *ex)
 }
 
 template <class V>
-static void act_bwd_by(act_t *d, const act_t *g, const act_t *p, int64_t n, int act,
+static void act_bwd_by(act_t *d, act_t *y, const act_t *g, const act_t *p, int64_t n, int act,
                        const mr_exec *ex)
 {
     each(n / V::COUNT, ex, [=] __device__(int64_t q) {
-        V dy = at_once<V>(g + q * V::COUNT), x = dy;
-        if (act != MR_ACT_NONE) x = at_once<V>(p + q * V::COUNT);
-        for (int k = 0; k < V::COUNT && act != MR_ACT_NONE; k++)
-            dy.v[k] = dy.v[k] * activate_grad(x.v[k], act);
+        V dy = at_once<V>(g + q * V::COUNT), x = dy, a;
+        if (act != MR_ACT_NONE || y) x = at_once<V>(p + q * V::COUNT);
+        for (int k = 0; k < V::COUNT; k++) {
+            if (act != MR_ACT_NONE) dy.v[k] = dy.v[k] * activate_grad(x.v[k], act);
+            a.v[k] = y ? activate(x.v[k], act) : 0.0f;
+        }
         *(V *)(d + q * V::COUNT) = dy;
+        if (y) *(V *)(y + q * V::COUNT) = a;
     });
 }
 
-void act_bwd(void *dprev, const void *dyv, const void *prev, int64_t n, int64_t w, int act,
-             const mr_exec *ex)
+void act_bwd(void *dprev, void *yv, const void *dyv, const void *prev, int64_t n, int64_t w,
+             int act, const mr_exec *ex)
 {
-    act_t *d = (act_t *)dprev;
+    act_t *d = (act_t *)dprev, *y = (act_t *)yv;
     const act_t *g = (const act_t *)dyv, *p = (const act_t *)prev;
     typedef wide<act_t> V;
-    if (splits<V>(d, n * w) && splits<V>(g, n * w) && splits<V>(p, n * w))
-        act_bwd_by<V>(d, g, p, n * w, act, ex);
+    if (splits<V>(d, n * w) && splits<V>(y, n * w) && splits<V>(g, n * w) && splits<V>(p, n * w))
+        act_bwd_by<V>(d, y, g, p, n * w, act, ex);
     else
-        act_bwd_by<several<act_t, 1>>(d, g, p, n * w, act, ex);
+        act_bwd_by<several<act_t, 1>>(d, y, g, p, n * w, act, ex);
 }
 
 /* Sums over n rows, by columns: a block has some of the rows, a thread its columns. */
