@@ -76,6 +76,9 @@ int64_t mr_sampler_rows(const mr_sampler *s);     /* rows of the split, all rank
 int64_t mr_sampler_batches(const mr_sampler *s);  /* global batches an epoch; last may be partial */
 int64_t mr_sampler_rows_cap(const mr_sampler *s); /* most rows this rank ever has in a batch */
 int64_t mr_sampler_rows_most(const mr_sampler *s); /* most rows that any rank ever has */
+/* Most tokens that this rank has in a batch of `epoch`, where each of its rows that is missing to
+ * `rows` counts as one (several ranks that compute with as many rows: mr_counts). */
+int64_t mr_sampler_tokens_most(mr_sampler *s, int64_t epoch, int64_t rows);
 /* Fill b with this rank's part of global batch i of `epoch` (evaluation: epoch ignored, order
  * fixed). step is stored in b->step. Same global set of rows for every n_ranks. */
 void mr_sampler_get(mr_sampler *s, int64_t epoch, int64_t i, uint32_t step, mr_batch *b);

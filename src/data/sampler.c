@@ -251,13 +251,41 @@ static void enter_epoch(mr_sampler *s, int64_t epoch)
     }
 }
 
+/* Items of the history of a row: the last max_len before the target. */
+static int32_t length_of(const mr_sampler *s, const own_row *row)
+{
+    int64_t n = row->target - s->spec.data->offset[row->user];
+    return (int32_t)(n < s->spec.max_len ? n : s->spec.max_len);
+}
+
+/* The row at this place of the order, in the epoch that was entered. */
+static const own_row *row_at(const mr_sampler *s, place p)
+{
+    return &s->own[s->shuffled[s->start[p.shard - s->shard_lo] + p.k]];
+}
+
+int64_t mr_sampler_tokens_most(mr_sampler *s, int64_t epoch, int64_t rows)
+{
+    int64_t most = 0, tokens = 0;
+    enter_epoch(s, epoch);
+    for (int64_t at = 0; at < s->n; at++) {
+        place p = s->order[at];
+        if (at % s->spec.batch == 0) tokens = rows;
+        /* a row that is there has its tokens instead of the one */
+        if (p.shard >= s->shard_lo && p.shard < s->shard_hi)
+            tokens += length_of(s, row_at(s, p)) - 1;
+        most = tokens > most ? tokens : most;
+    }
+    return most;
+}
+
 /* Row r of the batch: ids (zero after the end), user, target and, with augmentation, the views. */
 static void fill_row(const mr_sampler *s, const own_row *row, int64_t r, mr_batch *b)
 {
     const mr_dataset *d = s->spec.data;
-    int64_t first = d->offset[row->user], L = b->L;
-    if (row->target - first > s->spec.max_len) first = row->target - s->spec.max_len;
-    int32_t n = (int32_t)(row->target - first);
+    int64_t L = b->L;
+    int32_t n = length_of(s, row);
+    int64_t first = row->target - n;
     b->rid[r] = row->rid;
     b->user[r] = row->user;
     b->target[r] = s->spec.split == MR_SPLIT_NEXT ? 0 : d->items[row->target];
@@ -289,8 +317,7 @@ static void get_shards(mr_sampler *s, int64_t epoch, int64_t i, uint32_t step, i
         place p = s->order[at];
         b->rank_rows[s->rank_of[p.shard]]++;
         if (p.shard < first || p.shard >= end) continue;
-        const own_row *row = &s->own[s->shuffled[s->start[p.shard - s->shard_lo] + p.k]];
-        fill_row(s, row, b->rows++, b);
+        fill_row(s, row_at(s, p), b->rows++, b);
     }
     mr_batch_pack(b);
 }

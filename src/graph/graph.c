@@ -52,7 +52,8 @@ int64_t mr_space_cap(const mr_graph *g, mr_space s)
     case MR_SPACE_LAST: return g->dims.rows_cap;
     case MR_SPACE_TOK0:
     case MR_SPACE_TOK1:
-    case MR_SPACE_TOK2: return g->dims.rows_cap * g->dims.L;
+    case MR_SPACE_TOK2:
+        return g->dims.tokens_cap ? g->dims.tokens_cap : g->dims.rows_cap * g->dims.L;
     case MR_SPACE_FIXED:
     case MR_N_SPACES: break;
     }

@@ -6,7 +6,7 @@
  * Spaces. The leading dimension of a node is one of
  *   FIXED  dim[0] as written,
  *   ROWS   the rows of this rank's batch (capacity rows_cap),
- *   TOK0.. the packed valid tokens of sequence set 0..2 (capacity rows_cap * L),
+ *   TOK0.. the packed valid tokens of sequence set 0..2 (capacity tokens_cap),
  *   LAST   the distinct last items of the rows (capacity rows_cap; no random draws);
  * a run uses the actual counts, so padding costs nothing (or, on a device that records, counts of
  * tokens and last items a little rounded up: run_batch.c).
@@ -99,6 +99,7 @@ struct mr_node {
 /* Sizes that the graph is compiled for. */
 typedef struct mr_graph_dims {
     int64_t rows_cap, L;     /* local batch capacity, history length */
+    int64_t tokens_cap;      /* tokens of a sequence set, at most; 0 = rows_cap * L */
     int64_t n_items;         /* |I|; the table has |I|+1 rows, +1 with MASK */
     int64_t D, K, dh;        /* visual width, frames per item, text width; 0 = absent */
     int n_ranks;             /* ranks that share the item table */

@@ -26,7 +26,8 @@ enum { CHUNK_TOKENS = 1024, CHUNK_TOKENS_WHOLE = 4096 };
 typedef struct moe {
     int E, group;                   /* group: experts of one product of dropped x */
     int64_t B, L, d, dh, real, act; /* bytes of an mr_real, an mr_act */
-    int64_t chunk, piece;           /* rows taken at once; tokens of them in one product, at most */
+    int64_t chunk, tokens;          /* rows taken at once, and tokens of them, at most */
+    int64_t piece;                  /* tokens in one product, at most */
     bool use_noise;
     double drop;
     uint32_t purpose;
@@ -52,24 +53,24 @@ typedef struct piece {
 
 static void carve(mr_carve *c, moe *m)
 {
-    int64_t tokens = m->chunk * m->L;
     m->xd = mr_carve_take(c, m->group * m->piece * m->dh * m->act);
     m->z = mr_carve_take(c, m->piece * m->E * m->d * m->act);
-    m->clean = mr_carve_take(c, tokens * m->E * m->real);
-    m->noisy = mr_carve_take(c, tokens * m->E * m->real);
+    m->clean = mr_carve_take(c, m->tokens * m->E * m->real);
+    m->noisy = mr_carve_take(c, m->tokens * m->E * m->real);
     m->dt = mr_carve_take(c, m->E * m->L * m->d * m->real);
-    m->y = mr_carve_take(c, m->is_again ? tokens * m->E * m->d * m->act : 0);
+    m->y = mr_carve_take(c, m->is_again ? m->tokens * m->E * m->d * m->act : 0);
 }
 
 /* Rows and tokens of a chunk, and experts at a time. */
 static void choose_sizes(moe *m, const mr_graph *g)
 {
     m->chunk = m->L < CHUNK_TOKENS ? CHUNK_TOKENS / m->L : 1;
-    m->piece = m->chunk * m->L;
+    m->piece = m->tokens = m->chunk * m->L;
     m->group = 1;
     if (!g->dims.whole_products) return;
     int64_t all = g->dims.rows_cap * m->L;
     m->chunk = g->dims.rows_cap;
+    m->tokens = mr_space_cap(g, MR_SPACE_TOK0);
     m->piece = all < CHUNK_TOKENS_WHOLE ? all : CHUNK_TOKENS_WHOLE;
     m->group = m->E;
     m->is_again = true;

@@ -151,6 +151,9 @@ void mr_run_counts(mr_counts *out, const mr_batch *b, mr_exchange *const *xch);
 /* Set the batch, with the row exchanges that are in r->xch by now (all copied to the device where
  * kernels do not read host memory) and r->most, and the step state; host fields of `state`. */
 mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *state);
+/* Tokens of the largest sequence set of b, as they will be computed with the counts `most` (NULL:
+ * b's own): what mr_graph_dims.tokens_cap has to have room for. */
+int64_t mr_run_tokens(const mr_run *r, const mr_batch *b, const mr_counts *most);
 /* A count as it is rounded up where the run `rounds`: at least n, at most cap, 0 for 0. */
 int64_t mr_run_rounded(int64_t n, int64_t cap);
 /* What the arguments of all kernels and collectives of this run follow from, for the batch that was

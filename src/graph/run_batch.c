@@ -297,6 +297,23 @@ static void set_lists(mr_run *r, int s, const mr_counts *c)
     if (x->size == 1) r->lists[s].n_own = 0; /* gives to nobody */
 }
 
+/* Tokens of sequence set s that are computed. */
+static int64_t tokens_of(const mr_run *r, const mr_batch *b, const mr_counts *most, int s)
+{
+    int64_t cap = rows_cap_of(r, b) * b->L;
+    return count_of(r, most ? most->tokens[s] : b->seq[s].tokens, cap);
+}
+
+int64_t mr_run_tokens(const mr_run *r, const mr_batch *b, const mr_counts *most)
+{
+    int64_t tokens = 0;
+    for (int s = 0; s < b->n_seq; s++) {
+        int64_t n = tokens_of(r, b, most, s);
+        tokens = n > tokens ? n : tokens;
+    }
+    return tokens;
+}
+
 static void set_counts(mr_run *r, const mr_batch *b)
 {
     int64_t cap = rows_cap_of(r, b);
@@ -309,9 +326,8 @@ static void set_counts(mr_run *r, const mr_batch *b)
     r->rows[MR_SPACE_LAST] = b->n_last;
     r->count[MR_SPACE_LAST] = count_of(r, c->last, cap);
     for (int s = 0; s < b->n_seq; s++) {
-        int64_t tokens = b->seq[s].tokens;
-        r->rows[MR_SPACE_TOK0 + s] = tokens;
-        r->count[MR_SPACE_TOK0 + s] = count_of(r, r->most ? c->tokens[s] : tokens, cap * b->L);
+        r->rows[MR_SPACE_TOK0 + s] = b->seq[s].tokens;
+        r->count[MR_SPACE_TOK0 + s] = tokens_of(r, b, r->most, s);
         if (r->xch[s]) set_lists(r, s, c);
     }
 }
@@ -366,6 +382,9 @@ mr_status mr_run_set_batch(mr_run *r, const mr_batch *b, const mr_step_state *st
     MR_CHECK(b->rows <= r->g->dims.rows_cap, MR_ERR_INTERNAL,
              "batch of %lld rows in a plan for %lld", (long long)b->rows,
              (long long)r->g->dims.rows_cap);
+    int64_t tokens = mr_run_tokens(r, b, r->most), room = mr_space_cap(r->g, MR_SPACE_TOK0);
+    MR_CHECK(tokens <= room, MR_ERR_INTERNAL, "batch of %lld tokens in a plan for %lld",
+             (long long)tokens, (long long)room);
     round_params(r);
     r->host = b;
     r->in = *b;

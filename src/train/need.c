@@ -59,6 +59,7 @@ static mr_status eval_bytes(mr_trainer *t, int64_t rows, int64_t *out)
     mr_status st;
     mr_graph_dims dims = t->train_graph->dims;
     dims.rows_cap = rows;
+    dims.tokens_cap = 0;
     dims.rows_global_cap = t->cfg->train.eval_batch;
     dims.n_ranks = t->items->size;
     MR_TRY(mr_graph_create(&g, &dims, &t->params, mr_dtype_bytes(t->dev->real), false));

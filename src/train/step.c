@@ -6,6 +6,7 @@
 #include "base/clock.h"
 #include "dist/ring.h"
 #include "train/exact.h"
+#include "train/room.h"
 #include "train/sound.h"
 #include "train/trainer.h"
 
@@ -28,8 +29,13 @@ static mr_status plan_rows(mr_trainer *t, const mr_run *run, mr_feed *feed, cons
 static mr_status hand_over(mr_trainer *t, mr_run *run, const mr_feed *feed, const mr_batch *b)
 {
     const mr_config *c = t->cfg;
+    const mr_counts *most = mr_trainer_agrees(t, run) ? &feed->most : NULL;
+    if (run == t->train_run) {
+        MR_TRY(mr_room_make(t, b, most));
+        run = t->train_run;
+    }
     for (int s = 0; s < b->n_seq; s++) run->xch[s] = feed->xch[s];
-    run->most = mr_trainer_agrees(t, run) ? &feed->most : NULL;
+    run->most = most;
     mr_fetch *fetch = run == t->eval_run ? t->eval_fetch : t->fetch;
     if (fetch) {
         if (!is_exact(t, run))

@@ -10,6 +10,7 @@
 #include "train/exact.h"
 #include "train/need.h"
 #include "train/own_device.h"
+#include "train/room.h"
 
 const char *mr_trainer_device(const mr_config *cfg)
 {
@@ -225,19 +226,31 @@ static mr_status make_report(mr_trainer *t)
     return t->dev->alloc_host(t->dev, (void **)&t->report, sizeof *t->report, "report");
 }
 
-static mr_status make_training(mr_trainer *t, const mr_trainer_opts *o)
+mr_status mr_trainer_compile(mr_trainer *t, int64_t tokens)
 {
+    const mr_trainer_opts *o = &t->opts;
     size_t real = mr_dtype_bytes(t->dev->real);
     mr_graph_dims dims = dims_for(t, t->batch.rows_cap, t->cfg->train.batch);
     dims.exchange_rows = t->exchange_rows;
+    dims.tokens_cap = tokens;
     MR_TRY(mr_graph_create(&t->train_graph, &dims, &t->params, real, o->stochastic));
     MR_TRY(mr_model_build(t->train_graph, t->cfg, &t->sched, MR_PHASE_TRAIN));
-    t->table = mr_param_find(&t->params, "item.weight");
-    t->table_rows = t->params.p[t->table].dim[0];
-    mr_params_layout(&t->params, t->dev, t->items->rank, t->items->size, o->optimizer);
+    if (t->table < 0) { /* the first one: now all parameters are known */
+        t->table = mr_param_find(&t->params, "item.weight");
+        t->table_rows = t->params.p[t->table].dim[0];
+        mr_params_layout(&t->params, t->dev, t->items->rank, t->items->size, o->optimizer);
+    }
     int64_t bucket = (int64_t)(t->cfg->dist.bucket_mb * 1048576.0) / (int64_t)real;
-    if (o->optimizer && !is_exact(t, o))
-        MR_TRY(mr_plan_compile(&t->train_plan, t->train_graph, true, o->is_private, bucket));
+    if (!o->optimizer || is_exact(t, o)) return MR_OK;
+    return mr_plan_compile(&t->train_plan, t->train_graph, true, o->is_private, bucket);
+}
+
+static mr_status make_training(mr_trainer *t)
+{
+    const mr_trainer_opts *o = &t->opts;
+    int64_t tokens = o->tokens;
+    if (!tokens) MR_TRY(mr_room_first(t, &tokens));
+    MR_TRY(mr_trainer_compile(t, tokens));
     if (o->is_dry) return MR_OK;
     MR_TRY(mr_need_fits(t, o->optimizer));
     MR_TRY(make_features(t));
@@ -295,7 +308,9 @@ mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_d
     t->cfg = cfg;
     t->data = data;
     t->world = world;
-    t->is_dry = opts->is_dry;
+    t->opts = *opts;
+    t->opts.device = NULL; /* the caller's */
+    t->table = -1;
     MR_TRY_GOTO(check_ranks(t), st, fail);
     const char *device = opts->device ? opts->device : mr_trainer_device(cfg);
     MR_TRY_GOTO(mr_own_device_open(&t->dev, device, cfg, world), st, fail);
@@ -313,12 +328,19 @@ mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_d
             MR_TRY_GOTO(make_ahead(t), st, fail);
     }
     MR_TRY_GOTO(mr_schedule_make(&t->sched, cfg), st, fail);
-    MR_TRY_GOTO(make_training(t, opts), st, fail);
+    MR_TRY_GOTO(make_training(t), st, fail);
     *out_p = t;
     return MR_OK;
 fail:
     mr_trainer_free(&t);
     return st;
+}
+
+static void free_eval(mr_trainer *t)
+{
+    mr_run_free(&t->eval_run);
+    mr_plan_free(&t->eval_plan);
+    mr_graph_free(&t->eval_graph);
 }
 
 static bool is_eval_ready(const mr_trainer *t, int64_t rows_cap)
@@ -336,9 +358,7 @@ mr_status mr_trainer_eval_exchange(mr_trainer *t, int64_t rows_cap, mr_sampler *
 mr_status mr_trainer_eval_ready(mr_trainer *t, int64_t rows_cap)
 {
     if (is_eval_ready(t, rows_cap)) return MR_OK;
-    mr_run_free(&t->eval_run);
-    mr_plan_free(&t->eval_plan);
-    mr_graph_free(&t->eval_graph);
+    free_eval(t);
     mr_feed_free(&t->eval_feed);
     mr_fetch_free(&t->eval_fetch);
     mr_graph_dims dims = dims_for(t, rows_cap, t->cfg->train.eval_batch);
@@ -348,10 +368,23 @@ mr_status mr_trainer_eval_ready(mr_trainer *t, int64_t rows_cap)
     MR_TRY(mr_plan_compile(&t->eval_plan, t->eval_graph, false, false, 0));
     MR_TRY(mr_feed_create(&t->eval_feed, rows_cap, t->cfg->data.max_len, 1, t->items->size));
     mr_feed_fix(&t->eval_feed, t->eval_exchange_rows);
-    if (t->data->is_sharded && !t->is_dry)
+    if (t->data->is_sharded && !t->opts.is_dry)
         MR_TRY(mr_fetch_create(&t->eval_fetch, t->cfg, t->data, t->world, t->dev, rows_cap,
                                t->cfg->data.max_len));
-    return t->is_dry ? MR_OK : mr_trainer_run(t, &t->eval_run, t->eval_plan);
+    return t->opts.is_dry ? MR_OK : mr_trainer_run(t, &t->eval_run, t->eval_plan);
+}
+
+void mr_trainer_end_training(mr_trainer *t)
+{
+    for (int i = 0; i < MR_N_RECORDED; i++) {
+        (void)t->dev->capture(t->dev, (mr_recorded)i, MR_CAPTURE_FORGET);
+        for (int k = 0; k < MR_KEPT; k++) mr_comm_log_free(&t->log[i][k]);
+    }
+    free_eval(t); /* it works in the memory of train_run */
+    mr_run_free(&t->train_run);
+    mr_exact_free(&t->exact);
+    mr_plan_free(&t->train_plan);
+    mr_graph_free(&t->train_graph);
 }
 
 void mr_trainer_free(mr_trainer **t_p)
@@ -359,17 +392,7 @@ void mr_trainer_free(mr_trainer **t_p)
     mr_trainer *t = t_p ? *t_p : NULL;
     if (!t) return;
     /* Before the communicators: NCCL ends one only when nothing recorded holds its calls. */
-    for (int i = 0; t->dev && i < MR_N_RECORDED; i++) {
-        (void)t->dev->capture(t->dev, (mr_recorded)i, MR_CAPTURE_FORGET);
-        for (int k = 0; k < MR_KEPT; k++) mr_comm_log_free(&t->log[i][k]);
-    }
-    mr_run_free(&t->eval_run);
-    mr_plan_free(&t->eval_plan);
-    mr_graph_free(&t->eval_graph);
-    mr_run_free(&t->train_run);
-    mr_exact_free(&t->exact);
-    mr_plan_free(&t->train_plan);
-    mr_graph_free(&t->train_graph);
+    if (t->dev) mr_trainer_end_training(t);
     mr_params_free(&t->params);
     mr_feed_free(&t->feed);
     mr_feed_free(&t->eval_feed);

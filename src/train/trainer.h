@@ -43,6 +43,18 @@ typedef struct mr_ahead {
     mr_feed feed;
 } mr_ahead;
 
+typedef struct mr_trainer_opts {
+    bool stochastic;    /* dropout and gate noise in the training graph */
+    bool optimizer;     /* allocate gradients and Adam's moments */
+    bool is_private;    /* plan check mode: private poisoned memory */
+    bool whole_steps;   /* only mr_trainer_step will be called, so dist.deterministic=world can be
+                         * followed; false: steps are made as with `run` */
+    bool is_dry;        /* compile the plans only: no memory for parameters and buffers, no run */
+    const char *device; /* NULL: the configuration's */
+    int64_t row_unit;   /* tests: mr_graph_dims.row_unit; 0: the device's */
+    int64_t tokens;     /* tests: room for tokens to begin with; 0: mr_room_first */
+} mr_trainer_opts;
+
 typedef struct mr_trainer {
     const mr_config *cfg;   /* borrowed */
     const mr_dataset *data; /* borrowed; must outlive the trainer (features are used in place) */
@@ -59,7 +71,7 @@ typedef struct mr_trainer {
     mr_features feat; /* device memory, or the data set's own when host memory is the device */
     bool owns_features;
     mr_fetch *fetch, *eval_fetch; /* features of a batch where they are spread, else NULL */
-    bool is_dry;                  /* see mr_trainer_opts */
+    mr_trainer_opts opts;         /* as it was made with */
     /* Rows of every pair of ranks in training and in evaluation, 0: as many as wanted. */
     int64_t exchange_rows, eval_exchange_rows;
     int64_t table_rows; /* rows of item.weight */
@@ -91,17 +103,6 @@ typedef struct mr_trainer {
     double losses[MR_LOSS_SLOTS]; /* of the last step, global means */
     double grad_norm;
 } mr_trainer;
-
-typedef struct mr_trainer_opts {
-    bool stochastic;    /* dropout and gate noise in the training graph */
-    bool optimizer;     /* allocate gradients and Adam's moments */
-    bool is_private;    /* plan check mode: private poisoned memory */
-    bool whole_steps;   /* only mr_trainer_step will be called, so dist.deterministic=world can be
-                         * followed; false: steps are made as with `run` */
-    bool is_dry;        /* compile the plans only: no memory for parameters and buffers, no run */
-    const char *device; /* NULL: the configuration's */
-    int64_t row_unit;   /* tests: mr_graph_dims.row_unit; 0: the device's */
-} mr_trainer_opts;
 
 /* The device name a configuration resolves to on this machine ("auto" -> cpu without a GPU). */
 const char *mr_trainer_device(const mr_config *cfg);
@@ -147,6 +148,11 @@ mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, mr_feed *feed, const 
 /* A run over another plan of this trainer's graphs, with features, communicators and schedule set.
  */
 mr_status mr_trainer_run(mr_trainer *t, mr_run **out_p, const mr_plan *plan);
+/* The training graph and its plan with room for so many tokens (mr_graph_dims.tokens_cap); and the
+ * end of graphs, plans and runs, those of the evaluation too, and of all recordings. Not
+ * collective. */
+mr_status mr_trainer_compile(mr_trainer *t, int64_t tokens);
+void mr_trainer_end_training(mr_trainer *t);
 /* Weighted total of t->losses. */
 double mr_trainer_total_loss(const mr_trainer *t);
 /* Index of a loss term by name, or -1. */

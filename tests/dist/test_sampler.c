@@ -138,6 +138,29 @@ static void test_same_sets(void **state)
     close_job(&one);
 }
 
+/* Against all batches of an epoch; a rank has room for 3 rows more than it ever has. */
+static void test_tokens_most(void **state)
+{
+    (void)state;
+    for (int n_ranks = 1; n_ranks <= 3; n_ranks += 2) {
+        job j;
+        open_job(&j, n_ranks, train_spec(32));
+        for (int64_t epoch = 0; epoch < 3; epoch++)
+            for (int r = 0; r < n_ranks; r++) {
+                mr_batch *b = &j.batch[r];
+                int64_t most = 0, room = b->rows_cap + 3;
+                int64_t found = mr_sampler_tokens_most(j.sampler[r], epoch, room);
+                for (int64_t i = 0; i < mr_sampler_batches(j.sampler[r]); i++) {
+                    mr_sampler_get(j.sampler[r], epoch, i, 0, b);
+                    int64_t n = b->seq[0].tokens + room - b->rows;
+                    most = n > most ? n : most;
+                }
+                assert_int_equal(found, most);
+            }
+        close_job(&j);
+    }
+}
+
 /* Every row's history, target and packing from the data set alone. */
 static void check_row(const mr_batch *b, int64_t r, int64_t target, int32_t user)
 {
@@ -361,7 +384,7 @@ int main(void)
         cmocka_unit_test(test_same_sets),  cmocka_unit_test(test_history),
         cmocka_unit_test(test_evaluation), cmocka_unit_test(test_order),
         cmocka_unit_test(test_balance),    cmocka_unit_test(test_views),
-        cmocka_unit_test(test_bad_specs),
+        cmocka_unit_test(test_bad_specs),  cmocka_unit_test(test_tokens_most),
     };
     make_data();
     int failed = cmocka_run_group_tests(tests, NULL, NULL);

@@ -123,6 +123,17 @@ static void test_stale(void **state)
     mr_trainer_free(&eager);
 }
 
+static void test_little_room(void **state)
+{
+    static mr_config c, plain;
+    (void)state;
+    configure(&c, "sasrec", "sasrec", true);
+    configure(&plain, "sasrec", "sasrec", false);
+    mr_trainer *eager = pair_trainer(&plain, &data, world, NULL);
+    pair_little_room(&c, eager);
+    mr_trainer_free(&eager);
+}
+
 /* ---- what a device keeps ---- */
 static mr_device *dev;
 static unsigned char *x;
@@ -206,6 +217,7 @@ static void test_not_kept(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_kept), cmocka_unit_test(test_not_kept),
-                                       cmocka_unit_test(test_epoch), cmocka_unit_test(test_stale)};
+                                       cmocka_unit_test(test_epoch), cmocka_unit_test(test_stale),
+                                       cmocka_unit_test(test_little_room)};
     SMALL_MAIN(&world, &data, 340, 8, 6, tests);
 }

@@ -252,6 +252,18 @@ static void test_moved(void **state)
     free_pair(t, eager);
 }
 
+static void test_little_room(void **state)
+{
+    static const job j = {"sasrec", "sasrec", "all", "0", "32", 0};
+    static mr_config c;
+    mr_trainer *t, *eager;
+    (void)state;
+    configure(&c, &j, "cuda", true);
+    make_pair(&t, &eager, &j);
+    pair_little_room(&c, eager);
+    free_pair(t, eager);
+}
+
 /* Without the log of a recording its collectives are noted as if they had not been made. */
 static void test_unnoted(void **state)
 {
@@ -276,6 +288,7 @@ int main(void)
     const struct CMUnitTest few[] = {cmocka_unit_test(test_no_rows)};
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_misfits), cmocka_unit_test(test_moved),
                                        cmocka_unit_test(test_unnoted),
+                                       cmocka_unit_test(test_little_room),
                                        cmocka_unit_test(test_models)};
     if (mr_comm_mpi_world(&mpi) != MR_OK || mr_comm_traced(mpi, &world) != MR_OK) return 1;
     mr_log_init(world->rank, MR_LOG_ERROR);

@@ -12,14 +12,23 @@
 
 #define OK(call) assert_int_equal((call), MR_OK)
 
+static mr_trainer *make(const mr_config *c, const mr_dataset *data, mr_comm *world,
+                        const char *device, int64_t tokens)
+{
+    mr_trainer *t = NULL;
+    mr_trainer_opts o = {.stochastic = true,
+                         .optimizer = true,
+                         .whole_steps = true,
+                         .device = device,
+                         .tokens = tokens};
+    OK(mr_trainer_create(&t, c, data, world, &o));
+    return t;
+}
+
 mr_trainer *pair_trainer(const mr_config *c, const mr_dataset *data, mr_comm *world,
                          const char *device)
 {
-    mr_trainer *t = NULL;
-    mr_trainer_opts o = {
-        .stochastic = true, .optimizer = true, .whole_steps = true, .device = device};
-    OK(mr_trainer_create(&t, c, data, world, &o));
-    return t;
+    return make(c, data, world, device, 0);
 }
 
 bool pair_has_same_values(mr_trainer *a, mr_trainer *b)
@@ -57,4 +66,42 @@ void pair_assert_same_scores(mr_trainer *a, mr_trainer *b)
         MR_FREE(top[i].id);
         MR_FREE(top[i].score);
     }
+}
+
+/* Tokens that all ranks compute with for batch i of epoch 0. */
+static int64_t tokens_of(mr_trainer *t, int64_t i)
+{
+    mr_batch *b = &t->batch;
+    mr_sampler_get(t->sampler, 0, i, 0, b);
+    int64_t n = b->seq[0].tokens + b->rows_cap - b->rows;
+    OK(t->world->allreduce(t->world, &n, 1, MR_I64, MR_MAX));
+    return mr_run_rounded(n, b->rows_cap * b->L);
+}
+
+void pair_little_room(const mr_config *c, mr_trainer *other)
+{
+    enum { SHORT = 4, STEPS = 8 };
+    int64_t few = 0, many = 0, room[2];
+    for (int64_t i = 1; i < mr_sampler_batches(other->sampler); i++) {
+        int64_t n = tokens_of(other, i);
+        if (n < tokens_of(other, few)) few = i;
+        if (n > tokens_of(other, many)) many = i;
+    }
+    room[0] = tokens_of(other, few);
+    room[1] = tokens_of(other, many);
+    assert_true(room[0] < room[1] && room[1] < other->train_graph->dims.tokens_cap);
+    mr_trainer *t = make(c, other->data, other->world, NULL, room[0]);
+    for (int64_t i = 0; i < STEPS; i++) {
+        int64_t number = t->train_run->number, batch = i >= SHORT && i % 2 == 0 ? many : few;
+        if (i == SHORT) pair_assert_same_scores(t, other);
+        if (i == SHORT) assert_true(t->dev->counts.replayed > 0);
+        OK(mr_trainer_step_and(t, 0, batch, i + 1 < SHORT ? few : many));
+        OK(mr_trainer_step(other, 0, batch));
+        assert_memory_equal(t->losses, other->losses, sizeof t->losses);
+        assert_int_equal(t->train_graph->dims.tokens_cap, room[i >= SHORT]);
+        assert_int_equal(t->train_run->number != number, i == SHORT);
+    }
+    assert_true(pair_has_same_values(t, other));
+    pair_assert_same_scores(t, other);
+    mr_trainer_free(&t);
 }

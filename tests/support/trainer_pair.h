@@ -14,5 +14,9 @@ bool pair_has_same_values(mr_trainer *a, mr_trainer *b);
 /* Asserts that users' best items of the test split and their scores are the same, to the bit.
  * Collective. */
 void pair_assert_same_scores(mr_trainer *a, mr_trainer *b);
+/* Steps of `other`, which has done none, and of a trainer with the settings c that starts with room
+ * for the tokens of a small batch: it gets more when a larger one comes, after recordings and an
+ * evaluation, and does what the other does, bit for bit. Collective. */
+void pair_little_room(const mr_config *c, mr_trainer *other);
 
 #endif
