@@ -7,7 +7,7 @@ static void products(mr_kb *b)
     const mr_kb_sizes *z = &b->z;
     int64_t N = z->N, d = z->d, w = z->inner, V = z->V;
     mr_softmax_way way = mr_softmax_way_of(b->dev->whole_products, MR_FP32);
-    int64_t M = mr_softmax_chunk(V, mr_dtype_bytes(b->dev->real), way);
+    int64_t M = mr_softmax_chunk(V, d, mr_dtype_bytes(b->dev->real), way);
     if (M > z->B) M = z->B;
     void *x = mr_kb_reals(b, N * d), *y = mr_kb_reals(b, N * w), *weight = mr_kb_reals(b, w * d);
     void *bias = mr_kb_reals(b, w);

@@ -24,7 +24,7 @@ static void softmax(mr_kb *b)
 {
     const mr_kb_sizes *z = &b->z;
     int64_t d = z->d, V = z->V, real = mr_dtype_bytes(b->dev->real);
-    int64_t M = mr_softmax_chunk(V, real, mr_softmax_way_of(b->dev->whole_products, MR_FP32));
+    int64_t M = mr_softmax_chunk(V, d, real, mr_softmax_way_of(b->dev->whole_products, MR_FP32));
     if (M > z->B) M = z->B;
     void *raw = mr_kb_reals(b, M * V), *norm = mr_kb_reals(b, V), *coef = mr_kb_reals(b, M);
     void *table = mr_kb_reals(b, V * d), *dtable = mr_kb_reals(b, V * d), *one = mr_kb_reals(b, 1);
@@ -52,7 +52,7 @@ static void softmax_bf16(mr_kb *b)
 {
     const mr_kb_sizes *z = &b->z;
     int64_t d = z->d, V = z->V, pd = mr_bf16_pitch(d), pv = mr_bf16_pitch(V);
-    int64_t M = mr_softmax_chunk(V, mr_dtype_bytes(b->dev->real), MR_SOFTMAX_BF16);
+    int64_t M = mr_softmax_chunk(V, d, mr_dtype_bytes(b->dev->real), MR_SOFTMAX_BF16);
     if (M > z->B) M = z->B;
     double flop = 2.0 * (double)(M * d * V), share = 2.0 / (double)mr_dtype_bytes(b->dev->real);
     double in = share * (double)(M * pv), xs = share * (double)(M * pd);

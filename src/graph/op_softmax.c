@@ -47,14 +47,18 @@ mr_softmax_way mr_softmax_way_of(bool whole_products, mr_precision precision)
     return whole_products ? MR_SOFTMAX_WHOLE : MR_SOFTMAX_PIECES;
 }
 
-int64_t mr_softmax_chunk(int64_t v_max, size_t real_bytes, mr_softmax_way way)
+/* Every chunk adds to the whole gradient of the table. Where that is large a GPU rather has logits
+ * of as many bytes as the table with its gradient and moments, whatever the number of ids. */
+int64_t mr_softmax_chunk(int64_t v_max, int64_t w, size_t real_bytes, mr_softmax_way way)
 {
     int64_t v = v_max > 0 ? v_max : 1, row = v * (int64_t)real_bytes, most = MR_SOFTMAX_BYTES;
+    int64_t table = 4 * v * w * (int64_t)real_bytes;
     if (way == MR_SOFTMAX_WHOLE) most = MR_SOFTMAX_WHOLE_BYTES;
     if (way == MR_SOFTMAX_BF16) {
         most = MR_SOFTMAX_BF16_BYTES;
         row = mr_bf16_pitch(v) * 2;
     }
+    if (way != MR_SOFTMAX_PIECES && table > most) most = table;
     int64_t c = most / row;
     if (way == MR_SOFTMAX_BF16 && c >= TILE) return c / TILE * TILE;
     if (way == MR_SOFTMAX_PIECES && c > MR_SOFTMAX_ROWS) return MR_SOFTMAX_ROWS;
@@ -81,7 +85,7 @@ int64_t mr_softmax_work(int64_t n, int64_t v_max, int64_t w, int size, size_t re
                         mr_softmax_way way)
 {
     mr_carve c = {NULL, 0};
-    int64_t rows = mr_softmax_chunk(v_max, real_bytes, way);
+    int64_t rows = mr_softmax_chunk(v_max, w, real_bytes, way);
     if (rows > n) rows = n;
     if (way == MR_SOFTMAX_BF16) return mr_softmax_bf16_work(rows, v_max, w, size, real_bytes);
     carve(&c, rows, v_max, w, size, (int64_t)real_bytes);
@@ -218,7 +222,7 @@ mr_status mr_softmax_pass(mr_run *r, const mr_softmax *s)
     if (s->way == MR_SOFTMAX_BF16) return mr_softmax_bf16_pass(r, s);
     mr_carve c = {s->work, 0};
     size_t real = r->g->real_bytes;
-    int64_t rows = mr_softmax_chunk(s->v_max, real, s->way);
+    int64_t rows = mr_softmax_chunk(s->v_max, s->w, real, s->way);
     pieces p = carve(&c, rows < s->n ? rows : s->n, s->v_max, s->w, s->comm ? s->comm->size : 1,
                      (int64_t)real);
     if (s->dtable && s->n == 0 && !s->acc_table) mr_k(r)->zero(s->dtable, s->v * s->w, &r->ex);

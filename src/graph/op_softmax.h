@@ -9,8 +9,10 @@
 #define MR_SOFTMAX_BYTES (30 << 20) /* most bytes of one chunk of logits */
 #define MR_SOFTMAX_ROWS 256         /* most rows of a chunk */
 #define MR_SOFTMAX_BLOCK 1024       /* ids of one matrix product: they stay in a core's cache */
-#define MR_SOFTMAX_WHOLE_BYTES (256 << 20) /* most of a chunk where products are whole (a GPU) */
-#define MR_SOFTMAX_BF16_BYTES (128 << 20)  /* and where logits are bf16 */
+/* Where products are whole (a GPU), and where logits are bf16: the same, or as many bytes as the
+ * table with its gradient and moments, if that is more. */
+#define MR_SOFTMAX_WHOLE_BYTES (256 << 20)
+#define MR_SOFTMAX_BF16_BYTES (128 << 20)
 #define MR_SOFTMAX_KNOWN_MAX 40.0 /* largest |score| that is taken without looking for it */
 #define MR_MAX_RANKS 4096
 
@@ -48,7 +50,7 @@ typedef struct mr_softmax {
 } mr_softmax;
 
 /* Rows of a chunk, and bytes of work memory for at most n rows (v_max as above, size ranks). */
-int64_t mr_softmax_chunk(int64_t v_max, size_t real_bytes, mr_softmax_way way);
+int64_t mr_softmax_chunk(int64_t v_max, int64_t w, size_t real_bytes, mr_softmax_way way);
 int64_t mr_softmax_work(int64_t n, int64_t v_max, int64_t w, int size, size_t real_bytes,
                         mr_softmax_way way);
 /* ce, and with dtable and dx the gradients of weight * sum ce / rows_global. Collective over comm;

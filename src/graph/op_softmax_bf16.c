@@ -2,8 +2,8 @@
  * table are rounded once, x for every chunk; logits are stored rounded, and what their gradient is
  * made of is written over them. Sums, statistics, the row factors, the targets' own part and both
  * gradients stay real.
- * What it is not: chunks of ids; a chunk is some rows and all ids of the rank, and the rows are so
- * many that its logits take MR_SOFTMAX_BF16_BYTES at most. Invariants: those of op_softmax.c; the
+ * What it is not: chunks of ids; a chunk is some rows (mr_softmax_chunk) and all ids of the rank.
+ * Invariants: those of op_softmax.c; the
  * table's copy is scratch and lives for one pass. */
 #include "graph/op_softmax.h"
 #include "kernels/shared/bf16.h"
@@ -81,7 +81,7 @@ mr_status mr_softmax_bf16_pass(mr_run *r, const mr_softmax *s)
 {
     mr_carve c = {s->work, 0};
     size_t real = r->g->real_bytes;
-    int64_t rows = mr_softmax_chunk(s->v_max, real, s->way);
+    int64_t rows = mr_softmax_chunk(s->v_max, s->w, real, s->way);
     MR_CHECK(!s->skip && !s->rank_rows, MR_ERR_INTERNAL, "a softmax in bf16 leaves no ids out");
     pieces p = carve(&c, rows < s->n ? rows : s->n, s->v_max, s->w, s->comm ? s->comm->size : 1,
                      (int64_t)real);

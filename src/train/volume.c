@@ -208,7 +208,7 @@ static void add_item_loss(mr_count *out, const mr_step_shape *s, const mr_step_r
     for (int i = 0; i < s->group; i++) all += r->rows[group0 + i];
     int64_t v_max = (s->table_rows + s->group - 1) / s->group;
     mr_softmax_way way = mr_softmax_way_of(s->whole_products, s->precision);
-    int64_t chunk = mr_softmax_chunk(v_max, (size_t)s->real_bytes, way);
+    int64_t chunk = mr_softmax_chunk(v_max, s->width, (size_t)s->real_bytes, way);
     add(&out[MR_FOR_LOSS_ROWS], 1, (all - own) * row, others * own * row);
     add(&out[MR_FOR_LOSS_TARGETS], 1, (all - own) * 4, others * own * 4);
     add(&out[MR_FOR_LOSS_PARTIALS], (all + chunk - 1) / chunk, others * all * 24,

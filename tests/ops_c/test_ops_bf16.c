@@ -453,8 +453,9 @@ static void test_chunks(void **state)
         start(&one, &c, "cpu64", MR_BF16_PRODUCTS);
         c.more_rows = 400000;
         start(&parts, &c, "cpu64", MR_BF16_PRODUCTS);
-        assert_int_equal(mr_softmax_chunk(c.n_items + 1, 8, MR_SOFTMAX_BF16) > c.rows, 1);
-        assert_int_equal(mr_softmax_chunk(c.n_items + 1 + c.more_rows, 8, MR_SOFTMAX_BF16), 128);
+        assert_int_equal(mr_softmax_chunk(c.n_items + 1, c.d, 8, MR_SOFTMAX_BF16) > c.rows, 1);
+        assert_int_equal(mr_softmax_chunk(c.n_items + 1 + c.more_rows, c.d, 8, MR_SOFTMAX_BF16),
+                         128);
         run(&one);
         run(&parts);
         assert_memory_equal(one.x, parts.x, one.n_x * 8);
@@ -471,13 +472,19 @@ static void test_chunks(void **state)
 static void test_sizes(void **state)
 {
     (void)state;
-    static const int64_t want[][2] = {{8266, 8064},  {18701, 3584}, {122846, 512}, {1 << 19, 128},
-                                      {1 << 20, 64}, {1 << 27, 1},  {0, 8388608}};
+    static const int64_t want[][3] = {/* ids, width, rows */
+                                      {8266, 300, 8064},    {18701, 300, 3584}, {122846, 6, 512},
+                                      {122846, 300, 2304},  {1 << 19, 6, 128},  {1 << 20, 6, 64},
+                                      {1 << 20, 300, 2304}, {1 << 27, 2, 16},   {0, 300, 8388608}};
     for (int i = 0; i < (int)(sizeof want / sizeof *want); i++) {
-        int64_t rows = mr_softmax_chunk(want[i][0], 4, MR_SOFTMAX_BF16);
-        assert_int_equal(rows, want[i][1]);
-        assert_true(rows == 1 || rows * mr_bf16_pitch(want[i][0]) * 2 <= MR_SOFTMAX_BF16_BYTES);
+        int64_t ids = want[i][0], most = 16 * ids * want[i][1];
+        int64_t rows = mr_softmax_chunk(ids, want[i][1], 4, MR_SOFTMAX_BF16);
+        assert_int_equal(rows, want[i][2]);
+        if (most < MR_SOFTMAX_BF16_BYTES) most = MR_SOFTMAX_BF16_BYTES;
+        assert_true(rows * mr_bf16_pitch(ids) * 2 <= most);
     }
+    assert_int_equal(mr_softmax_chunk(122846, 300, 4, MR_SOFTMAX_WHOLE), 1200);
+    assert_int_equal(mr_softmax_chunk(18701, 300, 4, MR_SOFTMAX_WHOLE), 3584);
     int64_t work = mr_softmax_work(2048, 18701, 300, 1, 4, MR_SOFTMAX_BF16);
     int64_t logits = 2048 * 18704 * 2, copies = (18704 + 2048) * 304 * 2, rest = 2048 * (4 + 48);
     assert_in_range(work, logits + copies + rest, logits + copies + rest + 5 * 64);
