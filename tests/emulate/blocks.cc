@@ -224,13 +224,18 @@ int next()
     stop("a stack cannot be entered");
 }
 
-/* The current thread waits; the call returns when it goes on. */
-void wait(state is, const site *at)
+/* A thread waits: if (!__builtin_setjmp(stop_here(is, at))) go_elsewhere(); and goes on behind it.
+ * Written out in the functions that kernels call: returns are what a change of stacks costs. */
+inline void **stop_here(state is, const site *at)
 {
     thread &me = b.threads[(size_t)b.current];
     me.is = is;
     me.at = at;
-    if (__builtin_setjmp(me.own->at)) return;
+    return me.own->at;
+}
+
+[[noreturn]] __attribute__((noinline)) void go_elsewhere()
+{
     int t = next();
     if (t < 0) stuck();
     go_to(t);
@@ -285,7 +290,7 @@ int barrier_or(const site *at, int value)
     b.at = at;
     b.waiting++;
     b.any |= value != 0;
-    wait(BARRIER, at);
+    if (!__builtin_setjmp(stop_here(BARRIER, at))) go_elsewhere();
     return b.any_result;
 }
 
@@ -314,6 +319,7 @@ uint64_t shuffle_xor(const site *at, unsigned mask, uint64_t bits, int lanes)
     w.lanes = lanes;
     w.value[lane] = bits;
     w.arrived |= 1u << lane;
+    (void)stop_here(SHUFFLE, at);
     if (w.arrived == mask) {
         int first = b.current - lane;
         bool is_forward = set().threads == FORWARD;
@@ -324,11 +330,8 @@ uint64_t shuffle_xor(const site *at, unsigned mask, uint64_t bits, int lanes)
             may_go_on(first + l);
         }
         w.arrived = 0;
-        thread &me = b.threads[(size_t)b.current];
-        if (!__builtin_setjmp(me.own->at)) go_to(next());
-    } else {
-        wait(SHUFFLE, at);
     }
+    if (!__builtin_setjmp(b.threads[(size_t)b.current].own->at)) go_elsewhere();
     return w.result[lane];
 }
 

@@ -64,7 +64,7 @@ __global__ void mse_kernel(mse_args a, double *part, unsigned *counter, const mr
 template <class V> static void start_mse(const mse_args &a, const mr_exec *ex)
 {
     mr_cuda_queue *q = queue_of(ex);
-    unsigned blocks = blocks_for(a.n / V::COUNT, MSE_BLOCKS);
+    unsigned blocks = blocks_of_strides(a.n / V::COUNT, MSE_BLOCKS);
     LAUNCH(mse_kernel<V>, blocks, BLOCK, 0, ex, a, q->partials, q->counters, ex->state);
 }
 

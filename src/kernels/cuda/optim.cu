@@ -138,7 +138,7 @@ void grad_stats(double *out, const void *g, const mr_ranges *ranges, const mr_ex
     int64_t most = 0;
     for (int i = 0; i < ranges->n; i++)
         if (ranges->hi[i] - ranges->lo[i] > most) most = ranges->hi[i] - ranges->lo[i];
-    dim3 grid(blocks_for(most, STAT_BLOCKS), (unsigned)ranges->n);
+    dim3 grid(blocks_of_strides(most, STAT_BLOCKS), (unsigned)ranges->n);
     LAUNCH(stats_kernel, grid, BLOCK, 0, ex, out, q->partials, q->counters, (const float *)g,
            *ranges);
 }
