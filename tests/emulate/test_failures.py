@@ -128,9 +128,10 @@ def refused_staged():
 
 
 def stopped_while_recorded():
-    """Rank 1 stops between steps that both record: rank 0 waits for its GPU, or for MPI."""
+    """Rank 1 stops between steps that both record: rank 0 waits for its GPU, or for MPI. Both have
+    asked for the same collectives then: that rank 1 is stopped its silence tells, in 2 s."""
     args = two_ranks("x", "", "--run.capture=true", "--train.batch=4", "--train.max_steps=100000",
-                     "--train.epochs=100000", "--train.patience=100000", hang.hang_limit(1))
+                     "--train.epochs=100000", "--train.patience=100000", hang.hang_limit(3))
     p = subprocess.Popen(h.words(args, 2), cwd=h.folder, env=h.environment(), text=True,
                          stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
     path = os.path.join(h.folder, "runs", "x", "metrics.jsonl")

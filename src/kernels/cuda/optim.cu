@@ -104,8 +104,9 @@ enum { STAT_BLOCKS = MR_CUDA_PARTIALS / 2 / MR_MAX_RANGES };
 __global__ static void stats_kernel(double *out, double *part, unsigned *counter, const float *g,
                                     mr_ranges ranges)
 {
-    unsigned q = blockIdx.y;
+    unsigned q = blockIdx.y, blocks = blocks_of_strides(ranges.hi[q] - ranges.lo[q], STAT_BLOCKS);
     double sum = 0, bad = 0;
+    if (blockIdx.x >= blocks) return; /* the other range is longer */
     out += 2 * q;
     part += 2 * q * STAT_BLOCKS;
     for (int64_t i = ranges.lo[q] + (int64_t)blockIdx.x * BLOCK + threadIdx.x; i < ranges.hi[q];
@@ -119,9 +120,9 @@ __global__ static void stats_kernel(double *out, double *part, unsigned *counter
         part[2 * blockIdx.x] = sum;
         part[2 * blockIdx.x + 1] = bad;
     }
-    if (!is_last_block(counter + q, gridDim.x)) return;
+    if (!is_last_block(counter + q, blocks)) return;
     sum = bad = 0;
-    for (unsigned i = threadIdx.x; i < gridDim.x; i += BLOCK) {
+    for (unsigned i = threadIdx.x; i < blocks; i += BLOCK) {
         sum += part[2 * i];
         bad += part[2 * i + 1];
     }
