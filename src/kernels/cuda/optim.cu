@@ -110,7 +110,7 @@ __global__ static void stats_kernel(double *out, double *part, unsigned *counter
     out += 2 * q;
     part += 2 * q * STAT_BLOCKS;
     for (int64_t i = ranges.lo[q] + (int64_t)blockIdx.x * BLOCK + threadIdx.x; i < ranges.hi[q];
-         i += (int64_t)STAT_BLOCKS * BLOCK) {
+         i += (int64_t)gridDim.x * BLOCK) {
         sum += (double)g[i] * (double)g[i];
         bad += isfinite(g[i]) ? 0.0 : 1.0;
     }
