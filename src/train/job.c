@@ -214,6 +214,7 @@ mr_status mr_job_run(mr_job *j)
     mr_watch_phase(MR_AT_START);
     /* First what can refuse the configuration: a refused one leaves no run folder behind. */
     MR_TRY_GOTO(mr_trainer_create(&t, j->cfg, &s->data, s->world, &o), st, done);
+    MR_TRY_GOTO(mr_trainer_check_eval(t), st, done);
     MR_TRY_GOTO(check_resume(j), st, done);
     MR_TRY_GOTO(same_layout(t), st, done);
     MR_TRY_GOTO(mr_run_folder_open(&f, j->cfg, &info, s->world), st, done);
