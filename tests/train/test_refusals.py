@@ -117,8 +117,8 @@ def configuration():
 
 def data_files():
     no_train(NO_INPUT, ["nowhere.h5", "No such file"], data="nowhere.h5")
-    no_train(DATA, ["half.h5", "truncated file"], data="half.h5")
-    no_train(DATA, ["flipped.h5", "damaged"], data="flipped.h5")
+    no_train(DATA, ["half.h5", "truncated file", "copy or make it again"], data="half.h5")
+    no_train(DATA, ["flipped.h5", "damaged", "copy or make it again"], data="flipped.h5")
     no_train(DATA, ["empty.h5 is not an HDF5 file"], data="empty.h5")
     no_train(DATA, ["text.h5 is not an HDF5 file"], data="text.h5", ranks=(0,))
     no_train(DATA, ["not a regular file"], data=".", ranks=(0,))
