@@ -189,7 +189,7 @@ static void skip_lists(twin_world *w, int64_t n, twin **start_p, twin **id_p)
 
 static void ranking(twin_world *w)
 {
-    enum { N = 70, M = 301, W = 61, K = 9 };
+    enum { N = 141, M = 301, W = 61, K = 9 };
     twin *x = twin_reals(w, N * W), *e = twin_reals(w, M * W), *cs = twin_reals(w, M);
     twin *s = twin_reals(w, N * M), *ts = twin_reals(w, N), *count = twin_ints(w, N, 1, 0, 9);
     twin *target = twin_ints(w, N, 11, 3, M), *id = twin_ints(w, N * K, 1, 0, 9);
@@ -209,6 +209,16 @@ static void ranking(twin_world *w)
     twin_equal(w, "rank_count", "count", count);
     BOTH(topk_merge, A(id), A(best), A(s), N, M, K, 0, 1, EX);
     twin_equal(w, "topk_merge", "ids", id);
+    /* Rows in whole loads of four elements, and not; one, two and three tiles each way. */
+    static const int64_t sizes[][3] = {
+        {N, M, W}, {N, M, W - 1}, {1, 1, 4}, {N, 128, 8}, {20, M, 3}};
+    for (int i = 0; i < 5; i++)
+        for (int lo = 0; lo < 12; lo += 11) {
+            int64_t n = sizes[i][0], m = sizes[i][1], d = sizes[i][2];
+            BOTH(score_count, A(count), A(x), A(e), lo ? A(cs) : NULL, A(ts), A(target), n, m, d,
+                 lo, EX);
+            twin_equal(w, "score_count", "count", count);
+        }
     twin_release(w);
 }
 
