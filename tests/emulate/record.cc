@@ -7,6 +7,8 @@
 #include "streams.h"
 
 #include <csignal>
+#include <cstdio>
+#include <ctime>
 
 #include <unistd.h>
 
@@ -98,9 +100,12 @@ cudaError_t push_in_turn(cudaStream_t s, const std::shared_ptr<const op> &work)
     return e ? e : cudaEventRecord(work->chain, s);
 }
 
-/* MR_EMULATE=fail_again=n: the end of this GPU, or a signal. */
+/* MR_EMULATE=fail_again=n: the end of this GPU, or a signal; says when. */
 void fail_here()
 {
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    fprintf(stderr, "emulated GPU: fails at %ld.%03ld\n", (long)now.tv_sec, now.tv_nsec / 1000000);
     if (set().signal)
         (void)kill(getpid(), set().signal);
     else
