@@ -100,6 +100,8 @@ static void ranking(mr_kb *b)
     BENCH(score_target, "", SHAPE(n, d), 0, 2 * n * d, ts, x, e, NULL, target, n, m, d, 0);
     BENCH(score_skip, "", SHAPE(n, SEEN), 0, 2 * n * SEEN, s, start, seen, target, n, m, 0);
     BENCH(rank_count, "", SHAPE(n, m), 0, n * m, count, s, ts, target, n, m, 0);
+    BENCH(score_count, "", SHAPE(n, m, d), 2.0 * (double)(n * m * d), n * d + m * d, count, x, e,
+          NULL, ts, target, n, m, d, 0);
     BENCH(topk_merge, "", SHAPE(n, m, k), 0, n * m, id, best, s, n, m, k, 0, 1);
     mr_kb_release(b);
 }

@@ -49,6 +49,7 @@ mr_status mr_dataset_spread(mr_dataset *d, int rank, int size);
 
 /* NEXT: every user with at least one item, the whole history, no target: what to recommend now. */
 typedef enum mr_split { MR_SPLIT_TRAIN, MR_SPLIT_VALID, MR_SPLIT_TEST, MR_SPLIT_NEXT } mr_split;
+enum { MR_N_SPLITS = MR_SPLIT_NEXT + 1 };
 
 /* model.md §1. Leave one out for a user with n items s_1..s_n (n >= 3):
  * test: history s_1..s_{n-1}, target s_n; valid: history s_1..s_{n-2}, target s_{n-1};

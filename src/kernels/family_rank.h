@@ -21,13 +21,19 @@
      * a diverged model never looks good */                                                        \
     X(rank_count, (int32_t * count, const mr_real *s, const mr_real *target_score,                 \
                    const int32_t *target, int64_t n, int64_t m, int64_t lo, const mr_exec *ex))    \
+    /* score_tile and rank_count one after the other, with the scores nowhere in memory:           \
+     * count[n] += ids lo .. lo+m-1 (rows of e[m,w]) that rank before the target, whose score is   \
+     * target_score[n]. Scratch: mr_score_scratch */                                               \
+    X(score_count, (int32_t * count, const mr_real *x, const mr_real *e, const mr_real *col_scale, \
+                    const mr_real *target_score, const int32_t *target, int64_t n, int64_t m,      \
+                    int64_t w, int64_t lo, const mr_exec *ex))                                     \
     /* Merge s[n,m] (ids lo ..) into the best k so far: ids[n,k], scores[n,k], best first, ties    \
      * lower id first; an empty place has id -1 and score -inf; NaN counts as -inf. Blocks must    \
      * come in ascending order of ids. first != 0: nothing so far */                               \
     X(topk_merge, (int32_t * ids, mr_real * scores, const mr_real *s, int64_t n, int64_t m,        \
                    int64_t k, int64_t lo, int first, const mr_exec *ex))
 
-/* Scratch of score_tile in bytes: one packed panel of e a thread. */
+/* Scratch of products of scores in bytes: one packed panel of e a thread. */
 #define MR_SCORE_PANEL 64
 #define MR_SCORE_THREADS 64
 static inline int64_t mr_score_scratch(int64_t w, int64_t real_bytes)

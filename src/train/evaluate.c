@@ -18,8 +18,10 @@ typedef struct block_rows {
 typedef struct evaluation {
     mr_trainer *t;
     const mr_evaluation *what;
-    mr_sampler *sampler;
+    mr_sampler *sampler; /* the trainer's */
     mr_batch batch;
+    bool is_ahead; /* the next block is prepared while the device works on one */
+    mr_ahead ahead;
     mr_ranker *ranker;
     bool by_shard;       /* dist.deterministic=world: users of one virtual shard at a time */
     block_rows all;      /* users of a block */
@@ -47,7 +49,9 @@ static mr_status make_sampler(evaluation *e)
                             .rank = t->world->rank,
                             .n_ranks = t->world->size,
                             .seed = (uint64_t)c->run.seed};
-    MR_TRY(mr_sampler_make(&e->sampler, &spec));
+    mr_sampler **kept = &e->t->eval_sampler[spec.split];
+    if (!*kept) MR_TRY(mr_sampler_make(kept, &spec));
+    e->sampler = *kept;
     return mr_batch_alloc(&e->batch, mr_trainer_rows_cap(t, e->sampler), c->data.max_len, 1,
                           t->world->size);
 }
@@ -122,11 +126,10 @@ static mr_status list_seen(evaluation *e)
 
 static mr_status run_forward(mr_trainer *t) { return mr_run_forward(t->eval_run); }
 
-/* User vectors of the rows of e->batch, on the device. */
+/* User vectors of the rows of the batch that was set, on the device. */
 static mr_status forward(evaluation *e, const void **x_p)
 {
     mr_trainer *t = e->t;
-    MR_TRY(mr_trainer_set_batch(t, t->eval_run, &t->eval_feed, &e->batch));
     MR_TRY(mr_trainer_recorded(t, MR_RECORD_BLOCK, run_forward));
     *x_p = mr_val(t->eval_run, mr_graph_find_output(t->eval_graph, "user"));
     return MR_OK;
@@ -141,6 +144,7 @@ static mr_status forward_shards(evaluation *e, int64_t i, const void **x_p)
     e->all.n = 0;
     for (int k = 0; k < mr_sampler_shards_most(e->sampler); k++) {
         mr_sampler_get_shard(e->sampler, 0, i, 0, k, &e->batch);
+        MR_TRY(mr_trainer_set_batch(t, t->eval_run, &t->eval_feed, &e->batch));
         MR_TRY(forward(e, &x));
         if (e->batch.rows == 0) continue;
         size_t bytes = (size_t)e->batch.rows * sizeof(int32_t);
@@ -156,10 +160,18 @@ static mr_status forward_shards(evaluation *e, int64_t i, const void **x_p)
 
 static mr_status forward_block(evaluation *e, int64_t i, const void **x_p)
 {
+    mr_trainer *t = e->t;
     if (e->by_shard) return forward_shards(e, i, x_p);
-    mr_sampler_get(e->sampler, 0, i, 0, &e->batch);
+    if (mr_ahead_take(&e->ahead, t, 0, i, 0, &e->batch, &t->eval_feed)) {
+        MR_TRY(mr_trainer_hand_over(t, t->eval_run, &t->eval_feed, &e->batch));
+    } else {
+        mr_sampler_get(e->sampler, 0, i, 0, &e->batch);
+        MR_TRY(mr_trainer_set_batch(t, t->eval_run, &t->eval_feed, &e->batch));
+    }
     e->all = (block_rows){e->batch.rows, e->batch.user, e->batch.target};
-    return forward(e, x_p);
+    MR_TRY(forward(e, x_p));
+    if (!e->is_ahead || i + 1 == mr_sampler_batches(e->sampler)) return MR_OK;
+    return mr_ahead_prepare(&e->ahead, t, t->eval_run, e->sampler, 0, i + 1, 0);
 }
 
 static mr_status one_block(evaluation *e, int64_t i)
@@ -213,6 +225,13 @@ static void clear_outputs(evaluation *e)
     memset(e->what->topk->score, 0, (size_t)n * sizeof(double));
 }
 
+static mr_status make_ahead(evaluation *e)
+{
+    mr_trainer *t = e->t;
+    e->is_ahead = !t->dev->host_memory && !e->by_shard && mr_ahead_is_wanted(t);
+    return e->is_ahead ? mr_ahead_make(&e->ahead, t, &e->batch, t->eval_exchange_rows) : MR_OK;
+}
+
 static mr_status make_shards(evaluation *e)
 {
     mr_trainer *t = e->t;
@@ -235,7 +254,7 @@ static void release(evaluation *e)
         e->t->dev->free(e->t->dev, e->x_dev);
     }
     mr_ranker_free(&e->ranker);
-    mr_sampler_free(&e->sampler);
+    mr_ahead_free(&e->ahead);
     mr_batch_free(&e->batch);
     MR_FREE(e->counts);
     MR_FREE(e->rank);
@@ -261,6 +280,7 @@ mr_status mr_evaluate(mr_trainer *t, const mr_evaluation *what, mr_metrics *out)
     MR_TRY_GOTO(mr_trainer_eval_ready(t, e.batch.rows_cap), st, done);
     MR_TRY_GOTO(make_ranker(&e), st, done);
     MR_TRY_GOTO(make_shards(&e), st, done);
+    MR_TRY_GOTO(make_ahead(&e), st, done);
     for (int64_t i = 0; i < mr_sampler_batches(e.sampler); i++) {
         mr_ring_at("block of users");
         MR_TRY_GOTO(one_block(&e, i), st, done);

@@ -263,12 +263,18 @@ static void one_tile(mr_ranker *r, const block *k, int64_t i0, int64_t n, int64_
                        lo, c0 == 0, &r->ex);
 }
 
+/* Counts of all items, and best lists, tile by tile where scores are needed for them. */
 static mr_status all_tiles(mr_ranker *r, const block *k)
 {
     mr_status st = MR_OK;
     r->s.dev->enter(r->s.dev);
     r->s.k->zero(r->count, (k->n * 4 + r->real - 1) / r->real, &r->ex);
-    for (int64_t i0 = 0; i0 < k->n; i0 += TILE_ROWS) {
+    /* Nobody wants the scores; a CPU has them in its cache. */
+    bool is_whole = r->s.dev->whole_products && !k->has_skip && r->s.top_k == 0;
+    if (is_whole)
+        r->s.k->score_count(r->count, k->x, r->table, r->s.is_cosine ? r->inv_e : NULL,
+                            r->target_score, k->target, k->n, r->v, r->s.d, r->lo, &r->ex);
+    for (int64_t i0 = 0; i0 < k->n && !is_whole; i0 += TILE_ROWS) {
         int64_t n = k->n - i0 < TILE_ROWS ? k->n - i0 : TILE_ROWS;
         for (int64_t c0 = 0; c0 < r->v || c0 == 0; c0 += TILE_ITEMS)
             one_tile(r, k, i0, n, c0, r->v - c0 < TILE_ITEMS ? r->v - c0 : TILE_ITEMS);

@@ -19,15 +19,14 @@ static bool is_exact(const mr_trainer *t, const mr_run *run)
     return t->exact && run == t->train_run;
 }
 
-static mr_status plan_rows(mr_trainer *t, const mr_run *run, mr_feed *feed, const mr_batch *b)
+mr_status mr_trainer_plan_rows(mr_trainer *t, const mr_run *run, mr_feed *feed, const mr_batch *b)
 {
     mr_ring_at("row exchange");
     MR_TRY(mr_feed_plan(feed, is_exact(t, run) ? run->items : t->items, t->table_rows, b));
     return mr_trainer_agrees(t, run) ? mr_trainer_agree(t, run, feed, b) : MR_OK;
 }
 
-/* A batch whose rows are planned goes to the device. */
-static mr_status hand_over(mr_trainer *t, mr_run *run, const mr_feed *feed, const mr_batch *b)
+mr_status mr_trainer_hand_over(mr_trainer *t, mr_run *run, const mr_feed *feed, const mr_batch *b)
 {
     const mr_config *c = t->cfg;
     const mr_counts *most = mr_trainer_agrees(t, run) ? &feed->most : NULL;
@@ -55,54 +54,14 @@ static mr_status hand_over(mr_trainer *t, mr_run *run, const mr_feed *feed, cons
 
 mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, mr_feed *feed, const mr_batch *b)
 {
-    MR_TRY(plan_rows(t, run, feed, b));
-    return hand_over(t, run, feed, b);
-}
-
-/* ---- the batch of the next step ---- */
-
-/* Several ranks plan their exchange in a meeting of hosts. Their GPUs meet by themselves meanwhile,
- * where NCCL does it: by then every host has asked for the whole step, so none waits for another
- * one's GPU. */
-bool mr_trainer_prepares(const mr_trainer *t)
-{
-    return t->world->size == 1 || !strcmp(t->dev_world->kind, "nccl");
-}
-
-static mr_status prepare(mr_trainer *t, int64_t epoch, int64_t i)
-{
-    mr_ahead *a = &t->ahead;
-    mr_sampler_get(t->sampler, epoch, i, (uint32_t)(t->step + 1), &a->batch);
-    MR_TRY(plan_rows(t, t->train_run, &a->feed, &a->batch));
-    const mr_counts *most = mr_trainer_agrees(t, t->train_run) ? &a->feed.most : NULL;
-    mr_run_stage(t->train_run, &a->batch, a->feed.xch, most);
-    a->epoch = epoch;
-    a->i = i;
-    a->step = t->step + 1;
-    a->is_ready = true;
-    return MR_OK;
-}
-
-/* True when batch i of the epoch, for this step, was prepared; it is t->batch then. */
-static bool take_prepared(mr_trainer *t, int64_t epoch, int64_t i)
-{
-    mr_ahead *a = &t->ahead;
-    bool is_it = a->is_ready && a->epoch == epoch && a->i == i && a->step == t->step;
-    a->is_ready = false;
-    if (!is_it) return false;
-    mr_batch batch = t->batch;
-    mr_feed feed = t->feed;
-    t->batch = a->batch;
-    t->feed = a->feed;
-    a->batch = batch;
-    a->feed = feed;
-    return true;
+    MR_TRY(mr_trainer_plan_rows(t, run, feed, b));
+    return mr_trainer_hand_over(t, run, feed, b);
 }
 
 mr_status mr_trainer_load(mr_trainer *t, mr_run *run, int64_t epoch, int64_t i)
 {
-    if (run == t->train_run && take_prepared(t, epoch, i))
-        return hand_over(t, run, &t->feed, &t->batch);
+    if (run == t->train_run && mr_ahead_take(&t->ahead, t, epoch, i, t->step, &t->batch, &t->feed))
+        return mr_trainer_hand_over(t, run, &t->feed, &t->batch);
     mr_sampler_get(t->sampler, epoch, i, (uint32_t)t->step, &t->batch);
     return mr_trainer_set_batch(t, run, &t->feed, &t->batch);
 }
@@ -277,7 +236,8 @@ static mr_status one_step(mr_trainer *t, int64_t epoch, int64_t i, int64_t next)
     MR_TRY(mr_trainer_load(t, t->train_run, epoch, i));
     MR_TRY(mr_trainer_recorded(t, MR_RECORD_STEP, gradients_and_update));
     t->start_s = mr_seconds() - t->sent_at;
-    if (next >= 0 && mr_trainer_prepares(t)) MR_TRY(prepare(t, epoch, next));
+    if (next >= 0 && mr_ahead_is_wanted(t))
+        MR_TRY(mr_ahead_prepare(&t->ahead, t, t->train_run, t->sampler, epoch, next, t->step + 1));
     mr_ring_at("update");
     return judge(t);
 }

@@ -288,16 +288,6 @@ static mr_status check_device(const mr_config *cfg, const char *device)
     return MR_OK;
 }
 
-static mr_status make_ahead(mr_trainer *t)
-{
-    const mr_batch *b = &t->batch;
-    mr_ahead *a = &t->ahead;
-    MR_TRY(mr_batch_alloc(&a->batch, b->rows_cap, b->L, b->n_seq, t->world->size));
-    MR_TRY(mr_feed_create(&a->feed, b->rows_cap, b->L, b->n_seq, t->items->size));
-    mr_feed_fix(&a->feed, t->exchange_rows);
-    return MR_OK;
-}
-
 mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_dataset *data,
                             mr_comm *world, const mr_trainer_opts *opts)
 {
@@ -324,8 +314,8 @@ mr_status mr_trainer_create(mr_trainer **out_p, const mr_config *cfg, const mr_d
                 st, fail);
     if (!is_exact(t, opts)) {
         MR_TRY_GOTO(fix_exchange(t), st, fail);
-        if (opts->optimizer && !opts->is_dry && mr_trainer_prepares(t))
-            MR_TRY_GOTO(make_ahead(t), st, fail);
+        if (opts->optimizer && !opts->is_dry && mr_ahead_is_wanted(t))
+            MR_TRY_GOTO(mr_ahead_make(&t->ahead, t, &t->batch, t->exchange_rows), st, fail);
     }
     MR_TRY_GOTO(mr_schedule_make(&t->sched, cfg), st, fail);
     MR_TRY_GOTO(make_training(t), st, fail);
@@ -399,9 +389,9 @@ void mr_trainer_free(mr_trainer **t_p)
     mr_fetch_free(&t->fetch);
     mr_fetch_free(&t->eval_fetch);
     mr_batch_free(&t->batch);
-    mr_feed_free(&t->ahead.feed);
-    mr_batch_free(&t->ahead.batch);
+    mr_ahead_free(&t->ahead);
     mr_sampler_free(&t->sampler);
+    for (int i = 0; i < MR_N_SPLITS; i++) mr_sampler_free(&t->eval_sampler[i]);
     mr_schedule_free(&t->sched);
     if (t->owns_features) {
         t->dev->free(t->dev, t->feat.text.data);

@@ -13,6 +13,7 @@
 #include "graph/run.h"
 #include "model/model.h"
 #include "model/schedule.h"
+#include "train/ahead.h"
 #include "train/feed.h"
 #include "train/fetch.h"
 #include "train/placement.h"
@@ -34,14 +35,6 @@ typedef struct mr_places {
     const void *block;
     int64_t moved;
 } mr_places;
-
-/* The host's part of a batch, made while the device still works on the one before it. */
-typedef struct mr_ahead {
-    bool is_ready;
-    int64_t epoch, i, step; /* what it is ready for */
-    mr_batch batch;
-    mr_feed feed;
-} mr_ahead;
 
 typedef struct mr_trainer_opts {
     bool stochastic;    /* dropout and gate noise in the training graph */
@@ -91,8 +84,10 @@ typedef struct mr_trainer {
     mr_plan *eval_plan;
     mr_run *eval_run;
     mr_feed eval_feed;
+    mr_sampler *eval_sampler[MR_N_SPLITS]; /* made on first use; their order never changes */
 
     int64_t step;                     /* steps done */
+    int64_t n_ahead;                  /* batches and blocks that were prepared ahead (ahead.h) */
     int64_t done_here[MR_N_RECORDED]; /* by this process, with run.capture */
     mr_places places[MR_N_RECORDED];
     mr_comm_log *log[MR_N_RECORDED][MR_KEPT]; /* collectives of what the device keeps; or NULL */
@@ -118,10 +113,8 @@ mr_sampler_spec mr_trainer_sampling(const mr_trainer *t, int rank, int n_ranks);
  * row, naming the first such parameter. */
 mr_status mr_trainer_step(mr_trainer *t, int64_t epoch, int64_t i);
 /* The same, and batch `next` of this epoch, the same on all ranks, is prepared while the device
- * works: for the step after this one, if it is that. next < 0, or ranks that exchange through host
- * memory: nothing is. */
+ * works (ahead.h): for the step after this one, if it is that. next < 0: nothing is. */
 mr_status mr_trainer_step_and(mr_trainer *t, int64_t epoch, int64_t i, int64_t next);
-bool mr_trainer_prepares(const mr_trainer *t);
 /* Its parts, for checks and dumps: take the batch; gradients (reduced over ranks); losses and
  * statistics to the host; the update, and losses and statistics to the host. Only the last two wait
  * for the device. */
@@ -142,8 +135,10 @@ mr_status mr_trainer_agree(mr_trainer *t, const mr_run *run, mr_feed *feed, cons
 mr_ranges mr_trainer_ranges(const mr_params *ps);
 mr_status mr_trainer_report(mr_trainer *t, double *sum, double *bad);
 mr_status mr_trainer_update(mr_trainer *t);
-/* Plan the row exchanges of a batch, fetch its features where they are spread, and hand all of it
- * to a run. */
+/* Plan the row exchanges of a batch; fetch its features where they are spread, and hand all of it
+ * to a run; both, one after the other. */
+mr_status mr_trainer_plan_rows(mr_trainer *t, const mr_run *run, mr_feed *feed, const mr_batch *b);
+mr_status mr_trainer_hand_over(mr_trainer *t, mr_run *run, const mr_feed *feed, const mr_batch *b);
 mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, mr_feed *feed, const mr_batch *b);
 /* A run over another plan of this trainer's graphs, with features, communicators and schedule set.
  */

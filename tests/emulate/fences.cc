@@ -66,6 +66,14 @@ unsigned atomic_inc(unsigned *at, unsigned most)
     return before;
 }
 
+int atomic_add(int *at, int x)
+{
+    check_access((uintptr_t)at, sizeof *at);
+    int before = *at;
+    *at = before + x;
+    return before;
+}
+
 bool is_published(uint32_t block, uint32_t epoch)
 {
     if (seen.empty() || of_launch != view.launch || of_block != view.block) return false;

@@ -255,6 +255,8 @@ static void nothing(twin_world *w)
     BOTH(score_target, A(x), A(x), A(x), NULL, A(i), 0, D, D, 0, EX);
     BOTH(topk_merge, A(i), A(x), A(x), 0, D, 2, 0, 1, EX);
     BOTH(rank_count, A(i), A(x), A(x), A(i), 0, D, 0, EX);
+    BOTH(score_count, A(i), A(x), A(x), NULL, A(x), A(i), 0, D, D, 0, EX);
+    BOTH(score_count, A(i), A(x), A(x), NULL, A(x), A(i), D, 0, D, 0, EX);
     BOTH(mse, NULL, A(x), NULL, A(x), A(x), 0, D, D, 0.3, 0, 0, EX);
     twin_same(w, "kernels of no rows", "x", x, 1);
     twin_equal(w, "kernels of no rows", "i", i);

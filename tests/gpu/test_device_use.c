@@ -105,6 +105,28 @@ static void test_ahead(void **state)
     }
 }
 
+/* Blocks of users too, and an evaluation that comes once more is the same. */
+static void test_blocks_ahead(void **state)
+{
+    static mr_config c;
+    (void)state;
+    configure(&c, "mealrec", "tedrec");
+    OK(mr_config_set(&c, "train.eval_batch", "9", "test"));
+    mr_trainer *t = pair_trainer(&c, &data, world, "guard"),
+               *plain = pair_trainer(&c, &data, world, "cpu");
+    OK(mr_trainer_step(t, 0, 0));
+    OK(mr_trainer_step(plain, 0, 0));
+    for (int times = 1; times <= 2; times++) {
+        pair_assert_same_scores(t, plain);
+        int64_t blocks = mr_sampler_batches(t->eval_sampler[MR_SPLIT_TEST]);
+        assert_true(blocks > 2);
+        assert_int_equal(t->n_ahead, times * (blocks - 1));
+        assert_int_equal(plain->n_ahead, 0);
+    }
+    mr_trainer_free(&t);
+    mr_trainer_free(&plain);
+}
+
 /* A run that nobody waits for between two batches waits by itself. */
 static void test_two_batches(void **state)
 {
@@ -394,11 +416,16 @@ static void test_marks(void **state)
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_steps),       cmocka_unit_test(test_ahead),
-        cmocka_unit_test(test_two_batches), cmocka_unit_test(test_staging),
-        cmocka_unit_test(test_capture),     cmocka_unit_test(test_failed_recording),
-        cmocka_unit_test(test_need),        cmocka_unit_test(test_failures),
-        cmocka_unit_test(test_precision),   cmocka_unit_test(test_marks)};
+    const struct CMUnitTest tests[] = {cmocka_unit_test(test_steps),
+                                       cmocka_unit_test(test_ahead),
+                                       cmocka_unit_test(test_blocks_ahead),
+                                       cmocka_unit_test(test_two_batches),
+                                       cmocka_unit_test(test_staging),
+                                       cmocka_unit_test(test_capture),
+                                       cmocka_unit_test(test_failed_recording),
+                                       cmocka_unit_test(test_need),
+                                       cmocka_unit_test(test_failures),
+                                       cmocka_unit_test(test_precision),
+                                       cmocka_unit_test(test_marks)};
     SMALL_MAIN(&world, &data, 320, 16, 10, tests);
 }

@@ -2,6 +2,7 @@
  * GPU: exit 77.
  * With the argument `dry` the CPU table stands in for the CUDA table: that checks the cases.
  * Entries that have no case are named; docs/gpu.md keeps the list of what is open. */
+#include <math.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -187,9 +188,35 @@ static void skip_lists(twin_world *w, int64_t n, twin **start_p, twin **id_p)
     *id_p = id;
 }
 
+/* n integers from -2 to 2 instead of what is in t, and a NaN now and then: many equal scores. */
+static void make_equal(twin_world *w, twin *t, int64_t n)
+{
+    float *v = t->host;
+    for (int64_t i = 0; i < n; i++) v[i] = i % 977 == 500 ? NAN : (float)((i * 7 + i / 5) % 5 - 2);
+    w->dev->to_device(w->dev, t->dev, v, (size_t)n * sizeof *v);
+}
+
+/* Rows in whole loads of four elements, and not; one, two and three tiles each way. */
+static void count_scores(twin_world *w, twin *x, twin *e, twin *cs, twin *ts, twin *target,
+                         twin *count)
+{
+    static const int64_t sizes[][3] = {
+        {141, 301, 61}, {141, 301, 60}, {1, 1, 4}, {141, 128, 8}, {20, 301, 3}};
+    make_equal(w, x, 141 * 61);
+    make_equal(w, e, 301 * 61);
+    make_equal(w, ts, 141);
+    for (int i = 0; i < 5; i++)
+        for (int lo = 0; lo < 12; lo += 11) {
+            int64_t n = sizes[i][0], m = sizes[i][1], d = sizes[i][2];
+            BOTH(score_count, A(count), A(x), A(e), lo ? A(cs) : NULL, A(ts), A(target), n, m, d,
+                 lo, EX);
+            twin_equal(w, "score_count", "count", count);
+        }
+}
+
 static void ranking(twin_world *w)
 {
-    enum { N = 70, M = 301, W = 61, K = 9 };
+    enum { N = 141, M = 301, W = 61, K = 9 };
     twin *x = twin_reals(w, N * W), *e = twin_reals(w, M * W), *cs = twin_reals(w, M);
     twin *s = twin_reals(w, N * M), *ts = twin_reals(w, N), *count = twin_ints(w, N, 1, 0, 9);
     twin *target = twin_ints(w, N, 11, 3, M), *id = twin_ints(w, N * K, 1, 0, 9);
@@ -209,6 +236,7 @@ static void ranking(twin_world *w)
     twin_equal(w, "rank_count", "count", count);
     BOTH(topk_merge, A(id), A(best), A(s), N, M, K, 0, 1, EX);
     twin_equal(w, "topk_merge", "ids", id);
+    count_scores(w, x, e, cs, ts, target, count);
     twin_release(w);
 }
 

@@ -1,5 +1,6 @@
-/* Kernels of full ranking (score_skip, rank_count, topk_merge) against sorting everything. Scores
- * are small integers with ties, infinities and NaN, so both precisions must give the same integers.
+/* Kernels of full ranking (score_skip, rank_count, score_count, topk_merge) against sorting
+ * everything. Scores are small integers with ties, infinities and NaN, so both precisions must give
+ * the same integers.
  */
 #include <math.h>
 #include <setjmp.h>
@@ -103,6 +104,57 @@ static void test_count(void **unused)
     FREE_ALL(&s, &ts);
 }
 
+/* Scores of small integers, many of them equal; some rows of x and e are NaN. Counted from a table
+ * that holds the ids lo .. lo+m-1, in which the target need not be. */
+static void check_score_count(int64_t n, int64_t m, int64_t w, bool has_scale)
+{
+    enum { LO = 3, MOST = 530 };
+    pair x = pair_make(n * w, 1), e = pair_make(m * w, 1), cs = pair_make(m, 1);
+    pair ts = pair_make(n, 1), scratch = pair_make(mr_score_scratch(w, 8) / 8, 0);
+    int32_t target[MOST], want[MOST], got[2][MOST];
+    pair *small[] = {&x, &e, &cs};
+    for (int p = 0; p < 3; p++)
+        for (int64_t i = 0; i < small[p]->n; i++) {
+            uint32_t r = draw((uint32_t)(p + 7), (uint32_t)i, 40);
+            double v = p == 2 ? (r % 2 ? 1 : 2) : r == 39 ? NAN : (double)(r % 3) - 1;
+            small[p]->d[i] = v;
+            small[p]->f[i] = (float)v;
+        }
+    for (int64_t i = 0; i < n; i++) {
+        target[i] = 1 + (int32_t)draw(5, (uint32_t)i, (uint32_t)m + 6);
+        ts.d[i] = (double)draw(6, (uint32_t)i, 5) - 2;
+        ts.f[i] = (float)ts.d[i];
+        want[i] = got[0][i] = got[1][i] = (int32_t)(100 * i);
+        for (int64_t c = 0; c < m; c++) {
+            double v = 0;
+            for (int64_t k = 0; k < w; k++) v += x.d[i * w + k] * e.d[c * w + k];
+            if (has_scale) v *= cs.d[c];
+            want[i] += LO + c != target[i] &&
+                       (isnan(v) || v > ts.d[i] || (v == ts.d[i] && LO + c < target[i]));
+        }
+    }
+    BOTH_TABLES
+    {
+        mr_exec own = {.scratch = P(scratch)};
+        k->score_count(got[wide], P(x), P(e), has_scale ? P(cs) : NULL, P(ts), target, n, m, w, LO,
+                       &own);
+    }
+    assert_memory_equal(got[0], want, (size_t)n * sizeof *want);
+    assert_memory_equal(got[1], want, (size_t)n * sizeof *want);
+    FREE_ALL(&x, &e, &cs, &ts, &scratch);
+}
+
+static void test_score_count(void **unused)
+{
+    (void)unused;
+    static const int64_t sizes[][3] = {{1, 1, 1},     {7, 63, 5},   {6, 64, 3},
+                                       {13, 65, 4},   {4, 0, 2},    {0, 9, 2},
+                                       {257, 130, 2}, {530, 33, 1}, {3, 200, 9}};
+    for (int i = 0; i < COUNT(sizes); i++)
+        for (int scale = 0; scale < 2; scale++)
+            check_score_count(sizes[i][0], sizes[i][1], sizes[i][2], scale);
+}
+
 /* The k best of a row of scores by choosing the best again and again. */
 static void choose(int32_t *id, double *score, const double *s, int64_t k)
 {
@@ -158,6 +210,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_skip),
         cmocka_unit_test(test_count),
+        cmocka_unit_test(test_score_count),
         cmocka_unit_test(test_top),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -63,6 +63,19 @@ static void score_panel(REAL *s, const REAL *x, const REAL *panel, const REAL *c
     }
 }
 
+/* Ids that rank before the target among cols scores, the first of which has the id c0. */
+static int32_t count_before(const REAL *s, REAL t, int64_t at, int64_t c0, int64_t cols)
+{
+    int64_t cut = at - c0 < 0 ? 0 : (at - c0 > cols ? cols : at - c0);
+    int32_t c = 0; /* columns before the target win a tie, those after it lose it */
+#pragma omp simd reduction(+ : c)
+    for (int64_t j = 0; j < cut; j++) c += !(s[j] < t);
+#pragma omp simd reduction(+ : c)
+    for (int64_t j = cut; j < cols; j++) c += !(s[j] <= t);
+    if (at >= c0 && at < c0 + cols) c -= !(s[at - c0] <= t);
+    return c;
+}
+
 void MR_FN(score_tile)(void *sv, const void *xv, const void *ev, const void *csv, int64_t n,
                        int64_t m, int64_t w, const mr_exec *ex)
 {
@@ -84,18 +97,93 @@ void MR_FN(score_tile)(void *sv, const void *xv, const void *ev, const void *csv
     }
 }
 
+/* Counts of n rows against a panel, whose first column is c0. */
+static void count_panel(int32_t *count, const REAL *x, const REAL *panel, const REAL *cs,
+                        const REAL *ts, const int32_t *target, int64_t n, int64_t c0, int64_t cols,
+                        int64_t w, int64_t lo)
+{
+    REAL out[ROWS * WIDTH], scaled[WIDTH];
+    for (int64_t i0 = 0; i0 < n; i0 += ROWS) {
+        const REAL *row[ROWS];
+        for (int64_t i = 0; i < ROWS; i++) row[i] = x + (i0 + i < n ? i0 + i : n - 1) * w;
+        for (int64_t c = 0; c < cols; c += WIDTH) {
+            int64_t m = cols - c < WIDTH ? cols - c : WIDTH;
+            tile(out, row, panel + c, w);
+            for (int64_t i = i0; i < i0 + ROWS && i < n; i++) {
+                store(scaled, out + (i - i0) * WIDTH, cs ? cs + c : NULL, m);
+                count[i] += count_before(scaled, ts[i], target[i] - lo, c0 + c, m);
+            }
+        }
+    }
+}
+
+enum { COUNT_ROWS = 256 }; /* of a thread at a time: they stay in a core's cache */
+
+void MR_FN(score_count)(int32_t *count, const void *xv, const void *ev, const void *csv,
+                        const void *tsv, const int32_t *target, int64_t n, int64_t m, int64_t w,
+                        int64_t lo, const mr_exec *ex)
+{
+    const REAL *x = xv, *e = ev, *cs = csv, *ts = tsv;
+    int threads = omp_get_max_threads();
+#pragma omp parallel for schedule(static)                                                          \
+    num_threads(threads < MR_SCORE_THREADS ? threads : MR_SCORE_THREADS)
+    for (int64_t i = 0; i < n; i += COUNT_ROWS) {
+        REAL *panel = (REAL *)ex->scratch + omp_get_thread_num() * MR_SCORE_PANEL * w;
+        int64_t rows = n - i < COUNT_ROWS ? n - i : COUNT_ROWS;
+        for (int64_t c0 = 0; c0 < m; c0 += MR_SCORE_PANEL) {
+            int64_t cols = m - c0 < MR_SCORE_PANEL ? m - c0 : MR_SCORE_PANEL;
+            pack(panel, e + c0 * w, cols, w);
+            count_panel(count + i, x + i * w, panel, cs ? cs + c0 : NULL, ts + i, target + i, rows,
+                        c0, cols, w, lo);
+        }
+    }
+}
+
+/* As `tile` adds: what a compiler makes of one element is not always what it makes of a vector. */
+static inline REAL multiply_add(REAL a, REAL b, REAL sum)
+{
+#ifdef __FMA__
+    return (REAL)(sizeof(REAL) == 4 ? fmaf((float)a, (float)b, (float)sum) : fma(a, b, sum));
+#else
+    REAL product = a * b;
+    return sum + product;
+#endif
+}
+
+enum { ABREAST = 8 }; /* sums that do not wait for each other */
+
+/* acc[i] = x[i,w] . e[at[i],w], in the order of a tile; rows whose at is below 0 are not looked at.
+ */
+static void sums_of_pairs(REAL *acc, const REAL *x, const REAL *e, const int64_t *at, int64_t w)
+{
+    const REAL *a[ABREAST], *b[ABREAST];
+    for (int i = 0; i < ABREAST; i++) {
+        a[i] = at[i] < 0 ? x : x + i * w; /* x has a first row */
+        b[i] = at[i] < 0 ? x : e + at[i] * w;
+    }
+    for (int64_t k = 0; k < w; k++)
+        for (int i = 0; i < ABREAST; i++) acc[i] = multiply_add(a[i][k], b[i][k], acc[i]);
+}
+
 void MR_FN(score_target)(void *sv, const void *xv, const void *ev, const void *csv,
                          const int32_t *target, int64_t n, int64_t v, int64_t w, int64_t lo,
                          const mr_exec *ex)
 {
-    REAL *s = sv, *panel = ex->scratch;
+    (void)ex;
+    REAL *s = sv;
     const REAL *x = xv, *e = ev, *cs = csv;
-    for (int64_t i = 0; i < n; i++) {
-        int64_t t = target[i] - lo;
-        s[i] = 0;
-        if (t < 0 || t >= v) continue;
-        pack(panel, e + t * w, 1, w);
-        score_panel(s + i, x + i * w, panel, cs ? cs + t : NULL, 1, 1, 1, w);
+#pragma omp parallel for schedule(static)
+    for (int64_t i0 = 0; i0 < n; i0 += ABREAST) {
+        int64_t rows = n - i0 < ABREAST ? n - i0 : ABREAST, at[ABREAST];
+        REAL acc[ABREAST] = {0};
+        for (int64_t i = 0; i < rows; i++) {
+            int64_t t = target[i0 + i] - lo;
+            at[i] = t >= 0 && t < v ? t : -1;
+        }
+        for (int64_t i = rows; i < ABREAST; i++) at[i] = -1;
+        sums_of_pairs(acc, x + i0 * w, e, at, w);
+        for (int64_t i = 0; i < rows; i++)
+            s[i0 + i] = at[i] < 0 ? 0 : (cs ? acc[i] * cs[at[i]] : acc[i]);
     }
 }
 
@@ -120,16 +208,7 @@ void MR_FN(rank_count)(int32_t *count, const void *sv, const void *target_score,
     const REAL *ts = target_score;
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < n; i++) {
-        const REAL *s = (const REAL *)sv + i * m, t = ts[i];
-        int64_t at = target[i] - lo; /* columns before it win a tie, those after it lose it */
-        int64_t cut = at < 0 ? 0 : (at > m ? m : at);
-        int32_t c = 0;
-#pragma omp simd reduction(+ : c)
-        for (int64_t j = 0; j < cut; j++) c += !(s[j] < t);
-#pragma omp simd reduction(+ : c)
-        for (int64_t j = cut; j < m; j++) c += !(s[j] <= t);
-        if (at >= 0 && at < m) c -= !(s[at] <= t);
-        count[i] += c;
+        count[i] += count_before((const REAL *)sv + i * m, ts[i], target[i] - lo, 0, m);
     }
 }
 

@@ -6,55 +6,171 @@
 namespace MR_ACT_SPACE
 {
 
-/* A block makes a TILE x TILE piece of s, a thread EACH x EACH of it; DEPTH columns of both inputs
- * at a time in shared memory. */
-enum { TILE = 64, EACH = 4, SIDE = TILE / EACH, DEPTH = 16 };
+/* A block makes TILE x TILE scores, a thread EACH x EACH of them: four neighbours and the four that
+ * are HALF further on, of rows and of columns. DEPTH columns of both inputs at a time lie in shared
+ * memory, in rows of PITCH elements (k, row), read by four. */
+enum { TILE = 128, EACH = 8, QUAD = 4, HALF = TILE / 2, SIDE = TILE / EACH, DEPTH = 8 };
+enum { THREADS = SIDE * SIDE, PITCH = TILE / QUAD + 1, MINE = TILE * DEPTH / THREADS };
+typedef several<float, QUAD> quad;
 
-/* shared[k][row] = m[row0 + row, k0 + k], zero outside. */
-__device__ static void load_tile(float (*shared)[TILE + 1], const float *m, int64_t row0,
-                                 int64_t rows, int64_t k0, int64_t w)
+/* Place in the tile of a thread's k-th row (or column), of those that begin at QUAD * t. */
+__device__ static inline int place_of(int t, int k)
 {
-    for (int i = (int)threadIdx.x; i < TILE * DEPTH; i += SIDE * SIDE) {
-        int64_t row = row0 + i / DEPTH, k = k0 + i % DEPTH;
-        shared[i % DEPTH][i / DEPTH] = row < rows && k < w ? m[row * w + k] : 0.0f;
+    return QUAD * t + k % QUAD + k / QUAD * HALF;
+}
+
+/* A thread's share of m[row0 .. row0+TILE-1, k0 .. k0+DEPTH-1], V at once; zero outside. */
+template <int V>
+__device__ static inline void fetch(float mine[MINE], const float *m, int64_t row0, int64_t rows,
+                                    int64_t k0, int64_t w)
+{
+    UNROLL
+    for (int q = 0; q < MINE / V; q++) {
+        int i = (int)threadIdx.x + q * THREADS;
+        int64_t row = row0 + i / (DEPTH / V), k = k0 + i % (DEPTH / V) * V;
+        UNROLL
+        for (int v = 0; v < V; v++) mine[q * V + v] = 0.0f;
+        if (row < rows && k < w) load<V>(mine + q * V, m + row * w + k);
     }
 }
 
-__global__ static void score_kernel(float *s, const float *x, const float *e, const float *cs,
-                                    int64_t n, int64_t m, int64_t w)
+/* The same to shared memory, columns as rows. */
+template <int V> __device__ static inline void put_tile(quad (*tile)[PITCH], const float *mine)
 {
-    SHARED(float, xs, [DEPTH][TILE + 1]);
-    SHARED(float, es, [DEPTH][TILE + 1]);
+    UNROLL
+    for (int q = 0; q < MINE / V; q++) {
+        int i = (int)threadIdx.x + q * THREADS, row = i / (DEPTH / V), k = i % (DEPTH / V) * V;
+        UNROLL
+        for (int v = 0; v < V; v++) tile[k + v][row / QUAD].v[row % QUAD] = mine[q * V + v];
+    }
+}
+
+/* acc += the products of one column of both tiles. */
+__device__ static inline void step(float acc[EACH][EACH], const quad *x, const quad *e, int ty,
+                                   int tx)
+{
+    quad a[2] = {x[ty], x[ty + HALF / QUAD]}, b[2] = {e[tx], e[tx + HALF / QUAD]};
+    UNROLL
+    for (int i = 0; i < EACH; i++) {
+        UNROLL
+        for (int c = 0; c < EACH; c++)
+            acc[i][c] = fmaf(a[i / QUAD].v[i % QUAD], b[c / QUAD].v[c % QUAD], acc[i][c]);
+    }
+}
+
+/* acc[i][c] = the sum for row i0 + place_of(ty, i) of x and c0 + place_of(tx, c) of e. The next
+ * columns come while these are computed with. */
+template <int V>
+__device__ static void sums(float acc[EACH][EACH], const float *x, const float *e, int64_t i0,
+                            int64_t c0, int64_t n, int64_t m, int64_t w)
+{
+    SHARED(quad, xs, [DEPTH][PITCH]);
+    SHARED(quad, es, [DEPTH][PITCH]);
+    int ty = (int)threadIdx.x / SIDE, tx = (int)threadIdx.x % SIDE;
+    float next_x[MINE], next_e[MINE];
+    fetch<V>(next_x, x, i0, n, 0, w);
+    fetch<V>(next_e, e, c0, m, 0, w);
+    for (int64_t k0 = 0; k0 < w; k0 += DEPTH) {
+        put_tile<V>(xs, next_x);
+        put_tile<V>(es, next_e);
+        __syncthreads();
+        if (k0 + DEPTH < w) {
+            fetch<V>(next_x, x, i0, n, k0 + DEPTH, w);
+            fetch<V>(next_e, e, c0, m, k0 + DEPTH, w);
+        }
+        if (k0 + DEPTH <= w) {
+            UNROLL
+            for (int k = 0; k < DEPTH; k++) step(acc, xs[k], es[k], ty, tx);
+        } else {
+            for (int k = 0; k < (int)(w - k0); k++) step(acc, xs[k], es[k], ty, tx);
+        }
+        __syncthreads();
+    }
+}
+
+template <int V>
+__global__ static void __launch_bounds__(THREADS, V == QUAD ? 2 : 1)
+    score_kernel(float *s, const float *x, const float *e, const float *cs, int64_t n, int64_t m,
+                 int64_t w)
+{
     int64_t i0 = (int64_t)blockIdx.y * TILE, c0 = (int64_t)blockIdx.x * TILE;
     int ty = (int)threadIdx.x / SIDE, tx = (int)threadIdx.x % SIDE;
     float acc[EACH][EACH] = {};
-    for (int64_t k0 = 0; k0 < w; k0 += DEPTH) {
-        load_tile(xs, x, i0, n, k0, w);
-        load_tile(es, e, c0, m, k0, w);
-        __syncthreads();
-        int depth = w - k0 < DEPTH ? (int)(w - k0) : DEPTH;
-        for (int k = 0; k < depth; k++)
-            for (int i = 0; i < EACH; i++)
-                for (int c = 0; c < EACH; c++)
-                    acc[i][c] = fmaf(xs[k][ty + i * SIDE], es[k][tx + c * SIDE], acc[i][c]);
-        __syncthreads();
-    }
-    for (int i = 0; i < EACH; i++)
+    sums<V>(acc, x, e, i0, c0, n, m, w);
+    UNROLL
+    for (int i = 0; i < EACH; i++) {
+        UNROLL
         for (int c = 0; c < EACH; c++) {
-            int64_t row = i0 + ty + i * SIDE, col = c0 + tx + c * SIDE;
+            int64_t row = i0 + place_of(ty, i), col = c0 + place_of(tx, c);
             if (row < n && col < m) s[row * m + col] = cs ? acc[i][c] * cs[col] : acc[i][c];
         }
+    }
 }
 
-void score_tile(void *s, const void *x, const void *e, const void *col_scale, int64_t n, int64_t m,
+/* Rows of threads are halves of warps: each adds up its counts, and one of it adds them to those of
+ * other blocks, in integers, whose order is no matter. */
+template <int V>
+__global__ static void __launch_bounds__(THREADS, V == QUAD ? 2 : 1)
+    score_count_kernel(int32_t *count, const float *x, const float *e, const float *cs,
+                       const float *ts, const int32_t *target, int64_t n, int64_t m, int64_t w,
+                       int64_t lo)
+{
+    int64_t i0 = (int64_t)blockIdx.y * TILE, c0 = (int64_t)blockIdx.x * TILE;
+    int ty = (int)threadIdx.x / SIDE, tx = (int)threadIdx.x % SIDE;
+    float acc[EACH][EACH] = {};
+    sums<V>(acc, x, e, i0, c0, n, m, w);
+    UNROLL
+    for (int i = 0; i < EACH; i++) {
+        int64_t row = i0 + place_of(ty, i), at = row < n ? target[row] - lo : 0;
+        float t = row < n ? ts[row] : 0.0f;
+        int before = 0;
+        UNROLL
+        for (int c = 0; c < EACH; c++) {
+            int64_t col = c0 + place_of(tx, c);
+            if (row >= n || col >= m || col == at) continue;
+            float s = cs ? acc[i][c] * cs[col] : acc[i][c];
+            before += col < at ? !(s < t) : !(s <= t); /* as in rank_count_kernel */
+        }
+        for (int o = SIDE / 2; o > 0; o /= 2) before += __shfl_xor_sync(ALL_LANES, before, o);
+        if (tx == 0 && before > 0) atomicAdd(count + row, before); /* integer */
+    }
+}
+
+void score_tile(void *sv, const void *xv, const void *ev, const void *csv, int64_t n, int64_t m,
                 int64_t w, const mr_exec *ex)
 {
-    const int64_t rows_most = (int64_t)65535 * TILE; /* of one launch: grid.y has 16 bits */
-    for (int64_t i = 0; i < n && m > 0; i += rows_most) {
-        int64_t rows = n - i < rows_most ? n - i : rows_most;
+    const int64_t most = (int64_t)65535 * TILE; /* rows of one launch: grid.y has 16 bits */
+    const float *x = (const float *)xv, *e = (const float *)ev, *cs = (const float *)csv;
+    float *s = (float *)sv;
+    bool by_four = splits<quad>(x, w) && splits<quad>(e, w);
+    for (int64_t i = 0; i < n && m > 0; i += most) {
+        int64_t rows = n - i < most ? n - i : most;
         dim3 grid((unsigned)pieces(m, TILE), (unsigned)pieces(rows, TILE));
-        LAUNCH(score_kernel, grid, SIDE * SIDE, 0, ex, (float *)s + i * m, (const float *)x + i * w,
-               (const float *)e, (const float *)col_scale, rows, m, w);
+        if (by_four)
+            LAUNCH(score_kernel<QUAD>, grid, THREADS, 0, ex, s + i * m, x + i * w, e, cs, rows, m,
+                   w);
+        else
+            LAUNCH(score_kernel<1>, grid, THREADS, 0, ex, s + i * m, x + i * w, e, cs, rows, m, w);
+    }
+}
+
+void score_count(int32_t *count, const void *xv, const void *ev, const void *csv,
+                 const void *target_score, const int32_t *target, int64_t n, int64_t m, int64_t w,
+                 int64_t lo, const mr_exec *ex)
+{
+    const int64_t most = (int64_t)65535 * TILE;
+    const float *x = (const float *)xv, *e = (const float *)ev, *cs = (const float *)csv;
+    const float *ts = (const float *)target_score;
+    bool by_four = splits<quad>(x, w) && splits<quad>(e, w);
+    for (int64_t i = 0; i < n && m > 0; i += most) {
+        int64_t rows = n - i < most ? n - i : most;
+        dim3 grid((unsigned)pieces(m, TILE), (unsigned)pieces(rows, TILE));
+        if (by_four)
+            LAUNCH(score_count_kernel<QUAD>, grid, THREADS, 0, ex, count + i, x + i * w, e, cs,
+                   ts + i, target + i, rows, m, w, lo);
+        else
+            LAUNCH(score_count_kernel<1>, grid, THREADS, 0, ex, count + i, x + i * w, e, cs, ts + i,
+                   target + i, rows, m, w, lo);
     }
 }
 

@@ -38,6 +38,7 @@ struct site {
 
 void fence();
 unsigned atomic_inc(unsigned *at, unsigned most);
+int atomic_add(int *at, int x); /* of integers alone */
 void barrier(const site *at);
 int barrier_or(const site *at, int value);
 uint64_t shuffle_xor(const site *at, unsigned mask, uint64_t bits, int lanes);
@@ -110,6 +111,7 @@ void launch(const char *name, const char *caller, void (*kernel)(P...), dim3 gri
 #define __syncwarp() emulate::warp_barrier(MR_EMULATE_SITE("__syncwarp"))
 #define __threadfence() emulate::fence()
 #define atomicInc(at, most) emulate::atomic_inc((at), (most))
+#define atomicAdd(at, x) emulate::atomic_add((at), (x))
 #define __shfl_xor_sync(mask, v, lanes)                                                            \
     emulate::shuffle_xor_of(MR_EMULATE_SITE("__shfl_xor_sync"), (mask), (v), (lanes))
 
