@@ -30,8 +30,7 @@ MORE_ROOM = "it gets more"
 
 
 def left_behind(seconds):
-    """Is there still a process that works in the folder of this test, so long after the launcher?
-    """
+    """Does a process still work in the folder of this test, so long after the launcher's end?"""
     end = time.time() + seconds * h.SCALE
     while time.time() < end:
         out = []
