@@ -299,6 +299,9 @@ mr_status mr_opt_unknown(const char *key, const char *where)
     const char *hit = mr_nearest_word(key, words, MR_OPT_COUNT);
     for (int i = 0; i < MR_OPT_COUNT && hit && !near; i++)
         if (words[i] == hit) near = mr_opt_table[i].key;
+    MR_CHECK(!near || strcmp(near, key), MR_ERR_CONFIG,
+             "%s: unknown key '%.80s'; in a file a key stands below its section: `%.*s: {%s: ...}`",
+             where, key, dot ? (int)(dot - key) : 0, key, dot ? dot + 1 : key);
     MR_CHECK(!near, MR_ERR_CONFIG, "%s: unknown key '%.80s'; did you mean '%s'?", where, key, near);
     if (dot && (size_t)(dot - key) < sizeof section)
         snprintf(section, sizeof section, "%.*s", (int)(dot - key), key);

@@ -125,8 +125,8 @@ const char *mr_config_doc(int i);
 void mr_config_format(const mr_config *c, int i, char *buf, size_t buf_bytes);
 const char *mr_config_origin(int i); /* of the last load/set in this process */
 
-/* Read one YAML file over c. Errors: ERR_NO_INPUT, ERR_CONFIG with file, line, the accepted range,
- * and for an unknown key the nearest known one. Anchors, aliases and tags are refused. */
+/* Read one YAML file over c. Errors: ERR_NO_INPUT, ERR_IO, ERR_CONFIG with file, line, the accepted
+ * range, and for an unknown key the nearest known one. Anchors, aliases and tags are refused. */
 mr_status mr_config_load(mr_config *c, const char *path);
 /* The same from memory; `name` stands for the file in messages. JSON is accepted, being YAML. */
 mr_status mr_config_load_text(mr_config *c, const char *text, size_t bytes, const char *name);

@@ -19,7 +19,8 @@ typedef struct reader {
     yaml_parser_t parser;
     yaml_event_t event;
     bool has_event;
-    const char *path;
+    const char *path, *text; /* text: all of it, bytes long */
+    size_t bytes;
     mr_config config;               /* working copy */
     int value_line[MR_OPT_COUNT];   /* 0 = not given in this file */
     int section_line[MR_OPT_COUNT]; /* by the first option of the section */
@@ -65,6 +66,19 @@ static mr_status refuse_extras(const reader *r)
     return MR_OK;
 }
 
+/* Is there a tab before the first word of a line, counted from 0? YAML forbids it, and the parser
+ * only says that it cannot be there. */
+static bool is_tabbed(const reader *r, size_t line)
+{
+    const char *p = r->text, *end = r->text + r->bytes;
+    for (; line > 0 && p < end; line--) {
+        const char *feed = memchr(p, '\n', (size_t)(end - p));
+        p = feed ? feed + 1 : end;
+    }
+    while (p < end && *p == ' ') p++;
+    return p < end && *p == '\t';
+}
+
 /* Step to the next event, which r owns until the step after. */
 static mr_status next(reader *r)
 {
@@ -76,6 +90,9 @@ static mr_status next(reader *r)
     if (p->error == YAML_READER_ERROR)
         return MR_RAISE(MR_ERR_CONFIG, "%s: byte %zu: not a YAML text: %s", r->path,
                         p->problem_offset, p->problem ? p->problem : "unreadable");
+    MR_CHECK(!is_tabbed(r, p->problem_mark.line), MR_ERR_CONFIG,
+             "%s:%d: not valid YAML: the line begins with a tab; indent with blanks", r->path,
+             (int)p->problem_mark.line + 1);
     return MR_RAISE(MR_ERR_CONFIG, "%s:%d: not valid YAML: %s%s%s", r->path,
                     (int)p->problem_mark.line + 1, p->problem ? p->problem : "unreadable",
                     p->context ? " " : "", p->context ? p->context : "");
@@ -216,7 +233,8 @@ static mr_status read_document(reader *r)
 static mr_status read_file(const char *path, char **text_p, size_t *n_p)
 {
     FILE *f = fopen(path, "rb");
-    MR_CHECK(f, MR_ERR_NO_INPUT, "%s: cannot open the configuration: %s", path, strerror(errno));
+    MR_CHECK(f, errno == ENOENT || errno == ENOTDIR ? MR_ERR_NO_INPUT : MR_ERR_IO,
+             "%s: cannot open the configuration: %s", path, strerror(errno));
     char *text = NULL;
     size_t n = 0;
     mr_status st = MR_ALLOC(&text, FILE_MAX + 1, "configuration file");
@@ -259,6 +277,8 @@ mr_status mr_config_load_text(mr_config *c, const char *text, size_t bytes, cons
         return MR_RAISE(MR_ERR_MEMORY, "%s: no memory to read it", name);
     }
     r->path = name;
+    r->text = text;
+    r->bytes = bytes;
     r->config = *c;
     yaml_parser_set_input_string(&r->parser, (const unsigned char *)text, bytes);
     mr_status st = read_document(r);

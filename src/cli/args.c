@@ -81,6 +81,10 @@ static mr_status unknown_option(const mr_command *cmd, const char *name, size_t 
     for (int i = 0; i < COMMON_COUNT; i++)
         if (cmd->needs_config || i >= COMMON_HELP) names[n++] = common[i].name;
     const char *near = mr_nearest_word(word, names, n);
+    for (int i = 0; cmd->needs_config && !near && i < mr_config_count(); i++) {
+        const char *key = mr_config_key(i); /* a key without its section */
+        if (!strcmp(strchr(key, '.') + 1, word)) near = key;
+    }
     MR_CHECK(!near, MR_ERR_USAGE, "%s has no option '--%s'; did you mean '--%s'?", cmd->name, word,
              near);
     return MR_RAISE(MR_ERR_USAGE, "%s has no option '--%s'; see mealrec-dist %s --help", cmd->name,

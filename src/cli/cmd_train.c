@@ -22,12 +22,13 @@ static mr_status dry_run(const mr_config *c, mr_session *s)
     mr_trainer *t = NULL;
     mr_trainer_opts o = {.stochastic = true, .optimizer = true};
     MR_TRY(mr_trainer_create(&t, c, &s->data, s->world, &o));
-    if (s->world->rank == 0) {
+    mr_status st = mr_trainer_check_eval(t);
+    if (st == MR_OK && s->world->rank == 0) {
         mr_config_show(c, stdout);
         mr_plan_print(t->train_plan, stdout);
     }
     mr_trainer_free(&t);
-    return MR_OK;
+    return st;
 }
 
 static void print_results(const mr_job *j)

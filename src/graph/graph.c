@@ -113,7 +113,9 @@ int mr_graph_add(mr_graph *g, const mr_node *n)
 {
     if (g->status != MR_OK) return -1;
     if (g->n_nodes == MR_MAX_NODES)
-        return mr_graph_fail(g, "more than %d nodes; fewer diffusion steps or layers",
+        return mr_graph_fail(g,
+                             "more than %d nodes; lower diffusion.steps (or what diffusion.t_set "
+                             "holds) or the number of layers",
                              MR_MAX_NODES);
     mr_node *t = &g->node[g->n_nodes];
     *t = *n;

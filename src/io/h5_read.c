@@ -348,10 +348,14 @@ static mr_status verify(mr_h5_reader *r)
     uint64_t total = XXH3_64bits(r->seen, sizeof r->seen);
     for (int i = 0; i < MR_PART_COUNT; i++)
         MR_CHECK(r->seen[i] == r->sums[i], MR_ERR_DATA,
-                 "%s: the checksum of %s does not match; the file is damaged", r->path,
-                 r->parts[i].name);
-    MR_CHECK(total == r->h.checksum, MR_ERR_DATA,
-             "%s: the checksum over all datasets does not match; the file is damaged", r->path);
+                 "%s: the checksum of %s does not match; the file is damaged, copy or make it "
+                 "again",
+                 r->path, r->parts[i].name);
+    MR_CHECK(
+        total == r->h.checksum, MR_ERR_DATA,
+        "%s: the checksum over all datasets does not match; the file is damaged, copy or make it "
+        "again",
+        r->path);
     r->d.checksum = total;
     MR_TRY(mr_dataset_check_form(&r->d, r->path));
     for (int i = MR_PART_VISUAL; i <= MR_PART_TEXT; i++)

@@ -286,8 +286,8 @@ static mr_status check_superblock(const walker *w, uint8_t *b, int64_t *root_p)
              "`mealrec-dist import`",
              w->path);
     MR_CHECK(end <= (uint64_t)w->file_bytes, MR_ERR_DATA,
-             "%s is a truncated file: it has %lld of %llu bytes", w->path, (long long)w->file_bytes,
-             (unsigned long long)end);
+             "%s is a truncated file: it has %lld of %llu bytes; copy or make it again", w->path,
+             (long long)w->file_bytes, (unsigned long long)end);
     *root_p = (int64_t)number(b + 36, 8);
     return check_sum(w, "the file", b, SUPERBLOCK - 4);
 }

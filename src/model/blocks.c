@@ -14,6 +14,7 @@ int mr_named_param(mr_build *m, int ndim, const int64_t *dim, mr_init init, doub
 {
     char name[64];
     va_list ap;
+    if (mr_graph_status(m->g) != MR_OK) return -1; /* its shape may be of what failed */
     va_start(ap, fmt);
     vsnprintf(name, sizeof name, fmt, ap);
     va_end(ap);

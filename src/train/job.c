@@ -120,6 +120,7 @@ static void keep_results(mr_job *j, const mr_loop *l)
     j->save_seconds = l->save_seconds;
     j->epochs = l->state.epoch + (l->state.batch_in_epoch > 0);
     j->is_unsaved = l->is_unsaved;
+    j->tested_epoch = l->tested_epoch;
     j->best_epoch = l->state.best_epoch;
 }
 
@@ -213,6 +214,7 @@ mr_status mr_job_run(mr_job *j)
     mr_watch_phase(MR_AT_START);
     /* First what can refuse the configuration: a refused one leaves no run folder behind. */
     MR_TRY_GOTO(mr_trainer_create(&t, j->cfg, &s->data, s->world, &o), st, done);
+    MR_TRY_GOTO(mr_trainer_check_eval(t), st, done);
     MR_TRY_GOTO(check_resume(j), st, done);
     MR_TRY_GOTO(same_layout(t), st, done);
     MR_TRY_GOTO(mr_run_folder_open(&f, j->cfg, &info, s->world), st, done);
@@ -233,6 +235,12 @@ done:
 
 mr_status mr_job_saved(const mr_job *j)
 {
+    MR_CHECK(!j->is_unsaved || j->tested_epoch < 0, MR_ERR_IO,
+             "%s/%s/checkpoints does not hold the best epoch, %lld, since its save failed: the "
+             "test above is of epoch %lld; make room, then the same command goes on from the last "
+             "checkpoint, and another --run.name starts anew",
+             j->cfg->run.dir, j->cfg->run.name, (long long)j->best_epoch,
+             (long long)j->tested_epoch);
     MR_CHECK(!j->is_unsaved, MR_ERR_IO,
              "%s/%s/checkpoints holds no checkpoint, since every save failed: the results above "
              "are of weights that were not saved; make room and start the same command again",

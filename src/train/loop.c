@@ -370,6 +370,9 @@ static mr_status load_best(mr_loop *l)
     MR_TRY(mr_checkpoint_open(&c, l->checkpoint_dir, MR_CHECKPOINT_BEST, l->t->world));
     if (!c) l->is_unsaved = l->save_failed;
     if (!c) return MR_OK;
+    /* Equal but where the save of a better epoch failed, now or in an earlier start. */
+    l->is_unsaved = c->state.best_step != l->state.best_step;
+    l->tested_epoch = c->state.best_epoch;
     mr_status st = mr_checkpoint_read(c, &l->t->params);
     mr_checkpoint_close(&c);
     return st;
@@ -386,6 +389,7 @@ static mr_status train_and_test(mr_loop *l)
 mr_status mr_loop_run(mr_loop *l)
 {
     l->t->step = l->state.step;
+    l->tested_epoch = -1;
     if (l->saved_at == 0) l->saved_at = mr_seconds();
     l->t->skipped_in_row = (int)l->state.skipped_in_row;
     mr_status st = train_and_test(l);

@@ -27,8 +27,9 @@ typedef struct mr_loop {
     /* results */
     mr_metrics valid, test; /* valid: of the best epoch */
     double train_seconds, eval_seconds;
-    double save_seconds; /* in which training waited for checkpoints */
-    bool is_unsaved;     /* every save failed: the last weights were tested */
+    double save_seconds;  /* in which training waited for checkpoints */
+    int64_t tested_epoch; /* whose weights were tested: the best saved one; -1: the last weights */
+    bool is_unsaved;      /* saves failed, and so the weights of the best epoch are nowhere */
 } mr_loop;
 
 /* Fresh state for a run. */

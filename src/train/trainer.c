@@ -364,6 +364,16 @@ mr_status mr_trainer_eval_ready(mr_trainer *t, int64_t rows_cap)
     return t->opts.is_dry ? MR_OK : mr_trainer_run(t, &t->eval_run, t->eval_plan);
 }
 
+mr_status mr_trainer_check_eval(mr_trainer *t)
+{
+    mr_graph *g = NULL;
+    mr_graph_dims dims = dims_for(t, 1, t->world->size);
+    mr_status st = mr_graph_create(&g, &dims, &t->params, mr_dtype_bytes(t->dev->real), false);
+    if (st == MR_OK) st = mr_model_build(g, t->cfg, &t->sched, MR_PHASE_EVAL);
+    mr_graph_free(&g);
+    return st;
+}
+
 void mr_trainer_end_training(mr_trainer *t)
 {
     for (int i = 0; i < MR_N_RECORDED; i++) {

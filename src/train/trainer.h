@@ -155,6 +155,9 @@ int mr_trainer_loss_index(const mr_trainer *t, const char *name);
 /* Room for the rows of a batch of s, at least 1: the same on all ranks where they compute with the
  * same counts. */
 int64_t mr_trainer_rows_cap(const mr_trainer *t, const mr_sampler *s);
+/* Build the evaluation graph once and forget it: what it refuses (too many diffusion steps) is said
+ * before an epoch was trained, and not after. ERR_CONFIG. */
+mr_status mr_trainer_check_eval(mr_trainer *t);
 /* Before the evaluation graph is compiled for blocks of s, of rows_cap users: with run.capture, the
  * room for rows of every pair of ranks. b is scratch. Collective. */
 mr_status mr_trainer_eval_exchange(mr_trainer *t, int64_t rows_cap, mr_sampler *s, mr_batch *b);

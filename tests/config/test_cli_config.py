@@ -76,6 +76,10 @@ class Files(unittest.TestCase):
         self.refused(2, "--json belongs to config show", "config", "doc", "--json")
         self.refused(66, "cannot open the configuration: No such file", "config", "show",
                      "--config", os.path.join(self.dir.name, "none.yaml"))
+        loop = os.path.join(self.dir.name, "loop.yaml")
+        os.symlink("loop.yaml", loop)
+        self.refused(74, "cannot open the configuration: Too many levels", "config", "show",
+                     "--config", loop)
         self.refused(78, f"{bad}:3: model.hidden = '1.5' is not an integer; accepted: an integer, "
                      "1 <= n <= 8192", "config", "show", "--config", bad)
         self.refused(78, "command line: unknown key 'model.hiden'; did you mean 'model.hidden'?",

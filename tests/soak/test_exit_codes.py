@@ -100,22 +100,47 @@ def diverged():
     return r.returncode
 
 
-def unsaved(ranks):
-    """No checkpoint fits: training ends, shows its results, and says that they were not saved."""
-    name = "unsaved-%d" % ranks
-    args = h.train_args(name, "small.h5", "--train.max_steps=3")
+def without_room(args, ranks):
+    """Run where no checkpoint fits."""
     command = h.words([], ranks)[:-1] + [
         "bash", "-c", "trap '' XFSZ; ulimit -f 64; exec \"$@\"", "x", h.BINARY] + args
     # MPI's own shared files would not fit either.
     env = dict(h.environment(), OMPI_MCA_btl="self,tcp", OMPI_MCA_osc="pt2pt")
-    r = subprocess.run(command, cwd=h.folder, env=env, text=True, capture_output=True,
-                       timeout=h.LIMIT)
+    return subprocess.run(command, cwd=h.folder, env=env, text=True, capture_output=True,
+                          timeout=h.LIMIT)
+
+
+def unsaved(ranks):
+    """No checkpoint fits: training ends, shows its results, and says that they were not saved."""
+    name = "unsaved-%d" % ranks
+    args = h.train_args(name, "small.h5", "--train.max_steps=3")
+    r = without_room(args, ranks)
     said = [x for x in r.stderr.splitlines() if "holds no checkpoint" in x]
     h.check(len(said) == 1 and "error: runs/%s/checkpoints" % name in said[0] and
             "not saved" in said[0] and "test    hit@10" in r.stdout and
             "was not written" in r.stderr, "unsaved, %d ranks: %s%s" % (ranks, r.stdout, r.stderr))
     again = h.run(args, ranks)
     h.check(again.returncode == 0, "unsaved, again: %s" % again.stderr)
+    return r.returncode
+
+
+def lost_best():
+    """The first epoch is saved, a better one is not: the test is of the first, and that is said."""
+    keys = ["--train.lr=0.01", "--train.patience=100"]
+    first = h.run(h.train_args("lost", "small.h5", "--train.epochs=1", *keys))
+    args = h.train_args("lost", "small.h5", "--train.epochs=6", *keys)
+    r = without_room(args, 1)
+    best = re.search(r"best epoch (\d+) of 6", r.stdout)
+    h.check(best and int(best[1]) > 0, "lost best: no better epoch: " + r.stdout + r.stderr)
+    said = [x for x in r.stderr.splitlines() if "does not hold the best epoch, " in x]
+    h.check(len(said) == 1 and "best epoch, %s," % (best and best[1]) in said[0] and
+            "the test above is of epoch 0;" in said[0] and
+            first.stdout.splitlines()[-1] == r.stdout.splitlines()[-1],
+            "lost best: %s%s%s" % (first.stdout, r.stdout, r.stderr))
+    again = h.run(args)
+    h.check(again.returncode == 0 and "going on from" in again.stderr and
+            best and best[0] in again.stdout, "lost best, again: %s%s" % (again.stdout,
+                                                                          again.stderr))
     return r.returncode
 
 
@@ -149,6 +174,8 @@ def main():
     for ranks in (1, 2):  # without mpirun MPI starts a helper, which the limit would end
         code = unsaved(ranks)
         h.check(code == 74, "nothing saved, %d ranks: exit %s" % (ranks, code))
+    code = lost_best()
+    h.check(code == 74, "best epoch not saved: exit %s" % code)
     for code, got in made.items():
         # A machine with a GPU trains.
         h.check(got == code or (code == 70 and got == 0), "exit %s instead of %d" % (got, code))

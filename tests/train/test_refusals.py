@@ -98,6 +98,9 @@ def configuration():
     no_train(CONFIG, ["train.batch = '1.5' is not an integer"], "--train.batch=1.5")
     no_train(CONFIG, ["bad.yaml:2: train.lr = 'fast' is not a number"], "--config", "bad.yaml")
     no_train(CONFIG, ["train.valid_metric = ndcg@7"], "--train.valid_metric=ndcg@7", ranks=(0,))
+    # Of the evaluation's graph alone: refused before the first epoch, not after it.
+    for steps in ("--diffusion.steps=150", "--diffusion.t_set=[5,99]"):
+        no_train(CONFIG, ["more than 4096 nodes", "diffusion.steps"], "--model.name=mealrec", steps)
     no_train(CONFIG, ["tcd.heads=3", "visual width 16"], "--tcd.heads=3")
     no_train(CONFIG, ["needs a text vector", "--text"], "--model.name=tedrec", data="bare.h5")
     no_train(CONFIG, ["needs a text vector"], data="bare.h5", ranks=(0,))
@@ -114,8 +117,8 @@ def configuration():
 
 def data_files():
     no_train(NO_INPUT, ["nowhere.h5", "No such file"], data="nowhere.h5")
-    no_train(DATA, ["half.h5", "truncated file"], data="half.h5")
-    no_train(DATA, ["flipped.h5", "damaged"], data="flipped.h5")
+    no_train(DATA, ["half.h5", "truncated file", "copy or make it again"], data="half.h5")
+    no_train(DATA, ["flipped.h5", "damaged", "copy or make it again"], data="flipped.h5")
     no_train(DATA, ["empty.h5 is not an HDF5 file"], data="empty.h5")
     no_train(DATA, ["text.h5 is not an HDF5 file"], data="text.h5", ranks=(0,))
     no_train(DATA, ["not a regular file"], data=".", ranks=(0,))

@@ -89,7 +89,7 @@ __device__ static void sums(float acc[EACH][EACH], const float *x, const float *
 }
 
 template <int V>
-__global__ static void __launch_bounds__(THREADS, V == QUAD ? 2 : 1)
+__global__ static void __launch_bounds__(THREADS)
     score_kernel(float *s, const float *x, const float *e, const float *cs, int64_t n, int64_t m,
                  int64_t w)
 {
@@ -99,10 +99,12 @@ __global__ static void __launch_bounds__(THREADS, V == QUAD ? 2 : 1)
     sums<V>(acc, x, e, i0, c0, n, m, w);
     UNROLL
     for (int i = 0; i < EACH; i++) {
+        int64_t row = i0 + place_of(ty, i);
+        float *to = s + row * m;
         UNROLL
         for (int c = 0; c < EACH; c++) {
-            int64_t row = i0 + place_of(ty, i), col = c0 + place_of(tx, c);
-            if (row < n && col < m) s[row * m + col] = cs ? acc[i][c] * cs[col] : acc[i][c];
+            int64_t col = c0 + place_of(tx, c);
+            if (row < n && col < m) to[col] = cs ? acc[i][c] * cs[col] : acc[i][c];
         }
     }
 }
