@@ -96,7 +96,8 @@ void adam(void *pv, void *mv, void *vv, const void *gv, const mr_ranges *ranges,
         adam_by<several<float, 1>>(a, ex);
 }
 
-/* The number of blocks is fixed, so the order of additions depends on n alone. */
+/* The number of blocks follows from n alone, and so does the order of additions: blocks without an
+ * element would add zeros. */
 enum { STAT_BLOCKS = MR_CUDA_PARTIALS / 2 / MR_MAX_RANGES };
 
 /* Range blockIdx.y. */
@@ -108,7 +109,7 @@ __global__ static void stats_kernel(double *out, double *part, unsigned *counter
     out += 2 * q;
     part += 2 * q * STAT_BLOCKS;
     for (int64_t i = ranges.lo[q] + (int64_t)blockIdx.x * BLOCK + threadIdx.x; i < ranges.hi[q];
-         i += (int64_t)STAT_BLOCKS * BLOCK) {
+         i += (int64_t)gridDim.x * BLOCK) {
         sum += (double)g[i] * (double)g[i];
         bad += isfinite(g[i]) ? 0.0 : 1.0;
     }
@@ -118,9 +119,9 @@ __global__ static void stats_kernel(double *out, double *part, unsigned *counter
         part[2 * blockIdx.x] = sum;
         part[2 * blockIdx.x + 1] = bad;
     }
-    if (!is_last_block(counter + q, STAT_BLOCKS)) return;
+    if (!is_last_block(counter + q, gridDim.x)) return;
     sum = bad = 0;
-    for (int i = (int)threadIdx.x; i < STAT_BLOCKS; i += BLOCK) {
+    for (unsigned i = threadIdx.x; i < gridDim.x; i += BLOCK) {
         sum += part[2 * i];
         bad += part[2 * i + 1];
     }
@@ -134,8 +135,13 @@ __global__ static void stats_kernel(double *out, double *part, unsigned *counter
 void grad_stats(double *out, const void *g, const mr_ranges *ranges, const mr_exec *ex)
 {
     mr_cuda_queue *q = queue_of(ex);
-    LAUNCH(stats_kernel, dim3(STAT_BLOCKS, (unsigned)ranges->n), BLOCK, 0, ex, out, q->partials,
-           q->counters, (const float *)g, *ranges);
+    int64_t longest = 1;
+    for (int i = 0; i < ranges->n; i++)
+        if (ranges->hi[i] - ranges->lo[i] > longest) longest = ranges->hi[i] - ranges->lo[i];
+    int64_t blocks = (longest + BLOCK - 1) / BLOCK;
+    if (blocks > STAT_BLOCKS) blocks = STAT_BLOCKS;
+    LAUNCH(stats_kernel, dim3((unsigned)blocks, (unsigned)ranges->n), BLOCK, 0, ex, out,
+           q->partials, q->counters, (const float *)g, *ranges);
 }
 
 __global__ static void decide_kernel(mr_step_state *state, float *told, const double *a,
