@@ -280,7 +280,9 @@ static mr_status nccl_poll(mr_comm *c)
     nccl *s = c->impl;
     ncclComm_t comm = __atomic_load_n(&s->comm, __ATOMIC_ACQUIRE);
     ncclResult_t e = ncclSuccess;
-    if (!comm || ncclCommGetAsyncError(comm, &e) != ncclSuccess || taken(e)) return MR_OK;
+    MR_CHECK(comm, MR_ERR_COMM, "NCCL: the communicator of rank %d of %d was ended", c->rank,
+             c->size);
+    if (ncclCommGetAsyncError(comm, &e) != ncclSuccess || taken(e)) return MR_OK;
     return nccl_failed(c, s, e, "a collective");
 }
 

@@ -201,6 +201,13 @@ static bool find_behind(mr_hang *h, const mr_ring *ring, int n, bool *is_behind,
     }
     for (int r = 0; r < n; r++) is_behind[r] = place(&ring[r]) == least;
     if (least == most && (n > 1 && is_inside(&ring[0]))) return false;
+    if (least == most && n > 1) { /* hosts that wait for their GPUs: nobody knows for which */
+        say(h,
+            "no rank is behind, all have asked for the same collectives, so a GPU or the network "
+            "holds them up: ");
+        describe(h, &ring[who], who, now);
+        return true;
+    }
     h->kind = MR_HANG_BEHIND;
     h->culprit = who;
     if (least == most) {

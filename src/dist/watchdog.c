@@ -199,15 +199,46 @@ static void fire(double silent)
     end_job(&h, is_speaker, why);
 }
 
-/* A communicator that fails behind the main thread's back: its calls are made to return. */
+/* Silent for long enough that the first rank to die can be told from the others. */
+static void let_others_tick(void)
+{
+    const struct timespec tick = {0, TICK_NS};
+    for (int i = 0; i < 10; i++) {
+        nanosleep(&tick, NULL);
+        mr_ring_tick(w.limit);
+    }
+}
+
+/* A communicator that fails behind the main thread's back: its calls are made to return. Where a
+ * rank has died, one of the others says which. */
 static void failed_behind(mr_status st)
 {
-    mr_log(MR_LOG_ERROR, "%s", mr_last_error());
+    mr_hang h = {.culprit = -1};
+    char why[512];
+    snprintf(why, sizeof why, "%s", mr_last_error());
+    let_others_tick();
+    judge(&h);
+    if (h.kind != MR_HANG_STOPPED) {
+        mr_log(MR_LOG_ERROR, "%s", why);
+    } else if (may_speak()) {
+        write_report(&h);
+        mr_log(MR_LOG_ERROR, "%s: %s", why, h.text);
+    }
     mr_comm_abort_all();
     if (w.o.on_fire) return;
-    sleep(5); /* the main thread ends the job in order when its call returns */
-    mr_log(MR_LOG_ERROR, "the failed communicator did not return within 5 s");
+    sleep(5); /* a rank that knows more ends the job meanwhile, or the main thread does */
+    mr_log(MR_LOG_ERROR, "a communicator failed, and nobody ended the job within 5 s");
     _exit(mr_exit_code(st));
+}
+
+mr_status mr_watch_poll(void)
+{
+    if (!w.is_on) return mr_comm_poll_all();
+    mr_errors_to_thread(true);
+    mr_status st = mr_comm_poll_all();
+    mr_errors_to_thread(false);
+    if (st != MR_OK && !w.o.on_fire) sleep(10); /* its thread says why, and ends the process */
+    return st;
 }
 
 static void *watch(void *unused)

@@ -48,5 +48,8 @@ mr_status mr_watch_same_place(int64_t lowest, int64_t highest);
 /* A collective failed: when the ranks made different ones the job ends with the culprit named,
  * otherwise st comes back, or ERR_WATCHDOG when the watchdog had it aborted. Local. */
 mr_status mr_watch_explain(mr_status st);
+/* After a wait for work with collectives in it: ERR_COMM when one failed or was ended, and what was
+ * waited for is nothing. With a watchdog its thread says why, and ends the process. Local. */
+mr_status mr_watch_poll(void);
 
 #endif

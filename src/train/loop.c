@@ -368,8 +368,15 @@ static mr_status load_best(mr_loop *l)
     if (!l->checkpoint_dir) return MR_OK;
     mr_watch_phase(MR_AT_READ);
     MR_TRY(mr_checkpoint_open(&c, l->checkpoint_dir, MR_CHECKPOINT_BEST, l->t->world));
-    if (!c) l->is_unsaved = l->save_failed;
-    if (!c) return MR_OK;
+    if (!c) {
+        l->is_unsaved = l->save_failed;
+        if (!l->is_unsaved && l->state.best_epoch >= 0 && l->t->world->rank == 0)
+            mr_warn(
+                "the best epoch, %lld, was before this run began and its weights are not in %s: "
+                "the last weights are tested",
+                (long long)l->state.best_epoch, l->checkpoint_dir);
+        return MR_OK;
+    }
     /* Equal but where the save of a better epoch failed, now or in an earlier start. */
     l->is_unsaved = c->state.best_step != l->state.best_step;
     l->tested_epoch = c->state.best_epoch;

@@ -5,6 +5,7 @@
 
 #include "base/clock.h"
 #include "dist/ring.h"
+#include "dist/watchdog.h"
 #include "train/exact.h"
 #include "train/room.h"
 #include "train/sound.h"
@@ -122,11 +123,13 @@ static mr_status put_stats(mr_trainer *t)
     return st;
 }
 
-/* It comes to the host: the one wait of a step, at its end. */
+/* It comes to the host: the one wait of a step, at its end. The wait also ends when a collective
+ * fails or is ended, and what has come then is nothing. */
 static mr_status take_report(mr_trainer *t, double *sum, double *bad)
 {
     const mr_step_report *own = t->report;
     MR_TRY(t->dev->to_host(t->dev, t->report, t->report_dev, sizeof *own));
+    if (t->world->size > 1) MR_TRY(mr_watch_poll());
     mr_run_read_losses(t->train_run, t->losses, own->losses);
     *sum = own->dense[0] + own->shard[0];
     *bad = own->dense[1] + own->shard[1];

@@ -165,6 +165,9 @@ static void test_judgement(void **state)
         600); /* has left 601, the others are inside: it will come to 602 and waits for them */
     for (int i = 0; i < N; i++) r[i].last -= i == 2;
     expect(r, MR_HANG_BEHIND, 2, "behind: rank 2; rank 2 on host2 is in 'forward'");
+    r = rings(600); /* all have left it, and wait for their GPUs */
+    for (int i = 0; i < N; i++) r[i].entry[601 % MR_RING_ENTRIES].left = r[i].tick;
+    expect(r, MR_HANG_NOBODY, -1, "so a GPU or the network holds them up: rank 0");
     r = rings(600);
     r[1].last -= 1, r[3].last -= 1;
     expect(r, MR_HANG_BEHIND, 1, "behind: ranks 1, 3;");

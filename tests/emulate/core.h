@@ -23,6 +23,8 @@ struct settings {
     int64_t fail_launch = 0;     /* the n-th kernel that runs makes an illegal access */
     int64_t fail_collective = 0; /* the n-th collective of NCCL fails while it runs */
     int64_t fail_record = 0;     /* the n-th that is recorded fails at that */
+    int64_t fail_again = 0;      /* in the n-th start of a graph that has started before */
+    int signal = 0;              /* that the process gets then; 0: its GPU is lost */
     bool has_driver = true, finds_races = true;
     bool keeps_collectives = false; /* no graph takes over new arguments of a collective */
     int devices = 1, chip = 90;

@@ -6,6 +6,12 @@
  * (early), or by chance (mixed). */
 #include "streams.h"
 
+#include <csignal>
+#include <cstdio>
+#include <ctime>
+
+#include <unistd.h>
+
 namespace emulate
 {
 std::shared_ptr<recording> current;
@@ -92,6 +98,27 @@ cudaError_t push_in_turn(cudaStream_t s, const std::shared_ptr<const op> &work)
     cudaError_t e = cudaStreamWaitEvent(s, work->chain, 0);
     if (!e) e = push(s, i);
     return e ? e : cudaEventRecord(work->chain, s);
+}
+
+/* MR_EMULATE=fail_again=n: the end of this GPU, or a signal; says when. */
+void fail_here()
+{
+    struct timespec now;
+    clock_gettime(CLOCK_REALTIME, &now);
+    fprintf(stderr, "emulated GPU: fails at %ld.%03ld\n", (long)now.tv_sec, now.tv_nsec / 1000000);
+    if (set().signal)
+        (void)kill(getpid(), set().signal);
+    else
+        lose(cudaErrorIllegalAddress);
+}
+
+/* Is this the start of a graph that fails? Then half of it has run when it does. */
+bool is_failing(cudaGraphExec_t exec)
+{
+    static int64_t n;
+    bool is_again = exec->has_started;
+    exec->has_started = true;
+    return is_again && ++n == set().fail_again;
 }
 } // namespace
 
@@ -220,6 +247,7 @@ extern "C" cudaError_t cudaGraphExecUpdate(cudaGraphExec_t exec, cudaGraph_t gra
     }
     if (!is_same) return note(cudaErrorGraphExecUpdateFailure);
     exec->nodes = graph->nodes;
+    exec->has_started = false;
     return note(refused());
 }
 
@@ -229,8 +257,14 @@ extern "C" cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t s)
     if (!exec) return note(cudaErrorInvalidValue);
     if (!is_stream(s)) return note(cudaErrorInvalidResourceHandle);
     if (is_recording(s)) return note(forbidden_in_capture());
-    for (size_t i : order_of(exec->nodes))
+    static const char name = 0;
+    bool fails = is_failing(exec);
+    size_t left = exec->nodes.size(), middle = left / 2;
+    for (size_t i : order_of(exec->nodes)) {
+        if (fails && left-- == middle)
+            if (cudaError_t e = enqueue(s, {&name, "a failure", fail_here})) return e;
         if (cudaError_t e = push_in_turn(s, exec->nodes[i].work)) return e;
+    }
     return cudaSuccess;
 }
 

@@ -2,7 +2,9 @@
  * MR_EMULATE is a list of key=value with commas; an unknown key ends the process. Keys: order
  * (forward, backward, shuffled), when (late, early, mixed), races (ignore), seed, devices, chip
  * (75), memory (MiB), driver (none), fail_alloc, fail_launch, fail_collective, fail_record (the
- * n-th one fails), update (refused: of collectives in a graph). */
+ * n-th one fails), fail_again (so does the GPU in the middle of the n-th start of a graph that has
+ * started before; with signal=s the process gets that signal instead), update (refused: of
+ * collectives in a graph). */
 #include "core.h"
 
 #include <cstdarg>
@@ -58,6 +60,10 @@ void take(settings *s, const std::string &key, const std::string &v)
         s->fail_collective = number(key, v);
     } else if (key == "fail_record") {
         s->fail_record = number(key, v);
+    } else if (key == "fail_again") {
+        s->fail_again = number(key, v);
+    } else if (key == "signal") {
+        s->signal = (int)number(key, v);
     } else if (key == "update") {
         s->keeps_collectives = v == "refused";
     } else {

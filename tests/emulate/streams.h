@@ -65,6 +65,7 @@ struct CUgraph_st {
 };
 struct CUgraphExec_st {
     std::vector<emulate::node> nodes;
+    bool has_started = false; /* with these arguments */
 };
 
 #endif

@@ -7,15 +7,11 @@ docs/exit-codes.md.
 """
 import os
 import shutil
-import signal
-import subprocess
 import sys
-import time
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path.insert(0, os.path.join(HERE, "..", "train"))
 import harness as h  # noqa: E402
-import test_hang_commands as hang  # noqa: E402
 
 LAUNCHES = 500  # of kernels: more than an epoch, less than three
 GPU = ["--run.device=cuda", "--model.name=sasrec"]
@@ -127,20 +123,6 @@ def refused_staged():
                 r.returncode, errors(r)))
 
 
-def stopped_while_recorded():
-    """Rank 1 stops between steps that both record: rank 0 waits for its GPU, or for MPI. Both have
-    asked for the same collectives then: that rank 1 is stopped its silence tells, in 2 s."""
-    args = two_ranks("x", "", "--run.capture=true", "--train.batch=4", "--train.max_steps=100000",
-                     "--train.epochs=100000", "--train.patience=100000", hang.hang_limit(3))
-    p = subprocess.Popen(h.words(args, 2), cwd=h.folder, env=h.environment(), text=True,
-                         stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
-    path = os.path.join(h.folder, "runs", "x", "metrics.jsonl")
-    hang.wait_until(lambda: os.path.exists(path) and len(h.losses("x")) > 9)
-    os.kill(hang.rank_pids(p)[1], signal.SIGSTOP)
-    hang.judge("recorded, rank 1 stopped", p, 1, "training step", "", time.time(), late=6)
-    alone()
-
-
 REAL = h.BINARY = os.path.join(os.path.abspath(sys.argv[1]), "mealrec-dist")
 if not os.path.exists(REAL):
     sys.exit(77)
@@ -150,5 +132,4 @@ too_small()
 lost()
 one_of_two()
 recording_fails()
-stopped_while_recorded()
 h.finish()

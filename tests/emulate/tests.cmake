@@ -119,3 +119,5 @@ mr_add_script(gpu_launches emulate/test_launches.py ARGS ${CMAKE_BINARY_DIR}/emu
 # A GPU that is not there, too old, too small, or lost.
 mr_add_script(gpu_failures emulate/test_failures.py ARGS ${CMAKE_BINARY_DIR}/emulated LABELS gpu
               fault TIMEOUT 600)
+mr_add_script(replay_failures emulate/test_replay_failures.py ARGS ${CMAKE_BINARY_DIR}/emulated
+              LABELS gpu dist fault)

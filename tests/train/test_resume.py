@@ -137,6 +137,18 @@ def reshard():
         worst = h.worst_difference(alone, h.losses(name))
         h.check(worst <= 1e-6, "%s: losses differ by %.3g" % (name, worst))
         print("%s: worst relative difference of a loss %.2e" % (name, worst), flush=True)
+    elsewhere()
+
+
+def elsewhere():
+    """checkpoint.resume=DIR: the best weights before that are in DIR; what is tested is said."""
+    keys = ["--model.name=sasrec", "--train.epochs=3"]
+    for name, more in (("old", []), ("new", ["--checkpoint.resume=runs/old"])):
+        for ranks in (0, 2):
+            r = h.train("%s-%d" % (name, ranks), "small.h5", *keys,
+                        *[x + "-%d" % ranks for x in more], ranks=ranks)
+            h.check(r.stderr.count("the last weights are tested") == (name == "new"),
+                    "%s, %d ranks: %s" % (name, ranks, r.stderr))
 
 
 def main():
