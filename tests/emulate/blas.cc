@@ -148,6 +148,7 @@ void emulate::multiply(const product &p)
         void *c = (void *)moved(p.c, q * p.step_c, p.type_c);
         bool is_plain = p.type == CUDA_R_32F && p.compute != CUBLAS_COMPUTE_32F_FAST_16BF &&
                         p.compute != CUBLAS_COMPUTE_32F_FAST_TF32;
+        touch({a, b, c});
         std::vector<float> ra, rb;
         if (!is_plain) {
             ra = operand(a, p.rows_a(), p.cols_a(), p.lda, p);

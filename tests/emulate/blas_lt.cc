@@ -96,6 +96,7 @@ bool is_aligned(const void *p, uint64_t bytes) { return (uintptr_t)p % bytes == 
 /* The product, and what comes at its end. The bias is of the result's type. */
 void run(const desc &d, const product &p)
 {
+    touch({d.bias, p.c});
     if (d.end == CUBLASLT_EPILOGUE_BIAS) {
         std::vector<float> c((size_t)(p.n * p.ldc));
         product whole = p; /* rounded once, with its bias */

@@ -3,10 +3,10 @@
  * What it is not: fast or parallel. It finds what depends on the order of threads because the order
  * is chosen from outside (MR_EMULATE=order=...), and refuses what a GPU leaves undefined.
  * Invariant: threads that never wait share one stack, so that kernels without barriers cost
- * function calls only. Stacks are changed by _setjmp and _longjmp; ucontext makes new ones. */
+ * function calls only. Stacks are changed by the compiler's setjmp and longjmp, which keep as
+ * little as can be; ucontext makes new ones. */
 #include "core.h"
 
-#include <csetjmp>
 #include <cstdio>
 #include <cstring>
 #include <vector>
@@ -33,7 +33,7 @@ enum { LANES = 32, THREADS_MOST = 1024 };
 struct fiber {
     char *stack;
     ucontext_t begin;
-    jmp_buf at;
+    void *at[5]; /* __builtin_setjmp's */
     bool has_begun = false;
 };
 
@@ -62,16 +62,18 @@ struct block {
     int n = 0, begun = 0, waiting = 0, done = 0, current = 0;
     const site *at = nullptr; /* of the barrier that threads wait at */
     int any = 0, any_result = 0;
-    uint64_t step = 1, first = 0; /* order of threads: (first + i * step) % n */
+    uint32_t step = 1, first = 0; /* order of threads: (first + i * step) % n */
 };
 
 block b;
 std::vector<thread> fresh; /* threads at the beginning of a block */
 std::vector<fiber *> idle;
-jmp_buf home;
+void *home[5];
 const call *now;
 char *arena;
 uint64_t launch_number, stacks;
+uint64_t runs = 1;                           /* the next one of a block */
+uint64_t blocks, first_block, step_of_block; /* of the launch, in order as threads are */
 char where_text[512];
 
 /* The order of n things: i -> (first + i * step) % n, step without a common divisor with n. */
@@ -97,7 +99,7 @@ void choose_order(uint64_t n, uint64_t *first, uint64_t *step)
     }
 }
 
-int thread_at(uint64_t i) { return (int)((b.first + i * b.step) % (uint64_t)b.n); }
+int thread_at(uint32_t i) { return (int)((b.first + i * b.step) % (uint32_t)b.n); }
 
 void enter(int t)
 {
@@ -120,7 +122,7 @@ void open_barrier()
     b.any = b.waiting = 0;
     b.at = nullptr;
     view.epoch++;
-    for (int i = 0; i < b.n; i++) may_go_on(thread_at((uint64_t)i));
+    for (int i = 0; i < b.n; i++) may_go_on(thread_at((uint32_t)i));
 }
 
 const thread *first_in(state is, int *number)
@@ -158,7 +160,7 @@ int next()
         bool has_ready = b.head != b.tail, has_new = b.begun < b.n;
         bool takes_new = has_new && (!has_ready || set().threads == BACKWARD ||
                                      (set().threads == SHUFFLED && draw(2)));
-        if (takes_new) return thread_at((uint64_t)b.begun++);
+        if (takes_new) return thread_at((uint32_t)b.begun++);
         if (has_ready) return b.ready[b.head++ % THREADS_MOST];
         if (b.done == b.n) return -1;
         if (b.waiting != b.n) stuck();
@@ -166,10 +168,13 @@ int next()
     }
 }
 
+/* Never inside a function that is gone back to. */
+[[noreturn]] __attribute__((noinline)) void jump(void **at) { __builtin_longjmp(at, 1); }
+
 [[noreturn]] void resume(fiber *f)
 {
     view.stack = (uintptr_t)f->stack;
-    _longjmp(f->at, 1);
+    jump(f->at);
 }
 
 [[noreturn]] void go_to(int t)
@@ -189,9 +194,9 @@ int next()
                 enter(t);
                 continue;
             }
-            if (_setjmp(self->at)) continue; /* taken for another thread */
+            if (__builtin_setjmp(self->at)) continue; /* taken for another thread */
             idle.push_back(self);
-            if (t < 0) _longjmp(home, 1);
+            if (t < 0) jump(home);
             enter(t);
             resume(b.threads[(size_t)t].own);
         }
@@ -219,13 +224,18 @@ int next()
     stop("a stack cannot be entered");
 }
 
-/* The current thread waits; the call returns when it goes on. */
-void wait(state is, const site *at)
+/* A thread waits: if (!__builtin_setjmp(stop_here(is, at))) go_elsewhere(); and goes on behind it.
+ * Written out in the functions that kernels call: returns are what a change of stacks costs. */
+inline void **stop_here(state is, const site *at)
 {
     thread &me = b.threads[(size_t)b.current];
     me.is = is;
     me.at = at;
-    if (_setjmp(me.own->at)) return;
+    return me.own->at;
+}
+
+[[noreturn]] __attribute__((noinline)) void go_elsewhere()
+{
     int t = next();
     if (t < 0) stuck();
     go_to(t);
@@ -238,11 +248,14 @@ void run_block()
     b.head = b.tail = 0;
     b.threads = fresh;
     b.warps.assign((size_t)(b.n + LANES - 1) / LANES, warp());
-    choose_order((uint64_t)b.n, &b.first, &b.step);
+    uint64_t first, step;
+    choose_order((uint64_t)b.n, &first, &step);
+    b.first = (uint32_t)first;
+    b.step = (uint32_t)step;
     memset(arena, 0xff, view.static_bytes);
     memset(arena + ARENA - now->shared_bytes, 0xff, now->shared_bytes);
     view.epoch = 0;
-    if (!_setjmp(home)) go_to(next());
+    if (!__builtin_setjmp(home)) go_to(next());
 }
 } // namespace
 
@@ -260,6 +273,11 @@ const char *running()
     return where_text;
 }
 
+uint32_t block_of_run(uint32_t run)
+{
+    return (uint32_t)((first_block + (run - view.first_run) * step_of_block) % blocks);
+}
+
 const char *running_kernel() { return now ? now->kernel : ""; }
 
 void barrier(const site *at) { (void)barrier_or(at, 0); }
@@ -272,7 +290,7 @@ int barrier_or(const site *at, int value)
     b.at = at;
     b.waiting++;
     b.any |= value != 0;
-    wait(BARRIER, at);
+    if (!__builtin_setjmp(stop_here(BARRIER, at))) go_elsewhere();
     return b.any_result;
 }
 
@@ -301,20 +319,19 @@ uint64_t shuffle_xor(const site *at, unsigned mask, uint64_t bits, int lanes)
     w.lanes = lanes;
     w.value[lane] = bits;
     w.arrived |= 1u << lane;
+    (void)stop_here(SHUFFLE, at);
     if (w.arrived == mask) {
         int first = b.current - lane;
+        bool is_forward = set().threads == FORWARD;
         for (int i = 0; i < LANES; i++) {
-            int l = set().threads == FORWARD ? i : LANES - 1 - i;
+            int l = is_forward ? i : LANES - 1 - i;
             if (!(mask >> l & 1u)) continue;
             w.result[l] = w.value[l ^ lanes];
             may_go_on(first + l);
         }
         w.arrived = 0;
-        thread &me = b.threads[(size_t)b.current];
-        if (!_setjmp(me.own->at)) go_to(next());
-    } else {
-        wait(SHUFFLE, at);
     }
+    if (!__builtin_setjmp(b.threads[(size_t)b.current].own->at)) go_elsewhere();
     return w.result[lane];
 }
 
@@ -351,6 +368,20 @@ void check_launch(const call &c)
              c.shared_bytes, (size_t)SHARED_MOST);
 }
 
+/* Their numbers have 32 bits. */
+static void begin_runs()
+{
+    if (blocks > UINT32_MAX / 2)
+        stop("%s has %llu blocks, more than are told apart", now->kernel,
+             (unsigned long long)blocks);
+    if (runs + blocks > UINT32_MAX) {
+        forget_runs();
+        runs = 1;
+    }
+    view.first_run = (uint32_t)runs;
+    begin_launch();
+}
+
 void run_grid(const call &c)
 {
     if (!arena) {
@@ -371,19 +402,22 @@ void run_grid(const call &c)
     view.arena_bytes = ARENA;
     view.rest_bytes = c.shared_bytes;
     view.launch = (uint32_t)launch_number;
+    view.finds_races = set().finds_races;
     blockDim = c.block;
     gridDim = c.grid;
     b.n = (int)(c.block.x * c.block.y * c.block.z);
     fresh.assign((size_t)b.n, thread());
     for (unsigned i = 0; i < (unsigned)b.n; i++)
         fresh[i].index = {i % c.block.x, i / c.block.x % c.block.y, i / (c.block.x * c.block.y)};
-    uint64_t blocks = (uint64_t)c.grid.x * c.grid.y * c.grid.z, first, step;
-    choose_order(blocks, &first, &step);
-    for (uint64_t i = 0, at = first; i < blocks; i++, at = (at + step) % blocks) {
+    blocks = (uint64_t)c.grid.x * c.grid.y * c.grid.z;
+    choose_order(blocks, &first_block, &step_of_block);
+    begin_runs();
+    for (uint64_t i = 0, at = first_block; i < blocks; i++, at = (at + step_of_block) % blocks) {
         blockIdx.x = (unsigned)(at % c.grid.x);
         blockIdx.y = (unsigned)(at / c.grid.x % c.grid.y);
         blockIdx.z = (unsigned)(at / c.grid.x / c.grid.y);
         view.block = (uint32_t)at;
+        view.run = (uint32_t)runs++;
         run_block();
     }
     view.is_on = false;

@@ -6,6 +6,7 @@
 #include "cuda_runtime.h"
 
 #include <functional>
+#include <initializer_list>
 #include <mutex>
 #include <string>
 
@@ -39,19 +40,24 @@ uint64_t draw(uint64_t n);
 void run_grid(const call &c);
 /* "kernel K (block 3, thread 17)" while one runs, else "". */
 const char *running();
-const char *running_kernel(); /* the kernel alone */
+const char *running_kernel();        /* the kernel alone */
+uint32_t block_of_run(uint32_t run); /* of the launch */
 
 /* ---- access.cc ---- */
 /* What the running thread may touch beside the GPU's memory, and who it is. access.cc is told of
  * every load and store of a kernel. */
 struct thread_view {
-    bool is_on = false;
+    bool is_on = false, finds_races = true;
     uintptr_t stack = 0, values = 0, arena = 0;
     size_t stack_bytes = 0, values_bytes = 0, static_bytes = 0, arena_bytes = 0, rest_bytes = 0;
+    /* Blocks that run are counted through all launches: this one, and the first of its launch. */
+    uint32_t run = 0, first_run = 0;
     uint32_t launch = 0, block = 0, epoch = 0, warp_epoch = 0, thread = 0;
 };
 extern thread_view view;
-void forget_areas();                           /* an allocation has gone */
+void begin_launch();
+void forget_area(uintptr_t first);             /* an allocation has gone */
+void forget_runs();                            /* they are counted from 1 again */
 void check_access(uintptr_t at, size_t bytes); /* may the running thread touch it at all? */
 
 /* ---- fences.cc ---- */
@@ -63,10 +69,12 @@ void end_counting(); /* the launch is over */
 enum where { HOST, PINNED, DEVICE, NOWHERE };
 /* Where [p, p + bytes) lies; NOWHERE: not inside one allocation. */
 where where_is(const void *p, size_t bytes);
-/* The device or pinned allocation that p lies in; false: none. */
-bool find_area(const void *p, uintptr_t *first, size_t *bytes);
-/* Device memory may be touched between the two; they nest. close looks for writes that went
- * beside an allocation. */
+/* Device memory may be touched between open and close; they nest. An allocation opens when work
+ * says that it is about to touch it, or a kernel does so; close looks for writes that went beside
+ * it. */
+void touch(std::initializer_list<const void *> all); /* host memory: no harm */
+/* The same, and which allocation of the GPU or pinned memory it is; false: none. */
+bool touch_area(const void *p, uintptr_t *first, size_t *bytes);
 void open_memory();
 void close_memory();
 size_t memory_used();

@@ -1,7 +1,10 @@
 /* Memory of the emulated GPU: every allocation has a mapping of its own that ends at a guard page,
  * up to CUDA's alignment of 256 bytes. While no kernel or copy runs nobody can touch it, so that a
  * load or store by the host faults; fresh memory is NaN, and -1 as an integer.
- * Invariant: what lies between an allocation and the ends of its pages keeps its filling. */
+ * While one runs, an allocation is opened when it is first touched: most work touches few of them,
+ * and to protect a page costs more than to use it.
+ * Invariants: what lies between an allocation and the ends of its pages keeps its filling; outside
+ * of work no allocation is open. */
 #include "core.h"
 
 #include <csignal>
@@ -25,10 +28,12 @@ struct area {
     size_t map_bytes; /* all of it */
     char *at;
     size_t bytes; /* as asked for */
-    bool is_device;
+    bool is_device, is_open;
+    area *next; /* open one, or pinned one */
 };
 
 std::map<const char *, area> areas; /* by the address behind the mapping */
+area *opened, *pinned;
 size_t used;
 int depth; /* of open_memory */
 bool has_handler;
@@ -45,18 +50,35 @@ void protect(const area &a, int how)
         stop("memory cannot be protected; are there too many mappings?");
 }
 
+void leave(area **list, const area *a)
+{
+    while (*list && *list != a) list = &(*list)->next;
+    if (*list) *list = a->next;
+}
+
+/* The first byte of [p, end) that is not the filling, or end. */
+const char *first_changed(const char *p, const char *end)
+{
+    uint64_t word;
+    for (; end - p >= (ptrdiff_t)sizeof word; p += sizeof word) {
+        memcpy(&word, p, sizeof word);
+        if (~word) break; /* FILLING has all bits */
+    }
+    while (p < end && (unsigned char)*p == FILLING) p++;
+    return p;
+}
+
 /* Which bytes beside the allocation changed? */
 void check_edges(const area &a)
 {
-    const char *end = a.map + a.map_bytes - PAGE;
-    for (const char *p = a.map + PAGE; p < a.at; p++)
-        if ((unsigned char)*p != FILLING)
-            stop("something wrote %zu bytes before an allocation of %zu bytes", (size_t)(a.at - p),
-                 a.bytes);
-    for (const char *p = a.at + a.bytes; p < end; p++)
-        if ((unsigned char)*p != FILLING)
-            stop("something wrote %zu bytes behind an allocation of %zu bytes",
-                 (size_t)(p - a.at) - a.bytes, a.bytes);
+    const char *end = a.map + a.map_bytes - PAGE, *p = first_changed(a.map + PAGE, a.at);
+    if (p < a.at)
+        stop("something wrote %zu bytes before an allocation of %zu bytes", (size_t)(a.at - p),
+             a.bytes);
+    p = first_changed(a.at + a.bytes, end);
+    if (p < end)
+        stop("something wrote %zu bytes behind an allocation of %zu bytes",
+             (size_t)(p - a.at) - a.bytes, a.bytes);
 }
 
 void say(const char *text) { (void)!write(STDERR_FILENO, text, strlen(text)); }
@@ -116,13 +138,18 @@ char *map_new(size_t bytes, bool is_device)
     char *p = (char *)mmap(nullptr, pages + 2 * PAGE, PROT_NONE,
                            MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
     if (p == MAP_FAILED) return nullptr;
-    area a = {p, pages + 2 * PAGE, p + PAGE + pages - most, bytes, is_device};
+    area a = {p, pages + 2 * PAGE, p + PAGE + pages - most, bytes, is_device, false, nullptr};
     install_handler();
     protect(a, PROT_READ | PROT_WRITE);
     memset(p + PAGE, FILLING, pages);
-    if (is_device && !depth) protect(a, PROT_NONE);
-    areas[p + a.map_bytes] = a;
-    if (is_device) used += bytes;
+    if (is_device) protect(a, PROT_NONE);
+    area *kept = &(areas[p + a.map_bytes] = a);
+    if (is_device) {
+        used += bytes;
+    } else {
+        kept->next = pinned;
+        pinned = kept;
+    }
     return a.at;
 }
 
@@ -135,7 +162,8 @@ cudaError_t unmap(void *p, bool is_device)
     check_edges(*a);
     if (is_device) used -= a->bytes;
     area gone = *a;
-    forget_areas();
+    leave(is_device ? &opened : &pinned, a);
+    forget_area((uintptr_t)a->at);
     areas.erase(gone.map + gone.map_bytes);
     /* The addresses are not used again: who keeps a pointer faults. */
     (void)mmap(gone.map, gone.map_bytes, PROT_NONE,
@@ -153,29 +181,40 @@ where where_is(const void *p, size_t bytes)
     return a->is_device ? DEVICE : PINNED;
 }
 
-bool find_area(const void *p, uintptr_t *first, size_t *bytes)
+bool touch_area(const void *p, uintptr_t *first, size_t *bytes)
 {
-    const area *a = find(p);
+    area *a = find(p);
     if (!a) return false;
+    if (a->is_device && depth && !a->is_open) {
+        protect(*a, PROT_READ | PROT_WRITE);
+        a->is_open = true;
+        a->next = opened;
+        opened = a;
+    }
     *first = (uintptr_t)a->at;
     *bytes = a->bytes;
     return true;
 }
 
-void open_memory()
+void touch(std::initializer_list<const void *> all)
 {
-    if (depth++) return;
-    for (const auto &i : areas)
-        if (i.second.is_device) protect(i.second, PROT_READ | PROT_WRITE);
+    uintptr_t first;
+    size_t bytes;
+    for (const void *p : all) (void)touch_area(p, &first, &bytes);
 }
 
+void open_memory() { depth++; }
+
+/* Nothing else can have been written by the work. */
 void close_memory()
 {
     if (--depth) return;
-    for (const auto &i : areas) {
-        check_edges(i.second);
-        if (i.second.is_device) protect(i.second, PROT_NONE);
+    for (; opened; opened = opened->next) {
+        check_edges(*opened);
+        opened->is_open = false;
+        protect(*opened, PROT_NONE);
     }
+    for (const area *a = pinned; a; a = a->next) check_edges(*a);
 }
 
 size_t memory_used() { return used; }

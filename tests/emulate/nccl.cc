@@ -238,11 +238,13 @@ void run_group(ncclComm *c, const std::vector<request> &all, int64_t recording)
         fail(c, ncclRemoteError);
         return;
     }
-    for (const request &r : all)
+    for (const request &r : all) {
+        touch({r.send, r.recv});
         if (r.what >= SEND)
             letters.push_back(r);
         else if (!run_collective(c, r, recording))
             return;
+    }
     (void)run_letters(c, letters, recording);
 }
 

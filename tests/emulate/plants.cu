@@ -133,6 +133,17 @@ __global__ static void large_kernel(float *p)
 
 __global__ static void wide_kernel(float *p) { *(double *)(p + 1) = 1; }
 
+/* One thread writes a float, another one reads the half of it; then each writes a half. */
+__global__ static void halves_kernel(float *p, bool has_barrier)
+{
+    uint16_t *h = (uint16_t *)p;
+    if (threadIdx.x == 0) p[0] = 1;
+    if (has_barrier) __syncthreads();
+    uint16_t bits = h[1];
+    __syncthreads();
+    h[threadIdx.x % 2] = bits;
+}
+
 enum way { RIGHT, NO_COUNTER, NO_FENCE, NO_RESET, WRONG_COUNT, TWICE };
 
 /* As is_last_block should be, or with a bug of its own. */
@@ -191,6 +202,26 @@ static void beside(void)
     wait_for_it();
 }
 static void host_load(void) { must(*(volatile float *)x > 0, "a load"); }
+static void host_load_behind_work(void)
+{
+    LAUNCH(fill_kernel, 1, N, 0, &ex, x, N, 1.0f);
+    wait_for_it();
+    host_load();
+}
+static void host_store_beside(int at)
+{
+    float *p = pinned_floats(N - 1);
+    ((char *)p)[at] = 1;
+    must(dev->fill(dev, x, 0, N) == MR_OK, "work");
+    wait_for_it();
+}
+static void host_store_before(void) { host_store_beside(-1); }
+static void host_store_behind(void) { host_store_beside((N - 1) * (int)sizeof(float) + 3); }
+static void half_of_a_float(void)
+{
+    LAUNCH(halves_kernel, 1, 2, 0, &ex, x, false);
+    wait_for_it();
+}
 static void host_address(void)
 {
     float here[N];
@@ -302,6 +333,7 @@ static void as_aligned(void) { layer_at(16, 4); }
 static void after_free(void)
 {
     float *y = device_floats(N);
+    LAUNCH(fill_kernel, 1, N, 0, &ex, y, N, 0.0f);
     dev->free(dev, y);
     LAUNCH(fill_kernel, 1, N, 0, &ex, y, N, 0.0f);
     wait_for_it();
@@ -327,6 +359,8 @@ static void good(void)
     LAUNCH(reverse_kernel, 1, N, 0, &ex, x, true);
     LAUNCH(warp_reverse_kernel, 1, N, 0, &ex, x, true, false);
     must(first_of(x) == 2, "a kernel's result");
+    LAUNCH(halves_kernel, 1, 2, 0, &ex, x, true);
+    must(result((uint16_t *)x) == 0x3f80, "halves of a float");
     must(dev->fill(dev, x, 0, (N + 1) * sizeof(float)) != MR_OK, "too long a filling is refused");
 }
 static void last_block(void)
@@ -433,6 +467,11 @@ static const plant plants[] = {
     {"half a warp comes to its barrier", half_warp, SIGABRT, "only lanes 0000ffff"},
     {"an index is one too large", beside, SIGABRT, "at byte 256 of an allocation of 256 bytes"},
     {"the host reads device memory", host_load, SIGSEGV, "the host touches device memory"},
+    {"the host reads what work has left", host_load_behind_work, SIGSEGV,
+     "the host touches device"},
+    {"the host writes before its memory", host_store_before, SIGABRT, "wrote 1 bytes before"},
+    {"the host writes behind its memory", host_store_behind, SIGABRT, "wrote 3 bytes behind"},
+    {"half of a float is read without a barrier", half_of_a_float, SIGABRT, "without a barrier"},
     {"a kernel gets host memory", host_address, SIGABRT, "memory that is not the GPU's"},
     {"memory is used after it was given back", after_free, SIGABRT, "not the GPU's"},
     {"some threads end before a barrier", some_ended, SIGABRT, "has ended"},

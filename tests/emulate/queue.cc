@@ -174,10 +174,16 @@ extern "C" cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes,
     if (!is_possible(dst, src, bytes, kind)) return note(cudaErrorInvalidValue);
     bool is_paged = where_is(dst, bytes) == HOST || where_is(src, bytes) == HOST;
     if (is_paged && is_recording(s)) return note(forbidden_in_capture());
-    op o = {names + kind, "copy", [=] { memcpy(dst, src, bytes); }};
+    op o = {names + kind, "copy", [=] {
+                touch({dst, src});
+                memcpy(dst, src, bytes);
+            }};
     if (where_is(src, bytes) == HOST) {
         auto kept = std::make_shared<std::string>((const char *)src, bytes);
-        o.run = [=] { memcpy(dst, kept->data(), bytes); };
+        o.run = [=] {
+            touch({dst});
+            memcpy(dst, kept->data(), bytes);
+        };
     }
     if (cudaError_t e = enqueue(s, std::move(o))) return e;
     if (where_is(dst, bytes) == HOST) drain(s, 0);
@@ -190,7 +196,10 @@ extern "C" cudaError_t cudaMemsetAsync(void *dst, int value, size_t bytes, cudaS
     locked l(lock);
     if (lost) return note(lost);
     if (where_is(dst, bytes) != DEVICE) return note(cudaErrorInvalidValue);
-    return enqueue(s, {&name, "filling", [=] { memset(dst, value, bytes); }});
+    return enqueue(s, {&name, "filling", [=] {
+                           touch({dst});
+                           memset(dst, value, bytes);
+                       }});
 }
 
 extern "C" cudaError_t cudaStreamCreateWithFlags(cudaStream_t *s, unsigned)

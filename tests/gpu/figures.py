@@ -442,11 +442,10 @@ def agree(b, backbone, mode, peer_mode):
 def figures_agree(b):
     """losses of both programs from the same weights, batch and draws"""
     have_data(b)
-    rows = []
-    for backbone in BACKBONES:
-        for mode, peer_mode in (("fp32", "eager"), ("tf32", "eager"), ("bf16", "graph")):
-            rows.append(agree(b, backbone, mode, peer_mode))
-    return rows
+    ways = [("fp32", "eager"), ("tf32", "eager"), ("bf16", "graph")]
+    if b.args.bug:
+        del ways[1:]  # the others allow a difference that may hide it
+    return [agree(b, backbone, *way) for backbone in BACKBONES for way in ways]
 
 
 @part

@@ -91,6 +91,12 @@ static inline unsigned threads_for(int64_t w)
     int64_t turns = w > MOST_THREADS ? pieces(w, MOST_THREADS) : 1;
     return w > 0 ? (unsigned)(pieces(pieces(w, turns), WARP) * WARP) : WARP;
 }
+/* Blocks for n elements, one a thread, that go on in strides of `most` blocks: 1 to `most`. */
+__host__ __device__ static inline unsigned blocks_of_strides(int64_t n, int64_t most)
+{
+    int64_t all = (n + BLOCK - 1) / BLOCK;
+    return (unsigned)(all < 1 ? 1 : all < most ? all : most);
+}
 
 template <class F> __global__ void each_kernel(int64_t n, F f)
 {

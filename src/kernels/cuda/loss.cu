@@ -14,7 +14,7 @@ void zero(void *y, int64_t n, const mr_exec *ex)
     each(n, ex, [=] __device__(int64_t i) { p[i] = 0; });
 }
 
-enum { MSE_BLOCKS = 512 }; /* fixed: the order depends on n w alone */
+enum { MSE_BLOCKS = 512 }; /* at most; fixed: the order depends on n w alone, others would add 0 */
 
 struct mse_args {
     float *loss;
@@ -54,11 +54,18 @@ __global__ void mse_kernel(mse_args a, double *part, unsigned *counter, const mr
     if (!a.loss) return;
     s = block_sum(s);
     if (threadIdx.x == 0) part[blockIdx.x] = s;
-    if (!is_last_block(counter, MSE_BLOCKS)) return;
+    if (!is_last_block(counter, gridDim.x)) return;
     s = 0;
-    for (int64_t i = threadIdx.x; i < MSE_BLOCKS; i += BLOCK) s += part[i];
+    for (int64_t i = threadIdx.x; i < gridDim.x; i += BLOCK) s += part[i];
     s = block_sum(s);
     if (threadIdx.x == 0) *a.loss = (float)(s / size);
+}
+
+template <class V> static void start_mse(const mse_args &a, const mr_exec *ex)
+{
+    mr_cuda_queue *q = queue_of(ex);
+    unsigned blocks = blocks_of_strides(a.n / V::COUNT, MSE_BLOCKS);
+    LAUNCH(mse_kernel<V>, blocks, BLOCK, 0, ex, a, q->partials, q->counters, ex->state);
 }
 
 /* loss = factor * sum of v[n] / (rows_global * w) */
@@ -74,7 +81,6 @@ __global__ static void sum_kernel(float *loss, const double *v, int64_t n, doubl
 void mse(void *loss, void *dpred, void *dtarget, const void *pred, const void *target, int64_t n,
          int64_t w, int64_t count, double weight, int acc_pred, int acc_target, const mr_exec *ex)
 {
-    mr_cuda_queue *q = queue_of(ex);
     mse_args a = {(float *)loss,
                   (act_t *)dpred,
                   (act_t *)dtarget,
@@ -89,10 +95,9 @@ void mse(void *loss, void *dpred, void *dtarget, const void *pred, const void *t
     typedef wide<act_t> V;
     if (splits<V>(dpred, a.n) && splits<V>(dtarget, a.n) && splits<V>(pred, a.n) &&
         splits<V>(target, a.n))
-        LAUNCH(mse_kernel<V>, MSE_BLOCKS, BLOCK, 0, ex, a, q->partials, q->counters, ex->state);
+        start_mse<V>(a, ex);
     else
-        LAUNCH((mse_kernel<several<act_t, 1>>), MSE_BLOCKS, BLOCK, 0, ex, a, q->partials,
-               q->counters, ex->state);
+        start_mse<several<act_t, 1>>(a, ex);
 }
 
 /* Dot product of two rows by a block; the same in every thread. */

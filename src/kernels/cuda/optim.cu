@@ -96,16 +96,17 @@ void adam(void *pv, void *mv, void *vv, const void *gv, const mr_ranges *ranges,
         adam_by<several<float, 1>>(a, ex);
 }
 
-/* The number of blocks follows from n alone, and so does the order of additions: blocks without an
- * element would add zeros. */
+/* The most blocks of a range. It is fixed, so the order of additions depends on n alone: where
+ * fewer blocks have all elements, the others would add 0. */
 enum { STAT_BLOCKS = MR_CUDA_PARTIALS / 2 / MR_MAX_RANGES };
 
 /* Range blockIdx.y. */
 __global__ static void stats_kernel(double *out, double *part, unsigned *counter, const float *g,
                                     mr_ranges ranges)
 {
-    unsigned q = blockIdx.y;
+    unsigned q = blockIdx.y, blocks = blocks_of_strides(ranges.hi[q] - ranges.lo[q], STAT_BLOCKS);
     double sum = 0, bad = 0;
+    if (blockIdx.x >= blocks) return; /* the other range is longer */
     out += 2 * q;
     part += 2 * q * STAT_BLOCKS;
     for (int64_t i = ranges.lo[q] + (int64_t)blockIdx.x * BLOCK + threadIdx.x; i < ranges.hi[q];
@@ -119,9 +120,9 @@ __global__ static void stats_kernel(double *out, double *part, unsigned *counter
         part[2 * blockIdx.x] = sum;
         part[2 * blockIdx.x + 1] = bad;
     }
-    if (!is_last_block(counter + q, gridDim.x)) return;
+    if (!is_last_block(counter + q, blocks)) return;
     sum = bad = 0;
-    for (unsigned i = threadIdx.x; i < gridDim.x; i += BLOCK) {
+    for (unsigned i = threadIdx.x; i < blocks; i += BLOCK) {
         sum += part[2 * i];
         bad += part[2 * i + 1];
     }
@@ -135,13 +136,12 @@ __global__ static void stats_kernel(double *out, double *part, unsigned *counter
 void grad_stats(double *out, const void *g, const mr_ranges *ranges, const mr_exec *ex)
 {
     mr_cuda_queue *q = queue_of(ex);
-    int64_t longest = 1;
+    int64_t most = 0;
     for (int i = 0; i < ranges->n; i++)
-        if (ranges->hi[i] - ranges->lo[i] > longest) longest = ranges->hi[i] - ranges->lo[i];
-    int64_t blocks = (longest + BLOCK - 1) / BLOCK;
-    if (blocks > STAT_BLOCKS) blocks = STAT_BLOCKS;
-    LAUNCH(stats_kernel, dim3((unsigned)blocks, (unsigned)ranges->n), BLOCK, 0, ex, out,
-           q->partials, q->counters, (const float *)g, *ranges);
+        if (ranges->hi[i] - ranges->lo[i] > most) most = ranges->hi[i] - ranges->lo[i];
+    dim3 grid(blocks_of_strides(most, STAT_BLOCKS), (unsigned)ranges->n);
+    LAUNCH(stats_kernel, grid, BLOCK, 0, ex, out, q->partials, q->counters, (const float *)g,
+           *ranges);
 }
 
 __global__ static void decide_kernel(mr_step_state *state, float *told, const double *a,
