@@ -6,12 +6,11 @@
  * At a PAD position x = 0, so y_j is the row-independent -W_j b_j[l]: the table t[j,l] = W_j b_j[l]
  * is computed once a step and only tokens go through the large products. Memory: y [N,E,d] without
  * t is saved on a CPU. To compute it again is a third large product where backward has only one
- * (there is no gradient into the frozen text): half as much again of a CPU's time, and a hundredth
- * of a GPU's step, whose memory it is an eighth of, so there (whole_products) backward makes it
- * again. Dropped x and everything else of that size lives for one chunk only. A chunk is some rows
- * with all their tokens, and one expert at a time; with whole_products it is some tokens of all
- * rows, and all experts in one product: then nothing that is launched depends on which row a token
- * is of. Invariants: the draws depend on
+ * (there is no gradient into the frozen text): half as much again of a CPU's time for it. On a GPU
+ * (whole_products), whose memory is dearer, backward makes it again. Dropped x and everything else
+ * of that size lives for one chunk only. A chunk is some rows with all their tokens, and one expert
+ * at a time; with whole_products it is some tokens of all rows, and all experts in one product:
+ * then nothing that is launched depends on which row a token is of. Invariants: the draws depend on
  * (rid, position, expert, column) alone, also for the gate noise of PAD positions; chunks change
  * nothing but the grouping of the sums in the gradients of weights. */
 #include "graph/op_softmax.h"

@@ -3,8 +3,7 @@
  * made of is written over them. Sums, statistics, the row factors, the targets' own part and both
  * gradients stay real.
  * What it is not: chunks of ids; a chunk is some rows (mr_softmax_chunk) and all ids of the rank.
- * Invariants: those of op_softmax.c; the
- * table's copy is scratch and lives for one pass. */
+ * Invariants: those of op_softmax.c; the table's copy is scratch and lives for one pass. */
 #include "graph/op_softmax.h"
 #include "kernels/shared/bf16.h"
 

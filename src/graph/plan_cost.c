@@ -75,6 +75,7 @@ static double experts(const view *v)
     double E = (double)w[0], d = (double)w[1], dh = (double)w[2];
     double gates = 2 * N * E * dh * (v->n->i[0] ? 2 : 1), large = 2 * N * E * d * dh;
     double table = 2 * E * L * d * dh;
+    if (!v->forward && v->g->dims.whole_products) large *= 2; /* y is made again */
     return gates + large + (v->forward ? table : 2 * table + 2 * B * L * E * d);
 }
 

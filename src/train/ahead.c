@@ -40,8 +40,8 @@ mr_status mr_ahead_prepare(mr_ahead *a, mr_trainer *t, mr_run *run, mr_sampler *
     return MR_OK;
 }
 
-bool mr_ahead_take(mr_ahead *a, mr_trainer *t, int64_t epoch, int64_t i, int64_t step, mr_batch *b,
-                   mr_feed *f)
+/* True when it was prepared; b and f change places with it. */
+static bool take(mr_ahead *a, int64_t epoch, int64_t i, int64_t step, mr_batch *b, mr_feed *f)
 {
     bool is_it = a->is_ready && a->epoch == epoch && a->i == i && a->step == step;
     a->is_ready = false;
@@ -52,6 +52,16 @@ bool mr_ahead_take(mr_ahead *a, mr_trainer *t, int64_t epoch, int64_t i, int64_t
     *f = a->feed;
     a->batch = batch;
     a->feed = feed;
-    t->n_ahead++;
     return true;
+}
+
+mr_status mr_ahead_load(mr_ahead *a, mr_trainer *t, mr_run *run, mr_sampler *s, int64_t epoch,
+                        int64_t i, int64_t step, mr_batch *b, mr_feed *f)
+{
+    if (take(a, epoch, i, step, b, f)) {
+        t->n_ahead++;
+        return mr_trainer_hand_over(t, run, f, b);
+    }
+    mr_sampler_get(s, epoch, i, (uint32_t)step, b);
+    return mr_trainer_set_batch(t, run, f, b);
 }

@@ -29,9 +29,9 @@ void mr_ahead_free(mr_ahead *a);
  * run. Collective. */
 mr_status mr_ahead_prepare(mr_ahead *a, struct mr_trainer *t, mr_run *run, mr_sampler *s,
                            int64_t epoch, int64_t i, int64_t step);
-/* True when that was prepared; *b and *f are it then, and a has what they were. t->n_ahead counts
- * it. */
-bool mr_ahead_take(mr_ahead *a, struct mr_trainer *t, int64_t epoch, int64_t i, int64_t step,
-                   mr_batch *b, mr_feed *f);
+/* *b and *f become that batch, and run gets it: as it was prepared, with a taking what they were
+ * (t->n_ahead counts it), or made now. Collective. */
+mr_status mr_ahead_load(mr_ahead *a, struct mr_trainer *t, mr_run *run, mr_sampler *s,
+                        int64_t epoch, int64_t i, int64_t step, mr_batch *b, mr_feed *f);
 
 #endif

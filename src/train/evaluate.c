@@ -162,12 +162,7 @@ static mr_status forward_block(evaluation *e, int64_t i, const void **x_p)
 {
     mr_trainer *t = e->t;
     if (e->by_shard) return forward_shards(e, i, x_p);
-    if (mr_ahead_take(&e->ahead, t, 0, i, 0, &e->batch, &t->eval_feed)) {
-        MR_TRY(mr_trainer_hand_over(t, t->eval_run, &t->eval_feed, &e->batch));
-    } else {
-        mr_sampler_get(e->sampler, 0, i, 0, &e->batch);
-        MR_TRY(mr_trainer_set_batch(t, t->eval_run, &t->eval_feed, &e->batch));
-    }
+    MR_TRY(mr_ahead_load(&e->ahead, t, t->eval_run, e->sampler, 0, i, 0, &e->batch, &t->eval_feed));
     e->all = (block_rows){e->batch.rows, e->batch.user, e->batch.target};
     MR_TRY(forward(e, x_p));
     if (!e->is_ahead || i + 1 == mr_sampler_batches(e->sampler)) return MR_OK;

@@ -60,10 +60,7 @@ mr_status mr_trainer_set_batch(mr_trainer *t, mr_run *run, mr_feed *feed, const 
 
 mr_status mr_trainer_load(mr_trainer *t, mr_run *run, int64_t epoch, int64_t i)
 {
-    if (run == t->train_run && mr_ahead_take(&t->ahead, t, epoch, i, t->step, &t->batch, &t->feed))
-        return mr_trainer_hand_over(t, run, &t->feed, &t->batch);
-    mr_sampler_get(t->sampler, epoch, i, (uint32_t)t->step, &t->batch);
-    return mr_trainer_set_batch(t, run, &t->feed, &t->batch);
+    return mr_ahead_load(&t->ahead, t, run, t->sampler, epoch, i, t->step, &t->batch, &t->feed);
 }
 
 /* A dense gradient range is final on this rank: start its sum over ranks while backward goes on. */

@@ -21,19 +21,13 @@ static void configure(mr_config *c, const char *name, const char *backbone, bool
     const char *const words[][2] = {
         {"model.name", name},
         {"model.backbone", backbone},
-        {"model.hidden", "8"},
-        {"model.inner", "8"},
-        {"tcd.unet_width", "16"},
-        {"tcd.heads", "2"},
-        {"npd.inner", "8"},
-        {"diffusion.steps", "2"},
         {"train.batch", "16"},
         {"train.eval_batch", "12"},
         {"run.device", "cuda"},
         {"data.max_len", "4"},
         {"run.capture", captures ? "true" : "false"},
     };
-    mr_config_defaults(c);
+    pair_small_model(c);
     for (size_t i = 0; i < sizeof words / sizeof *words; i++)
         OK(mr_config_set(c, words[i][0], words[i][1], "test"));
     OK(mr_config_check(c));

@@ -13,8 +13,8 @@
 
 #include "base/log.h"
 #include "base/mem.h"
-#include "data/synth.h"
 #include "dist/ring.h"
+#include "small_main.h"
 #include "trainer_pair.h"
 
 #define OK(call) assert_int_equal((call), MR_OK)
@@ -38,19 +38,13 @@ static void configure(mr_config *c, const job *j, const char *device, bool captu
         {"dist.exchange_rows", j->exchange_rows},
         {"dist.comm", strcmp(device, "cuda") ? "auto" : "nccl"},
         {"dist.virtual_shards", "4"},
-        {"model.hidden", "8"},
-        {"model.inner", "8"},
-        {"tcd.unet_width", "16"},
-        {"tcd.heads", "2"},
-        {"npd.inner", "8"},
-        {"diffusion.steps", "2"},
         {"train.batch", j->batch},
         {"train.eval_batch", "12"},
         {"run.device", device},
         {"data.max_len", "4"},
         {"run.capture", captures ? "true" : "false"},
     };
-    mr_config_defaults(c);
+    pair_small_model(c);
     for (size_t i = 0; i < COUNT(words); i++)
         OK(mr_config_set(c, words[i][0], words[i][1], "test"));
     OK(mr_config_check(c));
@@ -284,7 +278,6 @@ int main(void)
 {
     char id[24];
     mr_comm *mpi = NULL;
-    mr_synth_spec spec;
     const struct CMUnitTest few[] = {cmocka_unit_test(test_no_rows)};
     const struct CMUnitTest tests[] = {cmocka_unit_test(test_misfits), cmocka_unit_test(test_moved),
                                        cmocka_unit_test(test_unnoted),
@@ -294,14 +287,7 @@ int main(void)
     mr_log_init(world->rank, MR_LOG_ERROR);
     snprintf(id, sizeof id, "host%d", world->rank);
     setenv("NCCL_HOSTID", id, 1);
-    OK(mr_synth_spec_for("demo", &spec));
-    spec.users = 40;
-    spec.items = 30;
-    spec.inter = 340;
-    spec.frames = 3;
-    spec.width = 8;
-    spec.text_width = 6;
-    OK(mr_synth(&data, &spec));
+    OK(small_data(&data, 340, 8, 6));
     bool is_pair = world->size == 2; /* more ranks take minutes a model */
     int failed = is_pair ? cmocka_run_group_tests(tests, NULL, NULL)
                          : cmocka_run_group_tests(few, NULL, NULL);

@@ -12,6 +12,16 @@
 
 #define OK(call) assert_int_equal((call), MR_OK)
 
+void pair_small_model(mr_config *c)
+{
+    static const char *const words[][2] = {{"model.hidden", "8"},    {"model.inner", "8"},
+                                           {"tcd.unet_width", "16"}, {"tcd.heads", "2"},
+                                           {"npd.inner", "8"},       {"diffusion.steps", "2"}};
+    mr_config_defaults(c);
+    for (size_t i = 0; i < sizeof words / sizeof *words; i++)
+        OK(mr_config_set(c, words[i][0], words[i][1], "test"));
+}
+
 static mr_trainer *make(const mr_config *c, const mr_dataset *data, mr_comm *world,
                         const char *device, int64_t tokens)
 {

@@ -5,6 +5,8 @@
 
 #include "train/trainer.h"
 
+/* The defaults, with the smallest widths of all models that make sense. */
+void pair_small_model(mr_config *c);
 /* A trainer with dropout and optimizer for whole steps; device NULL: the configuration's. The
  * caller frees. Collective. */
 mr_trainer *pair_trainer(const mr_config *c, const mr_dataset *data, mr_comm *world,

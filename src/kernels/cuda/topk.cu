@@ -88,92 +88,97 @@ __device__ static void sums(float acc[EACH][EACH], const float *x, const float *
     }
 }
 
-template <int V>
-__global__ static void __launch_bounds__(THREADS)
-    score_kernel(float *s, const float *x, const float *e, const float *cs, int64_t n, int64_t m,
-                 int64_t w)
-{
-    int64_t i0 = (int64_t)blockIdx.y * TILE, c0 = (int64_t)blockIdx.x * TILE;
-    int ty = (int)threadIdx.x / SIDE, tx = (int)threadIdx.x % SIDE;
-    float acc[EACH][EACH] = {};
-    sums<V>(acc, x, e, i0, c0, n, m, w);
-    UNROLL
-    for (int i = 0; i < EACH; i++) {
-        int64_t row = i0 + place_of(ty, i);
-        float *to = s + row * m;
+/* The scores of a thread, rows i0 + place_of(ty, i) and columns c0 + place_of(tx, c), go to memory.
+ */
+struct to_memory {
+    enum { BLOCKS = 1 }; /* of a multiprocessor: no register is spilled on any chip */
+    float *s;
+    const float *cs;
+    __device__ void operator()(const float acc[EACH][EACH], int64_t i0, int64_t c0, int ty, int tx,
+                               int64_t n, int64_t m) const
+    {
         UNROLL
-        for (int c = 0; c < EACH; c++) {
-            int64_t col = c0 + place_of(tx, c);
-            if (row < n && col < m) to[col] = cs ? acc[i][c] * cs[col] : acc[i][c];
+        for (int i = 0; i < EACH; i++) {
+            int64_t row = i0 + place_of(ty, i);
+            float *to = s + row * m;
+            UNROLL
+            for (int c = 0; c < EACH; c++) {
+                int64_t col = c0 + place_of(tx, c);
+                if (row < n && col < m) to[col] = cs ? acc[i][c] * cs[col] : acc[i][c];
+            }
         }
     }
-}
+};
 
-/* Rows of threads are halves of warps: each adds up its counts, and one of it adds them to those of
- * other blocks, in integers, whose order is no matter. */
-template <int V>
-__global__ static void __launch_bounds__(THREADS, V == QUAD ? 2 : 1)
-    score_count_kernel(int32_t *count, const float *x, const float *e, const float *cs,
-                       const float *ts, const int32_t *target, int64_t n, int64_t m, int64_t w,
-                       int64_t lo)
+/* Or they are counted. Rows of threads are halves of warps: each adds up its counts, and one of it
+ * adds them to those of other blocks, in integers, whose order is no matter. */
+struct to_counts {
+    enum { BLOCKS = 2 };
+    int32_t *count;
+    const float *cs, *ts;
+    const int32_t *target;
+    int64_t lo;
+    __device__ void operator()(const float acc[EACH][EACH], int64_t i0, int64_t c0, int ty, int tx,
+                               int64_t n, int64_t m) const
+    {
+        UNROLL
+        for (int i = 0; i < EACH; i++) {
+            int64_t row = i0 + place_of(ty, i), at = row < n ? target[row] - lo : 0;
+            float t = row < n ? ts[row] : 0.0f;
+            int before = 0;
+            UNROLL
+            for (int c = 0; c < EACH; c++) {
+                int64_t col = c0 + place_of(tx, c);
+                if (row >= n || col >= m || col == at) continue;
+                float s = cs ? acc[i][c] * cs[col] : acc[i][c];
+                before += col < at ? !(s < t) : !(s <= t); /* as in rank_count_kernel */
+            }
+            for (int o = SIDE / 2; o > 0; o /= 2) before += __shfl_xor_sync(ALL_LANES, before, o);
+            if (tx == 0 && before > 0) atomicAdd(count + row, before); /* integer */
+        }
+    }
+};
+
+/* Scores of rows first .. n-1 of x and all of e. */
+template <int V, class Use>
+__global__ static void __launch_bounds__(THREADS, V == QUAD ? Use::BLOCKS : 1)
+    scores_kernel(const float *x, const float *e, int64_t first, int64_t n, int64_t m, int64_t w,
+                  Use use)
 {
-    int64_t i0 = (int64_t)blockIdx.y * TILE, c0 = (int64_t)blockIdx.x * TILE;
-    int ty = (int)threadIdx.x / SIDE, tx = (int)threadIdx.x % SIDE;
+    int64_t i0 = first + (int64_t)blockIdx.y * TILE, c0 = (int64_t)blockIdx.x * TILE;
     float acc[EACH][EACH] = {};
     sums<V>(acc, x, e, i0, c0, n, m, w);
-    UNROLL
-    for (int i = 0; i < EACH; i++) {
-        int64_t row = i0 + place_of(ty, i), at = row < n ? target[row] - lo : 0;
-        float t = row < n ? ts[row] : 0.0f;
-        int before = 0;
-        UNROLL
-        for (int c = 0; c < EACH; c++) {
-            int64_t col = c0 + place_of(tx, c);
-            if (row >= n || col >= m || col == at) continue;
-            float s = cs ? acc[i][c] * cs[col] : acc[i][c];
-            before += col < at ? !(s < t) : !(s <= t); /* as in rank_count_kernel */
-        }
-        for (int o = SIDE / 2; o > 0; o /= 2) before += __shfl_xor_sync(ALL_LANES, before, o);
-        if (tx == 0 && before > 0) atomicAdd(count + row, before); /* integer */
-    }
+    use(acc, i0, c0, (int)threadIdx.x / SIDE, (int)threadIdx.x % SIDE, n, m);
 }
 
-void score_tile(void *sv, const void *xv, const void *ev, const void *csv, int64_t n, int64_t m,
-                int64_t w, const mr_exec *ex)
+template <class Use>
+static void for_scores(const void *xv, const void *ev, int64_t n, int64_t m, int64_t w, Use use,
+                       const mr_exec *ex)
 {
     const int64_t most = (int64_t)65535 * TILE; /* rows of one launch: grid.y has 16 bits */
-    const float *x = (const float *)xv, *e = (const float *)ev, *cs = (const float *)csv;
-    float *s = (float *)sv;
+    const float *x = (const float *)xv, *e = (const float *)ev;
     bool by_four = splits<quad>(x, w) && splits<quad>(e, w);
     for (int64_t i = 0; i < n && m > 0; i += most) {
-        int64_t rows = n - i < most ? n - i : most;
-        dim3 grid((unsigned)pieces(m, TILE), (unsigned)pieces(rows, TILE));
+        dim3 grid((unsigned)pieces(m, TILE), (unsigned)pieces(n - i < most ? n - i : most, TILE));
         if (by_four)
-            LAUNCH(score_kernel<QUAD>, grid, THREADS, 0, ex, s + i * m, x + i * w, e, cs, rows, m,
-                   w);
+            LAUNCH((scores_kernel<QUAD, Use>), grid, THREADS, 0, ex, x, e, i, n, m, w, use);
         else
-            LAUNCH(score_kernel<1>, grid, THREADS, 0, ex, s + i * m, x + i * w, e, cs, rows, m, w);
+            LAUNCH((scores_kernel<1, Use>), grid, THREADS, 0, ex, x, e, i, n, m, w, use);
     }
 }
 
-void score_count(int32_t *count, const void *xv, const void *ev, const void *csv,
+void score_tile(void *s, const void *x, const void *e, const void *cs, int64_t n, int64_t m,
+                int64_t w, const mr_exec *ex)
+{
+    for_scores(x, e, n, m, w, to_memory{(float *)s, (const float *)cs}, ex);
+}
+
+void score_count(int32_t *count, const void *x, const void *e, const void *cs,
                  const void *target_score, const int32_t *target, int64_t n, int64_t m, int64_t w,
                  int64_t lo, const mr_exec *ex)
 {
-    const int64_t most = (int64_t)65535 * TILE;
-    const float *x = (const float *)xv, *e = (const float *)ev, *cs = (const float *)csv;
-    const float *ts = (const float *)target_score;
-    bool by_four = splits<quad>(x, w) && splits<quad>(e, w);
-    for (int64_t i = 0; i < n && m > 0; i += most) {
-        int64_t rows = n - i < most ? n - i : most;
-        dim3 grid((unsigned)pieces(m, TILE), (unsigned)pieces(rows, TILE));
-        if (by_four)
-            LAUNCH(score_count_kernel<QUAD>, grid, THREADS, 0, ex, count + i, x + i * w, e, cs,
-                   ts + i, target + i, rows, m, w, lo);
-        else
-            LAUNCH(score_count_kernel<1>, grid, THREADS, 0, ex, count + i, x + i * w, e, cs, ts + i,
-                   target + i, rows, m, w, lo);
-    }
+    to_counts use = {count, (const float *)cs, (const float *)target_score, target, lo};
+    for_scores(x, e, n, m, w, use, ex);
 }
 
 void score_target(void *sv, const void *xv, const void *ev, const void *csv, const int32_t *target,
