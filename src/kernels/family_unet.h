@@ -33,10 +33,14 @@ typedef struct mr_gn {
 } mr_gn;
 
 #define MR_GN_BLOCK 16 /* samples of one partial sum in group_norm_bwd */
-/* Elements of scratch that group_norm_bwd needs. */
+#define MR_GN_WARPS 4  /* the same on a GPU where a warp does a sample */
+/* Elements of scratch that group_norm_bwd needs: some rows of c, and a sample, for each partial sum
+ * of a CPU; three rows for each of a GPU. */
 static inline int64_t mr_gn_scratch(int64_t n, int64_t S, int64_t c)
 {
-    return (n + MR_GN_BLOCK - 1) / MR_GN_BLOCK * (4 + S) * c;
+    int64_t blocks = (n + MR_GN_BLOCK - 1) / MR_GN_BLOCK * (4 + S) * c;
+    int64_t warps = (n + MR_GN_WARPS - 1) / MR_GN_WARPS * 3 * c;
+    return blocks > warps ? blocks : warps;
 }
 /* Framed rows: frames of samples with a row of zeros in front of every sample and behind the last.
  * Rows from one sample to the next, and of n samples: the window of a frame, three rows, is never

@@ -1,13 +1,13 @@
 /* Cases of U-Net and diffusion. Odd sizes; every dropout on. */
 #include "twin.h"
 
-enum { B = 37, L = 6, D = 30, S = 8 };
+enum { B = 37, D = 30 };
 
-/* n samples of F frames; as wide in as out where `is_same`: then the residual is x itself. */
-static void convolution(twin_world *w, int64_t n, int64_t F, int stride, bool is_same)
+/* n samples of F frames; as wide in as out: then the residual is x itself. */
+static void convolution(twin_world *w, int64_t n, int64_t F, int stride, int64_t ci, int64_t co)
 {
-    enum { LD = 13 };
-    int64_t ci = is_same ? 10 : 6, co = 10;
+    bool is_same = ci == co;
+    int64_t LD = co % 8 ? co + 3 : co + 8;
     mr_conv cv = {n, F, (F + stride - 1) / stride, ci, co, stride, LD, false, false};
     twin *x = twin_acts(w, n * F * ci), *wt = twin_acts(w, co * 3 * ci);
     twin *y = twin_acts(w, n * cv.So * co), *dx = twin_acts(w, n * F * ci);
@@ -35,10 +35,10 @@ static void convolution(twin_world *w, int64_t n, int64_t F, int stride, bool is
     twin_release(w);
 }
 
-/* A norm joined to a convolution of CO channels, and backward from its framed rows. */
-static void norm_conv(twin_world *w, int64_t n, int64_t F, int stride)
+/* A norm of C channels joined to a convolution of CO, and backward from its framed rows. */
+static void norm_conv(twin_world *w, int64_t n, int64_t F, int stride, int64_t C, int64_t G,
+                      int64_t CO, int64_t LD)
 {
-    enum { C = 12, G = 3, CO = 7, LD = 9 };
     twin *rid = twin_ints(w, n, 3, 7, 1000), *pos = twin_ints(w, n, 0, 0, 1);
     mr_conv cv = {n, F, (F + stride - 1) / stride, C, CO, stride, LD, false, false};
     mr_conv_acc acc = {0, 1, 0, 0, 0};
@@ -69,8 +69,9 @@ static void norm_conv(twin_world *w, int64_t n, int64_t F, int stride)
 /* Whoever writes dy[n,So,co] of a convolution takes along what its backward begins with. */
 static void begun(twin_world *w, int64_t n, int64_t F, int64_t co, int stride, bool is_framed)
 {
-    enum { CI = 7, G = 3, WB = 17 };
-    int64_t So = (F + stride - 1) / stride, S2 = 2 * So + 1, ny = n * So * co, ld = co + 2;
+    enum { CI = 7 };
+    int64_t G = co % 16 ? 3 : 4, WB = co % 8 ? 17 : 24, ld = co % 8 ? co + 2 : co + 4;
+    int64_t So = (F + stride - 1) / stride, S2 = 2 * So + 1, ny = n * So * co;
     twin *rid = twin_ints(w, n, 3, 7, 1000), *pos = twin_ints(w, n, 0, 0, 1);
     mr_conv cv = {n, F, So, CI, co, stride, ld, is_framed, false};
     int64_t rows = mr_conv_rows(&cv);
@@ -120,20 +121,19 @@ static void begun(twin_world *w, int64_t n, int64_t F, int64_t co, int stride, b
     twin_release(w);
 }
 
-/* n samples; with thousands, more blocks than groups of sixteen. */
-static void group_norm(twin_world *w, int64_t n)
+/* n samples of S frames and C channels; with thousands, more blocks than groups of sixteen. */
+static void group_norm(twin_world *w, int64_t n, int64_t S, int64_t C, int64_t G, int64_t film_ld)
 {
-    enum { C = 12, G = 3 };
     twin *rid = twin_ints(w, n, 3, 7, 1000), *pos = twin_ints(w, n, 0, 0, 1);
     mr_gn gn[2];
     for (int side_ = 0; side_ < 2; side_++)
-        gn[side_] = (mr_gn){n, S, C, G, 2 * C + 3, 1e-5, {0.2, 9, {A(rid), A(pos)}, 1}};
+        gn[side_] = (mr_gn){n, S, C, G, film_ld, 1e-5, {0.2, 9, {A(rid), A(pos)}, 1}};
     twin *x = twin_acts(w, n * S * C), *y = twin_acts(w, n * S * C);
-    twin *film = twin_acts(w, n * 27);
+    twin *film = twin_acts(w, n * film_ld);
     twin *gamma = twin_reals(w, C), *beta = twin_reals(w, C), *mean = twin_reals(w, n * G);
     twin *rstd = twin_reals(w, n * G), *dx = twin_acts(w, n * S * C);
     twin *dy = twin_acts(w, n * S * C);
-    twin *dg = twin_reals(w, C), *db = twin_reals(w, C), *dfilm = twin_acts(w, n * 27);
+    twin *dg = twin_reals(w, C), *db = twin_reals(w, C), *dfilm = twin_acts(w, n * film_ld);
     BOTH(group_norm_fwd, A(y), A(mean), A(rstd), A(x), A(gamma), A(beta), A(film), &gn[side_], EX);
     BOTH(group_norm_bwd, A(dx), A(dg), A(db), A(dfilm), A(dy), A(x), A(mean), A(rstd), A(gamma),
          A(beta), A(film), &gn[side_], 1, 0, 1, 0, NULL, EX);
@@ -165,25 +165,56 @@ static void diffusion(twin_world *w)
     twin_release(w);
 }
 
+/* Every number of channels and frames for which a warp does a sample, and what a block does: pieces
+ * of channels that do not fit, too many frames, too many channels. */
+static void group_norms(twin_world *w)
+{
+    static const int64_t by_warps[][3] = {{3, 32, 8},  {3, 256, 8}, {3, 384, 8}, {2, 512, 4},
+                                          {5, 128, 8}, {4, 200, 5}, {8, 64, 4},  {7, 256, 8}};
+    for (int k = 0; k < 8; k++) {
+        int64_t S = by_warps[k][0], C = by_warps[k][1];
+        group_norm(w, B, S, C, by_warps[k][2], 2 * C + 8);
+    }
+    group_norm(w, 4000, 3, 16, 4, 32);
+    group_norm(w, 0, 3, 16, 4, 32);
+    group_norm(w, B, 8, 12, 3, 27);
+    group_norm(w, B, 5, 36, 6, 72);
+    group_norm(w, B, 9, 32, 4, 64);
+    group_norm(w, 5, 5, 264, 3, 528);
+    group_norm(w, 5, 3, 520, 4, 1040);
+    group_norm(w, 300, 8, 12, 3, 27);
+    group_norm(w, 4000, 8, 12, 3, 27);
+}
+
 void cases_b(twin_world *w)
 {
-    convolution(w, B, S, 1, false);
-    convolution(w, B, S, 2, false);
-    convolution(w, 300, 5, 2, false);
-    convolution(w, B, 1, 2, false);
-    convolution(w, B, S, 1, true);
-    convolution(w, 0, S, 1, false);
-    norm_conv(w, B, S, 1);
-    norm_conv(w, B, 5, 2);
-    norm_conv(w, 3, 1, 1);
+    convolution(w, B, 8, 1, 6, 10);
+    convolution(w, B, 8, 2, 6, 10);
+    convolution(w, 300, 5, 2, 6, 10);
+    convolution(w, B, 1, 2, 6, 10);
+    convolution(w, B, 8, 1, 10, 10);
+    convolution(w, 0, 8, 1, 6, 10);
+    convolution(w, B, 5, 1, 16, 24);
+    convolution(w, B, 5, 2, 24, 16);
+    convolution(w, 3, 9, 1, 24, 24);
+    norm_conv(w, B, 8, 1, 12, 3, 7, 9);
+    norm_conv(w, B, 5, 2, 12, 3, 7, 9);
+    norm_conv(w, 3, 1, 1, 12, 3, 7, 9);
+    norm_conv(w, B, 5, 1, 128, 8, 24, 32);
+    norm_conv(w, B, 3, 1, 256, 8, 40, 40);
+    norm_conv(w, B, 5, 2, 32, 4, 20, 20);
+    norm_conv(w, 3, 1, 1, 32, 4, 12, 12);
     begun(w, B, 5, 12, 1, true);
     begun(w, B, 5, 9, 2, true);
     begun(w, 3, 1, 3, 1, true);
     begun(w, 3, 4, 15, 2, false);
     begun(w, 300, 3, 300, 1, false);
     begun(w, 4000, 2, 12, 1, true);
-    group_norm(w, B);
-    group_norm(w, 300);
-    group_norm(w, 4000);
+    begun(w, B, 5, 128, 1, true);
+    begun(w, B, 5, 24, 2, false);
+    begun(w, B, 6, 64, 2, true);
+    begun(w, 3, 9, 32, 1, true);
+    begun(w, 5, 3, 640, 1, true);
+    group_norms(w);
     diffusion(w);
 }

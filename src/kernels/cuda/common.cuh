@@ -115,10 +115,24 @@ template <class F> __global__ void cells_kernel(int64_t w, F f)
     for (int64_t j = threadIdx.x; j < w; j += blockDim.x) f((int64_t)blockIdx.x, j);
 }
 
-/* f(i, j) for i < n, j < w: one block a row, neighbouring threads on neighbouring columns. */
+/* Short rows, as many of them a block as fit. */
+template <class F> __global__ void short_cells_kernel(int64_t n, int w, int rows, F f)
+{
+    int r = (int)threadIdx.x / w, j = (int)threadIdx.x % w;
+    int64_t i = (int64_t)blockIdx.x * rows + r;
+    if (r < rows && i < n) f(i, (int64_t)j);
+}
+
+/* f(i, j) for i < n, j < w, one thread each: neighbouring threads on neighbouring columns. */
 template <class F> static void cells(int64_t n, int64_t w, const mr_exec *ex, F f)
 {
-    if (n > 0 && w > 0) LAUNCH(cells_kernel<F>, (unsigned)n, threads_for(w), 0, ex, w, f);
+    if (n <= 0 || w <= 0) return;
+    int64_t rows = BLOCK / w;
+    if (rows > 1)
+        LAUNCH(short_cells_kernel<F>, (unsigned)pieces(n, rows), BLOCK, 0, ex, n, (int)w, (int)rows,
+               f);
+    else
+        LAUNCH(cells_kernel<F>, (unsigned)n, threads_for(w), 0, ex, w, f);
 }
 
 template <class T> __device__ static inline void put(T *y, float v, int acc)
@@ -164,6 +178,22 @@ template <int V, class T> __device__ static inline void store(T *p, const float 
     UNROLL
     for (int v = 0; v < V; v++) s.v[v] = old[v] + x[v];
     *(several<T, V> *)p = s;
+}
+
+/* cells() for f.at<V>(i, j), which does V columns from j on: V is PIECE where rows can be cut so.
+ */
+template <int V, class F> struct by_pieces {
+    F f;
+
+    __device__ void operator()(int64_t i, int64_t q) const { f.template at<V>(i, q * V); }
+};
+template <class F>
+static void cells_by(bool in_pieces, int64_t n, int64_t w, const mr_exec *ex, F f)
+{
+    if (in_pieces)
+        cells(n, w / PIECE, ex, by_pieces<PIECE, F>{f});
+    else
+        cells(n, w, ex, by_pieces<1, F>{f});
 }
 
 __device__ static inline int lane() { return (int)threadIdx.x % WARP; }

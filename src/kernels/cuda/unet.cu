@@ -10,33 +10,36 @@
 namespace MR_ACT_SPACE
 {
 
-/* Row i of the copy of x[n,S,c]: frames of a sample, and zeros around them. */
-struct framed {
-    const act_t *x;
-    int64_t n, S, c;
-
-    __device__ float at(int64_t i, int64_t j) const
-    {
-        int64_t P = mr_framed_period(S), b = i / P, f = i % P - 1;
-        return b < n && f >= 0 && f < S ? (float)x[(b * S + f) * c + j] : 0.0f;
-    }
-};
+/* Columns j .. j + V - 1 of y[n,w] = those of row i of x. */
+template <int V> __device__ static inline void copy(act_t *y, const act_t *x)
+{
+    *(several<act_t, V> *)y = at_once<several<act_t, V>>(x);
+}
 
 /* conv3_fwd: a row is a frame of y, which gets the terms that the products are added to, or behind
- * those a frame of the copy of x. */
+ * those a frame of the copy of x[n,S,ci], with zeros around samples. */
 struct conv_prepare {
     act_t *pad;
+    const act_t *x;
     conv_terms terms;
-    framed x;
-    int64_t n_y;
+    int64_t n, S, ci, n_y;
 
-    __device__ void operator()(int64_t i, int64_t j) const
+    template <int V> __device__ void at(int64_t i, int64_t j) const
     {
         if (i >= n_y) {
-            if (j < x.c) pad[(i - n_y) * x.c + j] = x.at(i - n_y, j);
+            if (j < ci) frame<V>(i - n_y, j);
         } else if (j < terms.co) {
-            terms.put_at(i / terms.So, i, j);
+            terms.put_at<V>(i / terms.So, i, j);
         }
+    }
+    template <int V> __device__ void frame(int64_t i, int64_t j) const
+    {
+        const float none[V] = {};
+        int64_t P = mr_framed_period(S), b = i / P, f = i % P - 1;
+        if (b < n && f >= 0 && f < S)
+            copy<V>(pad + i * ci + j, x + (b * S + f) * ci + j);
+        else
+            store<V>(pad + i * ci + j, none, 0);
     }
 };
 
@@ -63,8 +66,11 @@ void conv3_fwd(void *y, const void *x, const void *w, const void *bias, const vo
     int64_t ci = cv->ci, co = cv->co, n_y = cv->n * cv->So;
     act_t *pad = cv->x_framed ? (act_t *)x : (act_t *)ex->scratch;
     conv_prepare p = {
-        pad, make_conv_terms(y, bias, res, ctx, cv), {(const act_t *)x, cv->n, cv->S, ci}, n_y};
-    cells(n_y + (cv->x_framed ? 0 : mr_framed_rows(cv->n, cv->S)), ci > co ? ci : co, ex, p);
+        pad, (const act_t *)x, make_conv_terms(y, bias, res, ctx, cv), cv->n, cv->S, ci, n_y};
+    bool in_pieces =
+        p.terms.splits<PIECE>() && splits_by<PIECE>(p.x, ci) && splits_by<PIECE>(pad, ci);
+    cells_by(in_pieces, n_y + (cv->x_framed ? 0 : mr_framed_rows(cv->n, cv->S)), ci > co ? ci : co,
+             ex, p);
     conv_product(y, pad, w, cv, ex);
 }
 
@@ -92,37 +98,67 @@ conv_begin make_conv_begin(const mr_conv_begin *q, const mr_exec *ex)
     return c;
 }
 
-/* A few samples a block. write(row, j): the thread's element of dy, which may be there already. */
-template <class F> __global__ void conv_begin_kernel(conv_begin c, const act_t *dy, F write)
+/* Whoever writes dy in the same pass: nobody. */
+struct written {
+    template <int V> __device__ void at(int64_t, int64_t) const {}
+};
+
+enum { BEGIN_V = 4 }; /* channels of a thread, all frames of which it keeps */
+
+/* MR_CONV_BLOCK samples a block, `at_once` of them at a time: a thread does V channels of one.
+ * write.at<V>(row, j): those of dy. */
+template <int V, class F>
+__global__ void conv_begin_kernel(conv_begin c, const act_t *dy, F write, int at_once)
 {
+    SHARED_REST(float, sums); /* [at_once,co] where that is more than one */
+    int threads = (int)blockDim.x / at_once, own = (int)threadIdx.x / threads;
     int64_t k = blockIdx.x, first = k * MR_CONV_BLOCK;
     int64_t end = first + MR_CONV_BLOCK < c.n ? first + MR_CONV_BLOCK : c.n;
-    for (int64_t j = threadIdx.x; j < c.co; j += blockDim.x) {
-        float s = 0;
-        for (int64_t b = first; b < end; b++) {
-            for (int64_t u = 0; u < c.So; u++) write(b * c.So + u, j);
-            s += c.channel(dy, b, j);
+    for (int64_t j = (int)threadIdx.x % threads * V; j < c.co; j += threads * V) {
+        float s[V] = {};
+        for (int64_t b = first + own; b < end; b += at_once) {
+            for (int64_t u = 0; u < c.So; u++) write.template at<V>(b * c.So + u, j);
+            c.channels<V>(s, dy, b, j);
         }
-        if (c.dbias) c.sums.part[k * c.co + j] = s;
+        float *to = at_once > 1 ? sums + own * c.co : c.sums.part + k * c.co;
+        if (c.dbias) store<V>(to + j, s, 0);
     }
-    if (c.dbias)
-        add_parts(c.sums, (int)k, [&](int64_t j, float s) { put(&c.dbias[j], s, c.acc_bias); });
+    if (!c.dbias) return;
+    __syncthreads();
+    for (int64_t j = threadIdx.x; at_once > 1 && j < c.co; j += blockDim.x) {
+        float s = 0;
+        for (int r = 0; r < at_once; r++) s += sums[r * c.co + j];
+        c.sums.part[k * c.co + j] = s;
+    }
+    add_parts(c.sums, (int)k, [&](int64_t j, float s) { put(&c.dbias[j], s, c.acc_bias); });
 }
 
+template <int V, class F>
+static void begin_by(const conv_begin &c, const void *dy, F write, const mr_exec *ex)
+{
+    unsigned threads = threads_for(c.co / V);
+    int at_once = MR_CONV_BLOCK * threads <= MOST_THREADS ? MR_CONV_BLOCK : 1;
+    size_t shared = c.dbias && at_once > 1 ? (size_t)(at_once * c.co) * sizeof(float) : 0;
+    LAUNCH((conv_begin_kernel<V, F>), (unsigned)c.sums.count, threads * (unsigned)at_once, shared,
+           ex, c, (const act_t *)dy, write, at_once);
+}
+
+/* in_pieces: what `write` touches falls into pieces of BEGIN_V. */
 template <class F>
-static void begin(const mr_conv_begin *q, const void *dy, F write, const mr_exec *ex)
+static void begin(const mr_conv_begin *q, const void *dy, bool in_pieces, F write,
+                  const mr_exec *ex)
 {
     if (q->cv.n == 0 && !q->dbias) return;
     conv_begin c = make_conv_begin(q, ex);
-    LAUNCH(conv_begin_kernel<F>, (unsigned)c.sums.count, threads_for(c.co), 0, ex, c,
-           (const act_t *)dy, write);
+    if (in_pieces && splits_by<BEGIN_V>((const act_t *)dy, c.co) && c.splits<BEGIN_V>())
+        begin_by<BEGIN_V>(c, dy, write, ex);
+    else
+        begin_by<1>(c, dy, write, ex);
 }
 
 void conv3_bwd_begin(const mr_conv_begin *q, const void *dy, const mr_exec *ex)
 {
-    if (q->unfolded || q->dbias || q->dres || q->dctx)
-        begin(
-            q, dy, [] __device__(int64_t, int64_t) {}, ex);
+    if (q->unfolded || q->dbias || q->dres || q->dctx) begin(q, dy, true, written(), ex);
 }
 
 void conv3_bwd_add(void *dbias, void *dres, void *dctx, const void *dy, int64_t n, int64_t S,
@@ -177,78 +213,142 @@ void conv3_bwd(void *dx, void *dw, void *dbias, void *dres, void *dctx, const vo
                MR_ACT_ACT, ex);
 }
 
-void frame_add(void *yv, const void *xv, const void *vv, int64_t n, int64_t S, int64_t c,
+/* frame_add */
+struct adder {
+    act_t *y;
+    const act_t *x, *v;
+    int64_t S, c;
+
+    template <int V> __device__ void at(int64_t i, int64_t j) const
+    {
+        float a[V], b[V];
+        load<V>(a, x + i * c + j);
+        load<V>(b, v + i / S * c + j);
+        add<V>(a, b);
+        store<V>(y + i * c + j, a, 0);
+    }
+};
+
+void frame_add(void *y, const void *x, const void *v, int64_t n, int64_t S, int64_t c,
                const mr_exec *ex)
 {
-    act_t *y = (act_t *)yv;
-    const act_t *x = (const act_t *)xv, *v = (const act_t *)vv;
-    cells(n * S, c, ex,
-          [=] __device__(int64_t i, int64_t j) { y[i * c + j] = x[i * c + j] + v[i / S * c + j]; });
+    adder f = {(act_t *)y, (const act_t *)x, (const act_t *)v, S, c};
+    cells_by(splits_by<PIECE>(f.y, c) && splits_by<PIECE>(f.x, c) && splits_by<PIECE>(f.v, c),
+             n * S, c, ex, f);
 }
 
-void upsample_fwd(void *yv, const void *xv, int64_t n, int64_t S, int64_t S2, int64_t c,
+/* Frame u of S2 copies frame floor(u S / S2) of S. */
+struct upsample {
+    act_t *y;
+    const act_t *x;
+    int64_t S, S2, c;
+
+    template <int V> __device__ void at(int64_t i, int64_t j) const
+    {
+        copy<V>(y + i * c + j, x + (i / S2 * S + i % S2 * S / S2) * c + j);
+    }
+};
+
+void upsample_fwd(void *y, const void *x, int64_t n, int64_t S, int64_t S2, int64_t c,
                   const mr_exec *ex)
 {
-    act_t *y = (act_t *)yv;
-    const act_t *x = (const act_t *)xv;
-    cells(n * S2, c, ex, [=] __device__(int64_t i, int64_t j) {
-        y[i * c + j] = x[(i / S2 * S + i % S2 * S / S2) * c + j];
-    });
+    upsample f = {(act_t *)y, (const act_t *)x, S, S2, c};
+    cells_by(splits_by<PIECE>(f.y, c) && splits_by<PIECE>(f.x, c), n * S2, c, ex, f);
 }
 
-void upsample_bwd(void *dxv, const void *dyv, int64_t n, int64_t S, int64_t S2, int64_t c, int acc,
+struct upsample_back {
+    act_t *dx;
+    const act_t *dy;
+    int64_t S, S2, c;
+    int acc;
+
+    template <int V> __device__ void at(int64_t i, int64_t j) const
+    {
+        int64_t b = i / S, s = i % S;
+        float v[V] = {}, more[V];
+        if (acc) load<V>(v, dx + i * c + j);
+        /* the frames that copy frame s */
+        for (int64_t u = (s * S2 + S - 1) / S; u < S2 && u * S / S2 == s; u++) {
+            load<V>(more, dy + (b * S2 + u) * c + j);
+            add<V>(v, more);
+        }
+        store<V>(dx + i * c + j, v, 0);
+    }
+};
+
+void upsample_bwd(void *dx, const void *dy, int64_t n, int64_t S, int64_t S2, int64_t c, int acc,
                   const mr_conv_begin *next, const mr_exec *ex)
 {
-    act_t *dx = (act_t *)dxv;
-    const act_t *dy = (const act_t *)dyv;
-    auto write = [=] __device__(int64_t i, int64_t j) {
-        int64_t b = i / S, s = i % S;
-        float v = acc ? (float)dx[i * c + j] : 0.0f;
-        /* the frames that copy frame s: floor(u S / S2) = s */
-        for (int64_t u = (s * S2 + S - 1) / S; u < S2 && u * S / S2 == s; u++)
-            v += dy[(b * S2 + u) * c + j];
-        dx[i * c + j] = v;
-    };
+    upsample_back f = {(act_t *)dx, (const act_t *)dy, S, S2, c, acc};
+    bool in_pieces = splits_by<PIECE>(f.dx, c) && splits_by<PIECE>(f.dy, c);
     if (next)
-        begin(next, dx, write, ex);
+        begin(next, dx, in_pieces, f, ex);
     else
-        cells(n * S, c, ex, write);
+        cells_by(in_pieces, n * S, c, ex, f);
 }
 
-void concat_fwd(void *yv, const void *av, const void *bv, const void *biasv, int64_t n, int64_t wa,
+struct concat {
+    act_t *y;
+    const act_t *a, *b;
+    const float *bias;
+    int64_t wa, wb;
+
+    template <int V> __device__ void at(int64_t i, int64_t j) const
+    {
+        float v[V], more[V];
+        load<V>(v, j < wa ? a + i * wa + j : b + i * wb + j - wa);
+        if (bias) {
+            load<V>(more, bias + j);
+            add<V>(v, more);
+        }
+        store<V>(y + i * (wa + wb) + j, v, 0);
+    }
+};
+
+void concat_fwd(void *y, const void *a, const void *b, const void *bias, int64_t n, int64_t wa,
                 int64_t wb, const mr_exec *ex)
 {
-    act_t *y = (act_t *)yv;
-    const act_t *a = (const act_t *)av, *b = (const act_t *)bv;
-    const float *bias = (const float *)biasv;
-    cells(n, wa + wb, ex, [=] __device__(int64_t i, int64_t j) {
-        float v = j < wa ? a[i * wa + j] : b[i * wb + j - wa];
-        y[i * (wa + wb) + j] = bias ? v + bias[j] : v;
-    });
+    concat f = {(act_t *)y, (const act_t *)a, (const act_t *)b, (const float *)bias, wa, wb};
+    bool in_pieces = splits_by<PIECE>(f.y, wa + wb) && splits_by<PIECE>(f.a, wa) &&
+                     splits_by<PIECE>(f.b, wb) && splits_by<PIECE>(f.bias, wa + wb);
+    cells_by(in_pieces, n, wa + wb, ex, f);
 }
 
-void concat_bwd(void *dav, void *dbv, const void *dyv, int64_t n, int64_t wa, int64_t wb, int acc_a,
+/* One thread does columns j of both: they may be one tensor, which then gets two terms. */
+struct concat_back {
+    act_t *da, *db;
+    const act_t *dy;
+    int64_t wa, wb, step; /* step: columns that threads go through; wb may be more */
+    int acc_a, acc_b;
+
+    template <int V> __device__ void at(int64_t i, int64_t first) const
+    {
+        for (int64_t j = first; j < wa || j < wb; j += step) {
+            const act_t *g = dy + i * (wa + wb) + j;
+            float v[V];
+            if (j < wa && da) {
+                load<V>(v, g);
+                store<V>(da + i * wa + j, v, acc_a);
+            }
+            if (j < wb && db) {
+                load<V>(v, g + wa);
+                store<V>(db + i * wb + j, v, acc_b);
+            }
+        }
+    }
+};
+
+void concat_bwd(void *da, void *db, const void *dy, int64_t n, int64_t wa, int64_t wb, int acc_a,
                 int acc_b, const mr_conv_begin *next, const mr_exec *ex)
 {
-    act_t *da = (act_t *)dav, *db = (act_t *)dbv;
-    const act_t *dy = (const act_t *)dyv;
-    /* One thread does column j of both: they may be one tensor, which then gets two terms. */
-    auto write = [=] __device__(int64_t i, int64_t j) {
-        const act_t *g = dy + i * (wa + wb) + j;
-        if (j < wa && da) put(&da[i * wa + j], g[0], acc_a);
-        if (j < wb && db) put(&db[i * wb + j], g[wa], acc_b);
-    };
-    if (!next) {
-        cells(n, wa > wb ? wa : wb, ex, write);
-        return;
-    }
-    /* The kernel goes through wa columns. */
-    begin(
-        next, da,
-        [=] __device__(int64_t i, int64_t j) {
-            for (int64_t k = j; k < wa || k < wb; k += wa) write(i, k);
-        },
-        ex);
+    int64_t step = next || wa > wb ? wa : wb;
+    concat_back f = {(act_t *)da, (act_t *)db, (const act_t *)dy, wa, wb, step, acc_a, acc_b};
+    bool in_pieces = splits_by<PIECE>(f.da, wa) && splits_by<PIECE>(f.db, wb) &&
+                     splits_by<PIECE>(f.dy, wa + wb) && wa % PIECE == 0 && wb % PIECE == 0;
+    if (next)
+        begin(next, da, in_pieces, f, ex);
+    else
+        cells_by(in_pieces, n, step, ex, f);
 }
 
 /* In double: t w_i reaches hundreds of radians, and there are few of them. */
