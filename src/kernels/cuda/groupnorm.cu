@@ -47,7 +47,7 @@ struct gn_grads {
     float *sums; /* [blocks,2,c] terms of the group means; NULL: shared memory */
     unsigned *counters;
     int acc_x, acc_film, acc_gamma, acc_beta;
-    int64_t samples; /* of a block */
+    int64_t samples; /* of a block of group_norm_bwd_any */
     int64_t w;       /* columns of part: 3c with the sums of next.dbias */
     conv_begin next; /* .n 0: none */
 };
@@ -220,7 +220,7 @@ __global__ static void group_norm_fwd_warps(gn_out out, float *mean, float *rstd
     out.around<AT_ONCE>(a, i, lane(), WARP);
 }
 
-/* Sums over samples, of a lane's channels. */
+/* What a sample adds to the sums over samples, of a lane's channels. */
 template <int CH> struct gn_sums {
     float gamma[CH][AT_ONCE] = {}, beta[CH][AT_ONCE] = {}, bias[CH][AT_ONCE] = {};
 };
@@ -278,7 +278,6 @@ __device__ static void sample_back(const gn_args &a, const gn_grads &g, int64_t 
         }
         if (g.next.n) g.next.channels_of<AT_ONCE, F>(sums.bias[p], dv[p], i, j);
     });
-    __syncwarp(); /* of the next sample part is written again */
 }
 
 /* to[j] = sum over the block's warps of channel j; `space` has room for all of them. */
@@ -312,22 +311,19 @@ __device__ static void add_sums(const gn_args &a, const gn_grads &g)
     });
 }
 
-/* Blocks that are to fit a multiprocessor: samples of a batch of 2,048 are then all under way at
- * once. In float32 more of them would spill. */
-#define BWD_BOUNDS(CH, F)                                                                          \
-    __launch_bounds__(BWD_WARPS *WARP, CH *F > 6 ? 1 : sizeof(act_t) == 2 ? 4 : 3)
+/* Where four blocks fit a multiprocessor, all samples of a batch of 2,048 are under way at once. */
+#define BWD_BOUNDS(CH, F) __launch_bounds__(BWD_WARPS *WARP, CH *F > 6 ? 1 : 4)
 
 template <int CH, int F>
 __global__ static void BWD_BOUNDS(CH, F) group_norm_bwd_warps(gn_args a, gn_grads g, float count)
 {
     SHARED(float, part, [BWD_WARPS][2][CH * WARP]);
     SHARED(float, space, [BWD_WARPS * CH * WARP * AT_ONCE]);
-    int64_t first = blockIdx.x * g.samples, warp = threadIdx.x / WARP;
-    int64_t end = first + g.samples < a.n ? first + g.samples : a.n;
+    int warp = (int)threadIdx.x / WARP;
+    int64_t i = (int64_t)blockIdx.x * BWD_WARPS + warp;
     float *to = g.part + blockIdx.x * g.w;
     gn_sums<CH> own;
-    for (int64_t i = first + warp; i < end; i += BWD_WARPS)
-        sample_back<CH, F>(a, g, i, count, own, part[warp]);
+    if (i < a.n) sample_back<CH, F>(a, g, i, count, own, part[warp]);
     sum_warps<CH>(to, own.gamma, space, a.c);
     sum_warps<CH>(to + a.c, own.beta, space, a.c);
     if (g.w > 2 * a.c) sum_warps<CH>(to + 2 * a.c, own.bias, space, a.c);
