@@ -171,8 +171,8 @@ static mr_status check_room(const char *tmp, const char *path, const mr_part *pa
     int64_t bytes = 65536; /* more than all headers */
     for (int i = 0; i < MR_PART_COUNT; i++) bytes += mr_part_bytes(&parts[i]);
     int fd = open(tmp, O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0666);
-    MR_CHECK(fd >= 0, errno == ENOENT || errno == EACCES ? MR_ERR_USAGE : MR_ERR_IO,
-             "%s cannot be created: %s", path, strerror(errno));
+    MR_CHECK(fd >= 0, errno == ENOENT ? MR_ERR_USAGE : MR_ERR_IO, "%s cannot be created: %s", path,
+             strerror(errno));
     int err = posix_fallocate(fd, 0, bytes);
     close(fd);
     unlink(tmp);

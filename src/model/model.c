@@ -36,12 +36,13 @@ static mr_status check_features(const mr_graph *g, const mr_config *c)
 {
     const mr_graph_dims *d = &g->dims;
     MR_CHECK(!mr_model_uses_text(c) || d->dh > 0, MR_ERR_CONFIG,
-             "this model needs a text vector per item, and the data set has none; import it with "
-             "--text or --titles, or choose model.name=sasrec");
-    MR_CHECK(
-        !mr_model_uses_frames(c) || d->K > 0, MR_ERR_CONFIG,
-        "this model needs frame vectors, and the data set has none; import them with --frames, or "
-        "ask for the variant without them by --tcd.enabled=false (with npd.enabled=true)");
+             "this model needs a text vector per item, and %s has none; import it with --text or "
+             "--titles, or choose model.name=sasrec",
+             c->data.path);
+    MR_CHECK(!mr_model_uses_frames(c) || d->K > 0, MR_ERR_CONFIG,
+             "this model needs frame vectors, and %s has none; import them with --frames, or ask "
+             "for the variant without them by --tcd.enabled=false (with npd.enabled=true)",
+             c->data.path);
     MR_CHECK(!mr_model_uses_frames(c) || d->K >= 2, MR_ERR_CONFIG,
              "TCD works over at least 2 frames per item, the data set has %lld", (long long)d->K);
     MR_CHECK(!(mr_model_uses_frames(c) && c->tcd.enabled) || d->D % c->tcd.heads == 0,

@@ -93,6 +93,19 @@ static mr_status holds_something(const opener *o, bool *out)
     return MR_OK;
 }
 
+/* Without a run.json, the folder has to be empty. */
+static mr_status check_empty(const opener *o)
+{
+    bool is_used = false;
+    if (faccessat(o->dir_fd, RUN_JSON, F_OK, 0) == 0) return MR_OK;
+    MR_TRY(holds_something(o, &is_used));
+    MR_CHECK(!is_used, MR_ERR_CONFIG,
+             "%s holds files but no %s, so it is not the folder of a run; choose another "
+             "--run.name",
+             o->f->path, RUN_JSON);
+    return MR_OK;
+}
+
 /* Names of keys that make the configuration another one, with both values. */
 static void list_differences(const opener *o, char *out, size_t out_bytes)
 {
@@ -159,14 +172,9 @@ static mr_status read_earlier(opener *o)
 {
     char *text = NULL;
     size_t bytes;
-    bool is_used = false;
     json_error_t e;
+    MR_TRY(check_empty(o));
     if (faccessat(o->dir_fd, RUN_JSON, F_OK, 0) != 0) {
-        MR_TRY(holds_something(o, &is_used));
-        MR_CHECK(!is_used, MR_ERR_CONFIG,
-                 "%s holds files but no %s, so it is not the folder of a run; choose another "
-                 "--run.name",
-                 o->f->path, RUN_JSON);
         o->run = json_object();
         return MR_OK;
     }
@@ -255,6 +263,7 @@ static mr_status enter(opener *o)
     mr_run_folder *f = o->f;
     MR_TRY(make_folder(f->path));
     MR_TRY(mr_folder_open(f->path, &o->dir_fd));
+    MR_TRY(check_empty(o)); /* nothing of ours goes into a folder of others, not even the lock */
     MR_TRY(take_lock(o));
     MR_TRY(read_earlier(o));
     MR_TRY(write_run_json(o));

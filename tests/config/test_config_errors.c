@@ -54,7 +54,7 @@ static const bad_file files[] = {
      "[1,2,3,4,5,6,7,8,9,10,11,12,13,14,15,16,17,18,19,20,21,22,23,24,25,26,27,28,"
      "29,30,31,32,33]}",
      ":1", "has too many elements"},
-    {"diffusion: {t_set: [4097]}", ":1", "each 1 <= n <= 4096"},
+    {"diffusion: {t_set: [4096]}", ":1", "each 1 <= n <= 4095"},
     {"train: {lr: [1]}", ":1", "train.lr is given a list or a section"},
     {"train: {lr: {a: 1}}", ":1", "train.lr is given a list or a section"},
     {"train: 5", ":1", "train is a section; write its keys below it"},

@@ -239,6 +239,8 @@ def test_files():
         new = [*command, "--out", TMP / "n.h5", "--name"]
         refused(2, "--name is empty", *new, "")
         refused(2, "too long: 64 bytes, at most 63", *new, "n" * 64)
+    if os.path.isdir("/sys/kernel"):  # where not even root makes files
+        refused(74, "none.h5 cannot be created", "synth", "--out", "/sys/kernel/none.h5")
     # The folder takes the name, but not the longer temporary one: the message has the first.
     refused(74, "/" + "n" * 250 + " cannot be created", "synth", "--out", TMP / ("n" * 250))
     (TMP / "plain").write_text("hello")

@@ -163,6 +163,7 @@ def run_folders():
     with open(path("runs", "foreign", "notes.txt"), "w") as f:
         f.write("mine\n")
     no_train(CONFIG, ["runs/foreign holds files but no run.json"], *keys, name="foreign")
+    assert os.listdir(path("runs", "foreign")) == ["notes.txt"]
     refused(NO_INPUT, ["nowhere"], "eval", "--checkpoint", "nowhere")
     refused(USAGE, ["--split tset"], "eval", "--checkpoint", "runs/mine", "--split", "tset",
             ranks=(0,))
