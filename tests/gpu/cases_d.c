@@ -17,7 +17,14 @@ static void long_attention(twin_world *w, int64_t S, int64_t D)
     mr_att_shape s[2];
     mr_drop drop[2];
     for (int side_ = 0; side_ < 2; side_++) {
-        s[side_] = (mr_att_shape){MR_ATT_CAUSAL, B, S, 1, D, A(start), A(len), T, 0, 0};
+        s[side_] = (mr_att_shape){.mode = MR_ATT_CAUSAL,
+                                  .B = B,
+                                  .S = S,
+                                  .heads = 1,
+                                  .d = D,
+                                  .start = A(start),
+                                  .len = A(len),
+                                  .N = T};
         drop[side_] = (mr_drop){0.3, 5, {A(rid), A(pos)}, 1};
     }
     twin *q = twin_acts(w, T * D), *kv = twin_acts(w, T * 2 * D), *out = twin_acts(w, T * D);
@@ -233,7 +240,7 @@ static void nothing(twin_world *w)
 {
     enum { D = 6 };
     twin *x = twin_reals(w, 4 * D), *i = twin_ints(w, D, 1, 0, 3), *d = twin_doubles(w, D);
-    mr_att_shape s = {MR_ATT_CAUSAL, 0, 4, 1, D, NULL, NULL, 0, 0, 0};
+    mr_att_shape s = {.mode = MR_ATT_CAUSAL, .S = 4, .heads = 1, .d = D};
     mr_conv cv = {0, 3, 3, 2, 2, 1, 2, false, false};
     mr_conv_acc acc = {0, 1, 1, 1, 1};
     mr_gn gn = {0, 3, D, 2, 2 * D, 1e-5, {0, 9, {NULL, NULL}, 1}};
