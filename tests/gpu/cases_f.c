@@ -57,8 +57,8 @@ static void norm(twin_world *w, bool has_gamma, int64_t N, int64_t cols, int64_t
     twin_release(w);
 }
 
-/* Two heads of D / 2; q, k and v are columns of rows of ALL, from column `at` on; the results of
- * one way are in rows of OUT. dq is added to what is there (acc 1), dkv (acc 2). */
+/* Two heads of D / 2; q, k and v are columns of rows of ALL, from column `at` on; out has rows of
+ * OUT. dq is added to what is there (acc 1), dkv (acc 2). */
 static void attention_of_one(twin_world *w, int mode, int64_t D, int64_t OUT, int64_t ALL,
                              int64_t at, int acc)
 {
