@@ -79,14 +79,29 @@ typedef struct look {
     int64_t S, heads, d, q, kv, pairs;
 } look;
 
+static void *column(const mr_kb *b, void *x, int64_t at)
+{
+    return x ? (char *)x + at * (int64_t)b->element : NULL;
+}
+
 static void one_look(mr_kb *b, const look *l)
 {
     const mr_kb_sizes *z = &b->z;
-    mr_att_shape shape = {l->mode, z->B, l->S, l->heads, l->d, b->start, b->len, 0, 0, 0};
+    mr_att_shape shape = {.mode = l->mode,
+                          .B = z->B,
+                          .S = l->S,
+                          .heads = l->heads,
+                          .d = l->d,
+                          .start = b->start,
+                          .len = b->len};
     mr_drop drop = {0.5, MR_RNG_OP + 2, {b->rid, b->tok_pos}, 1};
     int64_t q = l->q * l->d, kv = l->kv * 2 * l->d, p = l->q * l->heads * l->S;
-    void *out = mr_kb_reals(b, q), *prob = mr_kb_reals(b, p), *x = mr_kb_reals(b, q);
-    void *keys = mr_kb_reals(b, kv), *dq = mr_kb_reals(b, q), *dkv = mr_kb_reals(b, kv);
+    void *out = mr_kb_reals(b, q), *prob = mr_kb_reals(b, p);
+    bool of_one = l->mode == MR_ATT_CAUSAL || l->mode == MR_ATT_FULL; /* columns of [N,3d] */
+    void *x = mr_kb_reals(b, of_one ? q + kv : q), *dq = mr_kb_reals(b, of_one ? q + kv : q);
+    void *keys = of_one ? column(b, x, l->d) : mr_kb_reals(b, kv);
+    void *dkv = of_one ? column(b, dq, l->d) : mr_kb_reals(b, kv);
+    if (of_one) shape.q_ld = shape.kv_ld = 3 * l->d;
     double flop = 4.0 * (double)(l->pairs * l->d);
     BENCH(attention_fwd, l->name, SHAPE(l->q, l->S, l->heads, l->d), flop, 2 * q + kv + p, out,
           prob, x, keys, NULL, &shape, &drop);

@@ -1,8 +1,11 @@
 /* Attention core: softmax(q k^T / sqrt(d_head)) v with dropout on the probabilities, four modes
  * (see kernels/family_attention.h). Saves the probabilities. i[0] mode, i[1] heads, i[2] sequence
- * set, i[3] S; f[0] dropout. in: q, kv, kv_first. */
+ * set, i[3] S; f[0] dropout. in: q, kv, kv_first; the first two may be slices. */
+#include "base/mem.h"
 #include "graph/ops.h"
 #include "graph/run.h"
+
+enum { IN_Q, IN_KV, IN_FIRST };
 
 typedef struct att_args {
     mr_att_shape shape;
@@ -18,8 +21,11 @@ static att_args args_of(const mr_run *r, const mr_node *n)
                    .S = n->i[3],
                    .heads = n->i[1],
                    .d = n->cols,
-                   .q_w = n->dim[n->ndim - 1],
-                   .kv_w = mr_node_width(r->g, n->in[1])},
+                   .out_w = mr_node_width(r->g, mr_node_id(r, n)),
+                   .q_w = mr_node_width(r->g, n->in[IN_Q]),
+                   .q_ld = mr_node_ld(r->g, n->in[IN_Q]),
+                   .kv_w = mr_node_width(r->g, n->in[IN_KV]),
+                   .kv_ld = mr_node_ld(r->g, n->in[IN_KV])},
                   {.p = n->f[0],
                    .purpose = mr_rand_purpose(n),
                    .rows = {r->in.rid, r->in.zero_pos},
@@ -35,8 +41,9 @@ static att_args args_of(const mr_run *r, const mr_node *n)
 static mr_status attention_forward(mr_run *r, const mr_node *n)
 {
     att_args a = args_of(r, n);
-    mr_k(r)->attention_fwd(mr_val(r, mr_node_id(r, n)), mr_saved(r, n, 0), mr_val(r, n->in[0]),
-                           mr_val(r, n->in[1]), mr_val(r, n->in[2]), &a.shape, &a.drop, &r->ex);
+    mr_k(r)->attention_fwd(mr_val(r, mr_node_id(r, n)), mr_saved(r, n, 0), mr_val(r, n->in[IN_Q]),
+                           mr_val(r, n->in[IN_KV]), mr_val(r, n->in[IN_FIRST]), &a.shape, &a.drop,
+                           &r->ex);
     return MR_OK;
 }
 
@@ -45,14 +52,18 @@ static mr_status attention_backward(mr_run *r, const mr_node *n)
     att_args a = args_of(r, n);
     void *d[3];
     for (int s = 0; s < 3; s++) d[s] = mr_wants(r, n, s) ? mr_grad(r, n->in[s]) : NULL;
-    mr_k(r)->attention_bwd(d[0], d[1], d[2], mr_grad(r, mr_node_id(r, n)), mr_saved(r, n, 0),
-                           mr_val(r, n->in[0]), mr_val(r, n->in[1]), mr_val(r, n->in[2]), &a.shape,
-                           mr_acc(r, n, 0), mr_acc(r, n, 1), mr_acc(r, n, 2), &a.drop, &r->ex);
+    mr_k(r)->attention_bwd(d[IN_Q], d[IN_KV], d[IN_FIRST], mr_grad(r, mr_node_id(r, n)),
+                           mr_saved(r, n, 0), mr_val(r, n->in[IN_Q]), mr_val(r, n->in[IN_KV]),
+                           mr_val(r, n->in[IN_FIRST]), &a.shape, mr_acc(r, n, IN_Q),
+                           mr_acc(r, n, IN_KV), mr_acc(r, n, IN_FIRST), &a.drop, &r->ex);
     return MR_OK;
 }
 
-const mr_op mr_op_attention = {
-    .name = "attention", .bwd_in = 7, .forward = attention_forward, .backward = attention_backward};
+const mr_op mr_op_attention = {.name = "attention",
+                               .bwd_in = 1u << IN_Q | 1u << IN_KV | 1u << IN_FIRST,
+                               .takes_slice = 1u << IN_Q | 1u << IN_KV,
+                               .forward = attention_forward,
+                               .backward = attention_backward};
 
 /* Most keys of a query, or -1 when the shapes do not fit the mode. */
 static int64_t keys_of(const mr_graph *g, const mr_node *q, const mr_node *kv, const mr_node *first,
@@ -72,7 +83,8 @@ static int64_t keys_of(const mr_graph *g, const mr_node *q, const mr_node *kv, c
     if (mode == MR_ATT_FULL)
         return q->ndim == 3 && q->dim[1] == kv->dim[1] && !first ? kv->dim[1] : -1;
     if (q->ndim != 2) return -1;
-    if (first && (first->space != MR_SPACE_ROWS || first->ndim != 2 || first->cols != 2 * d))
+    if (first && (first->space != MR_SPACE_ROWS || first->ndim != 2 || first->cols != 2 * d ||
+                  first->dim[1] != kv->dim[2]))
         return -1;
     return kv->dim[1] + (first ? 1 : 0);
 }
@@ -99,9 +111,10 @@ int mr_g_attention(mr_graph *g, int q, int kv, int kv_first, int heads, int mode
     if (a->space == MR_SPACE_LAST && g->train && dropout > 0)
         return mr_graph_fail(g, "attention: dropout on an input without rows of the batch");
     mr_node n = mr_node_like(g, &mr_op_attention, a->space, a);
-    n.in[0] = q;
-    n.in[1] = kv;
-    n.in[2] = kv_first;
+    mr_node_set_width(&n, mr_round_up(d, g->dims.row_unit), d);
+    n.in[IN_Q] = q;
+    n.in[IN_KV] = kv;
+    n.in[IN_FIRST] = kv_first;
     n.n_in = 3;
     n.i[0] = mode;
     n.i[1] = heads;

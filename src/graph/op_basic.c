@@ -36,11 +36,12 @@ int mr_g_slice(mr_graph *g, int x, int64_t at, int64_t width)
 {
     if (x < 0) return -1;
     const mr_node *a = mr_node_at(g, x);
-    if (a->ndim != 2 || a->op->is_alias || at < 0 || width < 1 || at + width > a->cols)
-        return mr_graph_fail(g, "slice: columns %lld to %lld of [N,%lld]", (long long)at,
-                             (long long)(at + width - 1), (long long)mr_node_inner(g, x));
-    mr_node n = mr_node_make(g, &mr_op_slice, a->space, 2, a->dim[0], width, 1, 1);
-    mr_node_set_width(&n, width, width);
+    if (a->ndim < 2 || a->op->is_alias || at < 0 || width < 1 || at + width > a->cols)
+        return mr_graph_fail(g, "slice: columns %lld to %lld of [..,%lld]", (long long)at,
+                             (long long)(at + width - 1), (long long)a->cols);
+    int64_t end = at + width < a->cols ? at + width : mr_node_width(g, x);
+    mr_node n = mr_node_like(g, &mr_op_slice, a->space, a);
+    mr_node_set_width(&n, end - at, width);
     n.in[n.n_in++] = x;
     n.i[0] = at;
     return mr_graph_add(g, &n);

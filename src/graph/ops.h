@@ -12,9 +12,10 @@
 int mr_g_detach(mr_graph *g, int x); /* same value, no gradient */
 int mr_g_reshape(mr_graph *g, int x, int ndim, int64_t d1, int64_t d2,
                  int64_t d3); /* same rows and inner size */
-/* Columns at .. at + width - 1 of x [N,w] as a node [N,width], in x's memory: for inputs that say
- * so (film of group_norm, context of conv3). Where a gradient is wanted, x is read through slices
- * alone, and they cover it. */
+/* Columns at .. at + width - 1 of x [..,w] as a node [..,width], in x's memory: for inputs that say
+ * so (film of group_norm, context of conv3, q and kv of attention). The last columns have what lies
+ * behind them (mr_graph_dims.row_unit). Where a gradient is wanted, x is read through slices alone,
+ * and they cover it. */
 int mr_g_slice(mr_graph *g, int x, int64_t at, int64_t width);
 int mr_g_add(mr_graph *g, int a, int b);        /* a + b, same shape */
 int mr_g_dropout(mr_graph *g, int x, double p); /* returns x itself when off */
@@ -54,7 +55,8 @@ int mr_g_layer_norm(mr_graph *g, int x, int residual, int gamma, int beta, doubl
  *   FULL: all queries, no mask; uniform segments: q [B,S,d], kv [B,S,2d]
  *   ONE: one query per row [B,d]; keys = kv_first [B,2d] (may be -1) followed by kv [B,S,2d] */
 /* Multi-head attention core softmax(q k^T / sqrt(d_head)) v with dropout on the probabilities.
- * q [N|B,d], kv [N|B,S,2d] (k then v), result like q. seq: sequence set for CAUSAL and LAST. */
+ * q [N|B,d], kv [N|B,S,2d] (k then v), result like q; q and kv may be slices, for example of one
+ * node [..,3d]. seq: sequence set for CAUSAL and LAST. */
 int mr_g_attention(mr_graph *g, int q, int kv, int kv_first, int heads, int mode, int seq,
                    double dropout);
 

@@ -67,42 +67,31 @@ int mr_param_declare_stack(mr_params *ps, const char *name, int ndim, const int6
 
 mr_status mr_param_add_part(mr_params *ps, int id, const char *name, int64_t rows, double scale)
 {
-    if (id < 0) return MR_ERR_INTERNAL; /* already raised by declare */
-    mr_param *p = &ps->p[id];
-    mr_param_part *q = &p->part[p->n_parts];
-    int64_t at = 0;
-    for (int i = 0; i < p->n_parts; i++) {
-        if (!strcmp(p->part[i].name, name)) return MR_OK;
-        at += p->part[i].rows;
-    }
-    MR_CHECK(p->n_parts < MR_MAX_PARTS && at + rows <= p->own[0] && !ps->is_frozen, MR_ERR_INTERNAL,
-             "%s: part %s of %lld rows does not fit behind %lld rows of %lld in %d parts", p->name,
-             name, (long long)rows, (long long)at, (long long)p->own[0], p->n_parts);
-    *q = (mr_param_part){.row0 = at, .rows = rows, .number = ps->n_numbers++, .scale = scale};
-    snprintf(q->name, sizeof q->name, "%s", name);
-    p->n_parts++;
-    return MR_OK;
+    return mr_param_add_parts(ps, id, 1, &name, &rows, scale);
 }
 
-mr_status mr_param_parts(mr_params *ps, int id, int n_parts, const char *const *names,
-                         const int64_t *rows)
+mr_status mr_param_add_parts(mr_params *ps, int id, int n_parts, const char *const *names,
+                             const int64_t *rows, double scale)
 {
     if (id < 0) return MR_ERR_INTERNAL; /* already raised by declare */
     mr_param *p = &ps->p[id];
-    int64_t at = 0;
-    MR_CHECK(n_parts >= 1 && n_parts <= MR_MAX_PARTS, MR_ERR_INTERNAL, "%s: %d parts", p->name,
-             n_parts);
-    for (int i = 0; i < n_parts; i++) {
-        p->part[i] = p->part[0];
-        p->part[i].first = at;
-        snprintf(p->part[i].name, sizeof p->part[i].name, "%s", names[i]);
-        p->part[i].row0 = at;
-        p->part[i].rows = rows[i];
-        at += rows[i];
+    int64_t start = 0, all = 0;
+    for (int i = 0; i < p->n_parts; i++) {
+        if (!strcmp(p->part[i].name, names[0])) return MR_OK;
+        start += p->part[i].rows;
     }
-    p->n_parts = n_parts;
-    MR_CHECK(at == p->own[0], MR_ERR_INTERNAL, "%s: parts have %lld rows of %lld", p->name,
-             (long long)at, (long long)p->own[0]);
+    for (int i = 0; i < n_parts; i++) all += rows[i];
+    MR_CHECK(p->n_parts + n_parts <= MR_MAX_PARTS && start + all <= p->own[0] && !ps->is_frozen,
+             MR_ERR_INTERNAL,
+             "%s: part %s of %lld rows does not fit behind %lld rows of %lld in %d parts", p->name,
+             names[0], (long long)all, (long long)start, (long long)p->own[0], p->n_parts);
+    int number = ps->n_numbers++;
+    for (int64_t i = 0, at = start; i < n_parts; at += rows[i++]) {
+        mr_param_part *q = &p->part[p->n_parts++];
+        *q = (mr_param_part){
+            .row0 = at, .rows = rows[i], .number = number, .first = at - start, .scale = scale};
+        snprintf(q->name, sizeof q->name, "%s", names[i]);
+    }
     return MR_OK;
 }
 

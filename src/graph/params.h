@@ -83,9 +83,6 @@ typedef struct mr_params {
  * random initialisation, so it must not depend on the number of ranks. */
 int mr_param_declare(mr_params *ps, const char *name, int ndim, const int64_t *dim, mr_init init,
                      double scale, unsigned flags);
-/* Name the consecutive row blocks of a parameter; the numbers of rows must add up to own[0]. */
-mr_status mr_param_parts(mr_params *ps, int id, int n_parts, const char *const *names,
-                         const int64_t *rows);
 int mr_param_find(const mr_params *ps, const char *name); /* id or -1 */
 /* A parameter of several layers that one product serves: declared without parts (and without a
  * random number); then every part is added where the layer's own parameter would be declared, so
@@ -94,6 +91,10 @@ int mr_param_find(const mr_params *ps, const char *name); /* id or -1 */
 int mr_param_declare_stack(mr_params *ps, const char *name, int ndim, const int64_t *dim,
                            mr_init init, unsigned flags);
 mr_status mr_param_add_part(mr_params *ps, int id, const char *name, int64_t rows, double scale);
+/* The same of several layers that follow each other and share a random number: their initial values
+ * are those of one parameter with all their rows. */
+mr_status mr_param_add_parts(mr_params *ps, int id, int n_parts, const char *const *names,
+                             const int64_t *rows, double scale);
 
 /* Lay out and allocate; rank/n_ranks are those of the item communicator. with_optimizer = false
  * leaves grad, m, v NULL. Then initialise all values from seed, a function of the global element

@@ -20,27 +20,40 @@ typedef struct mr_att_shape {
     const int32_t *start; /* [B] device; ragged modes only; with N [B + 1] */
     const int32_t *len;   /* [B] device; ragged modes only, 1..S */
     int64_t N;            /* ragged modes: packed rows, with those behind start[B]; 0: none */
-    int64_t q_w, kv_w;    /* width of rows of q and of kv, where it is more than d and 2 d */
+    /* Width of rows of q, of kv and of out, where there are more columns than count: 0 = d, 2 d, d;
+     * elements between rows of q and of kv, where these are columns of something wider: 0 = their
+     * width. */
+    int64_t q_w, kv_w, out_w, q_ld, kv_ld;
 } mr_att_shape;
 
-static inline int64_t mr_att_q_w(const mr_att_shape *s) { return s->q_w ? s->q_w : s->d; }
-static inline int64_t mr_att_kv_w(const mr_att_shape *s) { return s->kv_w ? s->kv_w : 2 * s->d; }
+/* The same with numbers for 0. */
+static inline mr_att_shape mr_att_full_shape(const mr_att_shape *s)
+{
+    mr_att_shape f = *s;
+    if (!f.q_w) f.q_w = f.d;
+    if (!f.kv_w) f.kv_w = 2 * f.d;
+    if (!f.out_w) f.out_w = f.d;
+    if (!f.q_ld) f.q_ld = f.q_w;
+    if (!f.kv_ld) f.kv_ld = f.kv_w;
+    return f;
+}
 
 #define MR_KERNELS_ATTENTION(X)                                                                    \
     /* Per head, over the keys j that a query sees:                                                \
      *   p_j = softmax_j(q . k_j / sqrt(d / heads))                                                \
      *   out[q,d] = sum_j m_j p_j v_j                                                              \
-     * prob[q,heads,S] = p (may be NULL; keys that are not visible are left alone). q[.,q_w];      \
-     * kv[.,kv_w] and kv_first[B,kv_w] hold k then v; out is like q.                               \
+     * prob[q,heads,S] = p (may be NULL; keys that are not visible are left alone). q[.,q_w] with  \
+     * rows q_ld apart; kv[.,kv_w], rows kv_ld apart, and kv_first[B,kv_w] hold k then v;          \
+     * out[.,out_w] has the rows of q.                                                             \
      * m: factors of `drop` (rows.rid by b, block mr_drop_att_block of (head, query position, S),  \
      * element = key position), so LAST gives exactly CAUSAL's last row and ONE exactly FULL's     \
      * row 0. CAUSAL: rows start[B]..N-1 of out = 0. */                                            \
     X(attention_fwd,                                                                               \
       (mr_act * out, mr_real * prob, const mr_act *q, const mr_act *kv, const mr_act *kv_first,    \
        const mr_att_shape *shape, const mr_drop *drop, const mr_exec *ex))                         \
-    /* dq, dkv, dkv_first (+)= gradients, from dout[q,d] and forward's prob. dkv covers every kv   \
-     * row of the batch. Outputs may be NULL. Ragged: packed rows start[B]..N-1 = 0 if not (+=).   \
-     */                                                                                            \
+    /* dq, dkv, dkv_first (+)= gradients, from dout and forward's prob: they lie as q, kv and      \
+     * kv_first do, dout as out. dkv covers every kv row of the batch. Outputs may be NULL.        \
+     * Ragged: packed rows start[B]..N-1 = 0 if not (+=). */                                       \
     X(attention_bwd,                                                                               \
       (mr_act * dq, mr_act * dkv, mr_act * dkv_first, const mr_act *dout, const mr_real *prob,     \
        const mr_act *q, const mr_act *kv, const mr_act *kv_first, const mr_att_shape *shape,       \

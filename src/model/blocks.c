@@ -3,6 +3,7 @@
 #include <math.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "model/model.h"
 
@@ -40,24 +41,37 @@ mr_wb mr_norm_params(mr_build *m, const char *name, int64_t width)
     return p;
 }
 
-/* k and v as one parameter [2d, d] named in two parts, so that one matrix product makes both. */
-static mr_wb key_value_params(mr_build *m, const char *prefix, int64_t d)
+/* Layers prefix.q, prefix.k, ... of the letters, as further parts of a weight and a bias. */
+static void add_layers(mr_build *m, mr_wb p, const char *prefix, const char *letters, int64_t d,
+                       double std)
 {
-    char k[64], v[64];
-    mr_wb p = {-1, -1};
+    char name[2][64];
+    const char *names[] = {name[0], name[1]};
     int64_t rows[] = {d, d};
-    const char *names[] = {k, v};
-    snprintf(k, sizeof k, "%s.k.weight", prefix);
-    snprintf(v, sizeof v, "%s.v.weight", prefix);
-    p.w = mr_named_param(m, 2, (int64_t[]){2 * d, d}, MR_INIT_NORMAL, INIT_STD, WIDE01,
-                         "%s.kv.weight", prefix);
-    if (mr_param_parts(m->g->params, p.w, 2, names, rows) != MR_OK)
-        mr_graph_fail(m->g, "parameter %s", k);
-    snprintf(k, sizeof k, "%s.k.bias", prefix);
-    snprintf(v, sizeof v, "%s.v.bias", prefix);
-    p.b = mr_named_param(m, 1, (int64_t[]){2 * d}, MR_INIT_ZERO, 0, WIDE0, "%s.kv.bias", prefix);
-    if (mr_param_parts(m->g->params, p.b, 2, names, rows) != MR_OK)
-        mr_graph_fail(m->g, "parameter %s", k);
+    int n = (int)strlen(letters);
+    for (int is_bias = 0; is_bias < 2; is_bias++) {
+        for (int i = 0; i < n; i++)
+            snprintf(name[i], sizeof name[i], "%s.%c.%s", prefix, letters[i],
+                     is_bias ? "bias" : "weight");
+        if (mr_param_add_parts(m->g->params, is_bias ? p.b : p.w, n, names, rows,
+                               is_bias ? 0 : std) != MR_OK)
+            mr_graph_fail(m->g, "parameter %s", name[0]);
+    }
+}
+
+mr_wb mr_attention_params(mr_build *m, const char *prefix, const char *letters, int64_t d,
+                          double std)
+{
+    mr_params *ps = m->g->params;
+    int64_t dim[] = {(int64_t)strlen(letters) * d, d};
+    char name[64];
+    mr_wb p;
+    snprintf(name, sizeof name, "%s.%s.weight", prefix, letters);
+    p.w = mr_param_declare_stack(ps, name, 2, dim, MR_INIT_NORMAL, WIDE01);
+    snprintf(name, sizeof name, "%s.%s.bias", prefix, letters);
+    p.b = mr_param_declare_stack(ps, name, 1, dim, MR_INIT_ZERO, WIDE0);
+    if (*letters == 'q') add_layers(m, p, prefix, "q", d, std);
+    add_layers(m, p, prefix, "kv", d, std);
     return p;
 }
 
@@ -69,11 +83,16 @@ static const char *sub(const char *prefix, const char *name)
     return buf;
 }
 
-mr_layer_params mr_block_layer_params(mr_build *m, const char *prefix, int64_t d, int64_t inner)
+mr_layer_params mr_block_layer_params(mr_build *m, const char *prefix, int64_t d, int64_t inner,
+                                      bool of_one_input)
 {
-    mr_layer_params p;
-    p.q = mr_linear_params(m, sub(prefix, "q"), d, d);
-    p.kv = key_value_params(m, prefix, d);
+    mr_layer_params p = {.q = {-1, -1}, .kv = {-1, -1}, .qkv = {-1, -1}};
+    if (of_one_input) {
+        p.qkv = mr_attention_params(m, prefix, "qkv", d, INIT_STD);
+    } else {
+        p.q = mr_linear_params(m, sub(prefix, "q"), d, d);
+        p.kv = mr_attention_params(m, prefix, "kv", d, INIT_STD);
+    }
     p.o = mr_linear_params(m, sub(prefix, "o"), d, d);
     p.norm1 = mr_norm_params(m, sub(prefix, "norm1"), d);
     p.fc1 = mr_linear_params(m, sub(prefix, "fc1"), inner, d);
@@ -98,10 +117,19 @@ int mr_block_layer(mr_build *m, const char *prefix, int x, int64_t width, int64_
 {
     mr_graph *g = m->g;
     mr_graph_scope(g, "%s", prefix);
-    mr_layer_params p = mr_block_layer_params(m, prefix, width, inner);
-    int from = mode == MR_ATT_LAST ? mr_g_last(g, x, seq) : x;
-    int q = mr_g_linear(g, from, p.q.w, p.q.b, MR_ACT_NONE);
-    int kv = mr_g_linear(g, x, p.kv.w, p.kv.b, MR_ACT_NONE);
+    mr_layer_params p = mr_block_layer_params(m, prefix, width, inner, mode != MR_ATT_LAST);
+    int from = x, q, kv;
+    if (mode == MR_ATT_LAST) {
+        from = mr_g_last(g, x, seq);
+        q = mr_g_linear(g, from, p.q.w, p.q.b, MR_ACT_NONE);
+        kv = mr_g_linear(g, x, p.kv.w, p.kv.b, MR_ACT_NONE);
+    } else {
+        int number = g->next_number;
+        int qkv = mr_g_linear(g, x, p.qkv.w, p.qkv.b, MR_ACT_NONE);
+        q = mr_g_slice(g, qkv, 0, width);
+        kv = mr_g_slice(g, qkv, width, 2 * width);
+        mr_graph_set_number(g, number + 2); /* draws as if q and kv were two products */
+    }
     int ctx = mr_g_attention(g, q, kv, -1, (int)heads, mode, seq, attention_dropout);
     return mr_block_after_attention(m, &p, ctx, from, dropout);
 }

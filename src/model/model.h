@@ -61,11 +61,17 @@ mr_wb mr_norm_params(mr_build *m, const char *name, int64_t width);
 int mr_named_param(mr_build *m, int ndim, const int64_t *dim, mr_init init, double scale,
                    unsigned flags, const char *fmt, ...) __attribute__((format(printf, 7, 8)));
 
-/* Parameters of a Transformer layer; kv holds k and v as two named parts. */
+/* Layers prefix.k and prefix.v (letters "kv"), or prefix.q too ("qkv"), each of d columns to d, as
+ * the parts of one weight and one bias, so that one product makes all of them. */
+mr_wb mr_attention_params(mr_build *m, const char *prefix, const char *letters, int64_t d,
+                          double std);
+/* Parameters of a Transformer layer: qkv where q, k and v are made of one input, else q and kv; the
+ * others are -1. */
 typedef struct mr_layer_params {
-    mr_wb q, kv, o, norm1, fc1, fc2, norm2;
+    mr_wb q, kv, qkv, o, norm1, fc1, fc2, norm2;
 } mr_layer_params;
-mr_layer_params mr_block_layer_params(mr_build *m, const char *prefix, int64_t d, int64_t inner);
+mr_layer_params mr_block_layer_params(mr_build *m, const char *prefix, int64_t d, int64_t inner,
+                                      bool of_one_input);
 /* Output projection, residual and feed-forward of a post-LN layer. */
 int mr_block_after_attention(mr_build *m, const mr_layer_params *p, int ctx, int residual,
                              double dropout);

@@ -18,18 +18,10 @@ typedef struct denoiser {
 static mr_wb horizon_params(mr_build *m, int64_t d, mr_wb *kv)
 {
     double std = sqrt(1.0 / (double)d); /* Xavier normal of a d x d matrix */
-    int64_t rows[] = {d, d};
     mr_wb q = {-1, -1};
     q.w =
         mr_named_param(m, 2, (int64_t[]){d, d}, MR_INIT_NORMAL, std, WIDE01, "npd.block.q.weight");
-    kv->w = mr_named_param(m, 2, (int64_t[]){2 * d, d}, MR_INIT_NORMAL, std, WIDE01,
-                           "npd.block.kv.weight");
-    kv->b = mr_named_param(m, 1, (int64_t[]){2 * d}, MR_INIT_ZERO, 0, WIDE0, "npd.block.kv.bias");
-    const char *w[] = {"npd.block.k.weight", "npd.block.v.weight"};
-    const char *b[] = {"npd.block.k.bias", "npd.block.v.bias"};
-    if (mr_param_parts(m->g->params, kv->w, 2, w, rows) != MR_OK ||
-        mr_param_parts(m->g->params, kv->b, 2, b, rows) != MR_OK)
-        mr_graph_fail(m->g, "npd.block");
+    *kv = mr_attention_params(m, "npd.block", "kv", d, std);
     return q;
 }
 
@@ -70,7 +62,7 @@ static denoiser prepare(mr_build *m, int frames, int text)
         dn.p.q = horizon_params(m, m->d, &dn.p.kv);
         cond = mr_g_layer_norm(g, cond, -1, -1, -1, LN_EPS, 0, 0);
     } else {
-        dn.p = mr_block_layer_params(m, "npd.block", m->d, m->cfg->npd.inner);
+        dn.p = mr_block_layer_params(m, "npd.block", m->d, m->cfg->npd.inner, false);
     }
     dn.cond_kv = mr_g_linear(g, cond, dn.p.kv.w, dn.p.kv.b, MR_ACT_NONE);
     return dn;

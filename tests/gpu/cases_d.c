@@ -5,7 +5,7 @@
 
 #include <math.h>
 
-/* S keys, causal, with and without room for all queries at once. */
+/* S keys, causal, with and without room for all queries at once; q, k and v are columns of one. */
 static void long_attention(twin_world *w, int64_t S, int64_t D)
 {
     enum { B = 2 };
@@ -13,22 +13,31 @@ static void long_attention(twin_world *w, int64_t S, int64_t D)
     for (int i = 0; i < B; i++) ((int32_t *)len->host)[i] = (int32_t)S - i;
     w->dev->to_device(w->dev, len->dev, len->host, B * 4);
     twin *start = twin_starts(w, len), *pos = twin_ints(w, B, 0, 0, 1);
-    int64_t T = ((int32_t *)start->host)[B] + 1;
+    int64_t T = ((int32_t *)start->host)[B] + 1, ALL = 3 * D + 2;
     mr_att_shape s[2];
     mr_drop drop[2];
     for (int side_ = 0; side_ < 2; side_++) {
-        s[side_] = (mr_att_shape){MR_ATT_CAUSAL, B, S, 1, D, A(start), A(len), T, 0, 0};
+        s[side_] = (mr_att_shape){.mode = MR_ATT_CAUSAL,
+                                  .B = B,
+                                  .S = S,
+                                  .heads = 1,
+                                  .d = D,
+                                  .start = A(start),
+                                  .len = A(len),
+                                  .N = T,
+                                  .kv_w = ALL - D,
+                                  .out_w = D + 2,
+                                  .q_ld = ALL,
+                                  .kv_ld = ALL};
         drop[side_] = (mr_drop){0.3, 5, {A(rid), A(pos)}, 1};
     }
-    twin *q = twin_acts(w, T * D), *kv = twin_acts(w, T * 2 * D), *out = twin_acts(w, T * D);
-    twin *prob = twin_reals(w, T * S), *dq = twin_acts(w, T * D), *dout = twin_acts(w, T * D);
-    twin *dkv = twin_acts(w, T * 2 * D);
-    BOTH(attention_fwd, A(out), A(prob), A(q), A(kv), NULL, &s[side_], &drop[side_], EX);
+    twin *x = twin_acts(w, T * ALL), *dx = twin_acts(w, T * ALL), *prob = twin_reals(w, T * S);
+    twin *out = twin_acts(w, T * (D + 2)), *dout = twin_acts(w, T * (D + 2));
+    BOTH(attention_fwd, A(out), A(prob), A(x), COLUMN(x, D), NULL, &s[side_], &drop[side_], EX);
     twin_same(w, "attention_fwd, long", "out", out, S);
-    BOTH(attention_bwd, A(dq), A(dkv), NULL, A(dout), A(prob), A(q), A(kv), NULL, &s[side_], 0, 0,
-         0, &drop[side_], EX);
-    twin_same(w, "attention_bwd, long", "dq", dq, S);
-    twin_same(w, "attention_bwd, long", "dkv", dkv, S);
+    BOTH(attention_bwd, A(dx), COLUMN(dx, D), NULL, A(dout), A(prob), A(x), COLUMN(x, D), NULL,
+         &s[side_], 0, 0, 0, &drop[side_], EX);
+    twin_same(w, "attention_bwd, long", "dq and dkv", dx, S);
     twin_release(w);
 }
 
@@ -233,7 +242,7 @@ static void nothing(twin_world *w)
 {
     enum { D = 6 };
     twin *x = twin_reals(w, 4 * D), *i = twin_ints(w, D, 1, 0, 3), *d = twin_doubles(w, D);
-    mr_att_shape s = {MR_ATT_CAUSAL, 0, 4, 1, D, NULL, NULL, 0, 0, 0};
+    mr_att_shape s = {.mode = MR_ATT_CAUSAL, .S = 4, .heads = 1, .d = D};
     mr_conv cv = {0, 3, 3, 2, 2, 1, 2, false, false};
     mr_conv_acc acc = {0, 1, 1, 1, 1};
     mr_gn gn = {0, 3, D, 2, 2 * D, 1e-5, {0, 9, {NULL, NULL}, 1}};

@@ -57,6 +57,47 @@ static void norm(twin_world *w, bool has_gamma, int64_t N, int64_t cols, int64_t
     twin_release(w);
 }
 
+/* Two heads of D / 2; q, k and v are columns of rows of ALL, from column `at` on; out has rows of
+ * OUT. dq is added to what is there (acc 1), dkv (acc 2). */
+static void attention_of_one(twin_world *w, int mode, int64_t D, int64_t OUT, int64_t ALL,
+                             int64_t at, int acc)
+{
+    twin *len = twin_ints(w, B, 5, 2, L), *rid = twin_ints(w, B, 3, 7, 1000);
+    for (int i = 0; i < B; i++) ((int32_t *)len->host)[i] += 1;
+    w->dev->to_device(w->dev, len->dev, len->host, B * 4);
+    twin *start = twin_starts(w, len), *pos = twin_ints(w, B, 0, 0, 1);
+    int64_t T = mode == MR_ATT_CAUSAL ? ((int32_t *)start->host)[B] + 5 : B * L;
+    mr_att_shape s[2];
+    mr_drop drop[2];
+    for (int side_ = 0; side_ < 2; side_++) {
+        s[side_] = (mr_att_shape){.mode = mode,
+                                  .B = B,
+                                  .S = L,
+                                  .heads = 2,
+                                  .d = D,
+                                  .start = A(start),
+                                  .len = A(len),
+                                  .N = mode == MR_ATT_CAUSAL ? T : 0,
+                                  .kv_w = ALL - at - D,
+                                  .out_w = OUT,
+                                  .q_ld = ALL,
+                                  .kv_ld = ALL};
+        drop[side_] = (mr_drop){0.3, 5, {A(rid), A(pos)}, 1};
+    }
+    int64_t end = at + 3 * D;
+    twin *x = rows(w, T, end, ALL, true), *dx = rows(w, T, acc & 2 ? end : ALL, ALL, true);
+    twin *dout = rows(w, T, D, OUT, true), *out = twin_acts(w, T * OUT);
+    twin *prob = twin_reals(w, T * 2 * L);
+    BOTH(attention_fwd, A(out), A(prob), COLUMN(x, at), COLUMN(x, at + D), NULL, &s[side_],
+         &drop[side_], EX);
+    same(w, "attention_fwd, columns of one", "out", out, D, OUT, D);
+    twin_same(w, "attention_fwd, columns of one", "prob", prob, D);
+    BOTH(attention_bwd, COLUMN(dx, at), COLUMN(dx, at + D), NULL, A(dout), A(prob), COLUMN(x, at),
+         COLUMN(x, at + D), NULL, &s[side_], acc & 1, acc & 2, 0, &drop[side_], EX);
+    same(w, "attention_bwd, columns of one", "dq and dkv", dx, end, ALL, D);
+    twin_release(w);
+}
+
 /* Two heads of D / 2 in rows of QW, k and v in rows of KVW; dq is added to what is there, or not.
  */
 static void attention(twin_world *w, int mode, bool has_first, int64_t D, int64_t QW, int64_t KVW,
@@ -72,7 +113,17 @@ static void attention(twin_world *w, int mode, bool has_first, int64_t D, int64_
     mr_att_shape s[2];
     mr_drop drop[2];
     for (int side_ = 0; side_ < 2; side_++) {
-        s[side_] = (mr_att_shape){mode, B, L, 2, D, A(start), A(len), ragged ? T : 0, QW, KVW};
+        s[side_] = (mr_att_shape){.mode = mode,
+                                  .B = B,
+                                  .S = L,
+                                  .heads = 2,
+                                  .d = D,
+                                  .start = A(start),
+                                  .len = A(len),
+                                  .N = ragged ? T : 0,
+                                  .q_w = QW,
+                                  .kv_w = KVW,
+                                  .out_w = QW};
         drop[side_] = (mr_drop){0.3, 5, {A(rid), A(pos)}, 1};
     }
     twin *q = rows(w, Q, D, QW, true), *kv = rows(w, T, 2 * D, KVW, true);
@@ -174,6 +225,13 @@ void cases_f(twin_world *w)
             attention(w, mode, false, heads[k][0], heads[k][1], heads[k][2], k);
         attention(w, MR_ATT_ONE, true, heads[k][0], heads[k][1], heads[k][2], k);
     }
+    /* By two columns; by one: heads of 15, rows of an odd width, an odd first column. */
+    static const int64_t of_one[][4] = {
+        {12, 16, 40, 0}, {300, 304, 904, 0}, {30, 32, 96, 0}, {12, 16, 37, 0}, {12, 16, 40, 1}};
+    for (int k = 0; k < 5; k++)
+        for (int acc = 0; acc < 4; acc++)
+            attention_of_one(w, acc % 2 ? MR_ATT_CAUSAL : MR_ATT_FULL, of_one[k][0], of_one[k][1],
+                             of_one[k][2], of_one[k][3], (k + acc) % 4);
     diffusion(w, COLS);
     diffusion(w, COLS - 1);
     pooling(w);

@@ -59,6 +59,8 @@ void twin_cover(twin_world *w, const char *kernel);
  * EX its mr_exec. */
 #define A(t) (side_ ? (t)->dev : (t)->host)
 #define EX (side_ ? &w->ex : &w->cpu_ex)
+/* Column c of a row of acts. */
+#define COLUMN(t, c) ((char *)A(t) + (c) * (side_ && (t)->is_rounded ? 2 : 4))
 #define BOTH(name, ...)                                                                            \
     do {                                                                                           \
         twin_cover(w, #name);                                                                      \

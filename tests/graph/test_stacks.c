@@ -97,6 +97,46 @@ static void test_values(void **state)
     end(&many);
 }
 
+/* q, and k and v with the random number of one parameter, in one of rows that are padded. */
+static void test_shared_number(void **state)
+{
+    (void)state;
+    enum { D = 5 };
+    static const char *const names[] = {"q", "k", "v"};
+    static const int64_t rows[] = {D, D};
+    fixture one, many;
+    begin(&one);
+    begin(&many);
+    one.ps.row_unit = 8; /* [15,5] is stored as [16,8] */
+    const unsigned wide = MR_PARAM_WIDTH(0) | MR_PARAM_WIDTH(1);
+    mr_param_declare(&many.ps, "q", 2, (int64_t[]){D, D}, MR_INIT_NORMAL, 0.5, 0);
+    mr_param_declare(&many.ps, "kv", 2, (int64_t[]){2 * D, D}, MR_INIT_NORMAL, 0.5, 0);
+    for (int twice = 0; twice < 2; twice++) {
+        int s =
+            mr_param_declare_stack(&one.ps, "qkv", 2, (int64_t[]){3 * D, D}, MR_INIT_NORMAL, wide);
+        OK(mr_param_add_part(&one.ps, s, "q", D, 0.5));
+        OK(mr_param_add_parts(&one.ps, s, 2, names + 1, rows, 0.5));
+    }
+    assert_int_equal(one.ps.n_numbers, many.ps.n_numbers);
+    fixture *both[] = {&one, &many};
+    for (int i = 0; i < 2; i++) {
+        OK(mr_params_alloc(&both[i]->ps, both[i]->dev, 0, 1, true));
+        OK(mr_params_init(&both[i]->ps, 5));
+    }
+    double *q = named(&many.ps, "q", D * D), *kv = named(&many.ps, "kv", 2 * D * D);
+    const double *want[] = {q, kv, kv + D * D};
+    for (int i = 0; i < 3; i++) {
+        double *p = named(&one.ps, names[i], D * D);
+        assert_memory_equal(p, want[i], D * D * sizeof *p);
+        assert_true(p[0] != p[1]);
+        MR_FREE(p);
+    }
+    MR_FREE(q);
+    MR_FREE(kv);
+    end(&one);
+    end(&many);
+}
+
 /* Rows that no part names, and parts that do not fit. */
 static void test_parts(void **state)
 {
@@ -106,6 +146,9 @@ static void test_parts(void **state)
     int s = mr_param_declare_stack(&f.ps, "s", 1, (int64_t[]){7}, MR_INIT_ZERO, 0);
     OK(mr_param_add_part(&f.ps, s, "a", 3, 1));
     assert_int_equal(mr_param_add_part(&f.ps, s, "b", 5, 1), MR_ERR_INTERNAL);
+    static const char *const names[] = {"b", "c"};
+    static const int64_t rows[] = {4, 1};
+    assert_int_equal(mr_param_add_parts(&f.ps, s, 2, names, rows, 1), MR_ERR_INTERNAL);
     OK(mr_params_alloc(&f.ps, f.dev, 0, 1, true));
     assert_int_equal(mr_params_init(&f.ps, 5), MR_ERR_INTERNAL);
     end(&f);
@@ -158,6 +201,47 @@ static void test_plan(void **state)
     mr_params_layout(&f.ps, f.dev, 0, 1, true);
     OK(mr_plan_compile(&f.plan, f.g, true, false, 0));
     end(&f);
+}
+
+/* Slices of three dimensions and of rows with columns behind those that count: these go with the
+ * last ones. What attention makes of them is as wide as a node of its own. */
+static void test_widths(void **state)
+{
+    (void)state;
+    for (int is_one = 0; is_one < 2; is_one++) {
+        fixture f;
+        begin(&f);
+        f.g->dims.row_unit = f.ps.row_unit = 8;
+        int p = mr_param_declare(&f.ps, "p", 3, (int64_t[]){3, 2, 18}, MR_INIT_NORMAL, 1,
+                                 MR_PARAM_WIDTH(2));
+        int all = mr_g_leaf(f.g, p, MR_SPACE_ROWS);
+        int q = mr_g_slice(f.g, all, 0, 6), kv = mr_g_slice(f.g, all, 6, 12);
+        const mr_node *s = mr_node_at(f.g, kv);
+        assert_int_equal(s->ndim, 3);
+        assert_int_equal(s->dim[1], 2);
+        assert_int_equal(mr_node_width(f.g, q), 6);
+        assert_int_equal(mr_node_cols(f.g, kv), 12);
+        assert_int_equal(mr_node_width(f.g, kv), 18);
+        assert_int_equal(mr_node_ld(f.g, kv), 24);
+        if (is_one) { /* a first key has rows of 16, these keys of 18 */
+            int w = mr_param_declare(&f.ps, "first", 2, (int64_t[]){3, 12}, MR_INIT_NORMAL, 1,
+                                     MR_PARAM_WIDTH(1));
+            int x = mr_param_declare(&f.ps, "query", 2, (int64_t[]){3, 6}, MR_INIT_NORMAL, 1,
+                                     MR_PARAM_WIDTH(1));
+            mr_g_attention(f.g, mr_g_leaf(f.g, x, MR_SPACE_ROWS), kv,
+                           mr_g_leaf(f.g, w, MR_SPACE_ROWS), 2, MR_ATT_ONE, 0, 0);
+            assert_int_equal(mr_graph_status(f.g), MR_ERR_CONFIG);
+        } else {
+            int y = mr_g_attention(f.g, q, kv, -1, 2, MR_ATT_FULL, 0, 0);
+            assert_int_equal(mr_node_cols(f.g, y), 6);
+            assert_int_equal(mr_node_width(f.g, y), 8);
+            probe(&f, y, "1");
+            mr_params_layout(&f.ps, f.dev, 0, 1, true);
+            OK(mr_plan_compile(&f.plan, f.g, true, false, 0));
+            OK(mr_plan_verify(f.plan));
+        }
+        end(&f);
+    }
 }
 
 /* Readers that take contiguous rows, outputs, and columns that do not exist. */
@@ -283,6 +367,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_values), cmocka_unit_test(test_parts),
         cmocka_unit_test(test_plan),   cmocka_unit_test(test_builders),
+        cmocka_unit_test(test_widths), cmocka_unit_test(test_shared_number),
         cmocka_unit_test(test_blocks), cmocka_unit_test(test_joined),
         cmocka_unit_test(test_begun),
     };

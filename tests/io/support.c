@@ -24,8 +24,9 @@ void toy_open(toy *t, mr_dtype real, int rank, int n_ranks, bool with_optimizer,
     mr_params *ps = &t->ps;
     declare(ps, "item.weight", 2, 37, 5, 1, MR_PARAM_SHARDED);
     declare(ps, "norm.bias", 1, 13, 1, 1, 0);
-    declare(ps, "layer.qkv.weight", 2, 18, 9, 1, 0);
-    assert_int_equal(mr_param_parts(ps, 2, 3, names, rows), MR_OK);
+    int qkv =
+        mr_param_declare_stack(ps, "layer.qkv.weight", 2, (int64_t[]){18, 9}, MR_INIT_NORMAL, 0);
+    assert_int_equal(mr_param_add_parts(ps, qkv, 3, names, rows, 0.02), MR_OK);
     declare(ps, "conv.weight", 3, 6, 3, 4, MR_PARAM_CONV);
     declare(ps, "big.weight", 2, 701 + grow, 51, 1, 0);
     declare(ps, "users.weight", 2, 4001, 20, 1, MR_PARAM_SHARDED);

@@ -11,7 +11,7 @@
 #include "kernel_pair.h"
 
 #define COUNT(a) ((int)(sizeof(a) / sizeof *(a)))
-enum { MAX_B = 8, BEHIND = 3 }; /* packed rows behind those of the batch */
+enum { MAX_B = 8, BEHIND = 3 }; /* packed rows behind those of the batch; columns behind */
 
 typedef struct att_case {
     int mode;
@@ -147,6 +147,71 @@ static pair start_of(const pair *p, bool acc)
     return q;
 }
 
+/* Rows of `from` [n,w] to columns at .. of rows W wide. */
+static void put_columns(pair *to, int64_t W, int64_t at, const pair *from, int64_t w)
+{
+    for (int64_t e = 0; e < from->n; e++) {
+        to->d[e / w * W + at + e % w] = from->d[e];
+        to->f[e / w * W + at + e % w] = from->f[e];
+    }
+}
+
+/* Columns from `at` on of the first n rows. */
+static void clear_columns(pair *x, int64_t n, int64_t W, int64_t at)
+{
+    for (int64_t i = 0; i < n; i++)
+        for (int64_t j = at; j < W; j++) x->f[i * W + j] = 0, x->d[i * W + j] = 0;
+}
+
+static void assert_same_bits(const pair *a, const pair *b)
+{
+    if (a->n) assert_memory_equal(a->f, b->f, (size_t)a->n * sizeof *a->f);
+    if (a->n) assert_memory_equal(a->d, b->d, (size_t)a->n * sizeof *a->d);
+}
+
+/* q and kv are columns of one matrix, and behind the last of them are columns that count for
+ * nothing: the bits of matrices of their own (done), 0 behind, and nothing else is written. */
+static void check_columns(const att_case *c, const world *done, bool q_is_last)
+{
+    world w;
+    world_make(&w, c);
+    int64_t d = w.d, W = 3 * d + BEHIND, at_q = q_is_last ? 2 * d : 0, at_kv = q_is_last ? 0 : d;
+    int64_t n = w.n_q > w.n_kv ? w.n_q : w.n_kv, n_last = q_is_last ? w.n_q : w.n_kv;
+    w.shape.q_ld = w.shape.kv_ld = W;
+    w.shape.out_w = d + BEHIND;
+    *(q_is_last ? &w.shape.q_w : &w.shape.kv_w) = (q_is_last ? d : 2 * d) + BEHIND;
+    pair x = pair_make(n * W, 8), dx = pair_make(n * W, 0),
+         out = pair_make(w.n_q * w.shape.out_w, 0);
+    put_columns(&x, W, at_q, &w.q, d);
+    put_columns(&x, W, at_kv, &w.kv, 2 * d);
+    put_columns(&dx, W, at_q, &w.dq, d);
+    put_columns(&dx, W, at_kv, &w.dkv, 2 * d);
+    if (c->acc & (q_is_last ? 1 : 2)) clear_columns(&dx, n_last, W, 3 * d);
+    pair want = pair_copy(&dx), want_out = pair_copy(&out), dout = pair_copy(&out);
+    put_columns(&want, W, at_q, &done->dq, d);
+    put_columns(&want, W, at_kv, &done->dkv, 2 * d);
+    clear_columns(&want, n_last, W, 3 * d);
+    put_columns(&want_out, w.shape.out_w, 0, &done->out, d);
+    clear_columns(&want_out, w.n_q, w.shape.out_w, d);
+    put_columns(&dout, w.shape.out_w, 0, &w.dout, d);
+    BOTH_TABLES
+    {
+        size_t bytes = wide ? sizeof(double) : sizeof(float);
+        size_t q = (size_t)at_q * bytes, kv = (size_t)at_kv * bytes;
+        void *first = c->first ? P(w.first) : NULL;
+        k->attention_fwd(P(out), P(w.prob), (char *)P(x) + q, (char *)P(x) + kv, first, &w.shape,
+                         &w.drop, &w.e.ex);
+        k->attention_bwd((char *)P(dx) + q, (char *)P(dx) + kv, c->first ? P(w.dfirst) : NULL,
+                         P(dout), P(w.prob), (char *)P(x) + q, (char *)P(x) + kv, first, &w.shape,
+                         c->acc & 1, c->acc & 2, c->acc & 4, &w.drop, &w.e.ex);
+    }
+    assert_same_bits(&out, &want_out);
+    assert_same_bits(&dx, &want);
+    pair *all[] = {&x, &dx, &out, &want, &want_out, &dout};
+    for (int i = 0; i < COUNT(all); i++) pair_free(all[i]);
+    world_free(&w);
+}
+
 static void check_case(const att_case *c)
 {
     world w;
@@ -186,6 +251,8 @@ static void check_case(const att_case *c)
                      c->acc & 2, 0, &w.drop, &w.e.ex);
     assert_true(!w.out.n || !memcmp(out2.f, w.out.f, (size_t)w.out.n * sizeof(float)));
     assert_true(!w.dkv.n || !memcmp(alone.f, w.dkv.f, (size_t)w.dkv.n * sizeof(float)));
+    check_columns(c, &w, true);
+    if (!c->first) check_columns(c, &w, false); /* kv_first is as wide as kv */
     pair *all[] = {&out, &dq, &dkv, &df, &alone, &out2};
     for (int i = 0; i < COUNT(all); i++) pair_free(all[i]);
     world_free(&w);

@@ -110,6 +110,7 @@ typedef struct att_arg {
     bool first;
     double p;
     int seq;
+    bool of_one; /* q and kv are slices of one input */
 } att_arg;
 
 static int build_attention(mr_graph *g, const void *arg)
@@ -118,6 +119,13 @@ static int build_attention(mr_graph *g, const void *arg)
     bool ragged = a->mode == MR_ATT_CAUSAL || a->mode == MR_ATT_LAST;
     mr_space tok = mr_space_tok(a->seq), qs = a->mode == MR_ATT_CAUSAL ? tok : MR_SPACE_ROWS;
     int nd = a->mode == MR_ATT_FULL ? 3 : 2, kv, first = -1;
+    if (a->of_one) {
+        int64_t d = a->d;
+        int x = nd == 3 ? op_leaf(g, "qkv", qs, 3, a->S, 3 * d, 1, 1.0)
+                        : op_leaf(g, "qkv", qs, 2, 3 * d, 1, 1, 1.0);
+        return mr_g_attention(g, mr_g_slice(g, x, 0, d), mr_g_slice(g, x, d, 2 * d), -1, a->heads,
+                              a->mode, a->seq, a->p);
+    }
     int q = nd == 3 ? op_leaf(g, "q", qs, 3, a->S, a->d, 1, 1.0)
                     : op_leaf(g, "q", qs, 2, a->d, 1, 1, 1.0);
     kv = ragged ? op_leaf(g, "kv", tok, 2, 2 * a->d, 1, 1, 1.0)
@@ -130,10 +138,17 @@ static void test_attention(void **state)
 {
     (void)state;
     att_arg a[] = {
-        {MR_ATT_CAUSAL, 2, 6, 0, false, 0.0, 0}, {MR_ATT_CAUSAL, 3, 15, 0, false, 0.5, 1},
-        {MR_ATT_LAST, 2, 6, 0, false, 0.3, 0},   {MR_ATT_FULL, 4, 12, 5, false, 0.1, 0},
-        {MR_ATT_FULL, 1, 5, 9, false, 0.5, 0},   {MR_ATT_ONE, 2, 6, 4, true, 0.2, 0},
-        {MR_ATT_ONE, 1, 7, 3, false, 0.0, 0},
+        {MR_ATT_CAUSAL, 2, 6, 0, false, 0.0, 0, false},
+        {MR_ATT_CAUSAL, 3, 15, 0, false, 0.5, 1, false},
+        {MR_ATT_CAUSAL, 3, 15, 0, false, 0.5, 1, true},
+        {MR_ATT_CAUSAL, 1, 7, 0, false, 0.0, 0, true},
+        {MR_ATT_LAST, 2, 6, 0, false, 0.3, 0, false},
+        {MR_ATT_FULL, 4, 12, 5, false, 0.1, 0, false},
+        {MR_ATT_FULL, 1, 5, 9, false, 0.5, 0, false},
+        {MR_ATT_FULL, 1, 5, 9, false, 0.5, 0, true},
+        {MR_ATT_FULL, 2, 6, 1, false, 0.0, 0, true},
+        {MR_ATT_ONE, 2, 6, 4, true, 0.2, 0, false},
+        {MR_ATT_ONE, 1, 7, 3, false, 0.0, 0, false},
     };
     int32_t len[] = {1, 4, 9, 2, 9};
     for (int i = 0; i < COUNT(a); i++)

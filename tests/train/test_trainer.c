@@ -138,6 +138,36 @@ static void frozen_features_have_no_gradient(void **state)
     mr_dataset_free(&d);
 }
 
+/* ---- draws go by these numbers: where layers are joined, dropout stays what it was ---- */
+static void draws_keep_their_numbers(void **state)
+{
+    static const struct {
+        const char *label;
+        int number;
+    } nodes[] = {{"encoder.0.attention", 5},
+                 {"encoder.1.attention", 14},
+                 {"tcd.encoder.attention", 25},
+                 {"npd.block.attention", 100}};
+    static mr_config c;
+    mr_dataset d = {0};
+    (void)state;
+    make_data(&d, 8, 20, 56);
+    configure(&c, "model.backbone", "sasrec", NULL);
+    mr_trainer *t = make_trainer(&c, &d, "cpu", false);
+    for (size_t k = 0; k < sizeof nodes / sizeof *nodes; k++) {
+        int found = 0;
+        for (int id = 0; id < t->train_graph->n_nodes; id++) {
+            const mr_node *n = mr_node_at(t->train_graph, id);
+            if (strcmp(n->label, nodes[k].label)) continue;
+            assert_int_equal(n->number, nodes[k].number);
+            found++;
+        }
+        assert_int_equal(found, 1);
+    }
+    mr_trainer_free(&t);
+    mr_dataset_free(&d);
+}
+
 /* ---- 32 rows can be learnt by heart ---- */
 static void overfits_one_batch(void **state)
 {
@@ -328,6 +358,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(frozen_features_have_no_gradient),
         cmocka_unit_test(private_memory_changes_nothing),
+        cmocka_unit_test(draws_keep_their_numbers),
         cmocka_unit_test(overfits_one_batch),
         cmocka_unit_test(whole_mixture_is_the_backbone),
         cmocka_unit_test(stops_at_the_end_of_an_epoch),

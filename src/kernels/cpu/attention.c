@@ -225,17 +225,17 @@ static void key_rows(REAL **row, const void *kv, const void *first, const att_ro
                      int64_t h, const mr_att_shape *s)
 {
     REAL *f = (REAL *)first, *k = (REAL *)kv;
-    int64_t at = h * (s->d / s->heads), ld = mr_att_kv_w(s);
-    if (r->has_first) *row++ = f ? f + b * ld + at : NULL;
-    for (int64_t j = 0; j < r->n_kv; j++) row[j] = k ? k + (r->kv0 + j) * ld + at : NULL;
+    int64_t at = h * (s->d / s->heads);
+    if (r->has_first) *row++ = f ? f + b * s->kv_w + at : NULL;
+    for (int64_t j = 0; j < r->n_kv; j++) row[j] = k ? k + (r->kv0 + j) * s->kv_ld + at : NULL;
 }
 
-/* Columns behind the `cols` that count of n rows from row `first` on. */
-static void zero_ends(void *xv, int64_t first, int64_t n, int64_t cols, int64_t ld)
+/* Columns from `cols` on of n rows of x [.,w], ld apart, from row `first` on. */
+static void zero_ends(void *xv, int64_t first, int64_t n, int64_t cols, int64_t w, int64_t ld)
 {
     REAL *x = xv;
-    for (int64_t i = first; x && cols < ld && i < first + n; i++)
-        memset(x + i * ld + cols, 0, (size_t)(ld - cols) * sizeof *x);
+    for (int64_t i = first; x && cols < w && i < first + n; i++)
+        memset(x + i * ld + cols, 0, (size_t)(w - cols) * sizeof *x);
 }
 
 static inline int64_t keys_seen(const att_row *r, int64_t i)
@@ -243,29 +243,31 @@ static inline int64_t keys_seen(const att_row *r, int64_t i)
     return r->causal ? i + 1 : r->n_kv + r->has_first;
 }
 
-/* Ask for n elements ahead of their use. A row of the batch is read head by head, in pieces too
- * short for the hardware to see the stream. */
-static inline void prefetch(const void *base, int64_t first, int64_t n)
+/* Ask for n rows [.,w], ld apart, ahead of their use. A row of the batch is read head by head, in
+ * pieces too short for the hardware to see the stream. */
+static inline void prefetch(const void *base, int64_t first, int64_t n, int64_t w, int64_t ld)
 {
-    const REAL *p = (const REAL *)base + first;
-    for (int64_t i = 0; i < n; i += LANES) __builtin_prefetch(p + i, 0, 2);
+    for (int64_t i = first; i < first + n; i++) {
+        const REAL *p = (const REAL *)base + i * ld;
+        for (int64_t c = 0; c < w; c += LANES) __builtin_prefetch(p + c, 0, 2);
+    }
 }
 
-/* Packed rows behind those of the batch. */
-static void zero_behind(void *xv, const mr_att_shape *s, int64_t w)
+/* Packed rows [.,w], ld apart, behind those of the batch. */
+static void zero_behind(void *xv, const mr_att_shape *s, int64_t w, int64_t ld)
 {
-    REAL *x = xv;
     int64_t from = s->N > 0 ? s->start[s->B] : 0;
-    if (x && s->N > from) memset(x + from * w, 0, (size_t)((s->N - from) * w) * sizeof *x);
+    zero_ends(xv, from, s->N - from, 0, w, ld);
 }
 
 void MR_FN(attention_fwd)(void *outv, void *probv, const void *qv, const void *kv,
-                          const void *first, const mr_att_shape *s, const mr_drop *drop,
+                          const void *first, const mr_att_shape *shape, const mr_drop *drop,
                           const mr_exec *ex)
 {
     REAL *out = outv, *prob = probv;
     const REAL *q = qv;
-    int64_t d = s->d, ld = mr_att_q_w(s), kv_ld = mr_att_kv_w(s), H = s->heads, dh = d / H;
+    const mr_att_shape full = mr_att_full_shape(shape), *s = &full;
+    int64_t d = s->d, out_w = s->out_w, H = s->heads, dh = d / H;
     mask_gen m = mask_make(drop, ex);
 #pragma omp parallel for schedule(static)
     for (int64_t b = 0; b < s->B; b++) {
@@ -276,21 +278,21 @@ void MR_FN(attention_fwd)(void *outv, void *probv, const void *qv, const void *k
         REAL local[MR_ATT_MAX_KEYS], *key[MR_ATT_MAX_KEYS];
         if (b + 1 < s->B) {
             att_row next = row_of(s, b + 1, first != NULL);
-            prefetch(kv, next.kv0 * kv_ld, next.n_kv * kv_ld);
-            prefetch(q, next.q0 * ld, next.n_q * ld);
+            prefetch(kv, next.kv0, next.n_kv, s->kv_w, s->kv_ld);
+            prefetch(q, next.q0, next.n_q, s->q_w, s->q_ld);
         }
         for (int64_t h = 0; h < H; h++) {
             key_rows(key, kv, first, &r, b, h, s);
             for (int64_t i = 0; i < r.n_q; i++) {
                 int64_t row = r.q0 + i;
-                query_fwd(out + row * ld + h * dh, prob ? prob + (row * H + h) * s->S : local,
-                          q + row * ld + h * dh, key, keys_seen(&r, i), dh, d,
+                query_fwd(out + row * out_w + h * dh, prob ? prob + (row * H + h) * s->S : local,
+                          q + row * s->q_ld + h * dh, key, keys_seen(&r, i), dh, d,
                           bits_query(&bits, h, r.i0 + i), &m);
             }
         }
-        zero_ends(out, r.q0, r.n_q, d, ld);
+        zero_ends(out, r.q0, r.n_q, d, out_w, out_w);
     }
-    if (s->mode == MR_ATT_CAUSAL) zero_behind(out, s, ld);
+    if (s->mode == MR_ATT_CAUSAL) zero_behind(out, s, out_w, out_w);
 }
 
 /* Everything one head of one batch row needs in backward. */
@@ -319,13 +321,14 @@ static void keys_bwd(const att_head *t, const att_row *r, REAL *const *q, REAL *
 }
 
 void MR_FN(attention_bwd)(void *dqv, void *dkv, void *dfirst, const void *dout, const void *probv,
-                          const void *q, const void *kv, const void *first, const mr_att_shape *s,
-                          int acc_q, int acc_kv, int acc_first, const mr_drop *drop,
-                          const mr_exec *ex)
+                          const void *q, const void *kv, const void *first,
+                          const mr_att_shape *shape, int acc_q, int acc_kv, int acc_first,
+                          const mr_drop *drop, const mr_exec *ex)
 {
     REAL *dq = dqv;
     const REAL *prob = probv;
-    int64_t d = s->d, ld = mr_att_q_w(s), kv_ld = mr_att_kv_w(s), H = s->heads, dh = d / H;
+    const mr_att_shape full = mr_att_full_shape(shape), *s = &full;
+    int64_t d = s->d, out_w = s->out_w, H = s->heads, dh = d / H;
     mask_gen m = mask_make(drop, ex);
 #pragma omp parallel for schedule(static)
     for (int64_t b = 0; b < s->B; b++) {
@@ -335,9 +338,9 @@ void MR_FN(attention_bwd)(void *dqv, void *dkv, void *dfirst, const void *dout, 
         att_row r = row_of(s, b, first != NULL);
         if (b + 1 < s->B) {
             att_row next = row_of(s, b + 1, first != NULL);
-            prefetch(kv, next.kv0 * kv_ld, next.n_kv * kv_ld);
-            prefetch(q, next.q0 * ld, next.n_q * ld);
-            prefetch(dout, next.q0 * ld, next.n_q * ld);
+            prefetch(kv, next.kv0, next.n_kv, s->kv_w, s->kv_ld);
+            prefetch(q, next.q0, next.n_q, s->q_w, s->q_ld);
+            prefetch(dout, next.q0, next.n_q, out_w, out_w);
         }
         att_head t;
         t.n_keys = r.n_kv + r.has_first;
@@ -352,19 +355,19 @@ void MR_FN(attention_bwd)(void *dqv, void *dkv, void *dfirst, const void *dout, 
                 for (int64_t i = 0; i < n; i++) {
                     int64_t row = r.q0 + i0 + i, seen = keys_seen(&r, i0 + i);
                     REAL *ds = t.ds + i * t.n_keys;
-                    q_row[i] = (REAL *)q + row * ld + h * dh;
-                    dout_row[i] = (REAL *)dout + row * ld + h * dh;
+                    q_row[i] = (REAL *)q + row * s->q_ld + h * dh;
+                    dout_row[i] = (REAL *)dout + row * out_w + h * dh;
                     query_bwd(ds, t.a + i * t.n_keys, dout_row[i], prob + (row * H + h) * s->S,
                               t.key, seen, dh, d, bits_query(&bits, h, r.i0 + i0 + i), &m);
-                    if (dq) weighted(dq + row * ld + h * dh, ds, 1, t.key, 0, seen, dh, acc_q);
+                    if (dq) weighted(dq + row * s->q_ld + h * dh, ds, 1, t.key, 0, seen, dh, acc_q);
                 }
                 keys_bwd(&t, &r, q_row, dout_row, i0, n, acc_kv, acc_first);
             }
         }
-        zero_ends(dq, r.q0, r.n_q, d, ld);
-        zero_ends(dkv, r.kv0, r.n_kv, 2 * d, kv_ld);
-        if (r.has_first) zero_ends(dfirst, b, 1, 2 * d, kv_ld);
+        zero_ends(dq, r.q0, r.n_q, d, s->q_w, s->q_ld);
+        zero_ends(dkv, r.kv0, r.n_kv, 2 * d, s->kv_w, s->kv_ld);
+        if (r.has_first) zero_ends(dfirst, b, 1, 2 * d, s->kv_w, s->kv_w);
     }
-    if (s->mode == MR_ATT_CAUSAL && !acc_q) zero_behind(dq, s, ld);
-    if (!acc_kv) zero_behind(dkv, s, kv_ld);
+    if (s->mode == MR_ATT_CAUSAL && !acc_q) zero_behind(dq, s, s->q_w, s->q_ld);
+    if (!acc_kv) zero_behind(dkv, s, s->kv_w, s->kv_ld);
 }

@@ -22,7 +22,7 @@ enum { WARPS = 4, KEYS = 4, SHARED_FLOATS = SHARED_BYTES / (int)sizeof(float) };
 /* What a call needs; the shape's arrays are device memory. */
 struct att_args {
     mr_att_shape s;
-    int64_t dh, q_w, kv_w; /* columns of a head; of rows */
+    int64_t dh; /* columns of a head */
     float scale;
     mask m;
     const act_t *q, *kv, *first;
@@ -32,10 +32,8 @@ static att_args make_args(const void *q, const void *kv, const void *first, cons
                           const mr_drop *drop, const mr_exec *ex)
 {
     att_args a = {};
-    a.s = *s;
+    a.s = mr_att_full_shape(s);
     a.dh = s->d / s->heads;
-    a.q_w = mr_att_q_w(s);
-    a.kv_w = mr_att_kv_w(s);
     a.scale = 1 / sqrtf((float)a.dh);
     a.m = mask_of(drop, ex);
     a.q = (const act_t *)q;
@@ -79,17 +77,17 @@ struct att_row {
     /* Query i, or the last one: a group of queries need not be full. */
     __device__ int64_t query(int64_t i) const { return i < n_q ? i : n_q - 1; }
 
-    /* Element of this head in query i's row of memory shaped like q. */
-    __device__ int64_t at_query(const att_args &a, int64_t i) const
+    /* Element of this head in query i's row where rows are ld apart: q_ld or out_w. */
+    __device__ int64_t at_query(const att_args &a, int64_t i, int64_t ld) const
     {
-        return (q0 + i) * a.q_w + h * a.dh;
+        return (q0 + i) * ld + h * a.dh;
     }
-    /* Element of this head's key j in memory shaped like kv and kv_first; the value is d further.
+    /* Element of this head's key j in memory that lies as kv and kv_first; the value is d further.
      */
     template <class T> __device__ T *key(T *kv, T *first, const att_args &a, int64_t j) const
     {
-        if (has_first && j == 0) return first ? first + b * a.kv_w + h * a.dh : NULL;
-        return kv ? kv + (kv0 + j - (has_first ? 1 : 0)) * a.kv_w + h * a.dh : NULL;
+        if (has_first && j == 0) return first ? first + b * a.s.kv_w + h * a.dh : NULL;
+        return kv ? kv + (kv0 + j - (has_first ? 1 : 0)) * a.s.kv_ld + h * a.dh : NULL;
     }
     /* Dropout factor of query i (position i0 + i) and key j. */
     __device__ float factor(const att_args &a, int64_t i, int64_t j) const
@@ -121,17 +119,17 @@ template <int N> __device__ static inline float warp_sums(float v[N])
 }
 
 /* out[t * S + j] = scale * x_t . row(j) for j < n; off = 0 keys, d values. x_t: this head's columns
- * of query i + t in rows like q. */
+ * of query i + t in rows that are ld apart. */
 template <int V, int Q>
-__device__ static void dots(float *out, const act_t *rows, const att_args &a, const att_row &r,
-                            int64_t i, int64_t off, int64_t n, float scale)
+__device__ static void dots(float *out, const act_t *rows, int64_t ld, const att_args &a,
+                            const att_row &r, int64_t i, int64_t off, int64_t n, float scale)
 {
     enum { EACH = WARP / (Q * KEYS) }; /* lanes that have the same sum */
     for (int64_t j0 = 0; j0 < n; j0 += KEYS) {
         float sum[Q * KEYS] = {}, x[Q][V], k[V];
         for (int64_t c = V * lane(); c < a.dh; c += V * WARP) {
             UNROLL
-            for (int t = 0; t < Q; t++) load<V>(x[t], rows + r.at_query(a, r.query(i + t)) + c);
+            for (int t = 0; t < Q; t++) load<V>(x[t], rows + r.at_query(a, r.query(i + t), ld) + c);
             UNROLL
             for (int q = 0; q < KEYS; q++) {
                 int64_t j = j0 + q < n ? j0 + q : n - 1;
@@ -147,10 +145,10 @@ __device__ static void dots(float *out, const act_t *rows, const att_args &a, co
     }
 }
 
-/* rows (+)= sum over j < n of coef[t * S + j] row(j), for queries i + t. */
+/* rows, ld apart, (+)= sum over j < n of coef[t * S + j] row(j), for queries i + t. */
 template <int V, int Q>
-__device__ static void weighted(act_t *rows, const float *coef, const att_args &a, const att_row &r,
-                                int64_t i, int64_t off, int64_t n, int acc)
+__device__ static void weighted(act_t *rows, int64_t ld, const float *coef, const att_args &a,
+                                const att_row &r, int64_t i, int64_t off, int64_t n, int acc)
 {
     for (int64_t c = V * lane(); c < a.dh; c += V * WARP) {
         float sum[Q][V] = {}, k[V];
@@ -161,16 +159,18 @@ __device__ static void weighted(act_t *rows, const float *coef, const att_args &
         }
         UNROLL
         for (int t = 0; t < Q; t++)
-            if (i + t < r.n_q) store<V>(rows + r.at_query(a, i + t) + c, sum[t], acc);
+            if (i + t < r.n_q) store<V>(rows + r.at_query(a, i + t, ld) + c, sum[t], acc);
     }
 }
 
-/* Columns behind the first d of n rows of x from row `from` on, by the warp of the first head. */
-__device__ static void zero_ends(act_t *x, int64_t from, int64_t n, int64_t d, int64_t w, int64_t h)
+/* Columns behind the first d of n rows of x [.,w], ld apart, from row `from` on; by the warp of the
+ * first head. */
+__device__ static void zero_ends(act_t *x, int64_t from, int64_t n, int64_t d, int64_t w,
+                                 int64_t ld, int64_t h)
 {
     if (!x || w == d || h) return;
     for (int64_t i = from + lane(); i < from + n; i += WARP)
-        for (int64_t c = d; c < w; c++) x[i * w + c] = 0;
+        for (int64_t c = d; c < w; c++) x[i * ld + c] = 0;
 }
 
 /* p[n] = softmax of the scores p of query i, also to prob; then times its dropout factors. */
@@ -199,15 +199,16 @@ __global__ static void FWD_BOUNDS attention_fwd_kernel(act_t *out, float *prob, 
     float *p = shared + threadIdx.x / WARP * Q * S;
     for (int64_t i = 0; i < r.n_q; i += Q) {
         int64_t most = r.seen(r.query(i + Q - 1));
-        dots<V, Q>(p, a.q, a, r, i, 0, most, a.scale);
+        dots<V, Q>(p, a.q, a.s.q_ld, a, r, i, 0, most, a.scale);
         __syncwarp();
         for (int t = 0; t < Q && i + t < r.n_q; t++) softmax(p + t * S, prob, a, r, i + t, most);
         __syncwarp();
-        weighted<V, Q>(out, p, a, r, i, a.s.d, most, 0);
+        weighted<V, Q>(out, a.s.out_w, p, a, r, i, a.s.d, most, 0);
         __syncwarp(); /* the next ones' scores come to the same place */
     }
-    if (r.n_q > 0) zero_ends(out, r.q0, r.n_q, a.s.d, a.q_w, r.h);
-    if (a.s.mode == MR_ATT_CAUSAL && a.s.N > 0) zero_rows(out, a.s.start[a.s.B], a.s.N, a.q_w);
+    int64_t w = a.s.out_w;
+    if (r.n_q > 0) zero_ends(out, r.q0, r.n_q, a.s.d, w, w, r.h);
+    if (a.s.mode == MR_ATT_CAUSAL && a.s.N > 0) zero_rows(out, a.s.start[a.s.B], a.s.N, w, w);
 }
 
 /* Blocks of `warps` for all heads of all rows. */
@@ -222,11 +223,17 @@ static int64_t most_queries(const mr_att_shape *s)
     return s->mode == MR_ATT_LAST || s->mode == MR_ATT_ONE ? 1 : s->S;
 }
 
-/* Start kernel<V, Q>: two columns a lane where rows and heads can be cut so, two queries a warp
- * where there are. */
+/* Two columns a lane, where rows and heads can be cut so: gradients lie as what they are of. */
+static bool can_be_by_two(const att_args &a)
+{
+    return a.dh % 2 == 0 && a.s.out_w % 2 == 0 && splits_by<2>(a.q, a.s.q_ld) &&
+           splits_by<2>(a.kv, a.s.kv_ld) && splits_by<2>(a.first, a.s.kv_w);
+}
+
+/* Start kernel<V, Q>: two columns a lane, two queries a warp, where there are. */
 #define START_ATTENTION(kernel, blocks, warps, bytes, ...)                                         \
     do {                                                                                           \
-        bool by_two_ = a.dh % 2 == 0 && a.q_w % 2 == 0 && a.kv_w % 2 == 0;                         \
+        bool by_two_ = can_be_by_two(a);                                                           \
         if (by_two_ && most_queries(&a.s) > 1)                                                     \
             LAUNCH((kernel<2, 2>), blocks, warps *WARP, bytes, ex, __VA_ARGS__);                   \
         else if (by_two_)                                                                          \
@@ -282,14 +289,14 @@ __device__ static void queries_bwd(float *ds, float *w, float *mean, const att_a
                                    const att_grads &g, const att_row &r, int64_t i)
 {
     int64_t most = r.seen(r.query(i + Q - 1));
-    dots<V, Q>(ds, g.dout, a, r, i, a.s.d, most, 1);
+    dots<V, Q>(ds, g.dout, a.s.out_w, a, r, i, a.s.d, most, 1);
     __syncwarp();
     for (int t = 0; t < Q && i + t < r.n_q; t++) {
         float m = scores_bwd(ds + t * a.s.S, w + t * a.s.S, a, g, r, i + t);
         if (mean && lane() == 0) mean[t] = m;
     }
     __syncwarp();
-    if (g.dq) weighted<V, Q>(g.dq, ds, a, r, i, 0, most, g.acc_q);
+    if (g.dq) weighted<V, Q>(g.dq, a.s.q_ld, ds, a, r, i, 0, most, g.acc_q);
 }
 
 /* dk_j (+)= sum_i ds_ij q_i, dv_j (+)= sum_i w_ij dout_i over all queries, for keys j and j + 1. */
@@ -301,8 +308,8 @@ __device__ static void keys_bwd(const float *ds, const float *w, const att_args 
     for (int64_t c = V * lane(); c < a.dh; c += V * WARP) {
         float sk[2][V] = {}, sv[2][V] = {}, x[V], y[V];
         for (int64_t i = r.causal ? j : 0; i < r.n_q; i++) { /* who sees key j */
-            load<V>(x, a.q + r.at_query(a, i) + c);
-            load<V>(y, g.dout + r.at_query(a, i) + c);
+            load<V>(x, a.q + r.at_query(a, i, a.s.q_ld) + c);
+            load<V>(y, g.dout + r.at_query(a, i, a.s.out_w) + c);
             UNROLL
             for (int e = 0; e < 2 * V; e++) {
                 int64_t at = i * S + (j + e / V < r.n_keys ? j + e / V : j);
@@ -325,15 +332,15 @@ __device__ static void behind_bwd(const att_args &a, const att_grads &g, const a
 {
     if (r.n_q > 0) {
         int64_t n_first = r.has_first ? 1 : 0;
-        zero_ends(g.dq, r.q0, r.n_q, a.s.d, a.q_w, r.h);
-        zero_ends(g.dkv, r.kv0, r.n_keys - n_first, 2 * a.s.d, a.kv_w, r.h);
-        zero_ends(g.dfirst, r.b, n_first, 2 * a.s.d, a.kv_w, r.h);
+        zero_ends(g.dq, r.q0, r.n_q, a.s.d, a.s.q_w, a.s.q_ld, r.h);
+        zero_ends(g.dkv, r.kv0, r.n_keys - n_first, 2 * a.s.d, a.s.kv_w, a.s.kv_ld, r.h);
+        zero_ends(g.dfirst, r.b, n_first, 2 * a.s.d, a.s.kv_w, a.s.kv_w, r.h);
     }
     if (a.s.N == 0) return;
     int64_t from = a.s.start[a.s.B];
     bool is_causal = a.s.mode == MR_ATT_CAUSAL;
-    if (is_causal && g.dq && !g.acc_q) zero_rows(g.dq, from, a.s.N, a.q_w);
-    if (g.dkv && !g.acc_kv) zero_rows(g.dkv, from, a.s.N, a.kv_w);
+    if (is_causal && g.dq && !g.acc_q) zero_rows(g.dq, from, a.s.N, a.s.q_w, a.s.q_ld);
+    if (g.dkv && !g.acc_kv) zero_rows(g.dkv, from, a.s.N, a.s.kv_w, a.s.kv_ld);
 }
 
 /* Reals that a warp keeps of its scores: two of [queries,S], queries by groups of Q. */
@@ -367,16 +374,17 @@ __device__ static void long_key_bwd(const float *mean, const att_args &a, const 
     const act_t *v = r.key(a.kv, a.first, a, j) + d;
     float sk[LANE_COLUMNS] = {}, sv[LANE_COLUMNS] = {};
     for (int64_t i = r.causal ? j : 0; i < r.n_q; i++) {
-        int64_t at = r.at_query(a, i);
+        const act_t *q = a.q + r.at_query(a, i, a.s.q_ld);
+        const act_t *dout = g.dout + r.at_query(a, i, a.s.out_w);
         float p = g.prob[((r.q0 + i) * a.s.heads + r.h) * a.s.S + j], f = r.factor(a, i, j);
         float dp = 0;
-        for (int64_t c = lane(); c < a.dh; c += WARP) dp += g.dout[at + c] * v[c];
+        for (int64_t c = lane(); c < a.dh; c += WARP) dp += dout[c] * v[c];
         float ds = p * (warp_sum(dp) * f - mean[i]) * a.scale;
         for (int k = 0; k < LANE_COLUMNS; k++) {
             int64_t c = c0 + lane() + k * WARP;
             if (c >= a.dh) break;
-            sk[k] += ds * a.q[at + c];
-            sv[k] += p * f * g.dout[at + c];
+            sk[k] += ds * q[c];
+            sv[k] += p * f * dout[c];
         }
     }
     int acc = r.has_first && j == 0 ? g.acc_first : g.acc_kv;

@@ -209,13 +209,13 @@ __device__ static inline int lane() { return (int)threadIdx.x % WARP; }
         }                                                                                          \
     } while (0)
 
-/* Rows from..to-1 of x[.,w] = 0, shared out among all blocks. What lies behind the tokens of a
- * batch, whose number kernels read from device memory. */
+/* Rows from..to-1 of x[.,w], ld elements apart, = 0, shared out among all blocks. What lies behind
+ * the tokens of a batch, whose number kernels read from device memory. */
 template <class T>
-__device__ static inline void zero_rows(T *x, int64_t from, int64_t to, int64_t w)
+__device__ static inline void zero_rows(T *x, int64_t from, int64_t to, int64_t w, int64_t ld)
 {
     for (int64_t i = from + blockIdx.x; i < to; i += gridDim.x)
-        for (int64_t j = threadIdx.x; j < w; j += blockDim.x) x[i * w + j] = 0;
+        for (int64_t j = threadIdx.x; j < w; j += blockDim.x) x[i * ld + j] = 0;
 }
 
 /* The same value in every lane. */

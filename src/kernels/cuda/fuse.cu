@@ -126,7 +126,7 @@ __global__ static void fuse_fwd_kernel(act_t *h, fuse_args q, int64_t N, int64_t
     int64_t count = len - first < most ? len - first : most;
     position_sums<2> z(shared, most);
     float *p = shared + 2 * most * (MOST_WARPS + 1), *f = p + most * q.d;
-    zero_rows(h, q.start[q.B], N, q.d);
+    zero_rows(h, q.start[q.B], N, q.d, q.d);
     if (count <= 0) return; /* the whole block alike */
     for (int64_t n = 0; n < count; n++) {
         float v[2] = {0, 0};

@@ -112,8 +112,8 @@ __global__ static void gate_bwd_kernel(act_t *dclean, act_t *dnoisy, const act_t
                                        const float *factor, const int32_t *start, int64_t B,
                                        int64_t N, int64_t L, int E, int64_t d)
 {
-    zero_rows(dclean, start[B] - start[0], N, E);
-    if (dnoisy) zero_rows(dnoisy, start[B] - start[0], N, E);
+    zero_rows(dclean, start[B] - start[0], N, E, E);
+    if (dnoisy) zero_rows(dnoisy, start[B] - start[0], N, E, E);
     int64_t b = blockIdx.x / L, l = blockIdx.x % L, n = start[b] - start[0] + l;
     if (l >= start[b + 1] - start[b]) return;
     const act_t *g = du + (b * L + l) * d, *q = p + (b * L + l) * E;
