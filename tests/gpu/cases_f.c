@@ -4,7 +4,7 @@
 
 #include "twin.h"
 
-enum { B = 37, L = 6, K = 3, COLS = 13, W = 16 };
+enum { B = 37, K = 3, COLS = 13, W = 16 };
 
 /* Reals or acts [n,w] in rows whose columns from cols on are 0. */
 static twin *rows(twin_world *w, int64_t n, int64_t cols, int64_t width, bool is_act)
@@ -57,10 +57,10 @@ static void norm(twin_world *w, bool has_gamma, int64_t N, int64_t cols, int64_t
     twin_release(w);
 }
 
-/* Two heads of D / 2 in rows of QW, k and v in rows of KVW; dq is added to what is there, or not.
- */
-static void attention(twin_world *w, int mode, bool has_first, int64_t D, int64_t QW, int64_t KVW,
-                      int acc_q)
+/* Two heads of D / 2 in rows of QW, k and v in rows of KVW, at most L keys; dq is added to what is
+ * there, or not. */
+static void attention(twin_world *w, int mode, bool has_first, int64_t L, int64_t D, int64_t QW,
+                      int64_t KVW, int acc_q)
 {
     twin *len = twin_ints(w, B, 5, 2, L), *rid = twin_ints(w, B, 3, 7, 1000);
     for (int i = 0; i < B; i++) ((int32_t *)len->host)[i] += 1;
@@ -128,7 +128,7 @@ static void pooling(twin_world *w)
 
 static void features(twin_world *w, mr_dtype dtype)
 {
-    enum { ITEMS = 9 };
+    enum { ITEMS = 9, L = 6 };
     twin *data =
         dtype == MR_F16 ? twin_halves(w, ITEMS * K * COLS, 1) : twin_reals(w, ITEMS * K * COLS);
     for (int i = 0; dtype == MR_F16 && i < ITEMS * K * COLS; i++)
@@ -168,11 +168,16 @@ void cases_f(twin_world *w)
         norm(w, true, widths[i][0], widths[i][1], widths[i][2]);
         norm(w, false, widths[i][0], widths[i][1], widths[i][2]);
     }
-    static const int64_t heads[][3] = {{12, 16, 32}, {30, 30, 60}}; /* by two columns, by one */
-    for (int k = 0; k < 2; k++) {
+    /* by one column, two, four and eight, in one turn of a warp and in several; keys whose dropout
+     * is one Philox block, several, and more than a warp draws at once */
+    static const int64_t heads[][4] = {{6, 12, 16, 32},     {13, 30, 30, 60},   {6, 100, 104, 208},
+                                       {11, 148, 148, 296}, {5, 168, 168, 336}, {6, 304, 304, 608},
+                                       {10, 400, 400, 800}, {3, 300, 304, 600}};
+    for (int k = 0; k < 8; k++) {
+        const int64_t *h = heads[k];
         for (int mode = 0; mode < 4; mode++)
-            attention(w, mode, false, heads[k][0], heads[k][1], heads[k][2], k);
-        attention(w, MR_ATT_ONE, true, heads[k][0], heads[k][1], heads[k][2], k);
+            attention(w, mode, false, h[0], h[1], h[2], h[3], k % 2);
+        attention(w, MR_ATT_ONE, true, h[0], h[1], h[2], h[3], k % 2);
     }
     diffusion(w, COLS);
     diffusion(w, COLS - 1);
