@@ -138,8 +138,11 @@ static void features(twin_world *w, mr_dtype dtype)
     for (int i = 0; i < B; i++) ((int32_t *)len->host)[i] += !((int32_t *)len->host)[i];
     w->dev->to_device(w->dev, len->dev, len->host, B * 4);
     twin *start = twin_starts(w, len), *out = twin_acts(w, B * K * W), *c = twin_acts(w, B * W);
-    BOTH(feature_gather, A(out), A(data), dtype, A(id), B, K, COLS, W, ITEMS, EX);
+    BOTH(feature_gather, A(out), A(data), dtype, A(id), NULL, B, K, COLS, W, ITEMS, EX);
     same(w, "feature_gather", "out", out, COLS, W, 1);
+    twin *more = rows(w, K, COLS, W, false);
+    BOTH(feature_gather, A(out), A(data), dtype, A(id), A(more), B, K, COLS, W, ITEMS, EX);
+    same(w, "feature_gather", "plus more", out, COLS, W, 1);
     BOTH(context, A(c), A(data), dtype, A(id), A(start), A(len), B, COLS, W, ITEMS, 0.4, EX);
     same(w, "context", "out", c, COLS, W, L);
     twin_release(w);

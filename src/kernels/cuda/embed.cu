@@ -8,32 +8,44 @@
 namespace MR_ACT_SPACE
 {
 
+/* v[V] += more[V], unless that is NULL. */
+template <int V> __device__ static inline void add_more(float v[V], const float *more, int64_t at)
+{
+    float p[V];
+    if (!more) return;
+    load<V>(p, more + at);
+    UNROLL
+    for (int k = 0; k < V; k++) v[k] += p[k];
+}
+
 /* V: columns of a thread. */
 template <int V, class Y, class X>
-static void gather_by(Y *out, const X *table, const int32_t *row, int64_t n, int64_t w,
-                      const mr_exec *ex)
+static void gather_by(Y *out, const X *table, const int32_t *row, const float *more,
+                      const int32_t *at, int64_t n, int64_t w, const mr_exec *ex)
 {
     cells(n, w / V, ex, [=] __device__(int64_t i, int64_t q) {
         float v[V];
         load<V>(v, table + row[i] * w + V * q);
+        add_more<V>(v, more, more ? at[i] * w + V * q : 0);
         store<V>(out + i * w + V * q, v, 0);
     });
 }
 
 template <class Y, class X>
-static void gather(Y *out, const X *table, const int32_t *row, int64_t n, int64_t w,
-                   const mr_exec *ex)
+static void gather(Y *out, const X *table, const int32_t *row, const float *more, const int32_t *at,
+                   int64_t n, int64_t w, const mr_exec *ex)
 {
-    if (splits_by<PIECE>(out, w) && splits_by<PIECE>(table, w))
-        gather_by<PIECE>(out, table, row, n, w, ex);
+    if (splits_by<PIECE>(out, w) && splits_by<PIECE>(table, w) && splits_by<PIECE>(more, w))
+        gather_by<PIECE>(out, table, row, more, at, n, w, ex);
     else
-        gather_by<1>(out, table, row, n, w, ex);
+        gather_by<1>(out, table, row, more, at, n, w, ex);
 }
 
-void gather_rows(void *out, const void *table, const int32_t *row, int64_t n, int64_t w,
-                 mr_sides sides, const mr_exec *ex)
+void gather_rows(void *out, const void *table, const int32_t *row, const void *morev,
+                 const int32_t *at, int64_t n, int64_t w, mr_sides sides, const mr_exec *ex)
 {
-    OF_SIDES(sides, gather, out, table, row, n, w, ex);
+    const float *more = (const float *)morev;
+    OF_SIDES(sides, gather, out, table, row, more, at, n, w, ex);
 }
 
 void gather_padded(void *outv, const void *tablev, const int32_t *row, const int32_t *start,
@@ -112,10 +124,9 @@ static void add_positions(act_t *y, const act_t *x, const float *table, const in
                           int64_t n, int64_t w, const mr_exec *ex)
 {
     cells(n, w / V, ex, [=] __device__(int64_t i, int64_t q) {
-        float v[V], p[V];
+        float v[V];
         load<V>(v, x + i * w + V * q);
-        load<V>(p, table + pos[i] * w + V * q);
-        for (int k = 0; k < V; k++) v[k] += p[k];
+        add_more<V>(v, table, pos[i] * w + V * q);
         store<V>(y + i * w + V * q, v, 0);
     });
 }
@@ -252,8 +263,8 @@ __device__ static inline float value_of(float x) { return x; }
 
 /* Rows without a gap, V elements a thread; T: what the features are stored as. */
 template <int V, class T>
-static void gather_features(act_t *out, const T *data, const int32_t *id, int64_t n, int64_t w,
-                            int64_t n_items, const mr_exec *ex)
+static void gather_features(act_t *out, const T *data, const int32_t *id, const float *more,
+                            int64_t n, int64_t w, int64_t n_items, const mr_exec *ex)
 {
     cells(n, w / V, ex, [=] __device__(int64_t i, int64_t q) {
         float v[V] = {};
@@ -261,31 +272,35 @@ static void gather_features(act_t *out, const T *data, const int32_t *id, int64_
             several<T, V> s = at_once<several<T, V>>(data + (id[i] - (int64_t)1) * w + V * q);
             for (int k = 0; k < V; k++) v[k] = value_of(s.v[k]);
         }
+        add_more<V>(v, more, V * q);
         store<V>(out + i * w + V * q, v, 0);
     });
 }
 
-void feature_gather(void *outv, const void *data, mr_dtype dtype, const int32_t *id, int64_t n,
-                    int64_t count, int64_t cols, int64_t w, int64_t n_items, const mr_exec *ex)
+void feature_gather(void *outv, const void *data, mr_dtype dtype, const int32_t *id,
+                    const void *morev, int64_t n, int64_t count, int64_t cols, int64_t w,
+                    int64_t n_items, const mr_exec *ex)
 {
     act_t *out = (act_t *)outv;
+    const float *more = (const float *)morev;
     int64_t all = count * w;
     const __half *halves = (const __half *)data;
     const float *floats = (const float *)data;
-    bool is_whole = cols == w && splits_by<PIECE>(out, all);
+    bool is_whole = cols == w && splits_by<PIECE>(out, all) && splits_by<PIECE>(more, all);
     if (is_whole && dtype == MR_F16 && splits_by<PIECE>(halves, all)) {
-        gather_features<PIECE>(out, halves, id, n, all, n_items, ex);
+        gather_features<PIECE>(out, halves, id, more, n, all, n_items, ex);
         return;
     }
     if (is_whole && dtype != MR_F16 && splits_by<PIECE>(floats, all)) {
-        gather_features<PIECE>(out, floats, id, n, all, n_items, ex);
+        gather_features<PIECE>(out, floats, id, more, n, all, n_items, ex);
         return;
     }
     cells(n, all, ex, [=] __device__(int64_t i, int64_t j) {
         int64_t k = cols == w ? 0 : j / w, c = j - k * w; /* all in one row where no gap is */
         bool known = id[i] >= 1 && id[i] <= n_items && (cols == w || c < cols);
         int64_t at = (id[i] - (int64_t)1) * count * cols + k * cols + c;
-        out[i * all + j] = known ? feature(data, dtype, at) : 0.0f;
+        float v = known ? feature(data, dtype, at) : 0.0f;
+        out[i * all + j] = more ? v + more[j] : v;
     });
 }
 
