@@ -47,6 +47,12 @@ static void embed(twin_world *w, int64_t width)
         BOTH(add_rows, A(big), A(out), A(to), A(start), A(row), B, width, B, acc, 4, NULL, NULL, 0,
              MR_REAL_ACT, EX);
         twin_same(w, "add_rows", "out", big, L);
+        BOTH(add_rows, A(big), A(out), NULL, A(start), A(row), B, width, B, acc, 4, NULL, NULL, 0,
+             MR_REAL_ACT, EX);
+        twin_same(w, "add_rows to every row", "out", big, L);
+        BOTH(add_rows, A(big), A(out), NULL, A(start), A(row), B - 3, width, B, acc, -1, NULL, NULL,
+             0, MR_REAL_ACT, EX);
+        twin_same(w, "add_rows to the first rows", "out", big, L);
     }
     twin_release(w);
 }

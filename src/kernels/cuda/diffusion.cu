@@ -184,22 +184,71 @@ void posterior(void *outv, const void *xhatv, const void *xtv, const uint32_t *r
     });
 }
 
+/* V columns a thread, where the parts of a row can be cut so. */
+template <int V>
+static void pool_by(act_t *out, const act_t *x0, const act_t *frames, const act_t *text, int64_t n,
+                    int64_t K, int64_t cols, int64_t d, int64_t w, const mr_exec *ex)
+{
+    float inv = (float)(1.0 / (double)K);
+    cells(n, cols / V, ex, [=] __device__(int64_t i, int64_t q) {
+        int64_t j = V * q;
+        float s[V] = {}, v[V];
+        for (int64_t k = 0; k < K; k++) {
+            load<V>(v, frames + (i * K + k) * d + j);
+            UNROLL
+            for (int c = 0; c < V; c++) s[c] += v[c];
+        }
+        UNROLL
+        for (int c = 0; c < V; c++) s[c] *= inv;
+        act_t *o = out + i * w + j;
+        load<V>(v, x0 + i * d + j);
+        store<V>(o, v, 0);
+        store<V>(o + cols, s, 0);
+        load<V>(v, text + i * d + j);
+        store<V>(o + 2 * cols, v, 0);
+        for (int64_t c = 3 * cols; j == 0 && c < w; c++) o[c] = 0;
+    });
+}
+
+template <int V>
+static void pool_bwd_by(act_t *dx0, act_t *dframes, act_t *dtext, const act_t *dout, int64_t n,
+                        int64_t K, int64_t cols, int64_t d, int64_t w, int acc_x0, int acc_frames,
+                        int acc_text, const mr_exec *ex)
+{
+    float inv = (float)(1.0 / (double)K);
+    cells(n, d / V, ex, [=] __device__(int64_t i, int64_t q) {
+        int64_t j = V * q;
+        const act_t *g = dout + i * w + j;
+        bool counts = j < cols;
+        float a[V] = {}, b[V] = {}, c[V] = {};
+        if (counts) load<V>(a, g);
+        if (counts) load<V>(b, g + cols);
+        if (counts) load<V>(c, g + 2 * cols);
+        UNROLL
+        for (int k = 0; k < V; k++) b[k] *= inv;
+        if (dx0) store<V>(dx0 + i * d + j, a, acc_x0);
+        for (int64_t k = 0; dframes && k < K; k++)
+            store<V>(dframes + (i * K + k) * d + j, b, acc_frames);
+        if (dtext) store<V>(dtext + i * d + j, c, acc_text);
+    });
+}
+
+enum { POOLED = 4 }; /* 300 columns and the parts that they begin are no multiple of eight */
+static bool is_cut(int64_t cols, int64_t d, int64_t w)
+{
+    return cols % POOLED == 0 && d % POOLED == 0 && w % POOLED == 0;
+}
+
 void pool_concat_fwd(void *outv, const void *x0v, const void *framesv, const void *textv, int64_t n,
                      int64_t K, int64_t cols, int64_t d, int64_t w, const mr_exec *ex)
 {
     act_t *out = (act_t *)outv;
-    float inv = (float)(1.0 / (double)K);
     const act_t *x0 = (const act_t *)x0v, *frames = (const act_t *)framesv;
     const act_t *text = (const act_t *)textv;
-    cells(n, cols, ex, [=] __device__(int64_t i, int64_t j) {
-        float s = 0;
-        for (int64_t k = 0; k < K; k++) s += frames[(i * K + k) * d + j];
-        act_t *o = out + i * w + j;
-        o[0] = x0[i * d + j];
-        o[cols] = s * inv;
-        o[2 * cols] = text[i * d + j];
-        for (int64_t c = 3 * cols; j == 0 && c < w; c++) o[c] = 0;
-    });
+    if (is_cut(cols, d, w))
+        pool_by<POOLED>(out, x0, frames, text, n, K, cols, d, w, ex);
+    else
+        pool_by<1>(out, x0, frames, text, n, K, cols, d, w, ex);
 }
 
 void pool_concat_bwd(void *dx0v, void *dframesv, void *dtextv, const void *doutv, int64_t n,
@@ -207,15 +256,12 @@ void pool_concat_bwd(void *dx0v, void *dframesv, void *dtextv, const void *doutv
                      int acc_text, const mr_exec *ex)
 {
     act_t *dx0 = (act_t *)dx0v, *dframes = (act_t *)dframesv, *dtext = (act_t *)dtextv;
-    float inv = (float)(1.0 / (double)K);
     const act_t *dout = (const act_t *)doutv;
-    cells(n, d, ex, [=] __device__(int64_t i, int64_t j) {
-        const act_t *g = dout + i * w + j;
-        bool counts = j < cols;
-        if (dx0) put(&dx0[i * d + j], counts ? (float)g[0] : 0.0f, acc_x0);
-        for (int64_t k = 0; dframes && k < K; k++)
-            put(&dframes[(i * K + k) * d + j], counts ? inv * g[cols] : 0.0f, acc_frames);
-        if (dtext) put(&dtext[i * d + j], counts ? (float)g[2 * cols] : 0.0f, acc_text);
-    });
+    if (is_cut(cols, d, w))
+        pool_bwd_by<POOLED>(dx0, dframes, dtext, dout, n, K, cols, d, w, acc_x0, acc_frames,
+                            acc_text, ex);
+    else
+        pool_bwd_by<1>(dx0, dframes, dtext, dout, n, K, cols, d, w, acc_x0, acc_frames, acc_text,
+                       ex);
 }
 } // namespace MR_ACT_SPACE
