@@ -131,7 +131,8 @@ static void look_ups(mr_kb *b)
     void *pos = mr_kb_reals(b, L * d), *rows = mr_kb_reals(b, B * d);
     int32_t *id = mr_kb_ints(b, N, 7919, V), *each = mr_kb_ints(b, N + 1, 1, N + 2);
     int32_t *row = mr_kb_ints(b, N, 1, N + 1);
-    BENCH(gather_rows, "", SHAPE(N, d), 0, 2 * N * d, y, table, id, N, d, MR_ACT_REAL);
+    BENCH(gather_rows, "", SHAPE(N, d), 0, 2 * N * d, y, table, id, pos, b->tok_pos, N, d,
+          MR_ACT_REAL);
     BENCH(gather_padded, "", SHAPE(B, L, d), 0, N * d + B * L * d, x, table, id, b->start, b->len,
           B, L, d, 0);
     BENCH(add_rows, "", SHAPE(N, d), 0, 2 * N * d, y, x, row, each, row, N, d, N, 0, -1, NULL, NULL,
@@ -152,8 +153,8 @@ static void features(mr_kb *b)
     void *out = mr_kb_reals(b, B * w), *mean = mr_kb_reals(b, B * z->D);
     float *data = mr_kb_floats(b, I * w); /* features are stored in float32 or float16 */
     int32_t *id = mr_kb_ints(b, z->N, 7919, I);
-    BENCH(feature_gather, "frames", SHAPE(B, w), 0, 2 * B * w, out, data, MR_F32, id, B, z->K, z->D,
-          z->D, I);
+    BENCH(feature_gather, "frames", SHAPE(B, w), 0, 2 * B * w, out, data, MR_F32, id, NULL, B, z->K,
+          z->D, z->D, I);
     BENCH(context, "", SHAPE(z->N, z->D), 0, z->N * z->D + B * z->D, mean, data, MR_F32, id,
           b->start, b->len, B, z->D, z->D, I, 0.9);
     mr_kb_release(b);

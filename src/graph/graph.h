@@ -42,6 +42,13 @@ typedef enum mr_space {
 typedef struct mr_run mr_run;
 typedef struct mr_node mr_node;
 
+/* What a node adds to its input x [N,...]: row at[n] of a parameter to x[n], or all of it to every
+ * one (at = NULL). Device memory. */
+typedef struct mr_addend {
+    const void *table;
+    const int32_t *at;
+} mr_addend;
+
 /* An op: its functions and what its backward reads. One `const mr_op` per op, listed in ops.def. */
 typedef struct mr_op {
     const char *name;
@@ -62,6 +69,11 @@ typedef struct mr_op {
      * and the value, [N,S,c], lies in framed rows (kernels/family_unet.h). */
     bool may_join;
     unsigned takes_joined;
+    /* There too a node that makes x + a parameter (adds, a bit) of its input i does the forward of
+     * that input, whose op has forward_plus: forward with the addend, into y. The input then has no
+     * value, and its gradient is its reader's, in the same memory. */
+    unsigned adds;
+    mr_status (*forward_plus)(mr_run *r, const mr_node *n, void *y, const mr_addend *plus);
     /* On such a device the backward of a node that finishes the gradient of input i (begins, bit i)
      * also does what that node's own backward begins with, if it is the next step and can be begun
      * so (mr_conv_begin). */

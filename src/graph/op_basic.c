@@ -87,6 +87,9 @@ static mr_status add_param_forward(mr_run *r, const mr_node *n)
 {
     int id = mr_node_id(r, n);
     int64_t w = mr_node_inner(r->g, id);
+    const mr_node *joined = mr_joined(r, n, 0);
+    mr_addend plus = {mr_pval(r, n, 0), NULL};
+    if (joined) return mr_forward_plus(r, n, joined, &plus);
     mr_k(r)->concat_fwd(mr_val(r, id), mr_val(r, n->in[0]), NULL, mr_pval(r, n, 0), mr_n(r, id), w,
                         0, &r->ex);
     return MR_OK;
@@ -96,14 +99,14 @@ static mr_status add_param_backward(mr_run *r, const mr_node *n)
 {
     int id = mr_node_id(r, n);
     int64_t w = mr_node_inner(r->g, id);
-    void *dx = mr_wants(r, n, 0) ? mr_grad(r, n->in[0]) : NULL;
+    void *dx = mr_wants(r, n, 0) && !mr_joined(r, n, 0) ? mr_grad(r, n->in[0]) : NULL;
     mr_k(r)->add_row_bwd(dx, mr_pgrad(r, n, 0), mr_grad(r, id), mr_n(r, id), w, 0, w,
                          mr_acc(r, n, 0), mr_pacc(r, n, 0), &r->ex);
     return MR_OK;
 }
 
 const mr_op mr_op_add_param = {
-    .name = "add_param", .forward = add_param_forward, .backward = add_param_backward};
+    .name = "add_param", .adds = 1, .forward = add_param_forward, .backward = add_param_backward};
 
 int mr_g_add_param(mr_graph *g, int x, int param)
 {

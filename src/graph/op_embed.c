@@ -80,8 +80,8 @@ static mr_status move_rows(mr_run *r, const trade *t, bool to_owner)
 
 static mr_status fetch(mr_run *r, const mr_node *n, const trade *t)
 {
-    mr_k(r)->gather_rows(t->give, mr_pval(r, n, 0), t->lists->give_row, t->x->n_send, t->w,
-                         MR_REAL_REAL, &r->ex);
+    mr_k(r)->gather_rows(t->give, mr_pval(r, n, 0), t->lists->give_row, NULL, NULL, t->x->n_send,
+                         t->w, MR_REAL_REAL, &r->ex);
     return move_rows(r, t, false);
 }
 
@@ -113,25 +113,34 @@ static mr_status scatter(mr_run *r, const mr_node *n, bool is_padded)
     return MR_OK;
 }
 
-static mr_status lookup_forward(mr_run *r, const mr_node *n)
+static mr_status lookup_plus(mr_run *r, const mr_node *n, void *y, const mr_addend *plus)
 {
     trade t;
     MR_TRY(trade_of(r, n, &t));
-    void *y = mr_val(r, mr_node_id(r, n));
     int64_t N = t.seq->tokens;
     if (r->items->size == 1) {
-        mr_k(r)->gather_rows(y, mr_pval(r, n, 0), t.seq->tok_id, N, t.w, MR_ACT_REAL, &r->ex);
+        mr_k(r)->gather_rows(y, mr_pval(r, n, 0), t.seq->tok_id, plus->table, plus->at, N, t.w,
+                             MR_ACT_REAL, &r->ex);
         return MR_OK;
     }
     MR_TRY(fetch(r, n, &t));
-    mr_k(r)->gather_rows(y, t.unique, t.lists->inv, N, t.w, MR_ACT_REAL, &r->ex);
+    mr_k(r)->gather_rows(y, t.unique, t.lists->inv, plus->table, plus->at, N, t.w, MR_ACT_REAL,
+                         &r->ex);
     return MR_OK;
+}
+
+static mr_status lookup_forward(mr_run *r, const mr_node *n)
+{
+    const mr_addend none = {NULL, NULL};
+    return lookup_plus(r, n, mr_val(r, mr_node_id(r, n)), &none);
 }
 
 static mr_status lookup_backward(mr_run *r, const mr_node *n) { return scatter(r, n, false); }
 
-const mr_op mr_op_lookup = {
-    .name = "lookup", .forward = lookup_forward, .backward = lookup_backward};
+const mr_op mr_op_lookup = {.name = "lookup",
+                            .forward_plus = lookup_plus,
+                            .forward = lookup_forward,
+                            .backward = lookup_backward};
 
 static mr_status padded_forward(mr_run *r, const mr_node *n)
 {
@@ -140,7 +149,8 @@ static mr_status padded_forward(mr_run *r, const mr_node *n)
     void *y = mr_val(r, mr_node_id(r, n));
     int64_t B = r->count[MR_SPACE_ROWS], L = r->g->dims.L;
     if (r->items->size == 1) {
-        mr_k(r)->gather_rows(y, mr_pval(r, n, 0), t.seq->ids, B * L, t.w, MR_ACT_REAL, &r->ex);
+        mr_k(r)->gather_rows(y, mr_pval(r, n, 0), t.seq->ids, NULL, NULL, B * L, t.w, MR_ACT_REAL,
+                             &r->ex);
         return MR_OK;
     }
     MR_TRY(fetch(r, n, &t));
@@ -193,8 +203,11 @@ int mr_g_lookup_padded(mr_graph *g, int table)
 static mr_status position_forward(mr_run *r, const mr_node *n)
 {
     int id = mr_node_id(r, n);
-    mr_k(r)->position_fwd(mr_val(r, id), mr_val(r, n->in[0]), mr_pval(r, n, 0),
-                          r->in.seq[n->i[0]].tok_pos, mr_n(r, id), mr_node_width(r->g, id), &r->ex);
+    const mr_node *joined = mr_joined(r, n, 0);
+    mr_addend plus = {mr_pval(r, n, 0), r->in.seq[n->i[0]].tok_pos};
+    if (joined) return mr_forward_plus(r, n, joined, &plus);
+    mr_k(r)->position_fwd(mr_val(r, id), mr_val(r, n->in[0]), plus.table, plus.at, mr_n(r, id),
+                          mr_node_width(r->g, id), &r->ex);
     return MR_OK;
 }
 
@@ -203,7 +216,7 @@ static mr_status position_backward(mr_run *r, const mr_node *n)
     int id = mr_node_id(r, n);
     int64_t w = mr_node_width(r->g, id);
     const mr_seq *q = &r->in.seq[n->i[0]];
-    void *dx = mr_wants(r, n, 0) ? mr_grad(r, n->in[0]) : NULL;
+    void *dx = mr_wants(r, n, 0) && !mr_joined(r, n, 0) ? mr_grad(r, n->in[0]) : NULL;
     mr_k(r)->position_bwd(dx, mr_pgrad(r, n, 0), mr_grad(r, id), q->start, q->len, mr_n(r, id),
                           r->count[MR_SPACE_ROWS], r->g->dims.L, w, mr_acc(r, n, 0),
                           mr_pacc(r, n, 0), &r->ex);
@@ -211,7 +224,7 @@ static mr_status position_backward(mr_run *r, const mr_node *n)
 }
 
 const mr_op mr_op_add_position = {
-    .name = "add_position", .forward = position_forward, .backward = position_backward};
+    .name = "add_position", .adds = 1, .forward = position_forward, .backward = position_backward};
 
 int mr_g_add_position(mr_graph *g, int x, int pos, int seq)
 {

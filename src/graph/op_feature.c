@@ -22,12 +22,13 @@ static mr_status need_ids(const int32_t *id, const mr_node *n)
     return MR_OK;
 }
 
-static mr_status gather(mr_run *r, const mr_node *n, const mr_feature *f, const int32_t *id,
-                        int64_t rows)
+/* y = rows of a feature, of every item plus `more` (NULL: nothing). */
+static mr_status gather(mr_run *r, const mr_node *n, void *y, const mr_feature *f,
+                        const int32_t *id, int64_t rows, const void *more)
 {
     int me = mr_node_id(r, n);
     MR_TRY(need_ids(id, n));
-    mr_k(r)->feature_gather(mr_val(r, me), f->data, f->dtype, id, mr_n(r, me), f->count, n->cols,
+    mr_k(r)->feature_gather(y, f->data, f->dtype, id, more, mr_n(r, me), f->count, n->cols,
                             mr_node_width(r->g, me), rows, &r->ex);
     return MR_OK;
 }
@@ -38,26 +39,32 @@ static const int32_t *last_of(const mr_feature_ids *ids, const mr_node *n)
     return n->space == MR_SPACE_LAST ? ids->distinct : ids->last;
 }
 
-static mr_status frames_forward(mr_run *r, const mr_node *n)
+static mr_status frames_plus(mr_run *r, const mr_node *n, void *y, const mr_addend *plus)
 {
     const mr_feature *f = &r->feat->frames;
     MR_TRY(need(f, n, "frame", n->dim[1], n->cols));
     const mr_feature_ids *ids = &r->ids[MR_FEATURE_FRAMES];
-    return gather(r, n, f, last_of(ids, n), ids->n);
+    return gather(r, n, y, f, last_of(ids, n), ids->n, plus->table);
+}
+
+static mr_status frames_forward(mr_run *r, const mr_node *n)
+{
+    const mr_addend none = {NULL, NULL};
+    return frames_plus(r, n, mr_val(r, mr_node_id(r, n)), &none);
 }
 
 static mr_status text_last_forward(mr_run *r, const mr_node *n)
 {
     MR_TRY(need(&r->feat->text, n, "text", 1, n->cols));
     const mr_feature_ids *ids = &r->ids[MR_FEATURE_TEXT];
-    return gather(r, n, &r->feat->text, last_of(ids, n), ids->n);
+    return gather(r, n, mr_val(r, mr_node_id(r, n)), &r->feat->text, last_of(ids, n), ids->n, NULL);
 }
 
 static mr_status text_tokens_forward(mr_run *r, const mr_node *n)
 {
     MR_TRY(need(&r->feat->text, n, "text", 1, n->cols));
     const mr_feature_ids *ids = &r->ids[MR_FEATURE_TEXT];
-    return gather(r, n, &r->feat->text, ids->tok, ids->n);
+    return gather(r, n, mr_val(r, mr_node_id(r, n)), &r->feat->text, ids->tok, ids->n, NULL);
 }
 
 /* c_v = sum_k alpha_k v_k, alpha_k ~ exp(-gamma (n_b - k)): paper eq. 7; f[0] gamma */
@@ -74,7 +81,8 @@ static mr_status context_forward(mr_run *r, const mr_node *n)
     return MR_OK;
 }
 
-const mr_op mr_op_frames = {.name = "frames", .is_cheap = true, .forward = frames_forward};
+const mr_op mr_op_frames = {
+    .name = "frames", .is_cheap = true, .forward_plus = frames_plus, .forward = frames_forward};
 const mr_op mr_op_text_last = {.name = "text_last", .is_cheap = true, .forward = text_last_forward};
 const mr_op mr_op_text_tokens = {
     .name = "text_tokens", .is_cheap = true, .forward = text_tokens_forward};
@@ -114,8 +122,8 @@ int mr_g_context(mr_graph *g, double gamma)
 static mr_status spread_forward(mr_run *r, const mr_node *n)
 {
     int id = mr_node_id(r, n);
-    mr_k(r)->gather_rows(mr_val(r, id), mr_val(r, n->in[0]), r->in.last_slot, mr_n(r, id),
-                         mr_node_inner(r->g, id), MR_ACT_ACT, &r->ex);
+    mr_k(r)->gather_rows(mr_val(r, id), mr_val(r, n->in[0]), r->in.last_slot, NULL, NULL,
+                         mr_n(r, id), mr_node_inner(r->g, id), MR_ACT_ACT, &r->ex);
     return MR_OK;
 }
 

@@ -60,20 +60,28 @@ static bool is_output(const mr_graph *g, int id)
     return false;
 }
 
+static bool is_taken(const mr_op *op, const mr_op *by, int slot)
+{
+    return (op->may_join && by->takes_joined >> slot & 1u) ||
+           (op->forward_plus && by->adds >> slot & 1u);
+}
+
 /* The nodes whose forward is done by their only reader. */
 static void choose_joined(const mr_graph *g, const marks *m, mr_plan *p)
 {
     for (int id = 0; g->dims.whole_products && id < g->n_nodes; id++) {
-        int readers = 0;
+        int readers = 0, reader = -1;
         bool takes = true;
-        if (!g->node[id].op->may_join || is_output(g, id)) continue;
+        if (is_output(g, id)) continue;
         for (int to = id + 1; to < g->n_nodes; to++)
             for (int s = 0; m->live[to] && s < g->node[to].n_in; s++) {
                 if (g->node[to].in[s] != id) continue;
                 readers++;
-                takes &= (g->node[to].op->takes_joined >> s & 1u) != 0;
+                reader = to;
+                takes &= is_taken(g->node[id].op, g->node[to].op, s);
             }
         p->is_joined[id] = readers == 1 && takes;
+        if (p->is_joined[id] && g->node[id].op->forward_plus) p->grad_of[id] = reader;
     }
 }
 
@@ -124,7 +132,7 @@ static void choose_begun(const mr_graph *g, mr_plan *p)
 }
 
 /* The node that stands for the same gradient memory: the first slice of the same columns, or the
- * root. */
+ * root. A joined input stands for itself: its reader writes nothing there. */
 static int gradient_of(const mr_graph *g, const mr_plan *p, int id)
 {
     const mr_node *n = &g->node[id], *o;
@@ -190,6 +198,12 @@ static void mark_accumulate(const mr_graph *g, mr_plan *p)
         if (!pwritten[i]) p->zero[p->n_zero++] = i;
 }
 
+/* Has a node a value in memory of its own? */
+static bool has_value(const mr_plan *p, int id)
+{
+    return !(p->is_joined[id] && p->g->node[id].op->forward_plus);
+}
+
 static void live_at(mr_slot *s, int step)
 {
     if (s->first < 0 || step < s->first) s->first = step;
@@ -243,17 +257,18 @@ static void lifetimes(const mr_graph *g, const marks *m, mr_plan *p)
         const mr_node *n = &g->node[id];
         if (!m->live[id] || n->op->is_alias) continue;
         int f = m->fwd_at[id], b = m->bwd_at[id], begin = p->begun_by[id] >= 0 ? b - 1 : b;
-        if (f >= 0) live_at(&p->val[id], f);
+        if (f >= 0 && has_value(p, id)) live_at(&p->val[id], f);
         if (b >= 0 && (n->op->bwd_out || f < 0)) live_at(&p->again[id], b);
         for (int s = 0; s < n->n_in; s++) {
             if (n->in[s] < 0) continue;
             int root = p->root[n->in[s]];
-            if (f >= 0) live_at(&p->val[root], f);
+            if (f >= 0 && has_value(p, root)) live_at(&p->val[root], f);
             if (b >= 0 && (f < 0 || n->op->bwd_in & 1u << s)) live_at(&p->again[root], b);
             if (b >= 0 && p->needs_grad[n->in[s]]) {
-                live_at(&p->grad[root], b);
-                live_at(&p->grad[root], begin);
-                if (m->bwd_at[root] >= 0) live_at(&p->grad[root], m->bwd_at[root]);
+                mr_slot *grad = &p->grad[p->grad_of[root]];
+                live_at(grad, b);
+                live_at(grad, begin);
+                if (m->bwd_at[root] >= 0) live_at(grad, m->bwd_at[root]);
             }
         }
         for (int k = 0; k < n->n_saved; k++) {
@@ -362,6 +377,7 @@ static mr_status alloc_plan(mr_plan *p, marks *m, int n)
     MR_TRY(MR_ALLOC(&p->acc_in, n, "plan"));
     MR_TRY(MR_ALLOC(&p->acc_param, n, "plan"));
     MR_TRY(MR_ALLOC(&p->is_joined, n, "plan"));
+    MR_TRY(MR_ALLOC(&p->grad_of, n, "plan"));
     MR_TRY(MR_ALLOC(&p->begun_by, n, "plan"));
     MR_TRY(MR_ALLOC(&m->live, n, "plan"));
     MR_TRY(MR_ALLOC(&m->depends, n, "plan"));
@@ -391,7 +407,7 @@ mr_status mr_plan_compile(mr_plan **out_p, const mr_graph *g, bool backward, boo
     p->backward = backward;
     p->is_private = is_private;
     for (int id = 0; id < g->n_nodes; id++)
-        p->root[id] = g->node[id].op->is_alias ? p->root[g->node[id].in[0]] : id;
+        p->root[id] = p->grad_of[id] = g->node[id].op->is_alias ? p->root[g->node[id].in[0]] : id;
     mark_live(g, &m);
     mark_grads(g, &m, p);
     choose_joined(g, &m, p);
@@ -431,6 +447,7 @@ void mr_plan_free(mr_plan **p_p)
     MR_FREE(p->acc_in);
     MR_FREE(p->acc_param);
     MR_FREE(p->is_joined);
+    MR_FREE(p->grad_of);
     MR_FREE(p->begun_by);
     MR_FREE(*p_p);
 }

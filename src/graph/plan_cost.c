@@ -117,7 +117,8 @@ static double bytes_of(const view *v)
         int id = v->n->in[i];
         if (id < 0) continue;
         if (v->forward || v->n->op->bwd_in & 1u << i) n += elements(v, id);
-        if (!v->forward && v->p->needs_grad[id])
+        bool is_own = v->p->grad_of[v->p->root[id]] == v->p->root[id];
+        if (!v->forward && v->p->needs_grad[id] && is_own)
             n += elements(v, id) * (v->p->acc_in[v->id] >> i & 1 ? 2 : 1);
     }
     return n * (double)v->g->act_bytes;

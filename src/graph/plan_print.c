@@ -31,12 +31,13 @@ static void print_step(const mr_plan *p, int step, int id, bool forward, FILE *f
     const mr_node *n = mr_node_at(g, id);
     char shape[64], at[64];
     shape_text(g, id, shape, sizeof shape);
-    slot_text(forward ? &p->val[id] : &p->grad[id], at, sizeof at);
+    slot_text(forward ? &p->val[id] : &p->grad[p->grad_of[id]], at, sizeof at);
     fprintf(f, "%4d %s %%%-4d %-34s %-18s %-24s", step, forward ? "fwd" : "bwd", id, n->label,
             shape, at);
     for (int s = 0; s < n->n_in; s++) {
         if (n->in[s] < 0) continue;
-        bool wants = !forward && p->needs_grad[n->in[s]];
+        bool is_own = p->grad_of[p->root[n->in[s]]] == p->root[n->in[s]];
+        bool wants = !forward && p->needs_grad[n->in[s]] && is_own;
         fprintf(f, " %%%d%s", n->in[s], wants ? (p->acc_in[id] >> s & 1 ? ":+=" : ":=") : "");
     }
     for (int s = 0; s < n->n_param; s++)

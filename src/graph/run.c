@@ -54,7 +54,7 @@ void *mr_val(const mr_run *r, int id)
 void *mr_grad(const mr_run *r, int id)
 {
     if (id < 0 || !r->plan->needs_grad[id]) return NULL;
-    char *p = at(r, &r->plan->grad[r->plan->root[id]]);
+    char *p = at(r, &r->plan->grad[r->plan->grad_of[r->plan->root[id]]]);
     return p ? p + slice_at(r, id) : NULL;
 }
 
@@ -62,6 +62,13 @@ const mr_node *mr_joined(const mr_run *r, const mr_node *n, int slot)
 {
     int id = n->in[slot];
     return id >= 0 && r->plan->is_joined[id] ? &r->g->node[id] : NULL;
+}
+
+mr_status mr_forward_plus(mr_run *r, const mr_node *n, const mr_node *joined, const mr_addend *plus)
+{
+    r->ex.scratch = at(r, &r->plan->scratch[mr_node_id(r, joined)][0]);
+    r->ex.scratch_bytes = joined->scratch_bytes;
+    return joined->op->forward_plus(r, joined, mr_val(r, mr_node_id(r, n)), plus);
 }
 
 const mr_node *mr_begins(const mr_run *r, const mr_node *n, int slot)

@@ -111,6 +111,9 @@ void *mr_val(const mr_run *r, int id);
 void *mr_grad(const mr_run *r, int id);
 /* The node whose forward n does as well, or NULL: input slot i was joined to n. */
 const mr_node *mr_joined(const mr_run *r, const mr_node *n, int slot);
+/* Forward of n, which is that of the input joined to it plus a parameter. */
+mr_status mr_forward_plus(mr_run *r, const mr_node *n, const mr_node *joined,
+                          const mr_addend *plus);
 /* The node in input slot i whose backward n's backward begins, or NULL; whether the step before has
  * begun n's; where it has left for it what is not a gradient: n's scratch in backward. */
 const mr_node *mr_begins(const mr_run *r, const mr_node *n, int slot);

@@ -5,9 +5,10 @@
 #include "tensor/dtype.h"
 
 #define MR_KERNELS_EMBED(X)                                                                        \
-    /* out[i,w] = table[row[i],w], i < n; rows are in range */                                     \
-    X(gather_rows, (void *out, const void *table, const int32_t *row, int64_t n, int64_t w,        \
-                    mr_sides sides, const mr_exec *ex))                                            \
+    /* out[i,w] = table[row[i],w] + more[at[i],w], i < n; rows are in range. more = NULL: nothing  \
+     * is added */                                                                                 \
+    X(gather_rows, (void *out, const void *table, const int32_t *row, const mr_real *more,         \
+                    const int32_t *at, int64_t n, int64_t w, mr_sides sides, const mr_exec *ex))   \
     /* Ragged to padded:                                                                           \
      *   out[b,l,w] = table[row[start[b] + l],w]   for l < len[b]                                  \
      *   out[b,l,w] = table[row[pad],w]            else */                                         \
@@ -39,11 +40,11 @@
      *   the others = 0 when acc = 0, and so are rows start[B]..N-1 */                             \
     X(last_bwd, (mr_act * dx, const mr_act *dy, const int32_t *start, const int32_t *len,          \
                  int64_t B, int64_t N, int64_t w, int acc, const mr_exec *ex))                     \
-    /* out[i,k,w] = data[id[i] - 1,k,cols] as real; ids outside 1..n_items give zeros.             \
-     * data: MR_F16 or MR_F32, finite values; k < count */                                         \
+    /* out[i,k,w] = data[id[i] - 1,k,cols] as real + more[k,w] (NULL: nothing); of ids outside     \
+     * 1..n_items data is zeros. data: MR_F16 or MR_F32, finite values; k < count */               \
     X(feature_gather,                                                                              \
-      (mr_act * out, const void *data, mr_dtype dtype, const int32_t *id, int64_t n,               \
-       int64_t count, int64_t cols, int64_t w, int64_t n_items, const mr_exec *ex))                \
+      (mr_act * out, const void *data, mr_dtype dtype, const int32_t *id, const mr_real *more,     \
+       int64_t n, int64_t count, int64_t cols, int64_t w, int64_t n_items, const mr_exec *ex))     \
     /* Over the n = len[b] items id_k = id[start[b] + k - 1] of a row, k = 1..n (paper eq. 7):     \
      *   alpha_k = exp(-gamma (n - k)) / sum of the same                                           \
      *   out[b,w] = sum_k alpha_k data[id_k - 1,cols]                                              \

@@ -8,6 +8,18 @@
 #include "base/mem.h"
 #include "graph/op_softmax.h"
 
+/* What step id does, and the inputs that it does as well. */
+static void count_step(mr_step_shape *s, const mr_plan *plan, int id, bool forward)
+{
+    const mr_node *n = &plan->g->node[id];
+    for (int i = 0; forward && i < n->n_in; i++)
+        if (n->in[i] >= 0 && plan->is_joined[n->in[i]]) count_step(s, plan, n->in[i], forward);
+    if (!strcmp(n->op->name, "lookup") || !strcmp(n->op->name, "lookup_padded"))
+        (forward ? s->lookups : s->lookups_bwd)[n->i[0]]++;
+    s->n_contrast += !strcmp(n->op->name, "ntxent");
+    s->n_item_loss += !strcmp(n->op->name, "item_loss");
+}
+
 mr_status mr_volume_shape(mr_step_shape *out, const mr_plan *plan, int table, int n_seq)
 {
     const mr_param *p = &plan->g->params->p[table];
@@ -21,15 +33,8 @@ mr_status mr_volume_shape(mr_step_shape *out, const mr_plan *plan, int table, in
     s.table_rows = p->dim[0];
     s.width = p->dim[1];
     s.n_seq = n_seq;
-    for (int i = 0; i < plan->n_fwd + plan->n_bwd; i++) {
-        bool forward = i < plan->n_fwd;
-        int id = forward ? plan->fwd[i] : plan->bwd[i - plan->n_fwd];
-        const mr_node *n = &plan->g->node[id];
-        if (!strcmp(n->op->name, "lookup") || !strcmp(n->op->name, "lookup_padded"))
-            (forward ? s.lookups : s.lookups_bwd)[n->i[0]]++;
-        s.n_contrast += !strcmp(n->op->name, "ntxent");
-        s.n_item_loss += !strcmp(n->op->name, "item_loss");
-    }
+    for (int i = 0; i < plan->n_fwd; i++) count_step(&s, plan, plan->fwd[i], true);
+    for (int i = 0; i < plan->n_bwd; i++) count_step(&s, plan, plan->bwd[i], false);
     for (int i = 0; i < plan->n_buckets; i++)
         s.bucket[s.n_buckets++] = plan->bucket[i].hi - plan->bucket[i].lo;
     *out = s;

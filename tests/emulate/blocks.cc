@@ -48,6 +48,7 @@ struct thread {
 
 struct warp {
     uint64_t value[LANES], result[LANES];
+    int from[LANES]; /* whose value a lane gets */
     unsigned arrived = 0, mask = 0;
     int lanes = 0;
     const site *at = nullptr;
@@ -299,14 +300,19 @@ void warp_barrier(const site *at)
 {
     warp &w = b.warps[(size_t)(b.current / LANES)];
     if ((w.arrived | 1u << b.current % LANES) == ~0u) w.epoch++; /* the last one comes */
-    (void)shuffle_xor(at, ~0u, 0, 0);
+    (void)shuffle(at, ~0u, 0, b.current % LANES, 0);
 }
 
 uint64_t shuffle_xor(const site *at, unsigned mask, uint64_t bits, int lanes)
 {
+    return shuffle(at, mask, bits, b.current % LANES ^ lanes, lanes);
+}
+
+uint64_t shuffle(const site *at, unsigned mask, uint64_t bits, int from, int lanes)
+{
     int lane = b.current % LANES;
     warp &w = b.warps[(size_t)(b.current / LANES)];
-    if (!(mask >> lane & 1u) || !(mask >> (lane ^ lanes) & 1u))
+    if (!(mask >> lane & 1u) || from < 0 || from >= LANES || !(mask >> from & 1u))
         stop("%s: %s (%s:%d) with mask %08x names lane %d or its partner not", running(), at->what,
              at->file, at->line, mask, lane);
     if (w.arrived && (w.at != at || w.mask != mask || w.lanes != lanes))
@@ -318,6 +324,7 @@ uint64_t shuffle_xor(const site *at, unsigned mask, uint64_t bits, int lanes)
     w.mask = mask;
     w.lanes = lanes;
     w.value[lane] = bits;
+    w.from[lane] = from;
     w.arrived |= 1u << lane;
     (void)stop_here(SHUFFLE, at);
     if (w.arrived == mask) {
@@ -326,7 +333,7 @@ uint64_t shuffle_xor(const site *at, unsigned mask, uint64_t bits, int lanes)
         for (int i = 0; i < LANES; i++) {
             int l = is_forward ? i : LANES - 1 - i;
             if (!(mask >> l & 1u)) continue;
-            w.result[l] = w.value[l ^ lanes];
+            w.result[l] = w.value[w.from[l]];
             may_go_on(first + l);
         }
         w.arrived = 0;

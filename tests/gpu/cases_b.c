@@ -1,7 +1,7 @@
 /* Cases of U-Net and diffusion. Odd sizes; every dropout on. */
 #include "twin.h"
 
-enum { B = 37, D = 30 };
+enum { B = 37 };
 
 /* n samples of F frames; as wide in as out: then the residual is x itself. */
 static void convolution(twin_world *w, int64_t n, int64_t F, int stride, int64_t ci, int64_t co)
@@ -147,18 +147,21 @@ static void group_norm(twin_world *w, int64_t n, int64_t S, int64_t C, int64_t G
     twin_release(w);
 }
 
-static void diffusion(twin_world *w)
+/* width: of rows that fall into pieces of 16 bytes, and of ones that do not */
+static void diffusion(twin_world *w, int64_t width)
 {
     mr_int_list set = {2, {2, 5}};
-    mr_noise nz = {4, 6, 0, 7, &set, false, 0, 0};
-    twin *x0 = twin_acts(w, B * D), *xt = twin_acts(w, B * D), *out = twin_acts(w, B * D);
+    mr_noise nz[] = {{4, 6, 0, 7, &set, false, 0, 0}, {5, 7, 3, 7, NULL, false, 0, 0}};
+    twin *x0 = twin_acts(w, B * width), *xt = twin_acts(w, B * width);
+    twin *out = twin_acts(w, B * width), *te = twin_acts(w, B * 16);
     twin *abar = twin_doubles(w, 8), *rid = twin_ints(w, B, 3, 7, 1000);
-    twin *te = twin_acts(w, B * 16);
-    BOTH(noise_fwd, A(xt), A(x0), A(abar), A(rid), B, D, &nz, EX);
-    BOTH(noise_bwd, A(out), A(x0), A(abar), A(rid), B, D, &nz, 1, EX);
-    twin_same(w, "noise_fwd", "xt", xt, 1);
-    twin_same(w, "noise_bwd", "dx0", out, 1);
-    BOTH(posterior, A(out), A(x0), A(xt), A(rid), B, D, D, D, 0.3, 0.6, 0.1, 8, EX);
+    for (int k = 0; k < 2; k++) { /* each row's t, one of all rows */
+        BOTH(noise_fwd, A(xt), A(x0), A(abar), A(rid), B, width, &nz[k], EX);
+        twin_same(w, "noise_fwd", "xt", xt, 1);
+        BOTH(noise_bwd, A(out), A(x0), A(abar), A(rid), B, width, &nz[k], k == 0, EX);
+        twin_same(w, "noise_bwd", "dx0", out, 1);
+    }
+    BOTH(posterior, A(out), A(x0), A(xt), A(rid), B, width, width, width, 0.3, 0.6, 0.1, 8, EX);
     twin_same(w, "posterior", "out", out, 1);
     BOTH(time_embed, A(te), A(rid), B, 16, 4, 7, &set, EX);
     twin_same(w, "time_embed", "out", te, 1);
@@ -216,5 +219,6 @@ void cases_b(twin_world *w)
     begun(w, 3, 9, 32, 1, true);
     begun(w, 5, 3, 640, 1, true);
     group_norms(w);
-    diffusion(w);
+    diffusion(w, 30);
+    diffusion(w, 3 * 304);
 }

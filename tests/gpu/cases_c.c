@@ -13,8 +13,10 @@ static void embed(twin_world *w, int64_t width)
     twin *start = twin_starts(w, len), *pos = twin_ints(w, B * L, 1, 0, L);
     twin *y = twin_acts(w, B * width), *dt = twin_reals(w, L * width),
          *x = twin_acts(w, B * L * width);
-    BOTH(gather_rows, A(out), A(table), A(row), B * L, width, MR_ACT_REAL, EX);
+    BOTH(gather_rows, A(out), A(table), A(row), NULL, NULL, B * L, width, MR_ACT_REAL, EX);
     twin_equal(w, "gather_rows", "out", out);
+    BOTH(gather_rows, A(out), A(table), A(row), A(table), A(pos), B * L, width, MR_ACT_REAL, EX);
+    twin_equal(w, "gather_rows", "plus more", out);
     BOTH(gather_padded, A(out), A(table), A(row), A(start), A(len), B, L, width, 0, EX);
     twin_equal(w, "gather_padded", "out", out);
     BOTH(position_fwd, A(out), A(out), A(table), A(pos), B * L, width, EX);
@@ -30,8 +32,12 @@ static void embed(twin_world *w, int64_t width)
         BOTH(last_bwd, A(out), A(y), A(start), A(len), B, B * L, width, acc, EX);
         twin_same(w, "last_bwd", "dx", out, 1);
     }
-    BOTH(feature_gather, A(out), A(table), MR_F32, A(row), B * L, 1, width, width, ITEMS - 3, EX);
+    BOTH(feature_gather, A(out), A(table), MR_F32, A(row), NULL, B * L, 1, width, width, ITEMS - 3,
+         EX);
     twin_equal(w, "feature_gather", "out", out);
+    BOTH(feature_gather, A(out), A(table), MR_F32, A(row), A(table), B * 2, 3, width, width,
+         ITEMS / 3 - 2, EX);
+    twin_equal(w, "feature_gather", "plus more", out);
     BOTH(context, A(y), A(table), MR_F32, A(row), A(start), A(len), B, width, width, ITEMS - 3, 0.4,
          EX);
     twin_same(w, "context", "out", y, L);
@@ -41,6 +47,12 @@ static void embed(twin_world *w, int64_t width)
         BOTH(add_rows, A(big), A(out), A(to), A(start), A(row), B, width, B, acc, 4, NULL, NULL, 0,
              MR_REAL_ACT, EX);
         twin_same(w, "add_rows", "out", big, L);
+        BOTH(add_rows, A(big), A(out), NULL, A(start), A(row), B, width, B, acc, 4, NULL, NULL, 0,
+             MR_REAL_ACT, EX);
+        twin_same(w, "add_rows to every row", "out", big, L);
+        BOTH(add_rows, A(big), A(out), NULL, A(start), A(row), B - 3, width, B, acc, -1, NULL, NULL,
+             0, MR_REAL_ACT, EX);
+        twin_same(w, "add_rows to the first rows", "out", big, L);
     }
     twin_release(w);
 }

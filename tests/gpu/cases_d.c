@@ -148,7 +148,7 @@ static void halves(twin_world *w)
         ((uint16_t *)data->host)[i] = e == 31 ? 0x0001 : bits; /* features are finite */
     }
     w->dev->to_device(w->dev, data->dev, data->host, ROWS * W * 2);
-    BOTH(feature_gather, A(out), A(data), MR_F16, A(id), ROWS, 1, W, W, ROWS, EX);
+    BOTH(feature_gather, A(out), A(data), MR_F16, A(id), NULL, ROWS, 1, W, W, ROWS, EX);
     twin_equal(w, "feature_gather of halves", "out", out);
     twin_release(w);
 }
@@ -252,7 +252,7 @@ static void nothing(twin_world *w)
     BOTH(layer_norm_fwd, A(x), A(x), A(x), A(x), NULL, NULL, NULL, 0, D, D, 1e-5, NULL, NULL, EX);
     BOTH(layer_norm_bwd, A(x), NULL, A(x), NULL, A(x), A(x), NULL, NULL, A(x), A(x), 0, D, D, 0, 0,
          1, 0, NULL, NULL, EX);
-    BOTH(gather_rows, A(x), A(x), A(i), 0, D, MR_ACT_ACT, EX);
+    BOTH(gather_rows, A(x), A(x), A(i), NULL, NULL, 0, D, MR_ACT_ACT, EX);
     BOTH(last_fwd, A(x), A(x), A(i), A(i), 0, D, EX);
     BOTH(row_dot, A(x), A(x), A(x), 0, D, EX);
     BOTH(conv3_fwd, A(x), A(x), A(x), NULL, NULL, NULL, &cv, EX);

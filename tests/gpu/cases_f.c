@@ -4,7 +4,7 @@
 
 #include "twin.h"
 
-enum { B = 37, L = 6, K = 3, COLS = 13, W = 16 };
+enum { B = 37, K = 3, COLS = 13, W = 16 };
 
 /* Reals or acts [n,w] in rows whose columns from cols on are 0. */
 static twin *rows(twin_world *w, int64_t n, int64_t cols, int64_t width, bool is_act)
@@ -62,6 +62,7 @@ static void norm(twin_world *w, bool has_gamma, int64_t N, int64_t cols, int64_t
 static void attention_of_one(twin_world *w, int mode, int64_t D, int64_t OUT, int64_t ALL,
                              int64_t at, int acc)
 {
+    enum { L = 6 };
     twin *len = twin_ints(w, B, 5, 2, L), *rid = twin_ints(w, B, 3, 7, 1000);
     for (int i = 0; i < B; i++) ((int32_t *)len->host)[i] += 1;
     w->dev->to_device(w->dev, len->dev, len->host, B * 4);
@@ -98,10 +99,10 @@ static void attention_of_one(twin_world *w, int mode, int64_t D, int64_t OUT, in
     twin_release(w);
 }
 
-/* Two heads of D / 2 in rows of QW, k and v in rows of KVW; dq is added to what is there, or not.
- */
-static void attention(twin_world *w, int mode, bool has_first, int64_t D, int64_t QW, int64_t KVW,
-                      int acc_q)
+/* Two heads of D / 2 in rows of QW, k and v in rows of KVW, at most L keys; dq is added to what is
+ * there, or not. */
+static void attention(twin_world *w, int mode, bool has_first, int64_t L, int64_t D, int64_t QW,
+                      int64_t KVW, int acc_q)
 {
     twin *len = twin_ints(w, B, 5, 2, L), *rid = twin_ints(w, B, 3, 7, 1000);
     for (int i = 0; i < B; i++) ((int32_t *)len->host)[i] += 1;
@@ -162,37 +163,40 @@ static void diffusion(twin_world *w, int64_t cols)
     twin_release(w);
 }
 
-static void pooling(twin_world *w)
+static void pooling(twin_world *w, int64_t cols)
 {
-    enum { OUT = 40 }; /* 3 COLS = 39 */
-    twin *x = rows(w, B, COLS, W, true), *f = rows(w, B * K, COLS, W, true);
-    twin *t = rows(w, B, COLS, W, true), *out = twin_acts(w, B * OUT);
-    BOTH(pool_concat_fwd, A(out), A(x), A(f), A(t), B, K, COLS, W, OUT, EX);
-    same(w, "pool_concat_fwd", "out", out, 3 * COLS, OUT, K);
-    twin *dx = twin_acts(w, B * W), *df = rows(w, B * K, COLS, W, true), *dt = twin_acts(w, B * W);
-    BOTH(pool_concat_bwd, A(dx), A(df), A(dt), A(out), B, K, COLS, W, OUT, 0, 1, 0, EX);
-    same(w, "pool_concat_bwd", "dx0", dx, COLS, W, 1);
-    same(w, "pool_concat_bwd", "dframes", df, COLS, W, 1);
-    same(w, "pool_concat_bwd", "dtext", dt, COLS, W, 1);
+    enum { OUT = 40 }; /* 3 cols at most */
+    twin *x = rows(w, B, cols, W, true), *f = rows(w, B * K, cols, W, true);
+    twin *t = rows(w, B, cols, W, true), *out = twin_acts(w, B * OUT);
+    BOTH(pool_concat_fwd, A(out), A(x), A(f), A(t), B, K, cols, W, OUT, EX);
+    same(w, "pool_concat_fwd", "out", out, 3 * cols, OUT, K);
+    twin *dx = twin_acts(w, B * W), *df = rows(w, B * K, cols, W, true), *dt = twin_acts(w, B * W);
+    BOTH(pool_concat_bwd, A(dx), A(df), A(dt), A(out), B, K, cols, W, OUT, 0, 1, 0, EX);
+    same(w, "pool_concat_bwd", "dx0", dx, cols, W, 1);
+    same(w, "pool_concat_bwd", "dframes", df, cols, W, 1);
+    same(w, "pool_concat_bwd", "dtext", dt, cols, W, 1);
     twin_release(w);
 }
 
-static void features(twin_world *w, mr_dtype dtype)
+static void features(twin_world *w, mr_dtype dtype, int64_t cols)
 {
-    enum { ITEMS = 9 };
+    enum { ITEMS = 9, L = 6 };
     twin *data =
-        dtype == MR_F16 ? twin_halves(w, ITEMS * K * COLS, 1) : twin_reals(w, ITEMS * K * COLS);
-    for (int i = 0; dtype == MR_F16 && i < ITEMS * K * COLS; i++)
+        dtype == MR_F16 ? twin_halves(w, ITEMS * K * cols, 1) : twin_reals(w, ITEMS * K * cols);
+    for (int i = 0; dtype == MR_F16 && i < ITEMS * K * cols; i++)
         ((uint16_t *)data->host)[i] &= 0xbbff; /* features are finite */
     w->dev->to_device(w->dev, data->dev, data->host, (size_t)data->n * data->width);
     twin *id = twin_ints(w, B * L, 7, 0, ITEMS + 2), *len = twin_ints(w, B, 5, 1, L);
     for (int i = 0; i < B; i++) ((int32_t *)len->host)[i] += !((int32_t *)len->host)[i];
     w->dev->to_device(w->dev, len->dev, len->host, B * 4);
     twin *start = twin_starts(w, len), *out = twin_acts(w, B * K * W), *c = twin_acts(w, B * W);
-    BOTH(feature_gather, A(out), A(data), dtype, A(id), B, K, COLS, W, ITEMS, EX);
-    same(w, "feature_gather", "out", out, COLS, W, 1);
-    BOTH(context, A(c), A(data), dtype, A(id), A(start), A(len), B, COLS, W, ITEMS, 0.4, EX);
-    same(w, "context", "out", c, COLS, W, L);
+    BOTH(feature_gather, A(out), A(data), dtype, A(id), NULL, B, K, cols, W, ITEMS, EX);
+    same(w, "feature_gather", "out", out, cols, W, 1);
+    twin *more = rows(w, K, cols, W, false);
+    BOTH(feature_gather, A(out), A(data), dtype, A(id), A(more), B, K, cols, W, ITEMS, EX);
+    same(w, "feature_gather", "plus more", out, cols, W, 1);
+    BOTH(context, A(c), A(data), dtype, A(id), A(start), A(len), B, cols, W, ITEMS, 0.4, EX);
+    same(w, "context", "out", c, cols, W, L);
     twin_release(w);
 }
 
@@ -219,23 +223,33 @@ void cases_f(twin_world *w)
         norm(w, true, widths[i][0], widths[i][1], widths[i][2]);
         norm(w, false, widths[i][0], widths[i][1], widths[i][2]);
     }
-    static const int64_t heads[][3] = {{12, 16, 32}, {30, 30, 60}}; /* by two columns, by one */
-    for (int k = 0; k < 2; k++) {
+    /* by one column, two, four and eight, in one turn of a warp and in several; keys whose dropout
+     * is one Philox block, several, and more than a warp draws at once */
+    static const int64_t heads[][4] = {{6, 12, 16, 32},     {13, 30, 30, 60},   {6, 100, 104, 208},
+                                       {11, 148, 148, 296}, {5, 168, 168, 336}, {6, 304, 304, 608},
+                                       {10, 400, 400, 800}, {3, 300, 304, 600}};
+    for (int k = 0; k < 8; k++) {
+        const int64_t *h = heads[k];
         for (int mode = 0; mode < 4; mode++)
-            attention(w, mode, false, heads[k][0], heads[k][1], heads[k][2], k);
-        attention(w, MR_ATT_ONE, true, heads[k][0], heads[k][1], heads[k][2], k);
+            attention(w, mode, false, h[0], h[1], h[2], h[3], k % 2);
+        attention(w, MR_ATT_ONE, true, h[0], h[1], h[2], h[3], k % 2);
     }
-    /* By two columns; by one: heads of 15, rows of an odd width, an odd first column. */
-    static const int64_t of_one[][4] = {
-        {12, 16, 40, 0}, {300, 304, 904, 0}, {30, 32, 96, 0}, {12, 16, 37, 0}, {12, 16, 40, 1}};
-    for (int k = 0; k < 5; k++)
+    /* By two columns; by one: heads of 15, rows of an odd width, an odd first column; by as many as
+     * 16 bytes have, and by four: rows or a first column that are multiples of four alone. */
+    static const int64_t of_one[][4] = {{12, 16, 40, 0},    {300, 304, 904, 0}, {30, 32, 96, 0},
+                                        {12, 16, 37, 0},    {12, 16, 40, 1},    {304, 304, 912, 0},
+                                        {304, 304, 916, 0}, {304, 304, 920, 4}};
+    for (int k = 0; k < 8; k++)
         for (int acc = 0; acc < 4; acc++)
             attention_of_one(w, acc % 2 ? MR_ATT_CAUSAL : MR_ATT_FULL, of_one[k][0], of_one[k][1],
                              of_one[k][2], of_one[k][3], (k + acc) % 4);
     diffusion(w, COLS);
     diffusion(w, COLS - 1);
-    pooling(w);
-    features(w, MR_F32);
-    features(w, MR_F16);
+    pooling(w, COLS);
+    pooling(w, COLS - 1);
+    for (int64_t cols = COLS; cols >= 8; cols -= 5) { /* cut into pieces of 16 bytes: 8 alone */
+        features(w, MR_F32, cols);
+        features(w, MR_F16, cols);
+    }
     losses(w);
 }

@@ -61,7 +61,7 @@ static void both_sides(twin_world *w, mr_sides sides)
              EX);
         twin_same(w, "add_rows", "out", out, 1);
     }
-    BOTH(gather_rows, A(out), A(b), A(row), M, N, sides, EX);
+    BOTH(gather_rows, A(out), A(b), A(row), NULL, NULL, M, N, sides, EX);
     twin_equal(w, "gather_rows", "out", out);
     twin_release(w);
 }

@@ -314,6 +314,45 @@ static void test_joined(void **state)
     }
 }
 
+/* A look-up is joined to the addition that alone reads it: it has no value, and no gradient of its
+ * own. */
+static void test_joined_sum(void **state)
+{
+    (void)state;
+    enum { PLAIN, SMALL_PRODUCTS, OUTPUT, OTHER_OP, TWO_READERS, CASES };
+    for (int i = 0; i < CASES; i++) {
+        fixture f;
+        begin(&f);
+        f.g->dims.whole_products = i != SMALL_PRODUCTS;
+        int table = mr_param_declare(&f.ps, "table", 2, (int64_t[]){5, 6}, MR_INIT_NORMAL, 1,
+                                     MR_PARAM_SHARDED);
+        int pos = mr_param_declare(&f.ps, "pos", 2, (int64_t[]){2, 6}, MR_INIT_NORMAL, 1, 0);
+        int x = mr_g_lookup(f.g, table, 0);
+        int y = i == OTHER_OP ? mr_g_silu(f.g, x) : mr_g_add_position(f.g, x, pos, 0);
+        if (i == TWO_READERS) y = mr_g_add(f.g, y, x);
+        int z = mr_g_silu(f.g, y);
+        mr_graph_output(f.g, i == OUTPUT ? x : z, "out");
+        mr_graph_loss(f.g, mr_g_probe(f.g, z), 1.0, "loss");
+        OK(mr_graph_status(f.g));
+        mr_params_layout(&f.ps, f.dev, 0, 1, true);
+        OK(mr_plan_compile(&f.plan, f.g, true, false, 0));
+        const mr_plan *p = f.plan;
+        bool is_joined = i == PLAIN;
+        assert_int_equal(p->is_joined[x], is_joined);
+        assert_int_equal(p->grad_of[x], is_joined ? y : x);
+        assert_int_equal(p->val[x].first < 0, is_joined);
+        assert_int_equal(p->grad[x].first < 0, is_joined);
+        /* the gradient lasts until the look-up has it */
+        int last = -1;
+        for (int j = 0; j < p->n_bwd; j++)
+            if (p->bwd[j] == x) last = p->n_fwd + j;
+        assert_true(last > 0);
+        assert_int_equal(p->grad[is_joined ? y : x].last, last);
+        OK(mr_plan_verify(p));
+        end(&f);
+    }
+}
+
 /* The step before begins the backward of a convolution, if it finishes the gradient. */
 static void test_begun(void **state)
 {
@@ -365,11 +404,11 @@ static void test_begun(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_values), cmocka_unit_test(test_parts),
-        cmocka_unit_test(test_plan),   cmocka_unit_test(test_builders),
-        cmocka_unit_test(test_widths), cmocka_unit_test(test_shared_number),
-        cmocka_unit_test(test_blocks), cmocka_unit_test(test_joined),
-        cmocka_unit_test(test_begun),
+        cmocka_unit_test(test_values),     cmocka_unit_test(test_parts),
+        cmocka_unit_test(test_plan),       cmocka_unit_test(test_builders),
+        cmocka_unit_test(test_widths),     cmocka_unit_test(test_shared_number),
+        cmocka_unit_test(test_blocks),     cmocka_unit_test(test_joined),
+        cmocka_unit_test(test_joined_sum), cmocka_unit_test(test_begun),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -65,8 +65,10 @@ static void test_gather(void **state)
         ragged_make(&r, B, L);
         r.id[r.tokens] = 3; /* the padding entry */
         pair table = pair_make((ITEMS + 2) * w, 1), y = pair_make(r.tokens * w, 0),
-             z = pair_make(B * L * w, 0), wy = pair_make(y.n, 0), wz = pair_make(z.n, 0);
+             z = pair_make(B * L * w, 0), wy = pair_make(y.n, 0), wz = pair_make(z.n, 0),
+             more = pair_make(L * w, 2), sum = pair_make(y.n, 0), ws = pair_make(y.n, 0);
         for (int64_t i = 0; i < y.n; i++) wy.d[i] = table.d[r.id[i / w] * w + i % w];
+        for (int64_t i = 0; i < y.n; i++) ws.d[i] = wy.d[i] + more.d[r.pos[i / w] * w + i % w];
         for (int64_t i = 0; i < z.n; i++) {
             int64_t b = i / w / L, l = i / w % L;
             int64_t id = l < r.len[b] ? r.id[r.start[b] + l] : 3;
@@ -74,12 +76,14 @@ static void test_gather(void **state)
         }
         BOTH_TABLES
         {
-            k->gather_rows(P(y), P(table), r.id, r.tokens, w, MR_ACT_ACT, NULL);
+            k->gather_rows(P(y), P(table), r.id, NULL, NULL, r.tokens, w, MR_ACT_ACT, NULL);
+            k->gather_rows(P(sum), P(table), r.id, P(more), r.pos, r.tokens, w, MR_ACT_ACT, NULL);
             k->gather_padded(P(z), P(table), r.id, r.start, r.len, B, L, w, r.tokens, NULL);
         }
         exact("gather_rows", &y, wy.d);
+        pair_compare("gather_rows plus more", &sum, ws.d, 1);
         exact("gather_padded", &z, wz.d);
-        pair *all[] = {&table, &y, &z, &wy, &wz};
+        pair *all[] = {&table, &y, &z, &wy, &wz, &more, &sum, &ws};
         for (int i = 0; i < COUNT(all); i++) pair_free(all[i]);
     }
 }
@@ -213,23 +217,27 @@ static void test_features(void **state)
             mr_dtype t = f16 ? MR_F16 : MR_F32;
             const void *data = f16 ? (void *)half : single;
             pair y = pair_make(r.tokens * w, 0), c = pair_make(B * w, 0), wy = pair_make(y.n, 0),
-                 wc = pair_make(c.n, 0);
+                 wc = pair_make(c.n, 0), more = pair_make(w, 2), sum = pair_make(y.n, 0),
+                 ws = pair_make(y.n, 0);
             for (int64_t i = 0; i < c.n; i++) wc.d[i] = 0;
             for (int64_t i = 0; i < y.n; i++) {
                 int64_t tok = i / w, id = r.id[tok], b = r.row[tok];
                 wy.d[i] = id >= 1 && id <= ITEMS ? (double)single[(id - 1) * w + i % w] : 0;
-                double sum = 0;
-                for (int k = 1; k <= r.len[b]; k++) sum += exp(-0.9 * (r.len[b] - k));
-                wc.d[b * w + i % w] += exp(-0.9 * (r.len[b] - 1 - r.pos[tok])) / sum * wy.d[i];
+                double total = 0;
+                for (int k = 1; k <= r.len[b]; k++) total += exp(-0.9 * (r.len[b] - k));
+                wc.d[b * w + i % w] += exp(-0.9 * (r.len[b] - 1 - r.pos[tok])) / total * wy.d[i];
+                ws.d[i] = wy.d[i] + more.d[i % w];
             }
             BOTH_TABLES
             {
-                k->feature_gather(P(y), data, t, r.id, r.tokens, 1, w, w, ITEMS, NULL);
+                k->feature_gather(P(y), data, t, r.id, NULL, r.tokens, 1, w, w, ITEMS, NULL);
+                k->feature_gather(P(sum), data, t, r.id, P(more), r.tokens, 1, w, w, ITEMS, NULL);
                 k->context(P(c), data, t, r.id, r.start, r.len, B, w, w, ITEMS, 0.9, NULL);
             }
             exact("feature_gather", &y, wy.d);
+            pair_compare("feature_gather plus more", &sum, ws.d, 1);
             pair_compare("context", &c, wc.d, 1);
-            pair *all[] = {&y, &c, &wy, &wc};
+            pair *all[] = {&y, &c, &wy, &wc, &more, &sum, &ws};
             for (int i = 0; i < COUNT(all); i++) pair_free(all[i]);
         }
 }

@@ -36,11 +36,6 @@ static void test_bits(void **state)
         mr_drop_bits(bits, widths[i], 99, 5, 6, 0xdeadbeef, first);
         for (int64_t e = 0; e < widths[i]; e++)
             assert_int_equal(bits[e], mr_drop_bits_at(99, 5, 6, 0xdeadbeef, first, e));
-        for (int64_t e = 0; e + 4 <= widths[i]; e += 4) {
-            uint32_t four[4];
-            mr_drop_bits4_at(four, 99, 5, 6, 0xdeadbeef, first, e);
-            for (int k = 0; k < 4; k++) assert_int_equal(four[k], bits[e + k]);
-        }
     }
     int64_t dropped = 0, n = 0;
     for (uint32_t row = 0; row < 500; row++) {

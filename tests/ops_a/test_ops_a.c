@@ -173,6 +173,16 @@ static int build_position(mr_graph *g, const void *arg)
     return mr_g_add_position(g, x, op_param(g, "pos", 2, g->dims.L, 5, 1, 1.0, 0), 1);
 }
 
+/* On a GPU one step; twice over the same tokens. */
+static int build_placed(mr_graph *g, const void *arg)
+{
+    (void)arg;
+    int table = op_param(g, "item", 2, g->dims.n_items + 1, 5, 1, 1.0, MR_PARAM_SHARDED);
+    int x = mr_g_add_position(g, mr_g_lookup(g, table, 1),
+                              op_param(g, "pos", 2, g->dims.L, 5, 1, 1.0, 0), 1);
+    return mr_g_layer_norm(g, x, x, -1, -1, 1e-5, 0, 0);
+}
+
 static int build_last(mr_graph *g, const void *arg)
 {
     (void)arg;
@@ -193,6 +203,10 @@ static void test_embedding(void **state)
     op_check(&(op_case){"lookup", s, build_lookup, &no, .no_row0 = "item"});
     op_check(&(op_case){"lookup_padded", s, build_lookup, &yes, .no_row0 = "item"});
     op_check(&(op_case){"add_position", s, .build = build_position});
+    for (int whole = 0; whole < 2; whole++) {
+        s.whole_products = whole;
+        op_check(&(op_case){"lookup, add_position", s, build_placed, .no_row0 = "item"});
+    }
     op_check(&(op_case){"last", s, .build = build_last});
     op_sizes few = {.rows = 9, .L = 4, .n_items = 4};
     op_check(&(op_case){"spread", few, .build = build_spread});
@@ -374,7 +388,10 @@ static void test_distinct(void **state)
     }
     assert_true(size > 10);
     op_rig_stop(&r);
-    op_check(&(op_case){"distinct frames", s, .build = build_distinct});
+    for (int whole = 0; whole < 2; whole++) {
+        s.whole_products = whole;
+        op_check(&(op_case){"distinct frames", s, .build = build_distinct});
+    }
 }
 
 static void test_features(void **state)

@@ -3,16 +3,18 @@
  * Sums follow the order of the inverse index or of the rows, so they do not depend on threads. */
 #include "kernels/cpu/real.h"
 
-void MR_FN(gather_rows)(void *outv, const void *tablev, const int32_t *row, int64_t n, int64_t w,
-                        mr_sides sides, const mr_exec *ex)
+void MR_FN(gather_rows)(void *outv, const void *tablev, const int32_t *row, const void *morev,
+                        const int32_t *at, int64_t n, int64_t w, mr_sides sides, const mr_exec *ex)
 {
     (void)ex;
     (void)sides;
     REAL *out = outv;
-    const REAL *table = tablev;
+    const REAL *table = tablev, *more = morev;
 #pragma omp parallel for schedule(static)
-    for (int64_t i = 0; i < n; i++)
+    for (int64_t i = 0; i < n; i++) {
         memcpy(out + i * w, table + row[i] * w, (size_t)w * sizeof *out);
+        for (int64_t j = 0; more && j < w; j++) out[i * w + j] += more[at[i] * w + j];
+    }
 }
 
 void MR_FN(gather_padded)(void *outv, const void *tablev, const int32_t *row, const int32_t *start,
@@ -133,30 +135,37 @@ static inline float half_value(uint16_t h)
     return f;
 }
 
+/* o[count,w] = the features of an item that is known. */
+static void feature_row(REAL *o, const void *data, mr_dtype dtype, int64_t item, int64_t count,
+                        int64_t cols, int64_t w)
+{
+    int64_t run = cols == w ? count * w : cols; /* elements that lie alike in both */
+    for (int64_t done = 0; done < count * cols; done += run, o += w) {
+        const uint16_t *h = (const uint16_t *)data + item * count * cols + done;
+        const float *f = (const float *)data + item * count * cols + done;
+        if (dtype == MR_F16)
+            for (int64_t j = 0; j < run; j++) o[j] = half_value(h[j]);
+        else
+            for (int64_t j = 0; j < run; j++) o[j] = f[j];
+        for (int64_t j = cols; j < w; j++) o[j] = 0;
+    }
+}
+
 void MR_FN(feature_gather)(void *outv, const void *data, mr_dtype dtype, const int32_t *id,
-                           int64_t n, int64_t count, int64_t cols, int64_t w, int64_t n_items,
-                           const mr_exec *ex)
+                           const void *morev, int64_t n, int64_t count, int64_t cols, int64_t w,
+                           int64_t n_items, const mr_exec *ex)
 {
     (void)ex;
     REAL *out = outv;
-    int64_t run = cols == w ? count * w : cols; /* elements that lie alike in both */
+    const REAL *more = morev;
 #pragma omp parallel for schedule(static)
     for (int64_t i = 0; i < n; i++) {
         REAL *o = out + i * count * w;
-        int64_t at = (id[i] - (int64_t)1) * count * cols;
-        if (id[i] < 1 || id[i] > n_items) {
+        if (id[i] < 1 || id[i] > n_items)
             memset(o, 0, (size_t)(count * w) * sizeof *o);
-            continue;
-        }
-        for (int64_t done = 0; done < count * cols; done += run, o += w) {
-            const uint16_t *h = (const uint16_t *)data + at + done;
-            const float *f = (const float *)data + at + done;
-            if (dtype == MR_F16)
-                for (int64_t j = 0; j < run; j++) o[j] = half_value(h[j]);
-            else
-                for (int64_t j = 0; j < run; j++) o[j] = f[j];
-            for (int64_t j = cols; j < w; j++) o[j] = 0;
-        }
+        else
+            feature_row(o, data, dtype, id[i] - (int64_t)1, count, cols, w);
+        for (int64_t j = 0; more && j < count * w; j++) o[j] += more[j];
     }
 }
 

@@ -11,12 +11,12 @@ namespace MR_ACT_SPACE
 
 /* A warp takes several queries and keys at a time, so that what it loads is used more than once. */
 enum { WARPS = 4, KEYS = 4, SHARED_FLOATS = SHARED_BYTES / (int)sizeof(float) };
-/* Seven blocks are to fit a multiprocessor: left alone, the compiler unrolls until only five do. In
- * float32 it would spill. */
+/* Seven blocks are to fit a multiprocessor, five where a lane takes eight columns: left alone, the
+ * compiler unrolls until fewer do. In float32 it would spill. */
 #ifdef MR_ACT_BF16
-#define FWD_BOUNDS __launch_bounds__(WARPS *WARP, 7)
+#define FWD_BOUNDS(V) __launch_bounds__(WARPS *WARP, (V) == 8 ? 5 : 7)
 #else
-#define FWD_BOUNDS
+#define FWD_BOUNDS(V)
 #endif
 
 /* What a call needs; the shape's arrays are device memory. */
@@ -99,6 +99,38 @@ struct att_row {
     }
 };
 
+/* The same factors for queries in order, drawn by the whole warp: a Philox block has the bits of
+ * eight keys, the blocks of a query and of the next one follow each other, and each lane draws one
+ * of WARP neighbours. So one draw serves several queries. */
+struct att_factors {
+    unsigned kept; /* bit k: key k of block from + lane() is kept */
+    int from;      /* counted from the first block of query 0; none is drawn yet: -WARP */
+
+    __device__ att_factors() : kept(0), from(-WARP) {}
+    /* Of query i and key j0 + lane(), j0 a multiple of WARP; all lanes come. */
+    __device__ float of(const att_args &a, const att_row &r, int64_t i, int j0)
+    {
+        if (!a.m.is_on) return 1.0f;
+        int blocks = (int)(a.s.S + 7) / 8, first = (int)i * blocks + j0 / 8;
+        int end = j0 / 8 + WARP / 8 < blocks ? first + WARP / 8 : ((int)i + 1) * blocks;
+        if (end > from + WARP) draw(a, r, first);
+        unsigned keys = __shfl_sync(ALL_LANES, kept, (first + lane() / 8 - from) % WARP);
+        return keys >> lane() % 8 & 1 ? a.m.scale : 0.0f;
+    }
+    __device__ void draw(const att_args &a, const att_row &r, int first)
+    {
+        from = first;
+        uint32_t block = mr_drop_att_block(r.h, r.i0, a.s.S) + (uint32_t)(from + lane());
+        mr_u32x4 b = mr_philox(a.m.seed, a.m.purpose, a.m.state->step, a.m.rid[r.b], block);
+        kept = 0;
+        UNROLL
+        for (int k = 0; k < 8; k++) {
+            uint32_t bits = k % 2 ? b.v[k / 2] >> 16 : b.v[k / 2] & 0xffffu;
+            kept |= (unsigned)(bits >= a.m.threshold) << k;
+        }
+    }
+};
+
 /* Sums of N values over the warp, N a power of two: lane l gets that of value l / (32 / N), added
  * up as warp_sum does. Lanes exchange halves of what they still have, so that 8 values take 9
  * shuffles. */
@@ -174,8 +206,8 @@ __device__ static void zero_ends(act_t *x, int64_t from, int64_t n, int64_t d, i
 }
 
 /* p[n] = softmax of the scores p of query i, also to prob; then times its dropout factors. */
-__device__ static void softmax(float *p, float *prob, const att_args &a, const att_row &r,
-                               int64_t i, int64_t most)
+__device__ static void softmax(float *p, float *prob, att_factors &drop, const att_args &a,
+                               const att_row &r, int64_t i, int64_t most)
 {
     int64_t n = r.seen(i);
     float top = -INFINITY, sum = 0;
@@ -183,25 +215,28 @@ __device__ static void softmax(float *p, float *prob, const att_args &a, const a
     top = warp_max(top);
     for (int64_t j = lane(); j < n; j += WARP) sum += p[j] = mr_expf(p[j] - top);
     float inverse = 1 / warp_sum(sum);
-    for (int64_t j = lane(); j < most; j += WARP) {
-        float v = j < n ? p[j] * inverse : 0.0f;
+    for (int j0 = 0; j0 < most; j0 += WARP) {
+        int j = j0 + lane();
+        float f = drop.of(a, r, i, j0), v = j < n ? p[j] * inverse : 0.0f;
         if (prob && j < n) prob[((r.q0 + i) * a.s.heads + r.h) * a.s.S + j] = v;
-        p[j] = j < n ? v * r.factor(a, i, j) : 0.0f;
+        if (j < most) p[j] = v * f;
     }
 }
 
 template <int V, int Q>
-__global__ static void FWD_BOUNDS attention_fwd_kernel(act_t *out, float *prob, att_args a)
+__global__ static void FWD_BOUNDS(V) attention_fwd_kernel(act_t *out, float *prob, att_args a)
 {
     SHARED_REST(float, shared); /* [warps,Q,S] */
     att_row r(a);
     int64_t S = a.s.S;
     float *p = shared + threadIdx.x / WARP * Q * S;
+    att_factors drop;
     for (int64_t i = 0; i < r.n_q; i += Q) {
         int64_t most = r.seen(r.query(i + Q - 1));
         dots<V, Q>(p, a.q, a.s.q_ld, a, r, i, 0, most, a.scale);
         __syncwarp();
-        for (int t = 0; t < Q && i + t < r.n_q; t++) softmax(p + t * S, prob, a, r, i + t, most);
+        for (int t = 0; t < Q && i + t < r.n_q; t++)
+            softmax(p + t * S, prob, drop, a, r, i + t, most);
         __syncwarp();
         weighted<V, Q>(out, a.s.out_w, p, a, r, i, a.s.d, most, 0);
         __syncwarp(); /* the next ones' scores come to the same place */
@@ -223,25 +258,44 @@ static int64_t most_queries(const mr_att_shape *s)
     return s->mode == MR_ATT_LAST || s->mode == MR_ATT_ONE ? 1 : s->S;
 }
 
-/* Two columns a lane, where rows and heads can be cut so: gradients lie as what they are of. */
-static bool can_be_by_two(const att_args &a)
+/* Can rows ld apart from p be cut into pieces of v? NULL can. */
+static bool can_cut(const act_t *p, int64_t ld, int v)
 {
-    return a.dh % 2 == 0 && a.s.out_w % 2 == 0 && splits_by<2>(a.q, a.s.q_ld) &&
-           splits_by<2>(a.kv, a.s.kv_ld) && splits_by<2>(a.first, a.s.kv_w);
+    return ld % v == 0 && (uintptr_t)p % (v * sizeof *p) == 0;
 }
 
-/* Start kernel<V, Q>: two columns a lane, two queries a warp, where there are. */
-#define START_ATTENTION(kernel, blocks, warps, bytes, ...)                                         \
+/* Columns that a lane takes at once: the fewest with which a warp has all of a head in one turn, or
+ * as many as rows and heads can be cut into; gradients lie as what they are of. More would leave
+ * lanes idle. */
+static int columns_at_once(const att_args &a)
+{
+    int v = 1;
+    while (v < PIECE && v * WARP < a.dh && a.dh % (2 * v) == 0 && a.s.out_w % (2 * v) == 0 &&
+           can_cut(a.q, a.s.q_ld, 2 * v) && can_cut(a.kv, a.s.kv_ld, 2 * v) &&
+           can_cut(a.first, a.s.kv_w, 2 * v))
+        v *= 2;
+    return v;
+}
+
+/* Start kernel<V, Q>: V columns a lane, two queries a warp where there are. */
+#define START_FOR_QUERIES(kernel, V, blocks, warps, bytes, ...)                                    \
     do {                                                                                           \
-        bool by_two_ = can_be_by_two(a);                                                           \
-        if (by_two_ && most_queries(&a.s) > 1)                                                     \
-            LAUNCH((kernel<2, 2>), blocks, warps *WARP, bytes, ex, __VA_ARGS__);                   \
-        else if (by_two_)                                                                          \
-            LAUNCH((kernel<2, 1>), blocks, warps *WARP, bytes, ex, __VA_ARGS__);                   \
-        else if (most_queries(&a.s) > 1)                                                           \
-            LAUNCH((kernel<1, 2>), blocks, warps *WARP, bytes, ex, __VA_ARGS__);                   \
+        if (most_queries(&a.s) > 1)                                                                \
+            LAUNCH((kernel<V, 2>), blocks, warps *WARP, bytes, ex, __VA_ARGS__);                   \
         else                                                                                       \
-            LAUNCH((kernel<1, 1>), blocks, warps *WARP, bytes, ex, __VA_ARGS__);                   \
+            LAUNCH((kernel<V, 1>), blocks, warps *WARP, bytes, ex, __VA_ARGS__);                   \
+    } while (0)
+#define START_ATTENTION(kernel, ...)                                                               \
+    do {                                                                                           \
+        int columns_ = columns_at_once(a);                                                         \
+        if (columns_ == PIECE)                                                                     \
+            START_FOR_QUERIES(kernel, PIECE, __VA_ARGS__);                                         \
+        else if (columns_ == 4)                                                                    \
+            START_FOR_QUERIES(kernel, 4, __VA_ARGS__);                                             \
+        else if (columns_ == 2)                                                                    \
+            START_FOR_QUERIES(kernel, 2, __VA_ARGS__);                                             \
+        else                                                                                       \
+            START_FOR_QUERIES(kernel, 1, __VA_ARGS__);                                             \
     } while (0)
 
 void attention_fwd(void *out, void *prob, const void *q, const void *kv, const void *kv_first,
@@ -263,20 +317,22 @@ struct att_grads {
 
 /* Query i: d[n] = dout . v_j becomes ds[n], the gradient of its scores, w[n] = m_j p_j; 0 behind
  * the keys that it sees. Returns sum_j p_j m_j d_j. */
-__device__ static float scores_bwd(float *ds, float *w, const att_args &a, const att_grads &g,
-                                   const att_row &r, int64_t i)
+__device__ static float scores_bwd(float *ds, float *w, att_factors &drop, const att_args &a,
+                                   const att_grads &g, const att_row &r, int64_t i)
 {
-    int64_t n = r.seen(i);
+    int n = (int)r.seen(i);
     const float *p = g.prob + ((r.q0 + i) * a.s.heads + r.h) * a.s.S;
     float mean = 0;
-    for (int64_t j = lane(); j < n; j += WARP) {
-        float f = r.factor(a, i, j);
+    for (int j0 = 0; j0 < n; j0 += WARP) {
+        int j = j0 + lane();
+        float f = drop.of(a, r, i, j0);
+        if (j >= n) break;
         ds[j] *= f;
         w[j] = p[j] * f;
         mean += p[j] * ds[j];
     }
     mean = warp_sum(mean);
-    for (int64_t j = lane(); j < r.n_keys; j += WARP) {
+    for (int j = lane(); j < r.n_keys; j += WARP) {
         ds[j] = j < n ? p[j] * (ds[j] - mean) * a.scale : 0.0f;
         if (j >= n) w[j] = 0;
     }
@@ -285,14 +341,15 @@ __device__ static float scores_bwd(float *ds, float *w, const att_args &a, const
 
 /* The same for queries i .. i + Q - 1 in ds and w [Q,S], and their dq. mean[Q]: of each. */
 template <int V, int Q>
-__device__ static void queries_bwd(float *ds, float *w, float *mean, const att_args &a,
-                                   const att_grads &g, const att_row &r, int64_t i)
+__device__ static void queries_bwd(float *ds, float *w, float *mean, att_factors &drop,
+                                   const att_args &a, const att_grads &g, const att_row &r,
+                                   int64_t i)
 {
     int64_t most = r.seen(r.query(i + Q - 1));
     dots<V, Q>(ds, g.dout, a.s.out_w, a, r, i, a.s.d, most, 1);
     __syncwarp();
     for (int t = 0; t < Q && i + t < r.n_q; t++) {
-        float m = scores_bwd(ds + t * a.s.S, w + t * a.s.S, a, g, r, i + t);
+        float m = scores_bwd(ds + t * a.s.S, w + t * a.s.S, drop, a, g, r, i + t);
         if (mean && lane() == 0) mean[t] = m;
     }
     __syncwarp();
@@ -356,8 +413,9 @@ template <int V, int Q> __global__ static void attention_bwd_kernel(att_args a, 
     int64_t S = a.s.S, queries = Q == 1 ? 1 : S;
     float *ds = shared + threadIdx.x / WARP * kept_reals(queries, S);
     float *w = ds + kept_reals(queries, S) / 2;
+    att_factors drop;
     for (int64_t i = 0; i < r.n_q; i += Q)
-        queries_bwd<V, Q>(ds + i * S, w + i * S, NULL, a, g, r, i);
+        queries_bwd<V, Q>(ds + i * S, w + i * S, NULL, drop, a, g, r, i);
     if (r.n_q > 0)
         for (int64_t j = 0; j < r.n_keys; j += 2) keys_bwd<V>(ds, w, a, g, r, j);
     behind_bwd(a, g, r);
@@ -402,8 +460,9 @@ __global__ static void attention_bwd_long_kernel(att_args a, att_grads g)
     att_row r(a);
     int64_t S = a.s.S;
     float *mean = shared + 2 * S;
+    att_factors drop;
     for (int64_t i = 0; i < r.n_q; i++) {
-        queries_bwd<1, 1>(shared, shared + S, mean + i, a, g, r, i);
+        queries_bwd<1, 1>(shared, shared + S, mean + i, drop, a, g, r, i);
         __syncwarp(); /* the next query's are made in the same place */
     }
     for (int64_t j = 0; r.n_q > 0 && j < r.n_keys; j++)

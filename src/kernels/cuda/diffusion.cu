@@ -1,5 +1,5 @@
 /* Diffusion kernels: forward noise, its gradient, the posterior step, pooled condition.
- * A thread makes the four normals of one Philox block and uses them at once.
+ * A thread makes the normals of a piece of a row, four of each Philox block, and uses them at once.
  * Invariant: what a row gets depends on its global row index alone. */
 #include "kernels/cuda/common.cuh"
 #include "kernels/shared/draw.h"
@@ -14,14 +14,16 @@ struct t_draw {
     uint32_t purpose;
     int64_t t, t_max;
     mr_int_list set;
+    const double *abar; /* NULL: noise alone */
 
-    __device__ int64_t of(uint32_t rid) const
+    __device__ double abar_of(uint32_t rid) const
     {
-        return t ? t : mr_draw_t(seed, purpose, state->step, rid, t_max, &set);
+        if (!abar) return 0;
+        return abar[t ? t : mr_draw_t(seed, purpose, state->step, rid, t_max, &set)];
     }
 };
 
-static t_draw t_draw_of(const mr_noise *nz, const mr_exec *ex)
+static t_draw t_draw_of(const mr_noise *nz, const double *abar, const mr_exec *ex)
 {
     t_draw d = {};
     d.seed = ex->seed;
@@ -30,55 +32,94 @@ static t_draw t_draw_of(const mr_noise *nz, const mr_exec *ex)
     d.t = nz->t;
     d.t_max = nz->t_max;
     if (nz->t_set) d.set = *nz->t_set;
+    d.abar = nz->pure ? NULL : abar;
     return d;
 }
 
-/* Elements j .. j + 3 of a row of w, at once where rows are multiples of four; 0 behind its end. */
-__device__ static inline void load4(float x[4], const act_t *row, int64_t j, int64_t w)
+template <class F>
+__global__ void noise_kernel(t_draw draw, const uint32_t *rid, int64_t count, F f)
 {
-    if (w % 4 == 0) {
-        load<4>(x, row + j);
-        return;
+    SHARED(float, root, [2]);
+    if (threadIdx.x == 0) {
+        double ab = draw.abar_of(rid[blockIdx.x]);
+        root[0] = (float)sqrt(ab);
+        root[1] = (float)sqrt(1.0 - ab);
     }
-    for (int k = 0; k < 4; k++) x[k] = j + k < w ? (float)row[j + k] : 0.0f;
-}
-__device__ static inline void store4(act_t *row, const float x[4], int64_t j, int64_t w, int acc)
-{
-    if (w % 4 == 0) {
-        store<4>(row + j, x, acc);
-        return;
-    }
-    for (int k = 0; k < 4 && j + k < w; k++) put(&row[j + k], x[k], acc);
+    __syncthreads();
+    for (int64_t q = threadIdx.x; q < count; q += blockDim.x)
+        f((int64_t)blockIdx.x, q, root[0], root[1]);
 }
 
-/* The columns of a sample: rows of ld, of which cols count. */
+/* f(i, q, sqrt(abar), sqrt(1 - abar)) of row i's t for pieces q of n rows of w elements. A block
+ * is a row and draws its t once: that is as much work as a piece's noise. */
+template <class F>
+static void noisy_pieces(const t_draw &draw, const uint32_t *rid, int64_t n, int64_t w,
+                         const mr_exec *ex, F f)
+{
+    int64_t q = pieces(w, PIECE);
+    if (n > 0 && q > 0)
+        LAUNCH(noise_kernel<F>, (unsigned)n, threads_for(q), 0, ex, draw, rid, q, f);
+}
+
+/* Elements j .. j + PIECE - 1 of a row of w, at once where rows fall into pieces; 0 behind its end.
+ */
+__device__ static inline void load_piece(float x[PIECE], const act_t *row, int64_t j, int64_t w)
+{
+    if (w % PIECE == 0) {
+        load<PIECE>(x, row + j);
+        return;
+    }
+    UNROLL
+    for (int k = 0; k < PIECE; k++) x[k] = j + k < w ? (float)row[j + k] : 0.0f;
+}
+__device__ static inline void store_piece(act_t *row, const float x[PIECE], int64_t j, int64_t w,
+                                          int acc)
+{
+    if (w % PIECE == 0) {
+        store<PIECE>(row + j, x, acc);
+        return;
+    }
+    UNROLL
+    for (int k = 0; k < PIECE; k++)
+        if (j + k < w) put(&row[j + k], x[k], acc);
+}
+
+/* The columns of a sample: rows of ld, of which cols count. Where there is a gap, rows are rounded
+ * up to 16 bytes, so a piece lies in one of them. */
 struct span {
-    int64_t ld, cols;
+    uint32_t ld, cols;
 
-    /* The normals of stored elements 4 q .. 4 q + 3, which lie in one row where there is a gap: of
-     * one Philox block or two. */
-    __device__ void normals(float eps[4], uint64_t seed, uint32_t purpose, uint32_t step,
-                            uint32_t rid, int64_t q) const
+    /* How many elements from stored element `at` on count, as far as a piece goes. */
+    __device__ int counted(int64_t at) const
     {
-        int64_t e = ld == cols ? 4 * q : element(4 * q), from = e % 4;
-        mr_draw_normal4f(eps, seed, purpose, step, rid, (uint32_t)(e / 4));
-        if (from == 0) return;
+        return ld == cols ? PIECE : (int)cols - (int)((uint32_t)at % ld);
+    }
+    /* The normals of stored elements at .. at + PIECE - 1, a Philox block for four; one more where
+     * the elements that count do not begin with a block. */
+    __device__ void normals(float eps[PIECE], uint64_t seed, uint32_t purpose, uint32_t step,
+                            uint32_t rid, int64_t at) const
+    {
+        uint32_t e = (uint32_t)at;
+        if (ld != cols) e = e / ld * cols + e % ld;
+        UNROLL
+        for (int k = 0; k < PIECE; k += 4)
+            mr_draw_normal4f(eps + k, seed, purpose, step, rid, e / 4 + (uint32_t)(k / 4));
+        if (e % 4 == 0) return;
         float next[4];
-        mr_draw_normal4f(next, seed, purpose, step, rid, (uint32_t)(e / 4 + 1));
-        for (int k = 0; k < from; k++) { /* one further, from times */
-            for (int i = 0; i < 3; i++) eps[i] = eps[i + 1];
-            eps[3] = next[0];
+        mr_draw_normal4f(next, seed, purpose, step, rid, e / 4 + PIECE / 4);
+        for (uint32_t k = 0; k < e % 4; k++) { /* one further, so often */
+            UNROLL
+            for (int i = 0; i < PIECE - 1; i++) eps[i] = eps[i + 1];
+            eps[PIECE - 1] = next[0];
+            UNROLL
             for (int i = 0; i < 3; i++) next[i] = next[i + 1];
         }
     }
-    /* Its number among the elements that count. */
-    __device__ int64_t element(int64_t at) const { return at / ld * cols + at % ld; }
-    __device__ bool counts(int64_t at) const { return ld == cols || at % ld < cols; }
 };
 
 static span span_of(int64_t w, int64_t ld, int64_t cols)
 {
-    span s = {ld ? ld : w, ld ? cols : w};
+    span s = {(uint32_t)(ld ? ld : w), (uint32_t)(ld ? cols : w)};
     return s;
 }
 
@@ -87,22 +128,19 @@ void noise_fwd(void *xtv, const void *x0v, const double *abar, const uint32_t *r
 {
     act_t *xt = (act_t *)xtv;
     const act_t *x0 = (const act_t *)x0v;
-    t_draw draw = t_draw_of(nz, ex);
+    t_draw draw = t_draw_of(nz, abar, ex);
     uint32_t purpose = nz->purpose_eps;
     bool pure = nz->pure;
     span sp = span_of(w, nz->ld, nz->cols);
-    cells(n, pieces(w, 4), ex, [=] __device__(int64_t i, int64_t q) {
-        float eps[4], a = 0, s = 1;
-        sp.normals(eps, draw.seed, purpose, draw.state->step, rid[i], q);
-        if (!pure) {
-            double ab = abar[draw.of(rid[i])];
-            a = (float)sqrt(ab);
-            s = (float)sqrt(1.0 - ab);
-        }
-        float x[4] = {};
-        if (!pure) load4(x, x0 + i * w, 4 * q, w);
-        for (int k = 0; k < 4; k++) x[k] = sp.counts(4 * q + k) ? a * x[k] + s * eps[k] : 0.0f;
-        store4(xt + i * w, x, 4 * q, w, 0);
+    noisy_pieces(draw, rid, n, w, ex, [=] __device__(int64_t i, int64_t q, float a, float s) {
+        int64_t j = PIECE * q;
+        int counted = sp.counted(j);
+        float eps[PIECE], x[PIECE] = {};
+        sp.normals(eps, draw.seed, purpose, draw.state->step, rid[i], j);
+        if (!pure) load_piece(x, x0 + i * w, j, w);
+        UNROLL
+        for (int k = 0; k < PIECE; k++) x[k] = k < counted ? a * x[k] + s * eps[k] : 0.0f;
+        store_piece(xt + i * w, x, j, w, 0);
     });
 }
 
@@ -111,12 +149,13 @@ void noise_bwd(void *dx0v, const void *dxtv, const double *abar, const uint32_t 
 {
     act_t *dx0 = (act_t *)dx0v;
     const act_t *dxt = (const act_t *)dxtv;
-    t_draw draw = t_draw_of(nz, ex);
-    cells(n, pieces(w, 4), ex, [=] __device__(int64_t i, int64_t q) {
-        float a = (float)sqrt(abar[draw.of(rid[i])]), d[4];
-        load4(d, dxt + i * w, 4 * q, w);
-        for (int k = 0; k < 4; k++) d[k] *= a;
-        store4(dx0 + i * w, d, 4 * q, w, acc);
+    t_draw draw = t_draw_of(nz, abar, ex);
+    noisy_pieces(draw, rid, n, w, ex, [=] __device__(int64_t i, int64_t q, float a, float) {
+        float d[PIECE];
+        load_piece(d, dxt + i * w, PIECE * q, w);
+        UNROLL
+        for (int k = 0; k < PIECE; k++) d[k] *= a;
+        store_piece(dx0 + i * w, d, PIECE * q, w, acc);
     });
 }
 
@@ -131,34 +170,85 @@ void posterior(void *outv, const void *xhatv, const void *xtv, const uint32_t *r
     const mr_step_state *state = ex->state;
     bool noisy = sd != 0.0;
     span sp = span_of(w, ld, cols);
-    cells(n, pieces(w, 4), ex, [=] __device__(int64_t i, int64_t q) {
-        float eps[4] = {0, 0, 0, 0};
-        if (noisy) sp.normals(eps, seed, purpose, state->step, rid[i], q);
-        float x[4], y[4];
-        load4(x, xhat + i * w, 4 * q, w);
-        load4(y, xt + i * w, 4 * q, w);
-        for (int k = 0; k < 4; k++)
-            x[k] = sp.counts(4 * q + k) ? a * x[k] + b * y[k] + s * eps[k] : 0.0f;
-        store4(out + i * w, x, 4 * q, w, 0);
+    cells(n, pieces(w, PIECE), ex, [=] __device__(int64_t i, int64_t q) {
+        int64_t j = PIECE * q;
+        int counted = sp.counted(j);
+        float eps[PIECE] = {}, x[PIECE], y[PIECE];
+        if (noisy) sp.normals(eps, seed, purpose, state->step, rid[i], j);
+        load_piece(x, xhat + i * w, j, w);
+        load_piece(y, xt + i * w, j, w);
+        UNROLL
+        for (int k = 0; k < PIECE; k++)
+            x[k] = k < counted ? a * x[k] + b * y[k] + s * eps[k] : 0.0f;
+        store_piece(out + i * w, x, j, w, 0);
     });
+}
+
+/* V columns a thread, where the parts of a row can be cut so. */
+template <int V>
+static void pool_by(act_t *out, const act_t *x0, const act_t *frames, const act_t *text, int64_t n,
+                    int64_t K, int64_t cols, int64_t d, int64_t w, const mr_exec *ex)
+{
+    float inv = (float)(1.0 / (double)K);
+    cells(n, cols / V, ex, [=] __device__(int64_t i, int64_t q) {
+        int64_t j = V * q;
+        float s[V] = {}, v[V];
+        for (int64_t k = 0; k < K; k++) {
+            load<V>(v, frames + (i * K + k) * d + j);
+            UNROLL
+            for (int c = 0; c < V; c++) s[c] += v[c];
+        }
+        UNROLL
+        for (int c = 0; c < V; c++) s[c] *= inv;
+        act_t *o = out + i * w + j;
+        load<V>(v, x0 + i * d + j);
+        store<V>(o, v, 0);
+        store<V>(o + cols, s, 0);
+        load<V>(v, text + i * d + j);
+        store<V>(o + 2 * cols, v, 0);
+        for (int64_t c = 3 * cols; j == 0 && c < w; c++) o[c] = 0;
+    });
+}
+
+template <int V>
+static void pool_bwd_by(act_t *dx0, act_t *dframes, act_t *dtext, const act_t *dout, int64_t n,
+                        int64_t K, int64_t cols, int64_t d, int64_t w, int acc_x0, int acc_frames,
+                        int acc_text, const mr_exec *ex)
+{
+    float inv = (float)(1.0 / (double)K);
+    cells(n, d / V, ex, [=] __device__(int64_t i, int64_t q) {
+        int64_t j = V * q;
+        const act_t *g = dout + i * w + j;
+        bool counts = j < cols;
+        float a[V] = {}, b[V] = {}, c[V] = {};
+        if (counts) load<V>(a, g);
+        if (counts) load<V>(b, g + cols);
+        if (counts) load<V>(c, g + 2 * cols);
+        UNROLL
+        for (int k = 0; k < V; k++) b[k] *= inv;
+        if (dx0) store<V>(dx0 + i * d + j, a, acc_x0);
+        for (int64_t k = 0; dframes && k < K; k++)
+            store<V>(dframes + (i * K + k) * d + j, b, acc_frames);
+        if (dtext) store<V>(dtext + i * d + j, c, acc_text);
+    });
+}
+
+enum { POOLED = 4 }; /* 300 columns and the parts that they begin are no multiple of eight */
+static bool is_cut(int64_t cols, int64_t d, int64_t w)
+{
+    return cols % POOLED == 0 && d % POOLED == 0 && w % POOLED == 0;
 }
 
 void pool_concat_fwd(void *outv, const void *x0v, const void *framesv, const void *textv, int64_t n,
                      int64_t K, int64_t cols, int64_t d, int64_t w, const mr_exec *ex)
 {
     act_t *out = (act_t *)outv;
-    float inv = (float)(1.0 / (double)K);
     const act_t *x0 = (const act_t *)x0v, *frames = (const act_t *)framesv;
     const act_t *text = (const act_t *)textv;
-    cells(n, cols, ex, [=] __device__(int64_t i, int64_t j) {
-        float s = 0;
-        for (int64_t k = 0; k < K; k++) s += frames[(i * K + k) * d + j];
-        act_t *o = out + i * w + j;
-        o[0] = x0[i * d + j];
-        o[cols] = s * inv;
-        o[2 * cols] = text[i * d + j];
-        for (int64_t c = 3 * cols; j == 0 && c < w; c++) o[c] = 0;
-    });
+    if (is_cut(cols, d, w))
+        pool_by<POOLED>(out, x0, frames, text, n, K, cols, d, w, ex);
+    else
+        pool_by<1>(out, x0, frames, text, n, K, cols, d, w, ex);
 }
 
 void pool_concat_bwd(void *dx0v, void *dframesv, void *dtextv, const void *doutv, int64_t n,
@@ -166,15 +256,12 @@ void pool_concat_bwd(void *dx0v, void *dframesv, void *dtextv, const void *doutv
                      int acc_text, const mr_exec *ex)
 {
     act_t *dx0 = (act_t *)dx0v, *dframes = (act_t *)dframesv, *dtext = (act_t *)dtextv;
-    float inv = (float)(1.0 / (double)K);
     const act_t *dout = (const act_t *)doutv;
-    cells(n, d, ex, [=] __device__(int64_t i, int64_t j) {
-        const act_t *g = dout + i * w + j;
-        bool counts = j < cols;
-        if (dx0) put(&dx0[i * d + j], counts ? (float)g[0] : 0.0f, acc_x0);
-        for (int64_t k = 0; dframes && k < K; k++)
-            put(&dframes[(i * K + k) * d + j], counts ? inv * g[cols] : 0.0f, acc_frames);
-        if (dtext) put(&dtext[i * d + j], counts ? (float)g[2 * cols] : 0.0f, acc_text);
-    });
+    if (is_cut(cols, d, w))
+        pool_bwd_by<POOLED>(dx0, dframes, dtext, dout, n, K, cols, d, w, acc_x0, acc_frames,
+                            acc_text, ex);
+    else
+        pool_bwd_by<1>(dx0, dframes, dtext, dout, n, K, cols, d, w, acc_x0, acc_frames, acc_text,
+                       ex);
 }
 } // namespace MR_ACT_SPACE

@@ -8,32 +8,57 @@
 namespace MR_ACT_SPACE
 {
 
+/* v[V] += more[V], unless that is NULL. */
+template <int V> __device__ static inline void add_more(float v[V], const float *more, int64_t at)
+{
+    float p[V];
+    if (!more) return;
+    load<V>(p, more + at);
+    UNROLL
+    for (int k = 0; k < V; k++) v[k] += p[k];
+}
+
 /* V: columns of a thread. */
 template <int V, class Y, class X>
-static void gather_by(Y *out, const X *table, const int32_t *row, int64_t n, int64_t w,
-                      const mr_exec *ex)
+static void gather_by(Y *out, const X *table, const int32_t *row, const float *more,
+                      const int32_t *at, int64_t n, int64_t w, const mr_exec *ex)
 {
     cells(n, w / V, ex, [=] __device__(int64_t i, int64_t q) {
         float v[V];
         load<V>(v, table + row[i] * w + V * q);
+        add_more<V>(v, more, more ? at[i] * w + V * q : 0);
         store<V>(out + i * w + V * q, v, 0);
     });
 }
 
 template <class Y, class X>
-static void gather(Y *out, const X *table, const int32_t *row, int64_t n, int64_t w,
-                   const mr_exec *ex)
+static void gather(Y *out, const X *table, const int32_t *row, const float *more, const int32_t *at,
+                   int64_t n, int64_t w, const mr_exec *ex)
 {
-    if (splits_by<PIECE>(out, w) && splits_by<PIECE>(table, w))
-        gather_by<PIECE>(out, table, row, n, w, ex);
+    if (splits_by<PIECE>(out, w) && splits_by<PIECE>(table, w) && splits_by<PIECE>(more, w))
+        gather_by<PIECE>(out, table, row, more, at, n, w, ex);
     else
-        gather_by<1>(out, table, row, n, w, ex);
+        gather_by<1>(out, table, row, more, at, n, w, ex);
 }
 
-void gather_rows(void *out, const void *table, const int32_t *row, int64_t n, int64_t w,
-                 mr_sides sides, const mr_exec *ex)
+void gather_rows(void *out, const void *table, const int32_t *row, const void *morev,
+                 const int32_t *at, int64_t n, int64_t w, mr_sides sides, const mr_exec *ex)
 {
-    OF_SIDES(sides, gather, out, table, row, n, w, ex);
+    const float *more = (const float *)morev;
+    OF_SIDES(sides, gather, out, table, row, more, at, n, w, ex);
+}
+
+template <int V>
+static void gather_padded_by(act_t *out, const float *table, const int32_t *row,
+                             const int32_t *start, const int32_t *len, int64_t B, int64_t L,
+                             int64_t w, int64_t pad, const mr_exec *ex)
+{
+    cells(B * L, w / V, ex, [=] __device__(int64_t i, int64_t q) {
+        int64_t b = i / L, l = i % L, at = l < len[b] ? start[b] + l : pad;
+        float v[V];
+        load<V>(v, table + row[at] * w + V * q);
+        store<V>(out + i * w + V * q, v, 0);
+    });
 }
 
 void gather_padded(void *outv, const void *tablev, const int32_t *row, const int32_t *start,
@@ -42,10 +67,10 @@ void gather_padded(void *outv, const void *tablev, const int32_t *row, const int
 {
     act_t *out = (act_t *)outv;
     const float *table = (const float *)tablev;
-    cells(B * L, w, ex, [=] __device__(int64_t i, int64_t j) {
-        int64_t b = i / L, l = i % L, at = l < len[b] ? start[b] + l : pad;
-        out[i * w + j] = table[row[at] * w + j];
-    });
+    if (splits_by<PIECE>(out, w) && splits_by<PIECE>(table, w))
+        gather_padded_by<PIECE>(out, table, row, start, len, B, L, w, pad, ex);
+    else
+        gather_padded_by<1>(out, table, row, start, len, B, L, w, pad, ex);
 }
 
 /* Where the rows to be added lie, and where they go: arguments of add_rows. */
@@ -53,6 +78,7 @@ struct row_lists {
     const int32_t *row, *start, *pos, *tok_row, *tok_pos;
     int64_t L;
     int32_t skip;
+    bool sets; /* rows are =, not += */
 
     __device__ int64_t source(int64_t k) const
     {
@@ -67,10 +93,10 @@ template <int V, class Y, class X>
 static void scatter_by(Y *out, const X *x, row_lists l, int64_t n, int64_t w, const mr_exec *ex)
 {
     cells(n, w / V, ex, [=] __device__(int64_t i, int64_t q) {
-        int64_t to = l.row ? l.row[i] : i, end = l.start[i + 1];
-        if (to == l.skip) return;
-        float s[V], v[ROWS_AHEAD][V] = {};
-        load<V>(s, out + to * w + V * q);
+        int64_t to = l.row ? l.row[i] : i, end = l.start[to == l.skip ? i : i + 1];
+        if (to == l.skip && !l.sets) return;
+        float s[V] = {}, v[ROWS_AHEAD][V] = {};
+        if (!l.sets) load<V>(s, out + to * w + V * q);
         for (int64_t k = l.start[i]; k < end; k += ROWS_AHEAD) {
             UNROLL
             for (int r = 0; r < ROWS_AHEAD; r++)
@@ -102,8 +128,9 @@ void add_rows(void *out, const void *x, const int32_t *row, const int32_t *start
               const int32_t *tok_row, const int32_t *tok_pos, int64_t L, mr_sides sides,
               const mr_exec *ex)
 {
-    row_lists l = {row, start, pos, tok_row, tok_pos, L, skip};
-    if (!acc) OF_SIDES(sides, clear, out, x, R * w, ex);
+    bool is_every = !row && n == R; /* so none is cleared first */
+    row_lists l = {row, start, pos, tok_row, tok_pos, L, skip, !acc && is_every};
+    if (!acc && !is_every) OF_SIDES(sides, clear, out, x, R * w, ex);
     OF_SIDES(sides, scatter, out, x, l, n, w, ex);
 }
 
@@ -112,10 +139,9 @@ static void add_positions(act_t *y, const act_t *x, const float *table, const in
                           int64_t n, int64_t w, const mr_exec *ex)
 {
     cells(n, w / V, ex, [=] __device__(int64_t i, int64_t q) {
-        float v[V], p[V];
+        float v[V];
         load<V>(v, x + i * w + V * q);
-        load<V>(p, table + pos[i] * w + V * q);
-        for (int k = 0; k < V; k++) v[k] += p[k];
+        add_more<V>(v, table, pos[i] * w + V * q);
         store<V>(y + i * w + V * q, v, 0);
     });
 }
@@ -142,34 +168,42 @@ struct positions {
     int acc_x, acc_table;
 };
 
-enum { AHEAD = 8, ROW_BLOCKS = 256, LEAST_BLOCKS = 64 }; /* positions that are read at once */
+enum { AHEAD = 4, ROW_BLOCKS = 256, LEAST_BLOCKS = 64 }; /* rows that are read at once */
 
-/* Some rows of the batch a block, a thread its columns. parts: [blocks][L w]. */
+/* Some rows of the batch a block, a thread V columns of a position. parts: [blocks][L w]. */
+template <int V>
 __global__ static void position_rows_kernel(positions a, mr_parts parts, int64_t rows)
 {
     int64_t p = blockIdx.x, w = a.w, first = p * rows;
     int64_t end = first + rows < a.B ? first + rows : a.B;
-    for (int64_t l0 = 0; l0 < a.L; l0 += AHEAD)
-        for (int64_t j = threadIdx.x; j < w; j += blockDim.x) {
-            float s[AHEAD] = {};
-            for (int64_t b = first; b < end; b++) {
-                int64_t most = a.len[b] - l0, e = (a.start[b] + l0) * w + j;
-                float d[AHEAD];
-                UNROLL
-                for (int k = 0; k < AHEAD; k++) d[k] = k < most ? (float)a.dy[e + k * w] : 0.0f;
-                UNROLL
-                for (int k = 0; k < AHEAD; k++) {
-                    s[k] += d[k];
-                    if (a.dx && k < most) put(&a.dx[e + k * w], d[k], a.acc_x);
-                }
+    unsigned count = (unsigned)(w / V);
+    for (unsigned e = threadIdx.x; e < (unsigned)a.L * count; e += blockDim.x) {
+        int64_t l = e / count, j = V * (e % count);
+        float s[V] = {};
+        for (int64_t b = first; b < end; b += AHEAD) {
+            float d[AHEAD][V] = {};
+            int64_t at[AHEAD];
+            UNROLL
+            for (int k = 0; k < AHEAD; k++) {
+                bool is_token = b + k < end && l < a.len[b + k];
+                at[k] = is_token ? (a.start[b + k] + l) * w + j : -1;
+                if (is_token) load<V>(d[k], a.dy + at[k]);
             }
             UNROLL
-            for (int k = 0; k < AHEAD; k++)
-                if (l0 + k < a.L) parts.part[p * parts.ld + (l0 + k) * w + j] = s[k];
+            for (int k = 0; k < AHEAD; k++) {
+                UNROLL
+                for (int c = 0; c < V; c++) s[c] += d[k][c];
+                if (a.dx && at[k] >= 0) store<V>(a.dx + at[k], d[k], a.acc_x);
+            }
         }
+        store<V>(parts.part + p * parts.ld + l * w + j, s, 0);
+    }
     for (int64_t i = a.start[a.B] + p; a.dx && i < a.n; i += gridDim.x) /* rows of no token */
-        for (int64_t j = threadIdx.x; j < w; j += blockDim.x)
-            put(&a.dx[i * w + j], a.dy[i * w + j], a.acc_x);
+        for (int64_t j = V * threadIdx.x; j < w; j += V * blockDim.x) {
+            float d[V];
+            load<V>(d, a.dy + i * w + j);
+            store<V>(a.dx + i * w + j, d, a.acc_x);
+        }
     add_parts(parts, (int)p, [&](int64_t e, float s) { put(&a.dtable[e], s, a.acc_table); });
 }
 
@@ -214,7 +248,23 @@ void position_bwd(void *dx, void *dtable, const void *dy, const int32_t *start, 
     }
     int64_t rows = B > most ? pieces(B, most) : 1;
     mr_parts parts = {q->sums, L * w, L * w, (int)(B > 0 ? pieces(B, rows) : 1), q->counters};
-    LAUNCH(position_rows_kernel, (unsigned)parts.count, threads_for(w), 0, ex, a, parts, rows);
+    if (splits_by<PIECE>(a.dx, w) && splits_by<PIECE>(a.dy, w) && splits_by<PIECE>(q->sums, w))
+        LAUNCH(position_rows_kernel<PIECE>, (unsigned)parts.count, threads_for(L * w / PIECE), 0,
+               ex, a, parts, rows);
+    else
+        LAUNCH(position_rows_kernel<1>, (unsigned)parts.count, threads_for(L * w), 0, ex, a, parts,
+               rows);
+}
+
+template <int V>
+static void last_fwd_by(act_t *y, const act_t *x, const int32_t *start, const int32_t *len,
+                        int64_t B, int64_t w, const mr_exec *ex)
+{
+    cells(B, w / V, ex, [=] __device__(int64_t b, int64_t q) {
+        float v[V];
+        load<V>(v, x + (start[b] + len[b] - 1) * w + V * q);
+        store<V>(y + b * w + V * q, v, 0);
+    });
 }
 
 void last_fwd(void *yv, const void *xv, const int32_t *start, const int32_t *len, int64_t B,
@@ -222,8 +272,25 @@ void last_fwd(void *yv, const void *xv, const int32_t *start, const int32_t *len
 {
     act_t *y = (act_t *)yv;
     const act_t *x = (const act_t *)xv;
-    cells(B, w, ex, [=] __device__(int64_t b, int64_t j) {
-        y[b * w + j] = x[(start[b] + len[b] - 1) * w + j];
+    if (splits_by<PIECE>(y, w) && splits_by<PIECE>(x, w))
+        last_fwd_by<PIECE>(y, x, start, len, B, w, ex);
+    else
+        last_fwd_by<1>(y, x, start, len, B, w, ex);
+}
+
+template <int V>
+static void last_bwd_by(act_t *dx, const act_t *dy, const int32_t *start, const int32_t *len,
+                        int64_t B, int64_t N, int64_t w, int acc, const mr_exec *ex)
+{
+    cells(B, w / V, ex, [=] __device__(int64_t b, int64_t q) {
+        const float zero[V] = {};
+        float v[V];
+        act_t *d = dx + start[b] * w + V * q;
+        int64_t last = len[b] - 1;
+        load<V>(v, dy + b * w + V * q);
+        for (int64_t l = 0; !acc && l < last; l++) store<V>(d + l * w, zero, 0);
+        store<V>(d + last * w, v, acc);
+        for (int64_t i = start[B] + b; !acc && i < N; i += B) store<V>(dx + i * w + V * q, zero, 0);
     });
 }
 
@@ -232,68 +299,77 @@ void last_bwd(void *dxv, const void *dyv, const int32_t *start, const int32_t *l
 {
     act_t *dx = (act_t *)dxv;
     const act_t *dy = (const act_t *)dyv;
-    cells(B, w, ex, [=] __device__(int64_t b, int64_t j) {
-        act_t *d = dx + start[b] * w + j;
-        int64_t last = len[b] - 1;
-        for (int64_t l = 0; !acc && l < last; l++) d[l * w] = 0;
-        put(&d[last * w], dy[b * w + j], acc);
-        for (int64_t i = start[B] + b; !acc && i < N; i += B) dx[i * w + j] = 0;
-    });
-}
-
-/* Element `at` of a feature matrix. */
-__device__ static inline float feature(const void *data, mr_dtype dtype, int64_t at)
-{
-    return dtype == MR_F16 ? __half2float(((const __half *)data)[at]) : ((const float *)data)[at];
+    if (splits_by<PIECE>(dx, w) && splits_by<PIECE>(dy, w))
+        last_bwd_by<PIECE>(dx, dy, start, len, B, N, w, acc, ex);
+    else
+        last_bwd_by<1>(dx, dy, start, len, B, N, w, acc, ex);
 }
 
 __device__ static inline float value_of(__half x) { return __half2float(x); }
 __device__ static inline float value_of(float x) { return x; }
 
+/* Element `at` of a feature matrix. */
+__device__ static inline float feature(const void *data, mr_dtype dtype, int64_t at)
+{
+    return dtype == MR_F16 ? value_of(((const __half *)data)[at]) : ((const float *)data)[at];
+}
+
+/* V neighbours of what features are stored as. */
+template <int V, class T> __device__ static inline void load_features(float v[V], const T *p)
+{
+    several<T, V> s = at_once<several<T, V>>(p);
+    UNROLL
+    for (int k = 0; k < V; k++) v[k] = value_of(s.v[k]);
+}
+
 /* Rows without a gap, V elements a thread; T: what the features are stored as. */
 template <int V, class T>
-static void gather_features(act_t *out, const T *data, const int32_t *id, int64_t n, int64_t w,
-                            int64_t n_items, const mr_exec *ex)
+static void gather_features(act_t *out, const T *data, const int32_t *id, const float *more,
+                            int64_t n, int64_t w, int64_t n_items, const mr_exec *ex)
 {
     cells(n, w / V, ex, [=] __device__(int64_t i, int64_t q) {
         float v[V] = {};
-        if (id[i] >= 1 && id[i] <= n_items) {
-            several<T, V> s = at_once<several<T, V>>(data + (id[i] - (int64_t)1) * w + V * q);
-            for (int k = 0; k < V; k++) v[k] = value_of(s.v[k]);
-        }
+        if (id[i] >= 1 && id[i] <= n_items)
+            load_features<V>(v, data + (id[i] - (int64_t)1) * w + V * q);
+        add_more<V>(v, more, V * q);
         store<V>(out + i * w + V * q, v, 0);
     });
 }
 
-void feature_gather(void *outv, const void *data, mr_dtype dtype, const int32_t *id, int64_t n,
-                    int64_t count, int64_t cols, int64_t w, int64_t n_items, const mr_exec *ex)
+void feature_gather(void *outv, const void *data, mr_dtype dtype, const int32_t *id,
+                    const void *morev, int64_t n, int64_t count, int64_t cols, int64_t w,
+                    int64_t n_items, const mr_exec *ex)
 {
     act_t *out = (act_t *)outv;
+    const float *more = (const float *)morev;
     int64_t all = count * w;
     const __half *halves = (const __half *)data;
     const float *floats = (const float *)data;
-    bool is_whole = cols == w && splits_by<PIECE>(out, all);
+    bool is_whole = cols == w && splits_by<PIECE>(out, all) && splits_by<PIECE>(more, all);
     if (is_whole && dtype == MR_F16 && splits_by<PIECE>(halves, all)) {
-        gather_features<PIECE>(out, halves, id, n, all, n_items, ex);
+        gather_features<PIECE>(out, halves, id, more, n, all, n_items, ex);
         return;
     }
     if (is_whole && dtype != MR_F16 && splits_by<PIECE>(floats, all)) {
-        gather_features<PIECE>(out, floats, id, n, all, n_items, ex);
+        gather_features<PIECE>(out, floats, id, more, n, all, n_items, ex);
         return;
     }
     cells(n, all, ex, [=] __device__(int64_t i, int64_t j) {
         int64_t k = cols == w ? 0 : j / w, c = j - k * w; /* all in one row where no gap is */
         bool known = id[i] >= 1 && id[i] <= n_items && (cols == w || c < cols);
         int64_t at = (id[i] - (int64_t)1) * count * cols + k * cols + c;
-        out[i * all + j] = known ? feature(data, dtype, at) : 0.0f;
+        float v = known ? feature(data, dtype, at) : 0.0f;
+        out[i * all + j] = more ? v + more[j] : v;
     });
 }
 
 enum { WEIGHTS = 256 }; /* of a row, that are made once a block */
 
-__global__ static void context_kernel(act_t *out, const void *data, mr_dtype dtype,
-                                      const int32_t *id, const int32_t *start, const int32_t *len,
-                                      int64_t cols, int64_t w, int64_t n_items, double gamma)
+/* A row a block, V columns a thread. T: what the features are stored as. */
+template <int V, class T>
+__global__ static void context_kernel(act_t *out, const T *data, const int32_t *id,
+                                      const int32_t *start, const int32_t *len, int64_t cols,
+                                      int64_t w, int64_t n_items, double gamma)
 {
     SHARED(float, weight, [WEIGHTS]);
     SHARED(double, total, [1]);
@@ -306,25 +382,52 @@ __global__ static void context_kernel(act_t *out, const void *data, mr_dtype dty
     for (int64_t k = threadIdx.x; k < n && k < WEIGHTS; k += blockDim.x)
         weight[k] = (float)(exp(-gamma * (double)(n - 1 - k)) / total[0]);
     __syncthreads();
-    for (int64_t j = threadIdx.x; j < w; j += blockDim.x) {
-        float s = 0;
-        for (int64_t k = 0; j < cols && k < n; k++) {
-            int64_t item = id[start[b] + k];
-            if (item < 1 || item > n_items) continue;
-            float a =
-                k < WEIGHTS ? weight[k] : (float)(exp(-gamma * (double)(n - 1 - k)) / total[0]);
-            s += a * feature(data, dtype, (item - 1) * cols + j);
+    for (int64_t j = V * threadIdx.x; j < w; j += V * blockDim.x) {
+        float s[V] = {};
+        for (int64_t k0 = 0; j < cols && k0 < n; k0 += ROWS_AHEAD) {
+            float v[ROWS_AHEAD][V] = {};
+            UNROLL
+            for (int r = 0; r < ROWS_AHEAD; r++) {
+                int64_t item = k0 + r < n ? id[start[b] + k0 + r] : 0;
+                bool is_known = item >= 1 && item <= n_items;
+                if (is_known) load_features<V>(v[r], data + (item - 1) * cols + j);
+            }
+            UNROLL
+            for (int r = 0; r < ROWS_AHEAD; r++) {
+                int64_t k = k0 + r;
+                if (k >= n) break;
+                float a =
+                    k < WEIGHTS ? weight[k] : (float)(exp(-gamma * (double)(n - 1 - k)) / total[0]);
+                UNROLL
+                for (int c = 0; c < V; c++) s[c] += a * v[r][c];
+            }
         }
-        out[b * w + j] = s;
+        store<V>(out + b * w + j, s, 0);
     }
+}
+
+template <class T>
+static void context_of(act_t *out, const T *data, const int32_t *id, const int32_t *start,
+                       const int32_t *len, int64_t B, int64_t cols, int64_t w, int64_t n_items,
+                       double gamma, const mr_exec *ex)
+{
+    if (splits_by<PIECE>(out, w) && splits_by<PIECE>(data, cols))
+        LAUNCH((context_kernel<PIECE, T>), (unsigned)B, threads_for(w / PIECE), 0, ex, out, data,
+               id, start, len, cols, w, n_items, gamma);
+    else
+        LAUNCH((context_kernel<1, T>), (unsigned)B, threads_for(w), 0, ex, out, data, id, start,
+               len, cols, w, n_items, gamma);
 }
 
 void context(void *out, const void *data, mr_dtype dtype, const int32_t *id, const int32_t *start,
              const int32_t *len, int64_t B, int64_t cols, int64_t w, int64_t n_items, double gamma,
              const mr_exec *ex)
 {
-    if (B > 0)
-        LAUNCH(context_kernel, (unsigned)B, threads_for(w), 0, ex, (act_t *)out, data, dtype, id,
-               start, len, cols, w, n_items, gamma);
+    if (B > 0 && dtype == MR_F16)
+        context_of((act_t *)out, (const __half *)data, id, start, len, B, cols, w, n_items, gamma,
+                   ex);
+    else if (B > 0)
+        context_of((act_t *)out, (const float *)data, id, start, len, B, cols, w, n_items, gamma,
+                   ex);
 }
 } // namespace MR_ACT_SPACE

@@ -6,31 +6,37 @@
 namespace MR_ACT_SPACE
 {
 
-/* y[count,n,w]: row k of y is x of row k % n. Rows are counted in 32 bits, which a grid has. */
-void moe_drop(void *yv, const void *xv, mr_rows_of rows, int64_t n, int64_t w, int e, int count,
+/* y[count,n,w]: row k of y is x of row k % n, dropped for expert e + k / n. Rows are counted in 32
+ * bits, which a grid has. */
+struct expert_drop {
+    act_t *y;
+    const act_t *x;
+    mask m;
+    int64_t n, w;
+    int e, E;
+
+    template <int V> __device__ void at(int64_t k, int64_t j) const
+    {
+        int64_t i = (uint32_t)k % (uint32_t)n, expert = e + (uint32_t)k / (uint32_t)n;
+        mask_row row = {0, 0, 0};
+        if (m.is_on)
+            row = {m.rid[i], mr_drop_first_block((int64_t)m.pos[i] * E + expert, w), m.state->step};
+        float v[V], f[V];
+        load<V>(v, x + i * w + j);
+        m.factors<V>(f, row, j);
+        UNROLL
+        for (int c = 0; c < V; c++) v[c] *= f[c];
+        store<V>(y + k * w + j, v, 0);
+    }
+};
+
+void moe_drop(void *y, const void *x, mr_rows_of rows, int64_t n, int64_t w, int e, int count,
               int E, double p, uint32_t purpose, const mr_exec *ex)
 {
-    act_t *y = (act_t *)yv;
-    float scale = (float)mr_drop_scale(p);
-    const act_t *x = (const act_t *)xv;
-    uint32_t limit = mr_drop_threshold(p);
-    uint64_t seed = ex->seed;
-    const mr_step_state *state = ex->state;
-    typedef several<act_t, 4> V;
-    bool is_whole = splits<V>(y, w) && splits<V>(x, w);
-    cells(count * n, pieces(w, 4), ex, [=] __device__(int64_t k, int64_t q) {
-        int64_t i = (uint32_t)k % (uint32_t)n, expert = e + (uint32_t)k / (uint32_t)n;
-        uint32_t bits[4], first = mr_drop_first_block((int64_t)rows.pos[i] * E + expert, w);
-        mr_drop_bits4_at(bits, seed, purpose, state->step, rows.rid[i], first, 4 * q);
-        if (is_whole) {
-            V v = at_once<V>(x + i * w + 4 * q);
-            for (int c = 0; c < 4; c++) v.v[c] = bits[c] >= limit ? v.v[c] * scale : 0.0f;
-            *(V *)(y + k * w + 4 * q) = v;
-            return;
-        }
-        for (int64_t c = 4 * q; c < 4 * q + 4 && c < w; c++)
-            y[k * w + c] = bits[c - 4 * q] >= limit ? x[i * w + c] * scale : 0.0f;
-    });
+    mr_drop drop = {p, purpose, rows, 1};
+    expert_drop f = {(act_t *)y, (const act_t *)x, mask_of(&drop, ex), n, w, e, E};
+    bool in_pieces = splits_by<PIECE>(f.y, w) && splits_by<PIECE>(f.x, w);
+    cells_by(in_pieces, count * n, w, ex, f);
 }
 
 enum { PER_LANE = MR_MOE_MAX_EXPERTS / WARP }; /* experts of a lane: lane, lane + 32 */

@@ -51,18 +51,6 @@ MR_HD uint32_t mr_drop_bits_at(uint64_t seed, uint32_t purpose, uint32_t step, u
     return (e & 1) ? word >> 16 : word & 0xffffu;
 }
 
-/* The 16 bits of elements e .. e + 3, e a multiple of 4: one Philox block for the four. */
-MR_HD void mr_drop_bits4_at(uint32_t out[4], uint64_t seed, uint32_t purpose, uint32_t step,
-                            uint32_t rid, uint32_t first, int64_t e)
-{
-    mr_u32x4 r = mr_philox(seed, purpose, step, rid, first + (uint32_t)(e / 8));
-    uint32_t low = e & 4 ? r.v[2] : r.v[0], high = e & 4 ? r.v[3] : r.v[1];
-    out[0] = low & 0xffffu;
-    out[1] = low >> 16;
-    out[2] = high & 0xffffu;
-    out[3] = high >> 16;
-}
-
 #ifndef __CUDACC__
 #if __BYTE_ORDER__ != __ORDER_LITTLE_ENDIAN__
 #error "the halves of a word are read in memory order: little-endian machines only"

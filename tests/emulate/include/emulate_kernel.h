@@ -42,16 +42,33 @@ int atomic_add(int *at, int x); /* of integers alone */
 void barrier(const site *at);
 int barrier_or(const site *at, int value);
 uint64_t shuffle_xor(const site *at, unsigned mask, uint64_t bits, int lanes);
+/* The bits of lane `from`; lanes: a number that all lanes say alike. */
+uint64_t shuffle(const site *at, unsigned mask, uint64_t bits, int from, int lanes);
 void warp_barrier(const site *at);
 
-template <class T> T shuffle_xor_of(const site *at, unsigned mask, T v, int lanes)
+template <class T> uint64_t bits_of(T v)
 {
     static_assert(sizeof(T) <= sizeof(uint64_t), "a shuffle moves up to 8 bytes");
     uint64_t bits = 0;
     memcpy(&bits, &v, sizeof v);
-    bits = shuffle_xor(at, mask, bits, lanes);
+    return bits;
+}
+
+template <class T> T value_of_bits(uint64_t bits)
+{
+    T v;
     memcpy(&v, &bits, sizeof v);
     return v;
+}
+
+template <class T> T shuffle_xor_of(const site *at, unsigned mask, T v, int lanes)
+{
+    return value_of_bits<T>(shuffle_xor(at, mask, bits_of(v), lanes));
+}
+
+template <class T> T shuffle_of(const site *at, unsigned mask, T v, int from)
+{
+    return value_of_bits<T>(shuffle(at, mask, bits_of(v), from, 0));
 }
 
 /* A variable in shared memory: its place is chosen when the first thread of a launch meets it. */
@@ -114,6 +131,8 @@ void launch(const char *name, const char *caller, void (*kernel)(P...), dim3 gri
 #define atomicAdd(at, x) emulate::atomic_add((at), (x))
 #define __shfl_xor_sync(mask, v, lanes)                                                            \
     emulate::shuffle_xor_of(MR_EMULATE_SITE("__shfl_xor_sync"), (mask), (v), (lanes))
+#define __shfl_sync(mask, v, from)                                                                 \
+    emulate::shuffle_of(MR_EMULATE_SITE("__shfl_sync"), (mask), (v), (from))
 
 /* What common.cuh defines for nvcc. */
 #define SHARED(type, name, size)                                                                   \
