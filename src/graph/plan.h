@@ -40,8 +40,7 @@ typedef struct mr_plan {
     mr_slot (*scratch)[2];        /* [n_nodes] of forward and backward, each live in one step */
     unsigned *acc_in, *acc_param; /* [n_nodes] bit masks */
     bool *is_joined;              /* [n_nodes] forward is done by the only reader */
-    int *
-        grad_of; /* [n_nodes] node in whose gradient's memory it has its own: root, or the reader */
+    int *grad_of;  /* [n_nodes] whose gradient's memory is its own: the root's, or the reader's */
     int *begun_by; /* [n_nodes] the node whose step, the one before, begins backward; -1 = none */
     int n_zero, zero[MR_MAX_PARAMS]; /* parameters without any gradient: zeroed before backward */
     int n_buckets;
