@@ -173,8 +173,8 @@ static void diffusion(twin_world *w, int64_t width)
 static void group_norms(twin_world *w)
 {
     static const int64_t by_warps[][3] = {{3, 32, 8},  {3, 256, 8}, {3, 384, 8}, {2, 512, 4},
-                                          {5, 128, 8}, {4, 200, 5}, {8, 64, 4},  {7, 256, 8}};
-    for (int k = 0; k < 8; k++) {
+                                          {5, 128, 8}, {4, 200, 5}, {1, 64, 4}};
+    for (int k = 0; k < 7; k++) {
         int64_t S = by_warps[k][0], C = by_warps[k][1];
         group_norm(w, B, S, C, by_warps[k][2], 2 * C + 8);
     }
@@ -182,7 +182,7 @@ static void group_norms(twin_world *w)
     group_norm(w, 0, 3, 16, 4, 32);
     group_norm(w, B, 8, 12, 3, 27);
     group_norm(w, B, 5, 36, 6, 72);
-    group_norm(w, B, 9, 32, 4, 64);
+    group_norm(w, B, 8, 32, 4, 64);
     group_norm(w, 5, 5, 264, 3, 528);
     group_norm(w, 5, 3, 520, 4, 1040);
     group_norm(w, 300, 8, 12, 3, 27);

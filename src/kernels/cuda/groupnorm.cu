@@ -334,23 +334,20 @@ __global__ static void BWD_BOUNDS(CH, F) group_norm_bwd_warps(gn_args a, gn_grad
 #define START_WARPS(kernel, shape, blocks, warps, ...)                                             \
     [&] {                                                                                          \
         switch (shape) {                                                                           \
-        case 13: LAUNCH((kernel<1, 3>), blocks, warps *WARP, 0, ex, __VA_ARGS__); return true;     \
         case 23: LAUNCH((kernel<2, 3>), blocks, warps *WARP, 0, ex, __VA_ARGS__); return true;     \
         case 43: LAUNCH((kernel<4, 3>), blocks, warps *WARP, 0, ex, __VA_ARGS__); return true;     \
         case 15: LAUNCH((kernel<1, 5>), blocks, warps *WARP, 0, ex, __VA_ARGS__); return true;     \
         case 25: LAUNCH((kernel<2, 5>), blocks, warps *WARP, 0, ex, __VA_ARGS__); return true;     \
-        case 18: LAUNCH((kernel<1, 8>), blocks, warps *WARP, 0, ex, __VA_ARGS__); return true;     \
-        case 28: LAUNCH((kernel<2, 8>), blocks, warps *WARP, 0, ex, __VA_ARGS__); return true;     \
         }                                                                                          \
         return false;                                                                              \
     }()
 
-/* 10 CH + F: pieces of channels a lane, 1, 2 or (of three frames) 4, and frames, 3, 5 or 8; 0: a
- * block does it. */
+/* 10 CH + F: pieces of channels a lane, 1, 2 or (of three frames) 4, and frames, 3 or 5; 0: a block
+ * does it. */
 static int shape_of(const gn_args &a, const act_t *y, const act_t *dfilm)
 {
     int64_t ch = pieces(a.c, AT_ONCE * WARP), film_ld = a.film ? a.film_ld : AT_ONCE;
-    int F = a.S <= 3 ? 3 : a.S <= 5 ? 5 : a.S <= 8 ? 8 : 0;
+    int F = ch > 1 && a.S <= 3 ? 3 : a.S <= 5 ? 5 : 0;
     bool in_pieces = a.cg % AT_ONCE == 0 && splits_by<AT_ONCE>(a.x, a.c) &&
                      splits_by<AT_ONCE>(y, a.c) && splits_by<AT_ONCE>(a.dy, a.c) &&
                      splits_by<AT_ONCE>(a.film, film_ld) && splits_by<AT_ONCE>(dfilm, film_ld) &&
