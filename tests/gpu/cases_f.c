@@ -57,15 +57,22 @@ static void norm(twin_world *w, bool has_gamma, int64_t N, int64_t cols, int64_t
     twin_release(w);
 }
 
+/* Of B rows, 1 to L. */
+static twin *lengths(twin_world *w, int64_t L)
+{
+    twin *len = twin_ints(w, B, 5, 2, L);
+    for (int i = 0; i < B; i++) ((int32_t *)len->host)[i] += 1;
+    w->dev->to_device(w->dev, len->dev, len->host, B * 4);
+    return len;
+}
+
 /* Two heads of D / 2; q, k and v are columns of rows of ALL, from column `at` on; out has rows of
  * OUT. dq is added to what is there (acc 1), dkv (acc 2). */
 static void attention_of_one(twin_world *w, int mode, int64_t D, int64_t OUT, int64_t ALL,
                              int64_t at, int acc)
 {
     enum { L = 6 };
-    twin *len = twin_ints(w, B, 5, 2, L), *rid = twin_ints(w, B, 3, 7, 1000);
-    for (int i = 0; i < B; i++) ((int32_t *)len->host)[i] += 1;
-    w->dev->to_device(w->dev, len->dev, len->host, B * 4);
+    twin *len = lengths(w, L), *rid = twin_ints(w, B, 3, 7, 1000);
     twin *start = twin_starts(w, len), *pos = twin_ints(w, B, 0, 0, 1);
     int64_t T = mode == MR_ATT_CAUSAL ? ((int32_t *)start->host)[B] + 5 : B * L;
     mr_att_shape s[2];
@@ -104,9 +111,7 @@ static void attention_of_one(twin_world *w, int mode, int64_t D, int64_t OUT, in
 static void attention(twin_world *w, int mode, bool has_first, int64_t L, int64_t D, int64_t QW,
                       int64_t KVW, int acc_q)
 {
-    twin *len = twin_ints(w, B, 5, 2, L), *rid = twin_ints(w, B, 3, 7, 1000);
-    for (int i = 0; i < B; i++) ((int32_t *)len->host)[i] += 1;
-    w->dev->to_device(w->dev, len->dev, len->host, B * 4);
+    twin *len = lengths(w, L), *rid = twin_ints(w, B, 3, 7, 1000);
     twin *start = twin_starts(w, len), *pos = twin_ints(w, B, 0, 0, 1);
     bool ragged = mode == MR_ATT_CAUSAL || mode == MR_ATT_LAST;
     int64_t T = ragged ? ((int32_t *)start->host)[B] + 5 : B * (L - has_first);

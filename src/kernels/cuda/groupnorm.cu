@@ -199,10 +199,12 @@ __global__ static void group_norm_fwd_warps(gn_out out, float *mean, float *rstd
     each_channels<CH>(a, [&](int p, int64_t) {
         mu[p] /= count;
         UNROLL
-        for (int f = 0; f < F; f++) UNROLL
-        for (int v = 0; v < AT_ONCE; v++) {
-            float d = f < a.S ? x[p][f][v] - mu[p] : 0.0f;
-            square[p] += d * d;
+        for (int f = 0; f < F; f++) {
+            UNROLL
+            for (int v = 0; v < AT_ONCE; v++) {
+                float d = f < a.S ? x[p][f][v] - mu[p] : 0.0f;
+                square[p] += d * d;
+            }
         }
     });
     sum_groups<CH>(square, part[warp][1], a);

@@ -10,7 +10,7 @@
 namespace MR_ACT_SPACE
 {
 
-/* Columns j .. j + V - 1 of y[n,w] = those of row i of x. */
+/* y[V] = x[V] */
 template <int V> __device__ static inline void copy(act_t *y, const act_t *x)
 {
     *(several<act_t, V> *)y = at_once<several<act_t, V>>(x);
